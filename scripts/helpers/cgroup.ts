@@ -1,0 +1,111 @@
+// cgroup directories of v1, v2 and hybrid hosts: where they are, what their files are called. See cgroups(7).
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+/** One mounted cgroup hierarchy. A v1 one has its controllers (or `name=…`); the v2 one has none listed here. */
+export interface Hierarchy {
+  version: 1 | 2;
+  controllers: string[];
+  mountPoint: string;
+  /** the cgroup that is seen at the mount point: `/`, or in a container perhaps a part of the tree */
+  root: string;
+}
+
+/** The folder that holds all cgroups of barehand in each hierarchy. A container `web` is `barehand/web`. */
+export const parent = 'barehand';
+
+/** Undoes the octal escapes of mountinfo, proc(5): `\040` is a space. Bytes above 127 come as they are. */
+export function unescapeMountinfo(field: string): string {
+  return field.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
+}
+
+/** The cgroup hierarchies in the text of a mountinfo; of two mounts of one hierarchy the first, of the whole tree. */
+export function parseHierarchies(mountinfo: string): Hierarchy[] {
+  const found = new Map<string, Hierarchy>();
+  for (const line of mountinfo.split('\n')) {
+    const [left = '', right = ''] = line.split(' - ');
+    const [, , , root = '', mountPoint = ''] = left.split(' ');
+    const [type, , superOptions = ''] = right.split(' ');
+    if (type !== 'cgroup' && type !== 'cgroup2') continue;
+    const notControllers = new Set([
+      'rw',
+      'ro',
+      'xattr',
+      'noprefix',
+      'clone_children',
+      'cpuset_v2_mode',
+      'none',
+    ]);
+    const controllers =
+      type === 'cgroup2'
+        ? []
+        : superOptions
+            .split(',')
+            .filter((word) => !notControllers.has(word) && !word.startsWith('release_agent='));
+    const key = type === 'cgroup2' ? 'v2' : controllers.join();
+    if (found.has(key)) continue;
+    found.set(key, {
+      version: type === 'cgroup2' ? 2 : 1,
+      controllers,
+      mountPoint: unescapeMountinfo(mountPoint),
+      root: unescapeMountinfo(root),
+    });
+  }
+  return [...found.values()];
+}
+
+/** The hierarchies mounted on this host. */
+export function readHierarchies(): Hierarchy[] {
+  return parseHierarchies(readFileSync('/proc/self/mountinfo', 'utf8'));
+}
+
+/** The hierarchy whose cgroups limit `controller` (`memory`): v1's where it is mounted, else v2's if it offers it. */
+export function findHierarchy(hierarchies: Hierarchy[], controller: string): Hierarchy | undefined {
+  const v1 = hierarchies.find((hierarchy) => hierarchy.controllers.includes(controller));
+  if (v1) return v1;
+  const v2 = hierarchies.find((hierarchy) => hierarchy.version === 2);
+  return v2 && offeredControllers(v2).includes(controller) ? v2 : undefined;
+}
+
+/** The controllers that a v2 hierarchy has at its mount point. */
+export function offeredControllers(v2: Hierarchy): string[] {
+  return readFileSync(join(v2.mountPoint, 'cgroup.controllers'), 'utf8').trim().split(/\s+/).filter(Boolean);
+}
+
+/**
+ * The cgroup of a process in a hierarchy, as its path from the root of the tree, from the text of /proc/PID/cgroup.
+ * undefined where the process is in none of it.
+ */
+export function cgroupPath(procCgroup: string, hierarchy: Hierarchy): string | undefined {
+  for (const line of procCgroup.split('\n')) {
+    const [, controllers = '', path] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
+    if (path !== undefined && controllers === hierarchy.controllers.join()) return path;
+  }
+  return undefined;
+}
+
+/** The directory of a cgroup path. undefined where it lies outside of what is mounted. */
+export function cgroupDirectory(hierarchy: Hierarchy, path: string): string | undefined {
+  if (hierarchy.root === '/') return join(hierarchy.mountPoint, path);
+  if (path !== hierarchy.root && !path.startsWith(`${hierarchy.root}/`)) return undefined;
+  return join(hierarchy.mountPoint, path.slice(hierarchy.root.length));
+}
+
+/** Names of the memory controller's files, and the word that lifts a limit; see cgroups(7) and the kernel's admin guide. */
+export const memoryFiles = {
+  1: {
+    limit: 'memory.limit_in_bytes',
+    // v1 limits memory and swap together
+    swap: 'memory.memsw.limit_in_bytes',
+    usage: 'memory.usage_in_bytes',
+    oomKills: 'memory.oom_control',
+    unlimited: '-1',
+  },
+  2: {
+    limit: 'memory.max',
+    swap: 'memory.swap.max',
+    usage: 'memory.current',
+    oomKills: 'memory.events',
+    unlimited: 'max',
+  },
+} as const;

@@ -1,0 +1,167 @@
+// The edge of every script: argv becomes typed options, errors become one line and an exit code.
+import { readFileSync, realpathSync } from 'node:fs';
+import { basename } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { getSystemErrorMap } from 'node:util';
+import minimist from 'minimist';
+
+/** An option: without `parse` a flag; with it, one value, or with `many` one for each time it is given. */
+export interface Option {
+  short?: string;
+  parse?: (text: string) => unknown;
+  many?: boolean;
+}
+
+/** What an options table yields: flags are booleans, `many` a list, all else a value or undefined. */
+export type Values<Table> = {
+  [Name in keyof Table]: Table[Name] extends { parse: (text: string) => infer Value }
+    ? Table[Name] extends { many: true }
+      ? Value[]
+      : Value | undefined
+    : boolean;
+};
+
+/** A script's command line: its options, how many operands, and whether a command may follow them. */
+export interface Spec<Table> {
+  options: Table;
+  /** operands required and allowed; a command after them is not counted */
+  operands: [min: number, max: number];
+  /** true: options end at the first operand, and what follows the operands is a command with its own */
+  command?: boolean;
+  /** exit code of a failure and of wrong usage; 125 for scripts that pass on a command's own code */
+  exitCodes?: { failed: number; usage: number };
+}
+
+/** An error that the user can act on: its message is all that is printed. */
+export class Failure extends Error {}
+
+/** The command line is wrong; the message says how. */
+export class UsageError extends Failure {}
+
+/** The kernel's word for an error: `EBUSY: resource busy or locked`; other errors' own message. */
+export function reason(error: unknown): string {
+  const { errno, code, message } = error as NodeJS.ErrnoException;
+  const known = errno === undefined ? undefined : getSystemErrorMap().get(errno);
+  return known ? known.join(': ') : code && !message.includes(code) ? `${code}: ${message}` : message;
+}
+
+type Named = Option & { key: string; name: string };
+
+const kebab = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+
+/**
+ * Parses argv (without node and the script) by the table. `dryRun` in the table is `--dry-run`, `noTrunc` is
+ * `--no-trunc`. Returns the options' values and the operands, a command's words among them; or that help is asked.
+ * Throws UsageError for an unknown option, a missing or unwanted value, or a wrong number of operands.
+ */
+export function parseArguments<Table extends Record<string, Option>>(spec: Spec<Table>, argv: string[]) {
+  const options: Record<string, Option> = { ...spec.options, help: { short: 'h' } };
+  const table: Named[] = Object.entries(options).map(([key, option]) => ({
+    ...option,
+    key,
+    name: kebab(key),
+  }));
+  const flags = table.filter((option) => !option.parse);
+  refuseValuesOfFlags(flags, table, spec.command ?? false, argv);
+  const parsed = minimist(argv, {
+    string: ['_', ...table.filter((option) => option.parse).map((option) => option.name)],
+    // minimist takes --no-x for x = false, so a flag that is named so is asked for by the name it negates
+    boolean: flags.map((flag) => flag.name.replace(/^no-/, '')),
+    default: Object.fromEntries(
+      flags.filter((flag) => flag.name.startsWith('no-')).map((flag) => [flag.name.slice(3), true]),
+    ),
+    alias: Object.fromEntries(table.flatMap(({ short, name }) => (short ? [[short, name]] : []))),
+    stopEarly: spec.command ?? false,
+    '--': true,
+    unknown: (argument) => {
+      if (argument.startsWith('-') && argument !== '-') throw new UsageError(`unknown option ${argument}`);
+      return true;
+    },
+  });
+
+  if (parsed.help === true) return { help: true } as const;
+
+  const values: Record<string, unknown> = {};
+  for (const { key, name, parse, many } of table) {
+    const given: unknown = parsed[name];
+    if (!parse) {
+      values[key] = name.startsWith('no-') ? parsed[name.slice(3)] === false : given === true;
+      continue;
+    }
+    const texts = given === undefined ? [] : [given].flat();
+    // minimist reads a bare --name as '' and --no-name as false
+    if (texts.some((text) => typeof text !== 'string' || text === ''))
+      throw new UsageError(`--${name} needs a value`);
+    const results = texts.map((text) => parse(text as string));
+    values[key] = many ? results : results.at(-1);
+  }
+
+  const [min, max] = spec.operands;
+  const before = parsed._;
+  const after = parsed['--'] ?? [];
+  // a `--` among a command's own words belongs to the command
+  const keepDashes = spec.command && before.length > max && argv.includes('--');
+  const operands = keepDashes ? [...before, '--', ...after] : [...before, ...after];
+  if (operands.length < min) throw new UsageError('an operand is missing');
+  if (operands.length > max && !spec.command) throw new UsageError(`one operand too many: ${operands[max]}`);
+  return { help: false, values: values as Values<Table>, operands } as const;
+}
+
+/** minimist reads any word but `false` as yes: --privileged=no must not mean yes. */
+function refuseValuesOfFlags(flags: Named[], table: Named[], command: boolean, argv: string[]): void {
+  for (let index = 0; index < argv.length; index++) {
+    const [dashes, name, value] = (/^(--?)([^=]*)(=.*)?$/.exec(argv[index] as string) ?? []).slice(1);
+    if (name === undefined) {
+      if (command) return;
+    } else if (name === '') {
+      return;
+    } else if (value === undefined) {
+      const valued = table.find(
+        (option) => option.parse && (dashes === '-' ? option.short : option.name) === name,
+      );
+      if (valued) index++;
+    } else if (flags.some((flag) => flag.name === name)) {
+      throw new UsageError(`--${name} is a flag: it takes no value`);
+    }
+  }
+}
+
+/** The header comment of a script, which is its help. `url`: the script's import.meta.url. */
+export function helpText(url: string): string {
+  const source = readFileSync(fileURLToPath(url), 'utf8');
+  return /\/\*\n([\s\S]*?)\*\//.exec(source)?.[1] ?? '';
+}
+
+/** True where this module is the script that node was started with, not one that a test imported. */
+function isStartedScript(url: string): boolean {
+  const started = process.argv[1];
+  return started !== undefined && realpathSync(started) === fileURLToPath(url);
+}
+
+/**
+ * Runs a script: parses, answers --help, calls `body`, and turns errors into one line on stderr and an exit code.
+ * `body` may return the exit code. Does nothing where the module was only imported.
+ */
+export async function main<Table extends Record<string, Option>>(
+  url: string,
+  spec: Spec<Table>,
+  body: (values: Values<Table>, operands: string[]) => Promise<number | undefined> | number | undefined,
+): Promise<void> {
+  if (!isStartedScript(url)) return;
+  const script = basename(fileURLToPath(url)).replace(/\.\w+$/, '');
+  const exitCodes = spec.exitCodes ?? { failed: 1, usage: 2 };
+  // a reader that has seen enough (| head) is no error
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    process.exit(error.code === 'EPIPE' ? 0 : exitCodes.failed);
+  });
+  try {
+    const parsed = parseArguments(spec, process.argv.slice(2));
+    if (parsed.help) process.stdout.write(helpText(url));
+    else process.exitCode = (await body(parsed.values, parsed.operands)) ?? 0;
+  } catch (error) {
+    if (process.env.BAREHAND_TRACE) console.error(error);
+    console.error(`${script}: ${reason(error)}`);
+    if (error instanceof UsageError) console.error(`Try '${script}.ts --help'.`);
+    process.exitCode = error instanceof UsageError ? exitCodes.usage : exitCodes.failed;
+  }
+}

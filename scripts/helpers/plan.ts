@@ -1,0 +1,56 @@
+// Steps: what a script is going to do to the host, as data that can be printed as shell or performed.
+import { mkdirSync, rmdirSync, writeFileSync } from 'node:fs';
+import { Failure, reason } from './cli.ts';
+
+/** One step. `why` is printed as a comment above it. Plain directories and single values are all the files there are. */
+export type Step = { why?: string } & (
+  | { mkdir: string }
+  | { rmdir: string }
+  | { write: string; to: string }
+  | { run: string[] }
+);
+
+/** Quotes a word for any POSIX shell. zx's own quote() writes $'…', which dash does not know. */
+export function quote(word: string): string {
+  return /^[\w/.:=,@%+-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+}
+
+/** A plan as shell that can be pasted: it does what `perform` does. */
+export function toShell(steps: Step[]): string {
+  return steps.map((step) => `${step.why ? `# ${step.why}\n` : ''}${commandLine(step)}\n`).join('');
+}
+
+function commandLine(step: Step): string {
+  if ('mkdir' in step) return `mkdir -p ${quote(step.mkdir)}`;
+  if ('rmdir' in step) return `rmdir ${quote(step.rmdir)}`;
+  if ('write' in step) return `echo ${quote(step.write)} > ${quote(step.to)}`;
+  return step.run.map(quote).join(' ');
+}
+
+/** Performs the steps in order. Throws a Failure that names the first step that failed and the kernel's reason. */
+export async function perform(steps: Step[]): Promise<void> {
+  for (const step of steps) {
+    try {
+      if ('mkdir' in step) mkdirSync(step.mkdir, { recursive: true });
+      else if ('rmdir' in step) rmdirSync(step.rmdir);
+      else if ('write' in step) writeFileSync(step.to, step.write);
+      else await run(step.run);
+    } catch (error) {
+      throw new Failure(`cannot ${doing(step)}: ${reason(error)}`, { cause: error });
+    }
+  }
+}
+
+function doing(step: Step): string {
+  if ('mkdir' in step) return `make the directory ${step.mkdir}`;
+  if ('rmdir' in step) return `remove the directory ${step.rmdir}`;
+  if ('write' in step) return `write ${step.write} to ${step.to}`;
+  return `run ${step.run.map(quote).join(' ')}`;
+}
+
+async function run(argv: string[]): Promise<void> {
+  // zx takes longer to load than most plans to perform, so only a plan that runs commands pays for it
+  const { $ } = await import('zx/core');
+  const { exitCode, stderr } = await $({ quiet: true, nothrow: true, stdin: 'ignore' })`${argv}`;
+  if (exitCode !== 0) throw new Failure(stderr.trim() || `exit code ${exitCode}`);
+}

@@ -1,0 +1,42 @@
+// Sizes as people write them, and as they read them.
+import { UsageError } from './cli.ts';
+
+const multipliers: Record<string, number> = {
+  '': 1,
+  b: 1,
+  ...Object.fromEntries(
+    ['k', 'm', 'g', 't'].flatMap((letter, index) => [
+      [letter, 1024 ** (index + 1)],
+      [`${letter}ib`, 1024 ** (index + 1)],
+      [`${letter}b`, 1000 ** (index + 1)],
+    ]),
+  ),
+};
+
+/**
+ * Parses a size into bytes: `100M` and `100MiB` are 100·1024², `100MB` is 100·1000², `100000000` what it says;
+ * letters in either case. Throws UsageError for anything else, zero, or more than can be counted exactly.
+ */
+export function parseSize(text: string): number {
+  const [, number, unit = ''] = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/i.exec(text) ?? [];
+  const multiplier = multipliers[unit.toLowerCase()];
+  if (number === undefined || multiplier === undefined)
+    throw new UsageError(
+      `not a size: ${JSON.stringify(text)}: write 100M (100·1024²), 100MB (100·1000²) or bytes`,
+    );
+  const bytes = Math.floor(Number(number) * multiplier);
+  if (bytes < 1 || !Number.isSafeInteger(bytes)) throw new UsageError(`size out of range: ${text}`);
+  return bytes;
+}
+
+/** Bytes for people: `512 B`, `9.5 MiB`, `100 MiB`. */
+export function formatSize(bytes: number): string {
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1024 && unit < 4) {
+    value /= 1024;
+    unit++;
+  }
+  const digits = unit === 0 || value >= 100 || Number.isInteger(value) ? 0 : 1;
+  return `${value.toFixed(digits)} ${['B', 'KiB', 'MiB', 'GiB', 'TiB'][unit]}`;
+}
