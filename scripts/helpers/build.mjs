@@ -1,38 +1,84 @@
-// Bundles each script into dist/NAME.mjs: one file that runs on a host with nothing but node.
-import { chmodSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+// Bundles each script into dist/NAME.mjs: one readable file that runs on a host with nothing but node.
+import { chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 
-const scripts = new URL('../', import.meta.url);
-const dist = new URL('../../dist/', import.meta.url);
-rmSync(dist, { recursive: true, force: true });
-mkdirSync(dist);
+const top = fileURLToPath(new URL('../../', import.meta.url));
+const dist = join(top, 'dist');
 
-for (const name of readdirSync(scripts).filter((file) => file.endsWith('.ts'))) {
-  const source = readFileSync(new URL(name, scripts), 'utf8');
+/** The script as one ES module. Not minified: it starts as fast, and whoever runs it as root can read it. */
+async function bundle(name) {
+  const source = readFileSync(join(top, 'scripts', name), 'utf8');
   // esbuild drops comments and keeps the first line: the header is the help, and a .mjs has no types to strip
   const header = /\/\*\n[\s\S]*?\*\//.exec(source)?.[0];
   if (!header) throw new Error(`${name} has no header comment`);
-  const outfile = new URL(name.replace(/\.ts$/, '.mjs'), dist);
-  await build({
+  const { outputFiles, metafile } = await build({
     stdin: {
       contents: source.replace(/^#!.*\n/, ''),
       sourcefile: name,
-      resolveDir: scripts.pathname,
+      resolveDir: join(top, 'scripts'),
       loader: 'ts',
     },
+    absWorkingDir: top,
     bundle: true,
     platform: 'node',
     format: 'esm',
     target: 'node20',
-    minify: true,
-    keepNames: true,
-    legalComments: 'linked',
+    legalComments: 'none', // the whole texts are at the end
+    write: false,
+    metafile: true,
+    logLevel: 'warning',
     banner: {
       // zx and others call require(), which an ES module has to make for itself
-      js: `#!/usr/bin/env node\n${header}\nimport { createRequire as $require } from 'node:module';\nconst require = $require(import.meta.url);`,
+      js: `#!/usr/bin/env node
+${header}
+// Built from scripts/${name}; the project's own code comes last, before the licences.
+import { createRequire as $require } from 'node:module';
+const require = $require(import.meta.url);`,
     },
-    outfile: outfile.pathname,
-    logLevel: 'warning',
   });
-  chmodSync(outfile, 0o755);
+  return `${outputFiles[0].text}\n/*\n${licences(Object.keys(metafile.inputs)).replaceAll('*/', '* /')}*/\n`;
 }
+
+/** Names, versions and licence texts of this project and of the packages that the files are from; each text once. */
+function licences(files) {
+  const packages = new Set(files.map((file) => /^(?:.*node_modules\/(?:@[^/]+\/)?[^/]+|)/.exec(file)[0]));
+  const namesByText = new Map();
+  for (const folder of [...packages].sort()) {
+    const { name, version } = JSON.parse(readFileSync(join(top, folder, 'package.json'), 'utf8'));
+    const texts = ['', 'build'] // zx keeps a list of what it bundles in build/
+      .flatMap((sub) => listFolder(join(top, folder, sub)))
+      .filter((file) => /\/(licen[cs]e|notice|3rd-party-licenses)[^/]*$/i.test(file));
+    if (texts.length === 0) throw new Error(`${name} has no licence text: ${folder}`);
+    for (const file of texts) {
+      const text = readFileSync(file, 'utf8').trim();
+      namesByText.set(text, [...(namesByText.get(text) ?? []), `${name} ${version}`]);
+    }
+  }
+  return [...namesByText].map(([text, names]) => `==== ${names.join(', ')}\n\n${text}\n\n`).join('');
+}
+
+function listFolder(folder) {
+  try {
+    return readdirSync(folder).map((name) => join(folder, name));
+  } catch (error) {
+    if (error.code !== 'ENOENT') throw error;
+    return [];
+  }
+}
+
+mkdirSync(dist, { recursive: true });
+const names = readdirSync(join(top, 'scripts')).filter((file) => file.endsWith('.ts'));
+const built = await Promise.all(
+  names.map(async (name) => {
+    const file = join(dist, name.replace(/\.ts$/, '.mjs'));
+    const text = await bundle(name);
+    // whoever runs the old one meanwhile keeps it whole
+    writeFileSync(`${file}.new`, text);
+    chmodSync(`${file}.new`, 0o755);
+    renameSync(`${file}.new`, file);
+    return file;
+  }),
+);
+for (const file of listFolder(dist)) if (!built.includes(file)) rmSync(file, { recursive: true });
