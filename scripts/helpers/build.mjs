@@ -35,7 +35,9 @@ async function bundle(name) {
 ${header}
 // Built from scripts/${name}; the project's own code comes last, before the licences.
 import { createRequire as $require } from 'node:module';
-const require = $require(import.meta.url);`,
+const require = $require(import.meta.url);
+// cron and env -i leave a bare PATH: the system's own folders are added, as helpers/node-ts does for the .ts files
+process.env.PATH = [process.env.PATH, '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'].filter(Boolean).join(':');`,
     },
   });
   return `${outputFiles[0].text}\n/*\n${licences(Object.keys(metafile.inputs)).replaceAll('*/', '* /')}*/\n`;

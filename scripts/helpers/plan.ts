@@ -51,6 +51,9 @@ function doing(step: Step): string {
 async function run(argv: string[]): Promise<void> {
   // zx takes longer to load than most plans to perform, so only a plan that runs commands pays for it
   const { $ } = await import('zx/core');
-  const { exitCode, stderr } = await $({ quiet: true, nothrow: true, stdin: 'ignore' })`${argv}`;
-  if (exitCode !== 0) throw new Failure(stderr.trim() || `exit code ${exitCode}`);
+  // said in full: zx would look for bash, and take what is not said from ZX_* variables
+  const posix = { shell: '/bin/sh', prefix: '', postfix: '', quote, quiet: true, nothrow: true };
+  const { exitCode, signal, stderr } = await $({ ...posix, stdin: 'ignore' })`${argv}`;
+  if (exitCode !== 0)
+    throw new Failure(stderr.trim() || (signal ? `killed by ${signal}` : `exit code ${exitCode}`));
 }
