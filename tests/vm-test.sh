@@ -1,0 +1,59 @@
+#!/bin/bash
+# vm-test.sh [KIND...] [FILE...]: the tests that meet the kernel, in throw-away VMs with cgroups of each KIND:
+# v2 and v1 unless said otherwise, or hybrid. FILEs are names in tests/, as run.test.ts; all unless said otherwise.
+set -eu
+cd "$(dirname "$(readlink -f "$0")")/.."
+
+kinds=() files=()
+for word; do
+  case $word in
+    v1 | v2 | hybrid) kinds+=("$word") ;;
+    *.test.ts) files+=("tests/$(basename "$word")") ;;
+    *) echo "vm-test: neither v1, v2, hybrid nor a test file: $word" >&2 && exit 2 ;;
+  esac
+done
+[ ${#kinds[@]} -gt 0 ] || kinds=(v2 v1)
+[ ${#files[@]} -gt 0 ] || for file in tests/*.test.ts; do
+  case ${file#tests/} in
+    # what these test does not depend on the kernel, and would be slow here
+    build.* | cgroup.* | cli.* | docs.* | fetch-rootfs* | plan.* | units.*) ;;
+    *) files+=("$file") ;;
+  esac
+done
+
+# what tests share is made here, where it is fast; the VM sees this machine's files
+npm run --silent build
+[ -d rootfs/host ] || scripts/fetch-rootfs.ts host: rootfs/host
+
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
+node=$(command -v node)
+
+run_kind() {
+  local required=root,namespaces,cgroup-${1/hybrid/v1} start=$SECONDS status=0
+  # the emulated processor is slow: what waits is to wait longer
+  tests/vm-run.sh --cgroup "$1" --timeout 600 --env "BAREHAND_REQUIRE=$required" --env "PATH=${node%/*}:$PATH" -- \
+    node --import ./scripts/helpers/strip-types.mjs --test --test-reporter=spec --test-concurrency=2 "${files[@]}" \
+    >"$results/$1" 2>&1 || status=$?
+  echo "$((SECONDS - start))" >"$results/$1.seconds"
+  return $status
+}
+
+count() { sed -n "s/^ℹ $2 //p" "$results/$1" | tail -n 1; } # KIND pass|fail|skipped
+
+passed=0 failed=0
+for kind in "${kinds[@]}"; do
+  status=0
+  run_kind "$kind" || status=$?
+  pass=$(count "$kind" pass) fail=$(count "$kind" fail) skip=$(count "$kind" skipped)
+  # a run without an end, or with nothing in it, has failed as well
+  [ $status = 0 ] && [ "${pass:-0}" -gt 0 ] || {
+    cat "$results/$kind"
+    [ "${fail:-0}" -gt 0 ] || fail=1
+  }
+  echo "cgroups $kind: ${pass:-0} passed, $fail failed, ${skip:-0} skipped, in $(cat "$results/$kind.seconds") s"
+  grep -o '# .*$' "$results/$kind" | sort | uniq -c || true
+  passed=$((passed + ${pass:-0})) failed=$((failed + fail))
+done
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]
