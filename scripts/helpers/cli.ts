@@ -62,7 +62,7 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
     name: kebab(key),
   }));
   const flags = table.filter((option) => !option.parse);
-  refuseValuesOfFlags(flags, table, spec.command ?? false, argv);
+  checkOptions(table, spec.command ?? false, argv);
   const parsed = minimist(argv, {
     string: ['_', ...table.filter((option) => option.parse).map((option) => option.name)],
     // minimist takes --no-x for x = false, so a flag that is named so is asked for by the name it negates
@@ -107,21 +107,25 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
   return { help: false, values: values as Values<Table>, operands } as const;
 }
 
-/** minimist reads any word but `false` as yes: --privileged=no must not mean yes. */
-function refuseValuesOfFlags(flags: Named[], table: Named[], command: boolean, argv: string[]): void {
+/**
+ * Refuses what minimist would let pass: `--no-NAME` of anything, names that every object has (`--constructor`), and
+ * a flag's value, since --privileged=no must not mean yes, nor `--privileged false` eat an operand.
+ */
+function checkOptions(table: Named[], command: boolean, argv: string[]): void {
   for (let index = 0; index < argv.length; index++) {
-    const [dashes, name, value] = (/^(--?)([^=]*)(=.*)?$/.exec(argv[index] as string) ?? []).slice(1);
-    if (name === undefined) {
-      if (command) return;
-    } else if (name === '') {
-      return;
-    } else if (value === undefined) {
-      const valued = table.find(
-        (option) => option.parse && (dashes === '-' ? option.short : option.name) === name,
-      );
-      if (valued) index++;
-    } else if (flags.some((flag) => flag.name === name)) {
-      throw new UsageError(`--${name} is a flag: it takes no value`);
+    const word = argv[index] as string;
+    const [, long, letters, value] = /^(?:--([^=]+)|-([^-=][^=]*))(=.*)?$/s.exec(word) ?? [];
+    if (word === '--' || (command && !long && !letters)) return;
+    for (const name of long ? [long] : (letters ?? '')) {
+      const option = table.find((candidate) => (long ? candidate.name : candidate.short) === name);
+      if (!option) throw new UsageError(`unknown option ${word}`);
+      // what follows in this word, or the next word, is its value
+      if (option.parse) {
+        if (value === undefined && word.endsWith(name)) index++;
+        break;
+      }
+      if (value !== undefined || /^(true|false)$/.test((word.endsWith(name) && argv[index + 1]) || ''))
+        throw new UsageError(`--${option.name} is a flag: it takes no value`);
     }
   }
 }
