@@ -154,9 +154,11 @@ export async function main<Table extends Record<string, Option>>(
   if (!isStartedScript(url)) return;
   const script = basename(fileURLToPath(url)).replace(/\.\w+$/, '');
   const exitCodes = spec.exitCodes ?? { failed: 1, usage: 2 };
-  // a reader that has seen enough (| head) is no error
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    process.exit(error.code === 'EPIPE' ? 0 : exitCodes.failed);
+  // a reader that has seen enough (| head) is no error; not on('error') of stdout, which takes milliseconds to make
+  process.on('uncaughtException', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE' && error.syscall === 'write') process.exit(0);
+    console.error(`${script}: ${reason(error)}`);
+    process.exit(exitCodes.failed);
   });
   try {
     const parsed = parseArguments(spec, process.argv.slice(2));
