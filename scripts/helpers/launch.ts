@@ -138,7 +138,7 @@ export const devices = 'null zero full random urandom tty ptmx fd stdin stdout s
 function holdProgram({ isolate, hostname, has }: Launch): string {
   const pivots = isolate.has('mount');
   const lines = [
-    'set -e; umask 022',
+    'exec 2>&3 3>&-; set -e; umask 022',
     '# a mount point that is missing is made, a link in its place is not followed',
     `for mountPoint in ${pivots ? 'proc sys dev' : 'proc'}; do`,
     '  [ ! -L "$rootfs/$mountPoint" ] || { echo "run: $rootfs/$mountPoint is a symlink" >&2; exit 125; }',
@@ -249,14 +249,10 @@ fi
 mkdir -p $cgroups || exit 125
 sweep() {
   exec 9<${quote(cgroups.lock)}; flock 9
-  for try in 1 2 3 4 5; do
-${
-  isolate.has('pid')
-    ? ''
-    : `    # without a PID namespace nobody else ends what the command has left running
-    left=$(cat "$first/$name/cgroup.procs"); [ -z "$left" ] || { kill -KILL $left; sleep 0.1; }
-`
-}    rmdir $cgroups $others $first
+  for try in 1 2 3 4 5 6 7 8 9 10; do
+    # whatever is still in there: what a command without a PID namespace has left running, or what others put in
+    while read -r left; do kill -KILL "$left"; done <"$first/$name/cgroup.procs"
+    rmdir $cgroups $others $first
     [ -d "$first/$name" ] || break
     sleep 0.1
   done 2>/dev/null
@@ -280,18 +276,18 @@ echo "$fstab" >${quote(scratch)} && exec 5<${quote(scratch)} && rm ${quote(scrat
 (
   for cgroup in $cgroups; do echo 0 >"$cgroup/cgroup.procs" || exit 125; done
   # no descriptor of the caller's gets in: all up to 9 are ours, and those above only bash can close
-  exec 7<&- 8>&- 9<&-
-  closeAll='for fd in /proc/self/fd/*; do case $\{fd##*/} in [012456]) ;; *) eval "exec $\{fd##*/}>&-";; esac; done; exec "$@"'
+  exec 3>&2 2>&6 7<&- 8>&- 9<&-
+  closeAll='for fd in /proc/self/fd/*; do case $\{fd##*/} in [0-6]) ;; *) eval "exec $\{fd##*/}>&-";; esac; done; exec "$@"'
   above=; for fd in /proc/self/fd/??*; do [ ! -e "$fd" ] || above=yes; done
   exec $\{above:+bash -c "$closeAll" run} \\
     setpriv --pdeathsig=KILL \\
     unshare ${flags.join(' ')} --fork --kill-child --propagation private \\
     sh -c "$hold" run \\
     ${drop.join(' \\\n    ')}
-) <&3 3<&- &
+) <&3 &
 child=$!
 exec 3<&- 4<&- 5<&- 6>&- 9<&-
-read -r pid <&7 || { wait "$child"; exit 125; }
+read -r pid <&7; case $pid in '' | *[!0-9]*) [ -z "$pid" ] || echo "run: $pid" >&2; wait "$child"; exit 125;; esac
 ${
   isolate.has('mount')
     ? `
@@ -304,11 +300,13 @@ umount --lazy --namespace "/proc/$pid/ns/mnt" / || { exec 8>&-; wait "$child"; e
 # a signal for this shell is meant for the command
 ${signalHandlers(isolate.has('pid'), terminal)}
 # release, and wait; a signal ends wait early
-echo >&8; exec 7<&- 8>&-
+echo >&8; exec 8>&-
 while :; do
   wait "$child"; code=$?
   kill -0 "$child" 2>/dev/null || break
 done
+# unshare(1) before 2.40 takes a SIGKILL of its child for a failure of its own
+read -r said <&7 && case $said in *sigprocmask*) code=137;; *) echo "run: $said" >&2;; esac
 exit "$\{status:-$code}"
 )
 `;
