@@ -1,0 +1,58 @@
+// Runs the project's scripts as a user does: as child processes, without a terminal.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { fileURLToPath } from 'node:url';
+
+/** The project's top folder. */
+export const top = fileURLToPath(new URL('../..', import.meta.url));
+
+/** A rootfs made of the host's programs, which the test run makes before the tests start. */
+export const rootfs = join(top, 'rootfs/host');
+
+/** A script by its name: scripts/NAME.ts, or dist/NAME.mjs where BAREHAND_DIST is set. */
+export const script = (name: string) =>
+  join(top, process.env.BAREHAND_DIST ? `dist/${name}.mjs` : `scripts/${name}.ts`);
+
+export interface Result {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs a program to its end. `input` is its standard input, none otherwise. */
+export async function execute(
+  argv: string[],
+  options: { input?: string; env?: NodeJS.ProcessEnv; cwd?: string } = {},
+) {
+  const [command = '', ...words] = argv;
+  const child = spawn(command, words, {
+    cwd: options.cwd ?? top,
+    env: options.env ?? process.env,
+    stdio: [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
+  });
+  child.stdin?.on('error', () => {}); // it need not read all of it
+  child.stdin?.end(options.input);
+  const [stdout, stderr, [code, signal]] = await Promise.all([
+    text(child.stdout as NodeJS.ReadableStream),
+    text(child.stderr as NodeJS.ReadableStream),
+    once(child, 'exit'),
+  ]);
+  return { code, signal, stdout, stderr } as Result;
+}
+
+/** Runs a script to its end: `await call('run', ['--name', 'web', rootfs, 'true'])`. */
+export const call = (name: string, words: string[], options: Parameters<typeof execute>[1] = {}) =>
+  execute([script(name), ...words], options);
+
+/** Waits until `probe` returns something, for half a minute at the most. Throws with `what` it waited for. */
+export async function until<T>(what: string, probe: () => T | undefined | false): Promise<T> {
+  for (let waited = 0; waited < 30_000; waited += 20) {
+    const result = probe();
+    if (result !== undefined && result !== false) return result;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  throw new Error(`waited in vain for ${what}`);
+}
