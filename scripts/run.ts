@@ -119,7 +119,7 @@ const readOnlyPaths = '/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigge
 const deviceNumbers = { null: 0x103, zero: 0x105, full: 0x107, random: 0x108, urandom: 0x109, tty: 0x500 };
 
 /** What the launch has to know of this host. Throws Failure where a device is not what its name says. */
-export function readHost(): Pick<Launch, 'masked' | 'has' | 'terminal'> {
+export function readHost(environment: string[]): Pick<Launch, 'masked' | 'has' | 'terminal'> {
   for (const [name, rdev] of Object.entries(deviceNumbers)) {
     const stat = statSync(`/dev/${name}`, { throwIfNoEntry: false });
     if (!stat?.isCharacterDevice() || stat.rdev !== rdev)
@@ -133,14 +133,21 @@ export function readHost(): Pick<Launch, 'masked' | 'has' | 'terminal'> {
       folders: there.filter(isFolder),
       readOnly: readOnlyPaths.filter((path) => existsSync(path)),
     },
-    has: { ip: !!findProgram('ip'), chroot: findProgram('chroot') ?? 'chroot' },
+    has: {
+      ip: findProgram('ip') !== undefined,
+      chroot: findProgram('chroot') ?? '/usr/sbin/chroot',
+      // dash drops variables whose names it can't use, as discovery.type; bash hands them on
+      shell: environment.every((variable) => /^\w+=/.test(variable))
+        ? '/bin/sh'
+        : (findProgram('bash') ?? '/bin/bash'),
+    },
     terminal: isatty(0),
   };
 }
 
 function findProgram(name: string): string | undefined {
   const files = (process.env.PATH ?? '').split(delimiter).map((folder) => join(folder, name));
-  return files.find((file) => statSync(file, { throwIfNoEntry: false })?.isFile());
+  return files.find((file) => existsSync(file));
 }
 
 /** Options and facts become a launch. Throws UsageError for options that contradict each other. */
@@ -188,7 +195,7 @@ function planLaunch(values: Values<typeof options>, [operand = '', ...command]: 
     capabilities,
     privileged: values.privileged,
     cgroups: planCgroups(readHierarchies(), name, values.memory),
-    ...readHost(),
+    ...readHost([...environment.values()]),
   };
 }
 
@@ -215,13 +222,14 @@ await main(
   import.meta.url,
   { options, operands: [1, 1], command: true, exitCodes: { failed: 125, usage: 125 } },
   async (values, operands) => {
+    if (process.getuid?.() !== 0 && !values.dryRun) throw new Failure('needs root: try sudo');
     const plan = planLaunch(values, operands);
     const program = launchProgram(plan);
     if (values.dryRun) {
-      process.stdout.write(program);
+      // a subshell of its own, so that it can be pasted into a shell that is to live on
+      process.stdout.write(`(\n${program})\n`);
       return 0;
     }
-    if (process.getuid?.() !== 0) throw new Failure('needs root: try sudo');
     return launch(program, plan.terminal);
   },
 );

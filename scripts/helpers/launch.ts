@@ -26,8 +26,8 @@ export interface Launch {
   terminal: boolean;
   /** files under /proc and /sys that a container has no business with, as they are on this kernel */
   masked: { files: string[]; folders: string[]; readOnly: string[] };
-  /** programs of the host: whether it has ip(8), and where chroot(1) is */
-  has: { ip: boolean; chroot: string };
+  /** programs of the host: whether it has ip(8), where chroot(1) is, and the shell that hands on the environment */
+  has: { ip: boolean; chroot: string; shell: string };
 }
 
 /** Directories and values of the container's cgroups; every directory is `…/barehand/NAME` in one hierarchy. */
@@ -96,9 +96,12 @@ export const namespaceFlags: Record<string, string> = {
   net: '--net',
 };
 
-/** A path in fstab(5), where blanks end a field. */
+/** A path in fstab(5), where blanks end a field and quotes and backslashes mean something. */
 const fstabPath = (path: string) =>
-  path.replace(/[\s\\#]/g, (byte) => `\\${byte.charCodeAt(0).toString(8).padStart(3, '0')}`);
+  path.replace(
+    /[^\w/.,:=+@%\u0080-\uffff-]/g,
+    (byte) => `\\${byte.charCodeAt(0).toString(8).padStart(3, '0')}`,
+  );
 
 /** The container's mounts in the form of fstab(5), in the order in which they are made. */
 export function mountTable(launch: Launch): string {
@@ -144,7 +147,9 @@ function holdProgram({ isolate, hostname, has }: Launch): string {
     '  [ ! -L "$rootfs/$mountPoint" ] || { echo "run: $rootfs/$mountPoint is a symlink" >&2; exit 125; }',
     '  [ -d "$rootfs/$mountPoint" ] || mkdir "$rootfs/$mountPoint"',
     'done',
-    'mount -a -T /proc/self/fd/5',
+    // mount(8) passes over a line that it can't read, and says so, but ends with 0
+    'said=$(mount -a -T /proc/self/fd/5 2>&1) || { echo "$said" >&2; exit 125; }',
+    'case $said in *"parse error"*) echo "$said" >&2; exit 125;; esac',
   ];
   // cp(1) makes the devices and links anew, as they are on the host
   if (pivots) lines.push(`cp -a ${devices.map((name) => `/dev/${name}`).join(' ')} "$rootfs/dev/"`);
@@ -175,7 +180,7 @@ const forLoader = (variable: string) => /^(LD_|GCONV_PATH=|LOCPATH=|MALLOC_)/.te
 
 /** The words that take PID 1 from the held shell to the command: drop privileges, clear the environment, wait. */
 function dropArguments(launch: Launch): string[][] {
-  const { isolate, rootfs, user, capabilities, privileged, environment, workdir, command } = launch;
+  const { isolate, rootfs, user, capabilities, privileged, environment, workdir, command, has } = launch;
   const setpriv = ['setpriv'];
   if (isolate.has('mount')) {
     const groups = user.groups.length > 0 ? `--groups=${user.groups}` : '--clear-groups';
@@ -197,12 +202,12 @@ function dropArguments(launch: Launch): string[][] {
       '--default-signal=INT,QUIT,PIPE',
       ...environment.filter((variable) => !forLoader(variable)),
     ],
-    ['/bin/sh', '-c', '"$release"', 'run', isolate.has('mount') ? workdir : rootfs],
+    [has.shell, '-c', '"$release"', 'run', isolate.has('mount') ? workdir : rootfs],
     command,
   ];
 }
 
-/** The whole launch, as POSIX shell. It ends with the command's exit code, or 125 if there was no container. */
+/** The whole launch, as POSIX shell that is to have a shell of its own: it sets traps, and ends with the command's exit code, or 125 if there was no container. */
 export function launchProgram(launch: Launch): string {
   const { name, rootfs, isolate, cgroups, terminal } = launch;
   const scratch = `/run/barehand-${name}.fstab`;
@@ -216,8 +221,7 @@ export function launchProgram(launch: Launch): string {
     .filter((list) => list.length > 0)
     .map(words);
 
-  return `(
-PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C
+  return `PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C
 name=${quote(name)}
 rootfs=${quote(rootfs)}; export rootfs PATH LC_ALL
 fail() { echo "run: $*" >&2; exit 125; }
@@ -238,8 +242,9 @@ release=${quote(releaseProgram(launch))}
 
 # take the name, under a lock; on the way sweep up what killed launches have left: cgroups without a process
 exec 9<${quote(cgroups.lock)}; flock 9 || exit 125
-for leftover in $first/*; do
-  case $leftover in */pid-* | */*) continue;; esac   # pid-N is limit-memory's
+for leftover in $first/*/; do
+  leftover=$\{leftover%/}
+  case $leftover in */pid-* | */\\*) continue;; esac   # pid-N is limit-memory's
   read -r _ <"$leftover/cgroup.procs" || for parent in $others $first; do rmdir "$parent/$\{leftover##*/}"; done
 done 2>/dev/null
 if [ -d "$first/$name" ]; then
@@ -270,7 +275,7 @@ READY
 exec 6>/proc/self/fd/7 8>/proc/self/fd/4
 read -r _ <&4; read -r _ <&7
 # mount(8) reads its table from a regular file only
-echo "$fstab" >${quote(scratch)} && exec 5<${quote(scratch)} && rm ${quote(scratch)} || exit 125
+printf '%s\\n' "$fstab" >${quote(scratch)} && exec 5<${quote(scratch)} && rm ${quote(scratch)} || exit 125
 
 # hold: PID 1 of the new namespaces joins the cgroups first, so that they are the root of its cgroup namespace
 (
@@ -308,7 +313,6 @@ done
 # unshare(1) before 2.40 takes a SIGKILL of its child for a failure of its own
 read -r said <&7 && case $said in *sigprocmask*) code=137;; *) echo "run: $said" >&2;; esac
 exit "$\{status:-$code}"
-)
 `;
 }
 
