@@ -1,0 +1,270 @@
+#!/bin/sh
+// 2>/dev/null; exec "$(dirname "$(readlink -f "$0")")/helpers/node-ts" "$0" "$@"
+/*
+demo.ts: a Linux container by hand, from a tarball to the out-of-memory killer, step by step
+
+USAGE
+  demo.ts [OPTION...]
+
+  Makes a root file system of this host's own programs, shows what chroot(1) isolates and what a PID namespace
+  adds to it, looks at a container from inside and from outside, limits its memory to 100 MB from outside while
+  it runs, lets a program in it eat more than that, and puts everything back. It takes a few seconds.
+
+OPTIONS
+  --keep       leave the root file system in rootfs/ to play with
+  -h, --help   this text
+
+EXAMPLES
+  demo.ts
+  demo.ts --keep
+
+CHANGES
+  A root file system rootfs/demo-PID, a container demo-PID and its cgroups, for as long as the demo runs.
+
+UNDO
+  Nothing to undo: the last step checks that mounts, cgroups and processes are as they were.
+
+SEE ALSO
+  fetch-rootfs.ts, run.ts, ps.ts, limit-memory.ts; chroot(2), namespaces(7), cgroups(7)
+*/
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import { dirname, extname, join, relative } from 'node:path';
+import { createInterface } from 'node:readline';
+import type { Readable, Writable } from 'node:stream';
+import { $ as zx } from 'zx/core';
+import { findHierarchy, memoryFiles, parent, readHierarchies } from './helpers/cgroup.ts';
+import { Failure, main } from './helpers/cli.ts';
+import { quote } from './helpers/plan.ts';
+import { rootfsFolder } from './helpers/rootfs.ts';
+
+export const options = { keep: {} } as const;
+
+const name = `demo-${process.pid}`;
+const rootfs = join(rootfsFolder, name);
+const here = realpathSync(process.argv[1] ?? '.');
+const script = (step: string) => join(dirname(here), step + extname(here));
+const shown = (path: string) => (relative('.', path).startsWith('..') ? path : relative('.', path));
+
+const bold = (text: string) => (process.stdout.isTTY ? `\x1b[1m${text}\x1b[0m` : text);
+const say = (text: string) => console.log(text);
+let chapters = 0;
+
+/** A heading, what it is about, and what a person could type instead. */
+function chapter(title: string, text: string, byHand: string): void {
+  say(`\n${bold(`${++chapters}. ${title}`)}\n${text.replace(/^/gm, '   ')}`);
+  say(byHand.trimEnd().replace(/^/gm, '   by hand:  '));
+}
+
+/** Runs a script, printing the command as it would be typed. Throws a Failure with its message if it fails. */
+async function step(...argv: string[]): Promise<string> {
+  const [command = '', ...words] = argv;
+  say(
+    `   $ ${[shown(script(command)), ...words.map((word) => (word.startsWith('/') ? shown(word) : word))].map(quote).join(' ')}`,
+  );
+  return capture(script(command), ...words);
+}
+
+async function capture(...argv: string[]): Promise<string> {
+  const { exitCode, stdout, stderr } = await zx({ quiet: true, nothrow: true, stdin: 'ignore' })`${argv}`;
+  if (exitCode !== 0) throw new Failure(stderr.trim() || `${argv[0]} ended with ${exitCode}`);
+  return stdout;
+}
+
+const show = (output: string) => say(output.trimEnd().replace(/^/gm, '   | '));
+
+/** What this host does not have of what a container is made of; each with the way to it. */
+async function findMissing(): Promise<string[]> {
+  if (process.getuid?.() !== 0) return ['root: containers of this demo are made by root: sudo'];
+  const missing: string[] = [];
+  for (const tool of ['unshare', 'nsenter', 'setpriv', 'mount', 'pivot_root', 'flock', 'tar', 'ldd']) {
+    const { exitCode } = await zx({ quiet: true, nothrow: true })`command -v ${tool}`;
+    if (exitCode !== 0) missing.push(`${tool}(1): apt-get install util-linux tar libc-bin`);
+  }
+  for (const flag of ['mount', 'pid', 'uts', 'ipc', 'cgroup']) {
+    const { exitCode, stderr } = await zx({ quiet: true, nothrow: true })`unshare --${flag} --fork true`;
+    if (exitCode !== 0)
+      missing.push(
+        `a new ${flag} namespace: ${stderr.trim()}: this needs CAP_SYS_ADMIN, which a sandbox takes away`,
+      );
+  }
+  const memory = findHierarchy(readHierarchies(), 'memory');
+  if (!memory)
+    missing.push(
+      'the memory controller: no cgroup file system has it: mount -t cgroup2 cgroup2 /sys/fs/cgroup',
+    );
+  else {
+    const probe = join(memory.mountPoint, `${parent}-probe-${process.pid}`);
+    const { exitCode, stderr } = await zx({ quiet: true, nothrow: true })`mkdir ${probe} && rmdir ${probe}`;
+    if (exitCode !== 0) missing.push(`a writable cgroup file system: ${stderr.trim()}`);
+  }
+  return missing;
+}
+
+/** Mounts and cgroups of the host, as far as a container could change them. */
+function hostState() {
+  const cgroups = readHierarchies().flatMap(({ mountPoint }) =>
+    readdirSync(mountPoint)
+      .filter((entry) => entry.startsWith(parent))
+      .flatMap((entry) =>
+        readdirSync(join(mountPoint, entry))
+          .filter((child) => child.startsWith('demo-'))
+          .map((child) => join(mountPoint, entry, child)),
+      ),
+  );
+  return { mounts: readFileSync('/proc/self/mountinfo', 'utf8'), cgroups: cgroups.join('\n') };
+}
+
+/** A shell in a container: what is written to it is done in there, and its answers come line by line. */
+class Shell {
+  readonly #child: ChildProcessByStdio<Writable, Readable, null>;
+  readonly #lines: AsyncIterator<string>;
+
+  constructor(argv: string[]) {
+    const [command = '', ...words] = argv;
+    this.#child = spawn(command, words, { stdio: ['pipe', 'pipe', 'inherit'] });
+    this.#lines = createInterface({ input: this.#child.stdout })[Symbol.asyncIterator]();
+  }
+
+  /** Has a command done, handing on its lines as they come. Throws a Failure if the container ends. */
+  async do(command: string, onLine: (line: string) => void): Promise<void> {
+    this.#child.stdin.write(`{ ${command}\n} 2>&1; echo "demo: done"\n`);
+    for (;;) {
+      const { value, done } = await this.#lines.next();
+      if (done) throw new Failure(`the container ${name} has ended: see above why`);
+      if (value === 'demo: done') return;
+      onLine(value);
+    }
+  }
+
+  async end(): Promise<void> {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
+    const exit = once(this.#child, 'exit');
+    this.#child.stdin.end();
+    await exit;
+  }
+}
+
+/** Allocates 10 MB at a time, saying how much it has. */
+const eaters = {
+  python3: `python3 -c '
+hog = []
+while True:
+    hog.append(b"x" * 10**7)
+    print(len(hog) * 10, "mb", sep="", flush=True)'`,
+  awk: `awk 'BEGIN {
+  for (ten = "x"; length(ten) < 10^7;) ten = ten ten
+  ten = substr(ten, 1, 10^7)
+  for (;;) { hog[n] = ten n++; print n * 10 "mb"; fflush() } }'`,
+};
+
+await main(import.meta.url, { options, operands: [0, 0] }, async ({ keep }) => {
+  const missing = await findMissing();
+  if (missing.length > 0) throw new Failure(`this host lacks ${missing.join('\nand ')}`);
+  const memory = findHierarchy(readHierarchies(), 'memory');
+  if (!memory) throw new Failure('no memory controller');
+  const before = hostState();
+  let shell: Shell | undefined;
+  let pids: number[] = [];
+
+  try {
+    chapter(
+      'A root file system is just a tarball',
+      'Any will do; this one is made of programs of this host, so that no network is needed.',
+      'curl -L https://github.com/ericchiang/containers-from-scratch/releases/download/v0.1.0/rootfs.tar.gz | tar -xz',
+    );
+    await step('fetch-rootfs', 'host:', rootfs);
+    say(`   $ ls ${shown(rootfs)}`);
+    show(await capture('ls', '-C', '-w', '90', rootfs));
+
+    chapter(
+      'chroot: another root directory, and nothing else',
+      'The command finds itself in the new root. But ps still sees every process of the host.',
+      `mount -t proc proc ${shown(rootfs)}/proc; chroot ${shown(rootfs)} ps aux`,
+    );
+    const all = (await step('run', '--isolate', 'chroot', rootfs, 'ps', 'aux')).trimEnd().split('\n');
+    show([...all.slice(0, 4), `... and ${all.length - 4} more`].join('\n'));
+
+    chapter(
+      'Namespaces: the container sees itself alone',
+      'The same ps, started by a shell in namespaces of its own: the shell is PID 1, ps another, and that is all.',
+      `unshare --pid --fork --mount-proc=${shown(rootfs)}/proc chroot ${shown(rootfs)} /bin/bash   # as the article does
+${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all that this one does: some 100 lines of shell`,
+    );
+    show(await step('run', rootfs, '/bin/sh', '-c', 'ps aux; true'));
+
+    chapter(
+      'The same process from both sides',
+      'A shell waits in a container. Inside it is PID 1; to the host it is a process like any other.',
+      `ps -e -o pid,ppid,pidns,args; grep NSpid /proc/PID/status`,
+    );
+    say(`   $ ${shown(script('run'))} --name ${name} ${shown(rootfs)} /bin/bash &`);
+    shell = new Shell([script('run'), '--name', name, rootfs, '/bin/bash']);
+    await shell.do('echo "inside, the shell is PID $$ on $(hostname)"', (line) => show(line));
+    const procs = join(memory.mountPoint, parent, name, 'cgroup.procs');
+    pids = readFileSync(procs, 'utf8').trim().split('\n').map(Number);
+    const first = pids.find((pid) => /\nNSpid:\t\d+\t1\n/.test(readFileSync(`/proc/${pid}/status`, 'utf8')));
+    if (!first) throw new Failure(`no PID 1 among the processes of ${name}: ${pids}`);
+    show(
+      `outside, it is ${/NSpid:.*/.exec(readFileSync(`/proc/${first}/status`, 'utf8'))?.[0].replaceAll('\t', ' ')}`,
+    );
+    const holder = pids.filter((pid) => pid !== first);
+    show(`and PID ${holder} is the unshare(1) that holds it: the two are easily confused`);
+    show(await step('ps'));
+
+    chapter(
+      'A memory limit of 100 MB, from outside, while it runs',
+      'A limit is a value in a file, and who is subject to it a PID in another.',
+      await capture(script('limit-memory'), '--dry-run', String(first), '100MB'),
+    );
+    show(await step('limit-memory', String(first), '100MB'));
+
+    const eater = existsSync(join(rootfs, 'usr/bin/python3')) ? 'python3' : 'awk';
+    chapter(
+      'A program in the container wants more',
+      `It takes 10 MB at a time, until the kernel says no. It is written in ${eater}:`,
+      `\n${eaters[eater]}`.replaceAll('\n', '\n  ').trim(),
+    );
+    const files = memoryFiles[memory.version];
+    const oomKills = () => {
+      const text = readFileSync(join(memory.mountPoint, parent, name, files.oomKills), 'utf8');
+      return Number(/^oom_kill (\d+)/m.exec(text)?.[1] ?? Number.NaN);
+    };
+    const killsBefore = oomKills();
+    const lines: string[] = [];
+    await shell.do(`${eaters[eater]}\necho "exit code $?"`, (line) => lines.push(line));
+    const eaten = lines.filter((line) => /^\d+mb$/.test(line));
+    const killed = lines.some((line) => line.includes('Killed')) || lines.includes('exit code 137');
+    show(`${eaten.join(' ')} ${killed ? 'Killed' : '(not killed)'}`);
+    show(lines.filter((line) => line.startsWith('exit code')).join('\n'));
+    const kills = oomKills() - killsBefore;
+    if (!killed || kills < 1)
+      throw new Failure(`the program was not killed for its memory: ${lines.slice(-3).join(' | ')}`);
+    say(
+      `   ${files.oomKills} counts ${kills} oom_kill more than before: it was the kernel's OOM killer, for this cgroup's limit.`,
+    );
+    await shell.do('echo "the container lives on: its shell is still PID $$"', (line) => show(line));
+
+    chapter(
+      'Putting everything back',
+      'The shell ends, and with PID 1 all that is in its PID namespace.',
+      `kill -KILL ${first}; rmdir .../barehand/${name}`,
+    );
+  } finally {
+    await shell?.end();
+    if (!keep) rmSync(rootfs, { recursive: true, force: true });
+  }
+
+  const after = hostState();
+  const left = pids.filter((pid) => existsSync(`/proc/${pid}`));
+  if (after.mounts !== before.mounts)
+    throw new Failure('the mounts are not as they were: compare /proc/self/mountinfo');
+  if (after.cgroups !== before.cgroups) throw new Failure(`cgroups are left: ${after.cgroups}`);
+  if (left.length > 0) throw new Failure(`processes are left: ${left}`);
+  say(
+    `   mounts: the same; cgroups: the same; processes of the container: none left${keep ? `; kept: ${shown(rootfs)}` : ''}`,
+  );
+  say(bold('\nThe host is as it was.'));
+  return 0;
+});
