@@ -45,7 +45,6 @@ UNDO
 SEE ALSO
   unshare(1), pivot_root(2), namespaces(7), cgroups(7), capabilities(7), setpriv(1), nsenter(1)
 */
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, realpathSync, statSync } from 'node:fs';
 import { constants, hostname as osHostname } from 'node:os';
@@ -207,6 +206,7 @@ async function launch(program: string, terminal: boolean): Promise<number> {
     process.removeAllListeners('warning'); // it says on stderr that execve is experimental
     execve('/bin/sh', ['sh', '-c', program], process.env);
   }
+  const { spawn } = await import('node:child_process'); // not loaded where it is not needed
   // prctl(2): should node be killed, so is the shell, and with it unshare and the container
   const shell = spawn('setpriv', ['--pdeathsig=KILL', 'sh', '-c', program], { stdio: 'inherit' });
   for (const signal of ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGTERM'] as const)
