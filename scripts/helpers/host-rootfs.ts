@@ -18,7 +18,7 @@ import {
 } from 'node:fs';
 import { basename, dirname, join, relative } from 'node:path';
 import { promisify } from 'node:util';
-import { Failure } from './cli.ts';
+import { Failure, reason } from './cli.ts';
 
 /** Where programs are looked for: not in PATH, which may lead to wrappers that work only on this host. */
 const systemDirectories = ['/usr/bin', '/bin', '/usr/sbin', '/sbin'];
@@ -132,7 +132,7 @@ export async function makeHostRootfs(root: string, extra: string[]): Promise<Hos
     if (/^python3[.\d]*$/.test(basename(real)))
       for (const file of await copyPython(root, real)) binaries.add(file);
   }
-  for (const library of await libraries([...binaries])) copy(library);
+  for (const library of await lddLibraries([...binaries])) copy(library);
   // the C library loads these by name when it looks up a user or a host: ldd does not show them
   const libc = [...copied].find((path) => /\/libc\.so\.6$/.test(path));
   for (const name of ['libnss_files.so.2', 'libnss_dns.so.2', 'libnss_compat.so.2', 'libresolv.so.2'])
@@ -172,7 +172,8 @@ function recreateMergeLink(root: string, name: string): void {
   symlinkSync(target.replace(/^\//, ''), join(root, name));
 }
 
-function findProgram(name: string): string | undefined {
+/** Where a program is in the system directories, or undefined. A name with a slash is where it is. */
+export function findProgram(name: string): string | undefined {
   const candidates = name.includes('/')
     ? [name]
     : systemDirectories.map((directory) => join(directory, name));
@@ -196,26 +197,20 @@ function interpreters(file: string): string[] {
     .map((path) => realpathSync(path));
 }
 
-/** The libraries that ldd names for these programs. Static programs and scripts have none. */
-async function libraries(binaries: string[]): Promise<Set<string>> {
-  const half = Math.ceil(binaries.length / 2);
+/** The libraries that ldd(1) names for these programs, the loader among them. Static programs and scripts have none. */
+export async function lddLibraries(programs: string[]): Promise<string[]> {
+  const half = Math.ceil(programs.length / 2);
   const env = { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' };
-  const outputs = await Promise.all(
-    [binaries.slice(0, half), binaries.slice(half)].map(
-      (part) =>
-        new Promise<string>((resolve, reject) => {
-          // it exits with 1 where one of them is no dynamic executable
-          execFile('ldd', part, { env, maxBuffer: 1 << 26 }, (error, stdout) =>
-            error && 'errno' in error
-              ? reject(new Failure(`cannot run ldd: ${error.code}`))
-              : resolve(stdout),
-          );
-        }),
-    ),
-  );
-  return new Set(
-    outputs.flatMap((text) => [...text.matchAll(/(\/\S+) \(0x/g)].map(([, path]) => path as string)),
-  );
+  const ldd = async (part: string[]) => {
+    // it exits with 1 where one of them is no dynamic executable
+    const { stdout } = await promisify(execFile)('ldd', part, { env, maxBuffer: 1 << 26 }).catch((error) => {
+      if (typeof error.code === 'string') throw new Failure(`cannot run ldd: ${reason(error)}`);
+      return error as { stdout: string };
+    });
+    return [...stdout.matchAll(/(\/\S+) \(0x/g)].map(([, path]) => path as string);
+  };
+  const parts = [programs.slice(0, half), programs.slice(half)].filter((part) => part.length > 0);
+  return [...new Set((await Promise.all(parts.map(ldd))).flat())];
 }
 
 /** Copies python's standard library, without what the host added to it. Returns its modules that are ELF files. */
