@@ -1,6 +1,7 @@
 // cgroup directories of v1, v2 and hybrid hosts: where they are, what their files are called. See cgroups(7).
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { descendants, readProcesses } from './proc.ts';
 
 /** One mounted cgroup hierarchy. A v1 one has its controllers (or `name=…`); the v2 one has none listed here. */
 export interface Hierarchy {
@@ -86,6 +87,8 @@ export function cgroupPath(procCgroup: string, hierarchy: Hierarchy): string | u
 
 /** The directory of a cgroup path. undefined where it lies outside of what is mounted. */
 export function cgroupDirectory(hierarchy: Hierarchy, path: string): string | undefined {
+  // cgroups(7): /.. stands for what lies above the root of the reader's cgroup namespace
+  if (path.startsWith('/..')) return undefined;
   if (hierarchy.root === '/') return join(hierarchy.mountPoint, path);
   if (path !== hierarchy.root && !path.startsWith(`${hierarchy.root}/`)) return undefined;
   return join(hierarchy.mountPoint, path.slice(hierarchy.root.length));
@@ -109,3 +112,80 @@ export const memoryFiles = {
     unlimited: 'max',
   },
 } as const;
+
+/** The processes of a cgroup and of all cgroups below it; 0 for one that the reader's PID namespace does not show. */
+export function processesIn(directory: string): number[] {
+  const own = readFileSync(join(directory, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number);
+  // a directory of cgroupfs has a link for each directory in it, which is quicker than listing its many files
+  if (statSync(directory).nlink <= 2) return own;
+  const below = readdirSync(directory, { withFileTypes: true }).filter((entry) => entry.isDirectory());
+  return [...own, ...below.flatMap((entry) => processesIn(join(directory, entry.name)))];
+}
+
+/**
+ * The directory of the nearest cgroup, from `path` upwards, that holds all of `members` and no stranger. undefined
+ * where they share theirs with others, or are in the root.
+ */
+export function ownCgroup(
+  hierarchy: Hierarchy,
+  path: string,
+  members: number[],
+  isStranger: (pid: number) => boolean,
+): string | undefined {
+  for (let at = path; at !== '/' && at !== hierarchy.root; at = dirname(at)) {
+    const directory = cgroupDirectory(hierarchy, at);
+    if (directory === undefined || !existsSync(directory)) return undefined;
+    const inside = new Set(processesIn(directory));
+    if ([...inside].some(isStranger)) return undefined;
+    if (members.every((pid) => inside.has(pid))) return directory;
+  }
+  return undefined;
+}
+
+/** A number of bytes in a file of the memory controller; null for no limit, undefined where there is no such file. */
+export function readBytes(file: string): number | null | undefined {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8').trim();
+  } catch {
+    return undefined;
+  }
+  // v1 says the largest multiple of a page that fits 63 bits
+  return text === 'max' || Number(text) >= 2 ** 62 ? null : Number(text);
+}
+
+/** Moves one process, all its threads with it. What ends meanwhile is left out; other errors are the kernel's. */
+function moveProcess(pid: number, directory: string): void {
+  try {
+    // cgroups(7): `tasks` would move one thread only
+    writeFileSync(join(directory, 'cgroup.procs'), String(pid));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}
+
+/**
+ * Moves a process and all its descendants, parents first, so that what a parent starts after that is born inside.
+ * Then looks again, until a reading of /proc shows no one of the tree outside. Throws if that takes too long.
+ */
+export function moveTree(pid: number, directory: string): void {
+  for (let round = 0; round < 100; round++) {
+    const inside = new Set(processesIn(directory));
+    const outside = descendants(readProcesses(), [pid]).filter(
+      (process) => !process.zombie && !inside.has(process.pid),
+    );
+    if (outside.length === 0) return;
+    for (const process of outside) moveProcess(process.pid, directory);
+  }
+  throw new Error('it starts processes faster than they can be moved: freeze it first');
+}
+
+/** Moves all processes of a cgroup to another, until none is left. Throws if that takes too long. */
+export function moveAll(from: string, directory: string): void {
+  for (let round = 0; round < 100; round++) {
+    const inside = processesIn(from);
+    if (inside.length === 0) return;
+    for (const pid of inside) moveProcess(pid, directory);
+  }
+  throw new Error('its processes start others faster than they can be moved: freeze them first');
+}

@@ -1,12 +1,19 @@
 // Steps: what a script is going to do to the host, as data that can be printed as shell or performed.
-import { mkdirSync, rmdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
+import { moveAll, moveTree } from './cgroup.ts';
 import { Failure, reason } from './cli.ts';
 
-/** One step. `why` is printed as a comment above it. Plain directories and single values are all the files there are. */
+/**
+ * One step. `why` is printed as a comment above it. `moveTree` takes a process and its descendants, `moveAll` all
+ * processes of a cgroup, to the cgroup `to`.
+ */
 export type Step = { why?: string } & (
   | { mkdir: string }
   | { rmdir: string }
   | { write: string; to: string }
+  | { remove: string }
+  | { moveTree: number; to: string }
+  | { moveAll: string; to: string }
   | { run: string[] }
 );
 
@@ -23,9 +30,25 @@ export function toShell(steps: Step[]): string {
 function commandLine(step: Step): string {
   if ('mkdir' in step) return `mkdir -p ${quote(step.mkdir)}`;
   if ('rmdir' in step) return `rmdir ${quote(step.rmdir)}`;
-  if ('write' in step) return `echo ${quote(step.write)} > ${quote(step.to)}`;
+  if ('write' in step) return `${echo(step.write)} ${quote(step.write)} > ${quote(step.to)}`;
+  if ('remove' in step) return `rm -r ${quote(step.remove)}`;
+  if ('moveTree' in step) return moveTreeInShell(step.moveTree, step.to);
+  if ('moveAll' in step)
+    return `while read -r pid; do echo "$pid" > ${quote(`${step.to}/cgroup.procs`)}; done < ${quote(`${step.moveAll}/cgroup.procs`)}`;
   return step.run.map(quote).join(' ');
 }
+
+/** A parent goes before its children, so that what it starts after that is born in the cgroup. */
+function moveTreeInShell(pid: number, to: string): string {
+  return `move() {
+  echo "$1" > ${quote(`${to}/cgroup.procs`)}
+  for child in $(grep -ls "^PPid:[[:space:]]$1$" /proc/[0-9]*/status | cut -d/ -f3); do move "$child"; done
+}
+move ${pid} 2>/dev/null; move ${pid} 2>/dev/null`;
+}
+
+// echo, as people type it, unless some shell's echo would take the text for an option or an escape
+const echo = (text: string) => (/^-[neE]|\\/.test(text) ? "printf '%s\\n'" : 'echo');
 
 /** Performs the steps in order. Throws a Failure that names the first step that failed and the kernel's reason. */
 export async function perform(steps: Step[]): Promise<void> {
@@ -34,6 +57,9 @@ export async function perform(steps: Step[]): Promise<void> {
       if ('mkdir' in step) mkdirSync(step.mkdir, { recursive: true });
       else if ('rmdir' in step) rmdirSync(step.rmdir);
       else if ('write' in step) writeFileSync(step.to, step.write);
+      else if ('remove' in step) rmSync(step.remove, { recursive: true, force: true });
+      else if ('moveTree' in step) moveTree(step.moveTree, step.to);
+      else if ('moveAll' in step) moveAll(step.moveAll, step.to);
       else await run(step.run);
     } catch (error) {
       throw new Failure(`cannot ${doing(step)}: ${reason(error)}`, { cause: error });
@@ -45,6 +71,9 @@ function doing(step: Step): string {
   if ('mkdir' in step) return `make the directory ${step.mkdir}`;
   if ('rmdir' in step) return `remove the directory ${step.rmdir}`;
   if ('write' in step) return `write ${step.write} to ${step.to}`;
+  if ('remove' in step) return `remove ${step.remove}`;
+  if ('moveTree' in step) return `move process ${step.moveTree} and its descendants to ${step.to}`;
+  if ('moveAll' in step) return `move the processes of ${step.moveAll} to ${step.to}`;
   return `run ${step.run.map(quote).join(' ')}`;
 }
 

@@ -1,0 +1,281 @@
+// Containers: which processes are one's first, who made it, what it is called, where its root directory lies.
+import { existsSync, readlinkSync, type Stats, statSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { parent as ownFolder, unescapeMountinfo } from './cgroup.ts';
+import { ancestors, attempt, groupBy, namespaceInode, type Process, readProc, type Table } from './proc.ts';
+
+/** A container, whoever made it: the processes of a PID namespace, or a tree with a root directory of its own. */
+export interface Container {
+  /** PID 1 of the namespace, or the top of the tree */
+  first: Process;
+  /** the inode of a PID namespace of its own; undefined: it has none, or it may not be seen */
+  pidNamespace: number | undefined;
+  hasPidNamespace: boolean;
+  /** the container that this one runs in */
+  enclosing: Container | undefined;
+  /** all its processes, those of containers inside it included */
+  members: Set<number>;
+}
+
+/** A process's root directory: which one, and the path to it as far as it can be told. undefined: not to be seen. */
+export interface Root {
+  stats: Stats;
+  path: string;
+}
+
+/** Reads /proc/PID/root. Throws as the kernel says: EACCES where this user may not know. */
+export function readRoot(pid: number | 'self'): Root {
+  return { stats: statSync(`/proc/${pid}/root`), path: readlinkSync(`/proc/${pid}/root`) };
+}
+
+const sameRoot = (one: Root, other: Root) =>
+  one.stats.dev === other.stats.dev && one.stats.ino === other.stats.ino && one.path === other.path;
+
+/**
+ * The containers among the processes, outer ones before those inside them, and how many processes this user may
+ * not look into (a root directory of theirs would not show; a PID namespace does). The reader's own namespaces
+ * and kernel threads are none.
+ */
+export function findContainers(table: Table): { containers: Container[]; hidden: number } {
+  const ownRoot = readRoot('self');
+  const roots = new Map<number, Root>();
+  let hidden = 0;
+  for (const { pid, kernelThread, zombie } of table.values()) {
+    if (kernelThread || zombie) continue;
+    try {
+      roots.set(pid, readRoot(pid));
+    } catch (error) {
+      if (['EACCES', 'EPERM'].includes((error as NodeJS.ErrnoException).code ?? '')) hidden++;
+    }
+  }
+
+  const containers = new Map<number, Container>();
+  const byNamespace = new Map<number, Container>();
+  const namespaces = new Map<number, number | undefined>();
+  for (const process of table.values()) {
+    if (process.nsPids.length < 2 || process.zombie) continue;
+    const pidNamespace = namespaceInode(process.pid, 'pid');
+    namespaces.set(process.pid, pidNamespace);
+    if (process.nsPids.at(-1) !== 1) continue;
+    const container = newContainer(process, pidNamespace, true);
+    containers.set(process.pid, container);
+    if (pidNamespace !== undefined) byNamespace.set(pidNamespace, container);
+  }
+
+  const isTop = ({ pid, ppid, nsPids }: Process, root: Root) => {
+    const parentRoot = roots.get(ppid);
+    const around = byNamespace.get(namespaces.get(pid) ?? 0);
+    const aroundRoot = around && roots.get(around.first.pid);
+    if (sameRoot(root, ownRoot) || (nsPids.length === 1 && pid === 1)) return false;
+    if (parentRoot && sameRoot(root, parentRoot)) return false;
+    return !(aroundRoot && sameRoot(root, aroundRoot)) && !isVisitor(pid, root);
+  };
+  // what holds or entered a container's mount namespace has its root, but is outside of its PID namespace
+  const isVisitor = (pid: number, root: Root) =>
+    [...byNamespace.values()].some(({ first }) => {
+      const theirs = roots.get(first.pid);
+      return (
+        theirs && sameRoot(root, theirs) && namespaceInode(pid, 'mnt') === namespaceInode(first.pid, 'mnt')
+      );
+    });
+  for (const process of table.values()) {
+    const root = roots.get(process.pid);
+    if (root && !containers.has(process.pid) && isTop(process, root))
+      containers.set(process.pid, newContainer(process, undefined, false));
+  }
+
+  const around = (process: Process, seen = new Set<Process>()): Container | undefined => {
+    const own = containers.get(process.pid);
+    if (own || seen.has(process)) return own;
+    const namespace = namespaces.get(process.pid);
+    const parent = table.get(process.ppid);
+    // one that was brought in by nsenter(1) has its parent outside
+    if (namespace !== undefined && (!parent || namespaces.get(parent.pid) !== namespace))
+      return byNamespace.get(namespace);
+    return parent && around(parent, seen.add(process));
+  };
+  for (const container of containers.values()) {
+    const parent = table.get(container.first.ppid);
+    const namespace = container.hasPidNamespace ? undefined : namespaces.get(container.first.pid);
+    container.enclosing = (parent && around(parent)) ?? (namespace ? byNamespace.get(namespace) : undefined);
+  }
+  for (const process of table.values())
+    for (let container = around(process); container; container = container.enclosing)
+      container.members.add(process.pid);
+
+  const inside = groupBy(containers.values(), (container) => container.enclosing);
+  const inOrder = (outer: Container | undefined): Container[] =>
+    (inside.get(outer) ?? []).flatMap((container) => [container, ...inOrder(container)]);
+  return { containers: inOrder(undefined), hidden };
+}
+
+function newContainer(first: Process, pidNamespace: number | undefined, hasPidNamespace: boolean): Container {
+  return { first, pidNamespace, hasPidNamespace, enclosing: undefined, members: new Set() };
+}
+
+/**
+ * The container that a process holds without being in it: `unshare --pid --fork` stays outside of the namespace
+ * that it made for its children.
+ */
+export function heldContainer(containers: Container[], pid: number): Container | undefined {
+  const namespace = namespaceInode(pid, 'pid_for_children');
+  if (namespace === undefined || namespace === namespaceInode(pid, 'pid')) return undefined;
+  return containers.find((container) => container.pidNamespace === namespace);
+}
+
+/** Which program made a container, and its name there if it has one. */
+export interface Identity {
+  engine: string;
+  name: string | undefined;
+}
+
+const shortId = (id: string | undefined) => id?.slice(0, 12);
+const unescapeUnit = (name: string | undefined) =>
+  name?.replace(/\\x([0-9a-f]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
+
+// Where engines put their containers in the cgroup tree, with cgroupfs and with systemd. The last match in a path
+// counts, the innermost; where two engines share a form, the more telling comes first.
+const cgroupForms: [
+  engine: string,
+  form: RegExp,
+  name?: (found: string | undefined) => string | undefined,
+][] = [
+  ['barehand', new RegExp(`/${ownFolder}/(?!pid-\\d+(?:/|\n|$))([^/\n]+)`, 'g')],
+  ['kubernetes', /\/kubepods[^:]*?[/-]([0-9a-f]{64})/g, shortId],
+  ['docker', /\/docker[/-]([0-9a-f]{64})/g, shortId],
+  ['podman', /\/libpod-([0-9a-f]{64})/g, shortId],
+  ['containerd', /\/nerdctl-([0-9a-f]{64})/g, shortId],
+  ['lxc', /\/lxc(?:\.payload)?[./]([^/\n]+)/g],
+  ['systemd-nspawn', /\/systemd-nspawn@([^/\n]+)\.service/g, unescapeUnit],
+  ['systemd-nspawn', /\/machine-([^/\n]+)\.scope/g, unescapeUnit],
+];
+
+// words of `container=` that are not the name of the engine
+const environmentEngines: Record<string, string> = {
+  oci: 'podman',
+  bwrap: 'bubblewrap',
+  flatpak: 'bubblewrap',
+};
+
+/** Tells who made a container from its cgroup, its first process's environment, and its parent. */
+export function identify(table: Table, container: Container): Identity {
+  const { first } = container;
+  const cgroups = readProc(first.pid, 'cgroup') ?? '';
+  // what runs inside of a container is in the same cgroup, but not the container
+  const outer = container.enclosing && (readProc(container.enclosing.first.pid, 'cgroup') ?? '');
+  for (const [engine, form, nameOf] of cgroupForms) {
+    const found = cgroupName(cgroups, form);
+    if (found !== undefined && found !== (outer && cgroupName(outer, form)))
+      return { engine, name: nameOf ? nameOf(found) : found };
+  }
+
+  const parent = ancestors(table, first.pid)[0];
+  const maker = parent?.name ?? '';
+  const declared = declaredEngine(first.pid);
+  if (maker === 'systemd-nspawn' || declared === 'systemd-nspawn')
+    return { engine: 'systemd-nspawn', name: parent && machineName(parent.pid) };
+  if (maker === 'bwrap' || first.name === 'bwrap') return { engine: 'bubblewrap', name: undefined };
+  if (maker === 'lxc-start') return { engine: 'lxc', name: undefined };
+
+  const id = basename(cgroups.trim().split('\n')[0] ?? '');
+  for (const [engine, state] of [
+    ['runc', 'state.json'],
+    ['crun', 'status'],
+  ] as const)
+    if (maker === engine || (id && existsSync(`/run/${engine}/${id}/${state}`)))
+      return { engine, name: existsSync(`/run/${engine}/${id}`) ? id : undefined };
+  if (maker.startsWith('containerd-shim')) return { engine: 'containerd', name: id };
+  // the word is inherited by what is made by hand inside of a container, and the reader may be inside of one
+  if (declared && declared !== (parent && declaredEngine(parent.pid)))
+    return { engine: environmentEngines[declared] ?? declared, name: undefined };
+  return { engine: container.hasPidNamespace ? 'unshare' : 'chroot', name: undefined };
+}
+
+/** `container=` in the environment of PID 1, which systemd's container interface asks engines to set. */
+function declaredEngine(pid: number): string | undefined {
+  return /(?:^|\0)container=([^\0]*)/.exec(readProc(pid, 'environ') ?? '')?.[1];
+}
+
+function cgroupName(cgroups: string, form: RegExp): string | undefined {
+  return [...cgroups.matchAll(form)].at(-1)?.[1];
+}
+
+/** systemd-nspawn names a machine by --machine, else by its directory or image. */
+function machineName(pid: number): string | undefined {
+  const words = readProc(pid, 'cmdline')?.split('\0') ?? [];
+  const valueAfter = (short: string, long: string) => {
+    for (const [index, word] of words.entries()) {
+      if (word === short || word === long) return words[index + 1];
+      if (word.startsWith(`${long}=`)) return word.slice(long.length + 1);
+      if (word.startsWith(short)) return word.slice(short.length);
+    }
+    return undefined;
+  };
+  const folder = valueAfter('-D', '--directory') ?? valueAfter('-i', '--image');
+  return valueAfter('-M', '--machine') ?? (folder && basename(folder).replace(/\.raw$/, ''));
+}
+
+/** One mount of a /proc/PID/mountinfo, as far as it is needed here. */
+export interface Mount {
+  device: string;
+  /** the directory of the file system that is mounted */
+  root: string;
+  mountPoint: string;
+  type: string;
+  superOptions: string;
+}
+
+/** Parses the text of a mountinfo, proc(5). */
+export function parseMounts(mountinfo: string): Mount[] {
+  return mountinfo
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => {
+      const [left = '', right = ''] = line.split(' - ');
+      const [, , device = '', root = '', mountPoint = ''] = left.split(' ');
+      const [type = '', , superOptions = ''] = right.split(' ');
+      return {
+        device,
+        root: unescapeMountinfo(root),
+        mountPoint: unescapeMountinfo(mountPoint),
+        type,
+        superOptions,
+      };
+    });
+}
+
+/**
+ * Where on the host a container's root directory is: every path that it may have is tried, and only one that leads
+ * to the very same directory counts. For an overlay that the host does not show, its upper directory. undefined:
+ * the host has no path to it, or this user may not know.
+ */
+export function rootfsPath(container: Container, hostMounts: Mount[]): string | undefined {
+  const { pid } = container.first;
+  const root = attempt(() => readRoot(pid));
+  if (!root) return undefined;
+  const isRoot = (path: string) => {
+    const stats: Stats | undefined = attempt(() => statSync(path));
+    return stats?.dev === root.stats.dev && stats.ino === root.stats.ino;
+  };
+  if (root.path !== '/') {
+    // chroot(2): the path is that of the mount namespace it was called in, the host's or the enclosing container's
+    const outer = container.enclosing && rootfsPath(container.enclosing, hostMounts);
+    return [root.path, outer && join(outer, root.path)].find((path) => path && isRoot(path));
+  }
+  if (isRoot('/')) return '/';
+  // pivot_root(2): the root is a mount; the host may show the same directory of the same file system elsewhere
+  const mount = parseMounts(readProc(pid, 'mountinfo') ?? '').findLast(
+    ({ mountPoint }) => mountPoint === '/',
+  );
+  if (!mount) return undefined;
+  const path = hostMounts
+    .filter((host) => host.device === mount.device && isBelow(mount.root, host.root))
+    .map((host) => join(host.mountPoint, host.root === '/' ? mount.root : mount.root.slice(host.root.length)))
+    .find(isRoot);
+  return (
+    path ?? (mount.type === 'overlay' ? /(?:^|,)upperdir=([^,]*)/.exec(mount.superOptions)?.[1] : undefined)
+  );
+}
+
+const isBelow = (path: string, folder: string) =>
+  folder === '/' || path === folder || path.startsWith(`${folder}/`);
