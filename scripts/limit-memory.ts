@@ -39,32 +39,20 @@ UNDO
 SEE ALSO
   cgroups(7), the kernel's admin-guide/cgroup-v2 and admin-guide/cgroup-v1/memory, proc(5), ps.ts
 */
-import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import {
-  cgroupDirectory,
-  cgroupPath,
   findHierarchy,
   type Hierarchy,
   memoryFiles,
-  ownCgroup,
-  parent,
   processesIn,
   readBytes,
   readHierarchies,
 } from './helpers/cgroup.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
-import { findContainers, heldContainer } from './helpers/containers.ts';
 import { perform, type Step, toShell } from './helpers/plan.ts';
-import {
-  descendants,
-  type Process,
-  readProc,
-  readProcess,
-  readProcesses,
-  startTicks,
-  type Table,
-} from './helpers/proc.ts';
+import { startTicks } from './helpers/proc.ts';
+import { findTarget, notes, sweepTargets, type Target } from './helpers/target.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
 
 export const options = {
@@ -75,15 +63,8 @@ export const options = {
   dryRun: {},
 } as const;
 
-/** What is to be limited, and how its cgroup is now. `null`: no limit; undefined: the kernel does not count swap. */
-export interface Target {
-  version: 1 | 2;
-  mountPoint: string;
-  directory: string;
-  /** PID of the top of the tree that has to be moved into the directory; undefined: it is there already */
-  move: number | undefined;
-  /** where the processes of a barehand/pid-N came from */
-  origin: string | undefined;
+/** What a cgroup's memory files say. `null`: no limit; undefined: the kernel does not count swap. */
+export interface Memory {
   processes: number;
   usedBytes: number;
   limitBytes: number | null;
@@ -91,23 +72,29 @@ export interface Target {
   swapLimitBytes: number | null | undefined;
 }
 
-const notes = (directory: string) => join('/run', parent, basename(directory));
-
 /**
- * The steps that limit a target to `limitBytes`, and to `swapBytes` of swap beyond (Infinity: any); `null` lifts both.
- * Pure. cgroups(7); v1: memsw.limit must never be less than limit, so the one that is raised is raised first.
+ * The steps that limit a target to `limitBytes`, and to `swapBytes` of swap beyond it (Infinity: any); `null` lifts
+ * both. Pure: `before` is how the cgroup is now, or will be when it is new.
  */
-export function planLimitMemory(target: Target, limitBytes: number | null, swapBytes: number): Step[] {
-  const { version, mountPoint, directory, move, origin, swapLimitBytes } = target;
+export function planLimitMemory(
+  { version, mountPoint }: Pick<Hierarchy, 'version' | 'mountPoint'>,
+  { directory, top, toMove, origin }: Target,
+  before: Pick<Memory, 'swapLimitBytes'>,
+  limitBytes: number | null,
+  swapBytes: number,
+): Step[] {
+  if (limitBytes === null && origin)
+    return [
+      { why: 'back to where they came from', moveAll: directory, to: origin },
+      { rmdir: directory },
+      { remove: notes(directory) },
+    ];
+
   const files = memoryFiles[version];
   const text = (bytes: number | null) =>
     bytes === null || bytes === Infinity ? files.unlimited : String(bytes);
   const steps: Step[] = [];
-  if (limitBytes === null && origin) {
-    steps.push({ why: 'back to where they came from', moveAll: directory, to: origin });
-    return [...steps, { rmdir: directory }, { remove: notes(directory) }];
-  }
-  if (move !== undefined) {
+  if (toMove.length > 0) {
     steps.push({ why: 'a cgroup of its own', mkdir: directory });
     if (version === 2)
       for (const level of [mountPoint, dirname(directory)])
@@ -115,233 +102,129 @@ export function planLimitMemory(target: Target, limitBytes: number | null, swapB
   }
 
   const limit: Step = { write: text(limitBytes), to: join(directory, files.limit) };
-  if (swapLimitBytes === undefined) steps.push(limit);
+  if (before.swapLimitBytes === undefined) steps.push(limit);
   else {
-    const total = limitBytes === null ? null : version === 1 ? limitBytes + swapBytes : swapBytes;
-    const swap: Step = { write: text(total), to: join(directory, files.swap) };
-    const raises = (total ?? Infinity) > (swapLimitBytes ?? Infinity) || total === null;
-    steps.push(...(version === 1 && raises ? [swap, limit] : [limit, swap]));
+    const swap = limitBytes === null ? Infinity : version === 1 ? limitBytes + swapBytes : swapBytes;
+    const swapLimit: Step = { write: text(swap), to: join(directory, files.swap) };
+    // v1: memory and swap together can't be less than memory, so what is raised is raised first
+    const raises = version === 1 && swap > (before.swapLimitBytes ?? Infinity);
+    steps.push(...(raises ? [swapLimit, limit] : [limit, swapLimit]));
   }
 
-  if (move !== undefined && origin)
+  if (top && toMove.length > 0 && origin)
     steps.push(
       { why: 'for --reset: where they come from', mkdir: notes(directory) },
       { write: origin, to: join(notes(directory), 'cgroup') },
       {
-        why: 'the process and its descendants, parents first; what is born meanwhile is found the next time',
-        moveTree: move,
+        why: 'the process and its descendants; once more, for those born meanwhile',
+        moveTree: top.pid,
         to: directory,
       },
     );
   return steps;
 }
 
-/** The memory that a cgroup can't give back by dropping file pages that nobody has used lately. */
-function usedBytes(directory: string, version: 1 | 2): number {
-  const stat = readFileSync(join(directory, 'memory.stat'), 'utf8');
-  const cache = Number(
-    /^(?:total_)?inactive_file (\d+)$/m.exec(
-      version === 1 ? stat.replace(/^inactive_file.*/m, '') : stat,
-    )?.[1] ?? 0,
-  );
-  return Math.max(0, (readBytes(join(directory, memoryFiles[version].usage)) ?? 0) - cache);
-}
-
-function existingTarget({ version, mountPoint }: Hierarchy, directory: string): Target {
+/** What the memory files of a cgroup say. Used is what can't be had back by dropping file pages long unused. */
+function readMemory({ version }: Hierarchy, directory: string): Memory {
   const files = memoryFiles[version];
-  const note = join(notes(directory), 'cgroup');
+  const inactive = version === 1 ? /^total_inactive_file (\d+)$/m : /^inactive_file (\d+)$/m;
+  const cache = Number(inactive.exec(readFileSync(join(directory, 'memory.stat'), 'utf8'))?.[1] ?? 0);
   return {
-    version: version,
-    mountPoint,
-    directory,
-    move: undefined,
-    origin: existsSync(note) ? readFileSync(note, 'utf8').trim() : undefined,
     processes: processesIn(directory).length,
-    usedBytes: usedBytes(directory, version),
+    usedBytes: Math.max(0, (readBytes(join(directory, files.usage)) ?? 0) - cache),
     limitBytes: readBytes(join(directory, files.limit)) ?? null,
     swapLimitBytes: readBytes(join(directory, files.swap)),
   };
 }
 
-/** The name of the container of ours that a process is in; undefined for others, and for a barehand/pid-N. */
-function ownName(hierarchy: Hierarchy, pid: number): string | undefined {
-  const path = cgroupPath(readProc(pid, 'cgroup') ?? '', hierarchy) ?? '';
-  const name = new RegExp(`^/${parent}/([^/]+)`).exec(path)?.[1];
-  return name?.startsWith('pid-') ? undefined : name;
-}
-
-/** What a PID means: the container that it is the first process or the holder of, else its own tree. */
-function findTree(
-  hierarchy: Hierarchy,
-  table: Table,
-  pid: number,
-): { top: Process; name: string | undefined } {
-  const top = readProcess(pid);
-  if (!top || top.zombie)
-    throw new Failure(`there is no process ${pid}: ps.ts shows containers, ps(1) processes`);
-  if (top.kernelThread)
-    throw new Failure(`${pid} (${top.name}) is a thread of the kernel: no cgroup limits it`);
-  if (top.pid === 1) throw new Failure('1 is the init of this host: limiting it limits everything');
-  const { containers } = findContainers(table);
-  const held = heldContainer(containers, top.pid)?.first ?? top;
-  const name = ownName(hierarchy, held.pid);
-  if (name) return { top: held, name };
-
-  const inside = descendants(table, [held.pid]);
-  const names = [...new Set(inside.flatMap((process) => ownName(hierarchy, process.pid) ?? []))];
-  if (names.length === 0) return { top: held, name: undefined };
-  // run.ts and its shell: a single chain of processes that ends in the container
-  const above = inside.filter((process) => ownName(hierarchy, process.pid) === undefined);
-  const isChain = above.every(({ pid }) => inside.filter((process) => process.ppid === pid).length === 1);
-  if (names.length === 1 && isChain) return { top: held, name: names[0] };
-  throw new Failure(
-    `among the descendants of ${pid} are containers with cgroups of their own: limit them by name: ${names.join(', ')}`,
-  );
-}
-
-/** Finds the target. Throws Failure where it does not exist or can't be limited. */
-function findTarget(hierarchy: Hierarchy, text: string): Target & { top?: Process } {
-  const named = (name: string) => join(hierarchy.mountPoint, parent, name);
-  if (!/^\d+$/.test(text)) {
-    if (!/^[\w.-]+$/.test(text) || /^\.+$/.test(text))
-      throw new UsageError(`neither a name nor a PID: ${JSON.stringify(text)}`);
-    if (!existsSync(named(text)))
-      throw new Failure(`there is no container ${text}: ps.ts shows those there are`);
-    return existingTarget(hierarchy, named(text));
-  }
-  const table = readProcesses();
-  const { top, name } = findTree(hierarchy, table, Number(text));
-  if (name) return { ...existingTarget(hierarchy, named(name)), top };
-
-  const tree = descendants(table, [top.pid]);
-  const members = new Set(tree.map(({ pid }) => pid));
-  const path = cgroupPath(readProc(top.pid, 'cgroup') ?? '', hierarchy);
-  if (path === undefined) throw new Failure(`process ${top.pid} has ended`);
-  const { containers } = findContainers(table);
-  const isStranger = (pid: number) =>
-    !members.has(pid) && table.has(pid) && heldContainer(containers, pid)?.first.pid !== top.pid;
-  const own = ownCgroup(
-    hierarchy,
-    path,
-    tree.filter((process) => !process.zombie).map(({ pid }) => pid),
-    isStranger,
-  );
-  if (own) return { ...existingTarget(hierarchy, own), top };
-
-  const directory = named(`pid-${top.pid}`);
-  const example = join(
-    cgroupDirectory(hierarchy, path) ?? hierarchy.mountPoint,
-    memoryFiles[hierarchy.version].swap,
-  );
+/** How a cgroup that is still to be made will be, but for what its processes use: that they use elsewhere now. */
+function foreseeMemory({ version, mountPoint }: Hierarchy, { toMove, origin }: Target): Memory {
+  // v2's root cgroup has no limits, so no such file; where there is no other to look at, kernels count swap
+  const counts =
+    version === 1 ? existsSync(join(mountPoint, memoryFiles[1].swap)) : existsSync('/proc/swaps');
+  const seen = origin === undefined ? undefined : readBytes(join(origin, memoryFiles[version].swap));
   return {
-    top,
-    version: hierarchy.version,
-    mountPoint: hierarchy.mountPoint,
-    directory,
-    move: top.pid,
-    origin: cgroupDirectory(hierarchy, path),
-    processes: tree.length,
-    usedBytes: tree.reduce((sum, process) => sum + process.rssBytes, 0),
+    processes: toMove.length,
+    usedBytes: toMove.reduce((sum, { rssBytes }) => sum + rssBytes, 0),
     limitBytes: null,
-    swapLimitBytes:
-      existsSync(example) || (hierarchy.version === 2 && existsSync('/proc/swaps')) ? null : undefined,
+    swapLimitBytes: seen !== undefined || counts ? null : undefined,
   };
 }
 
-/** Removes the barehand/pid-N whose processes have all ended, but for those that are being made just now. */
-function sweep({ mountPoint }: Hierarchy): void {
-  const folder = join(mountPoint, parent);
-  for (const name of existsSync(folder) ? readdirSync(folder) : []) {
-    const directory = join(folder, name);
-    if (!/^pid-\d+$/.test(name) || Date.now() - statSync(directory).mtimeMs < 10_000) continue;
-    try {
-      rmdirSync(directory); // EBUSY: somebody is in it
-      rmSync(notes(directory), { recursive: true, force: true });
-    } catch {}
-  }
-}
-
-/** The cgroups from `directory` upwards that have a limit of their own, which no longer holds for who is moved out. */
-function limitsLeft(target: Target): string[] {
+/** The cgroups from `origin` upwards that have a limit, which no longer holds for those who are moved out. */
+function limitsLeft({ version, mountPoint }: Hierarchy, { toMove, origin = '' }: Target): string[] {
   const limits: string[] = [];
-  for (let at = target.origin ?? '/'; at.startsWith(`${target.mountPoint}/`); at = dirname(at)) {
-    const bytes = readBytes(join(at, memoryFiles[target.version].limit));
+  for (let at = toMove.length > 0 ? origin : ''; at.startsWith(`${mountPoint}/`); at = dirname(at)) {
+    const bytes = readBytes(join(at, memoryFiles[version].limit));
     if (typeof bytes === 'number') limits.push(`${formatSize(bytes)} of ${at}`);
   }
   return limits;
 }
 
-const show = (bytes: number | null | undefined) =>
-  bytes === null || bytes === undefined ? 'none' : formatSize(bytes);
+/** The result as --json prints it. */
+function toObject(directory: string, before: Memory, after: Memory) {
+  const limits = ({ limitBytes, swapLimitBytes }: Memory) => ({
+    limitBytes,
+    swapLimitBytes: swapLimitBytes ?? null,
+  });
+  const { processes, usedBytes } = after;
+  return { cgroup: directory, processes, usedBytes, ...limits(after), before: limits(before) };
+}
 
-await main(
-  import.meta.url,
-  { options, operands: [1, 2] },
-  async ({ swap = 0, force, reset, json, dryRun }, [text = '', size]) => {
-    if (reset === (size !== undefined))
-      throw new UsageError(reset ? '--reset takes no SIZE' : 'SIZE is missing');
-    const limitBytes = size === undefined ? null : parseSize(size);
-    const hierarchy = findHierarchy(readHierarchies(), 'memory');
-    if (!hierarchy)
-      throw new Failure('this host has no memory controller in any cgroup hierarchy, cgroups(7)');
-    if (process.getuid?.() === 0 && !dryRun) sweep(hierarchy);
-    const before = findTarget(hierarchy, text);
-    const { directory, top } = before;
-    if (reset && before.move !== undefined)
-      throw new Failure(`${text} has no limit of its own: its cgroup is ${before.origin}`);
-    if (limitBytes !== null && limitBytes < before.usedBytes && !force)
-      throw new Failure(
-        `${text} uses ${formatSize(before.usedBytes)} now, more than ${formatSize(limitBytes)}: choose more, or --force`,
-      );
+await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text = '', size]) => {
+  const { force, reset, json, dryRun, swap = 0 } = values;
+  if (reset && (size !== undefined || values.swap !== undefined))
+    throw new UsageError('--reset takes neither SIZE nor --swap');
+  if (!reset && size === undefined) throw new UsageError('SIZE is missing');
+  const limitBytes = size === undefined ? null : parseSize(size);
+  const hierarchy = findHierarchy(readHierarchies(), 'memory');
+  if (!hierarchy) throw new Failure('this host has no memory controller in any cgroup hierarchy, cgroups(7)');
+  if (process.getuid?.() === 0 && !dryRun) sweepTargets(hierarchy);
 
-    const steps = planLimitMemory(before, limitBytes, swap);
-    if (dryRun) {
-      process.stdout.write(toShell(steps));
-      return 0;
-    }
-    if (process.getuid?.() !== 0) throw new Failure('needs root: try sudo');
-    const started = top && startTicks(top.pid);
-    const lost = before.move === undefined ? [] : limitsLeft(before);
-    await perform(steps);
-    if (top && startTicks(top.pid) !== started)
-      throw new Failure(`process ${top.pid} ended meanwhile: look before you call again`);
+  const target = findTarget(hierarchy, text);
+  const { directory, top, origin } = target;
+  const moves = target.toMove.length > 0;
+  const before = moves ? foreseeMemory(hierarchy, target) : readMemory(hierarchy, directory);
+  if (reset && moves) throw new Failure(`${text} has no limit of its own: its cgroup is ${origin}`);
+  if (limitBytes !== null && limitBytes < before.usedBytes && !force)
+    throw new Failure(
+      `${text} uses ${formatSize(before.usedBytes)} now, more than ${formatSize(limitBytes)}: choose more, or --force`,
+    );
+  if (values.swap !== undefined && before.swapLimitBytes === undefined)
+    throw new Failure(
+      'this kernel does not account for swap: boot it with swapaccount=1, or leave --swap out',
+    );
 
-    const after = existsSync(directory)
-      ? existingTarget(hierarchy, directory)
-      : { ...before, limitBytes: null };
-    if (json) {
-      const { limitBytes: limit, swapLimitBytes, usedBytes: used, processes } = after;
-      console.log(
-        JSON.stringify(
-          {
-            cgroup: directory,
-            processes,
-            usedBytes: used,
-            limitBytes: limit,
-            swapLimitBytes: swapLimitBytes ?? null,
-            before: { limitBytes: before.limitBytes, swapLimitBytes: before.swapLimitBytes ?? null },
-          },
-          null,
-          2,
-        ),
-      );
-    } else {
-      const swaps =
-        swap === Infinity
-          ? 'swap at will'
-          : swap > 0
-            ? `swap ${formatSize(swap)} beyond it`
-            : 'no swap beyond it';
-      console.log(
-        `${text}: memory limit ${show(before.limitBytes)} -> ${show(after.limitBytes)}${limitBytes === null ? '' : `, ${swaps}`}; in use now ${formatSize(before.usedBytes)}`,
-      );
-      console.log(
-        `${directory}: ${after.processes} processes${before.move === undefined ? '' : ', moved there'}`,
-      );
-    }
-    if (before.move !== undefined)
-      console.error(`limit-memory: what ${text} had in memory before stays counted in ${before.origin}`);
-    if (lost.length > 0) console.error(`limit-memory: no longer limited by ${lost.join(', ')}`);
+  const steps = planLimitMemory(hierarchy, target, before, limitBytes, swap);
+  if (dryRun) {
+    process.stdout.write(toShell(steps));
     return 0;
-  },
-);
+  }
+  if (process.getuid?.() !== 0) throw new Failure('needs root: try sudo');
+  const started = top && startTicks(top.pid);
+  const lost = limitsLeft(hierarchy, target);
+  await perform(steps);
+  // a PID may have been given to another process by now
+  if (top && startTicks(top.pid) !== started)
+    throw new Failure(`process ${top.pid} ended meanwhile: see what ${directory} holds`);
+
+  const after = existsSync(directory) ? readMemory(hierarchy, directory) : { ...before, limitBytes: null };
+  if (json) console.log(JSON.stringify(toObject(directory, before, after), null, 2));
+  else {
+    const show = (bytes: number | null) => (bytes === null ? 'none' : formatSize(bytes));
+    const beyond =
+      swap === Infinity
+        ? 'swap at will'
+        : swap > 0
+          ? `swap ${formatSize(swap)} beyond it`
+          : 'no swap beyond it';
+    console.log(
+      `${text}: memory limit ${show(before.limitBytes)} -> ${show(after.limitBytes)}${reset ? '' : `, ${beyond}`}; in use now ${formatSize(before.usedBytes)}`,
+    );
+    const where = reset && origin ? `back in ${origin}` : `${moves ? 'moved to' : 'in'} ${directory}`;
+    console.log(`${after.processes} process${after.processes === 1 ? '' : 'es'} ${where}`);
+  }
+  if (moves) console.error(`limit-memory: what ${text} had in memory before stays counted in ${origin}`);
+  if (lost.length > 0) console.error(`limit-memory: no longer limited by ${lost.join(', ')}`);
+  return 0;
+});

@@ -1,5 +1,4 @@
 #!/bin/sh
-
 // 2>/dev/null; exec "$(dirname "$(readlink -f "$0")")/helpers/node-ts" "$0" "$@"
 /*
 ps.ts: list the containers that run on this host, whoever made them
@@ -71,7 +70,7 @@ import {
 } from './helpers/proc.ts';
 import { formatSize } from './helpers/units.ts';
 
-const options = { json: {}, noTrunc: {} };
+export const options = { json: {}, noTrunc: {} };
 
 /** What is shown of a container. */
 interface Row {
@@ -206,7 +205,7 @@ await main(import.meta.url, { options, operands: [0, 0] }, ({ json, noTrunc }) =
   else if (rows.length > 0) console.log(toTable(rows, Date.now(), !noTrunc));
   if (rows.length === 0)
     console.error('ps: no containers: nothing here runs in a PID namespace or root directory of its own');
-  if (hidden > 0)
+  if (hidden > 0 && process.getuid?.() !== 0)
     console.error(
       `ps: could not look into ${hidden} processes of other users, where a root directory of their own would not show: run it as root`,
     );
