@@ -185,7 +185,11 @@ async function fill(
   if (readdirSync(root).length === 0)
     throw new Failure(`nothing is left of it after --strip ${inspector.strip}`);
   for (const warning of warnings) say(warning);
-  if (inspector.skippedDevices > 0) say(`${inspector.skippedDevices} device nodes left out`);
+  if (asRoot.length > 0)
+    say(
+      'without root: every file is yours; set-user-ID bits, extended attributes and device nodes are left out',
+    );
+  else if (inspector.skippedDevices > 0) say(`${inspector.skippedDevices} device nodes left out`);
   if (!['bin', 'usr', 'sbin'].some((name) => lstatSync(join(root, name), { throwIfNoEntry: false })))
     say('warning: neither /bin nor /usr in it: is it a root file system?');
   return `${inspector.entries} entries, ${formatSize(inspector.bytes)}, sha256 ${sum}`;

@@ -140,17 +140,11 @@ export class TarInspector {
 
   #read(buffer: Buffer, at: number): Entry | undefined {
     try {
+      if (this.entries === 0) checkFirst(buffer.subarray(at, at + block));
       return readEntry(buffer, at);
     } catch (error) {
-      if (this.entries > 0)
-        throw new Failure(`after ${show(this.#current)}: ${reason(error)}`, { cause: error });
-      const start = JSON.stringify(buffer.subarray(at, at + 16).toString('latin1'));
-      throw new Failure(
-        `it is no tar archive, plain or compressed: ${reason(error)}; it begins with ${start}`,
-        {
-          cause: error,
-        },
-      );
+      if (this.entries === 0) throw error;
+      throw new Failure(`after ${show(this.#current)}: ${reason(error)}`, { cause: error });
     }
   }
 
@@ -326,6 +320,15 @@ function checkHeader(header: Buffer): void {
   if (sum !== parseNumber(header, 148, 8, 'checksum')) throw new Failure('a header with a wrong checksum');
   const magic = header.toString('latin1', 257, 265);
   if (magic !== 'ustar\x0000' && magic !== 'ustar  \0') throw new Failure('a header neither POSIX nor GNU');
+}
+
+function checkFirst(header: Buffer): void {
+  try {
+    checkHeader(header);
+  } catch (error) {
+    const start = JSON.stringify(header.toString('latin1', 0, 16));
+    throw new Failure(`it is no tar archive, plain or compressed: ${reason(error)}; it begins with ${start}`);
+  }
 }
 
 /** Octal digits, or where these are too few GNU's base 256: the highest bit set, then a two's complement number. */

@@ -63,6 +63,8 @@ async function* gunzip(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   });
   try {
     yield* unzip as AsyncIterable<Buffer>;
+    // zlib takes no notice of what follows the last member, be it zeros
+    if (unzip.bytesWritten !== fed) throw new Failure('something follows the end of the gzip data');
     await feeding;
     if (sourceError) throw sourceError;
   } catch (error) {
@@ -71,9 +73,6 @@ async function* gunzip(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
     if (code?.startsWith('Z_')) throw new Failure(`the gzip data is damaged: ${(error as Error).message}`);
     throw error;
   }
-  // zlib takes no notice of what follows the last member
-  if (unzip.bytesWritten !== fed)
-    throw new Failure(`${fed - unzip.bytesWritten} bytes follow the end of the gzip data`);
 }
 
 /** Runs a decompressor as a child. Whatever it has to say, trailing garbage for example, refuses the archive. */
@@ -148,6 +147,8 @@ export async function unpack(
       ...[...asRoot.slice(1), '--mount', '--propagation', 'private', 'sh', '-ec', confine, 'confine'],
       ...confinedTar.argv(`/${tools}`),
       ...['--extract', '--file=-', '--numeric-owner', `--strip-components=${inspector.strip}`],
+      // where / is the new root, links and names that begin with it are to be taken as they are
+      '--absolute-names',
       ...(isRoot
         ? ['--preserve-permissions', '--same-owner', '--xattrs', '--xattrs-include=*']
         : // set-user-ID bits of files that are no longer root's would lend the user's rights to others
@@ -159,7 +160,7 @@ export async function unpack(
       env: { PATH: process.env.PATH, LC_ALL: 'C', root, tools, files: confinedTar.files.join(' ') },
     },
   );
-  const ended = end(tar);
+  const ended = end(tar, (line) => line.replace(/^\/\.tar-\w+\/tar:/, 'tar:'));
   try {
     await pipeline(
       async function* () {
@@ -194,7 +195,10 @@ const brokenPipe = (error: unknown) =>
   ['EPIPE', 'ECONNRESET', 'ERR_STREAM_PREMATURE_CLOSE'].includes((error as NodeJS.ErrnoException).code ?? '');
 
 /** Waits for a child's end: the lines that it wrote on stderr, and what to tell if it failed. */
-function end(child: ChildProcess): Promise<{ failure?: string; said: string[] }> {
+function end(
+  child: ChildProcess,
+  clean: (line: string) => string,
+): Promise<{ failure?: string; said: string[] }> {
   let text = '';
   child.stderr?.on('data', (more) => {
     if (text.length < 10_000) text += more;
@@ -204,7 +208,10 @@ function end(child: ChildProcess): Promise<{ failure?: string; said: string[] }>
       resolve({ failure: `cannot run ${child.spawnfile}: ${reason(error)}`, said: [] }),
     );
     child.on('close', (code, signal) => {
-      const said = text.split('\n').filter((line) => line && !line.startsWith('tar: Exiting'));
+      const said = text
+        .split('\n')
+        .map(clean)
+        .filter((line) => line && !line.startsWith('tar: Exiting'));
       if (code === 0) return resolve({ said });
       const why =
         said.find((line) => !line.startsWith('tar: Removing')) ?? `tar ended with ${signal ?? code}`;
