@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   cpSync,
@@ -15,24 +15,33 @@ import {
 } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { after, test } from 'node:test';
 import {
   cgroupDirectory,
   cgroupPath,
-  findHierarchy,
   memoryFiles,
   parent,
   readHierarchies,
 } from '../scripts/helpers/cgroup.ts';
+import {
+  alive,
+  cgroups,
+  container,
+  found,
+  memory,
+  namespace,
+  newName,
+  type Running,
+  signals,
+  start,
+  stat,
+} from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs, script, until } from './helpers/script.ts';
 
-const container = { skip: needs('root', 'namespaces', 'cgroup') };
 const scratch = mkdtempSync(join(tmpdir(), 'barehand-run-'));
 after(() => rmSync(scratch, { recursive: true, force: true }));
 
-let names = 0;
-const newName = () => `run-test-${process.pid}-${++names}`;
 const run = (...words: string[]) => call('run', words);
 const stdout = async (...words: string[]) => {
   const result = await run(...words);
@@ -40,85 +49,6 @@ const stdout = async (...words: string[]) => {
   assert.equal(result.code, 0);
   return result.stdout;
 };
-
-/** The cgroup directories of a container. */
-const cgroups = (name: string) => readHierarchies().map(({ mountPoint }) => join(mountPoint, parent, name));
-const memory = findHierarchy(readHierarchies(), 'memory');
-
-const stat = (pid: number) =>
-  readFileSync(`/proc/${pid}/stat`, 'utf8')
-    .replace(/^.*\) /s, '')
-    .split(' ');
-const alive = (pid: number) => existsSync(`/proc/${pid}`) && stat(pid)[0] !== 'Z';
-const namespace = (pid: number | 'self', kind: string) => readlinkSync(`/proc/${pid}/ns/${kind}`);
-
-/** The signals in one of a process's sets, as SigCgt. */
-function signals(pid: number, set: string): Set<number> {
-  const mask = BigInt(
-    `0x${new RegExp(`${set}:\\t(\\w+)`).exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]}`,
-  );
-  return new Set(
-    Array.from({ length: 64 }, (_, index) => index + 1).filter((n) => (mask >> BigInt(n - 1)) & 1n),
-  );
-}
-
-interface Running {
-  name: string;
-  launcher: ChildProcess;
-  /** the container's PID 1 and the unshare that holds it, as the host knows them */
-  first: number;
-  unshare: number;
-  end: Promise<[number | null, NodeJS.Signals | null]>;
-}
-
-const running: Running[] = [];
-
-/** Starts a container that lasts; waits until its command runs. */
-async function start(options: string[], command: string[], launch = [script('run')]): Promise<Running> {
-  const name = newName();
-  const [program = '', ...words] = launch;
-  const launcher = spawn(program, [...words, '--name', name, ...options, rootfs, ...command], {
-    stdio: 'ignore',
-  });
-  const end = once(launcher, 'exit') as Running['end'];
-  return found(name, launcher, end, command[0] as string);
-}
-
-async function found(
-  name: string,
-  launcher: ChildProcess,
-  end: Running['end'],
-  command: string,
-): Promise<Running> {
-  const [unshare, first] = await until(`the container ${name}`, () => {
-    const procs = `${cgroups(name)[0]}/cgroup.procs`;
-    const pids = existsSync(procs) ? readFileSync(procs, 'utf8').trim().split('\n').map(Number) : [];
-    const isCommand = (pid: number) => {
-      try {
-        return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')[0] === command;
-      } catch {
-        return false;
-      }
-    };
-    const pid = pids.find((pid) => isCommand(pid) && namespace(pid, 'mnt') !== namespace('self', 'mnt'));
-    return pid !== undefined && ([Number(stat(pid)[1]), pid] as const);
-  });
-  const result = { name, launcher, first, unshare, end };
-  running.push(result);
-  return result;
-}
-
-/** Ends a container that a test has started, whatever became of the test. */
-after(async () => {
-  for (const { name, first, end } of running) {
-    if (existsSync(`${cgroups(name)[0]}`) && alive(first)) process.kill(first, 'SIGKILL');
-    await end;
-  }
-});
-
-before(async () => {
-  if (!container.skip && !existsSync(rootfs)) await call('fetch-rootfs', ['host:', rootfs]);
-});
 
 for (const [command, code] of [
   [['true'], 0],
@@ -408,7 +338,6 @@ test(
       assert.equal(cgroupPath(procCgroup, hierarchy), `/${parent}/${name}`);
     }
     assert.match(await stdout(rootfs, 'cat', '/proc/self/cgroup'), /^(\d+:[^:]*:\/\n)+$/);
-    assert.ok(memory);
     const directory = cgroupDirectory(memory, `/${parent}/${name}`) as string;
     assert.equal(
       readFileSync(join(directory, memoryFiles[memory.version].limit), 'utf8').trim(),
@@ -571,7 +500,7 @@ test('--dry-run prints what has the same effect when it is pasted', container, a
       }),
     cgroup: readFileSync(`/proc/${first}/cgroup`, 'utf8').replaceAll(name, 'NAME'),
     limit: readFileSync(
-      `${cgroups(name).find((path) => path.startsWith(memory?.mountPoint ?? '?'))}/${memoryFiles[memory?.version ?? 2].limit}`,
+      `${cgroups(name).find((path) => path.startsWith(memory.mountPoint))}/${memoryFiles[memory.version].limit}`,
       'utf8',
     ),
     status: readFileSync(`/proc/${first}/status`, 'utf8').match(

@@ -1,0 +1,140 @@
+// Containers for tests: started by run.ts or by hand, looked at from the host, ended whatever becomes of the test.
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readFileSync, readlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before } from 'node:test';
+import { findHierarchy, memoryFiles, parent, readHierarchies } from '../../scripts/helpers/cgroup.ts';
+import { readProcesses } from '../../scripts/helpers/proc.ts';
+import { needs } from './needs.ts';
+import { call, rootfs, script, until } from './script.ts';
+
+/** For tests that make containers. */
+export const container = { skip: needs('root', 'namespaces', 'cgroup') };
+
+let names = 0;
+/** A name that no other test file takes. */
+export const newName = () => `test-${process.pid}-${++names}`;
+
+/** The memory controller's hierarchy. */
+export const memory = findHierarchy(readHierarchies(), 'memory') ?? {
+  version: 2 as const,
+  controllers: [],
+  mountPoint: '/no/memory/controller',
+  root: '/',
+};
+
+/** A file of a container's memory cgroup, trimmed. */
+export const memoryFile = (name: string, file: keyof (typeof memoryFiles)[1]) =>
+  readFileSync(join(memory.mountPoint, parent, name, memoryFiles[memory.version][file]), 'utf8').trim();
+
+/** The cgroup directories of a container. */
+export const cgroups = (name: string) =>
+  readHierarchies().map(({ mountPoint }) => join(mountPoint, parent, name));
+/** The fields of /proc/PID/stat behind the name: state, ppid, ... */
+export const stat = (pid: number) =>
+  readFileSync(`/proc/${pid}/stat`, 'utf8')
+    .replace(/^.*\) /s, '')
+    .split(' ');
+/** True until it has ended; a zombie has. */
+export const alive = (pid: number) => existsSync(`/proc/${pid}`) && stat(pid)[0] !== 'Z';
+/** What a process's namespace of a kind is called. */
+export const namespace = (pid: number | 'self', kind: string) => readlinkSync(`/proc/${pid}/ns/${kind}`);
+
+/** The signals in one of a process's sets, as SigCgt. */
+export function signals(pid: number, set: string): Set<number> {
+  const mask = BigInt(
+    `0x${new RegExp(`${set}:\\t(\\w+)`).exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]}`,
+  );
+  return new Set(
+    Array.from({ length: 64 }, (_, index) => index + 1).filter((n) => (mask >> BigInt(n - 1)) & 1n),
+  );
+}
+
+/** A container that a test has started. */
+export interface Running {
+  name: string;
+  launcher: ChildProcess;
+  /** the container's PID 1 and the unshare that holds it, as the host knows them */
+  first: number;
+  unshare: number;
+  end: Promise<[number | null, NodeJS.Signals | null]>;
+}
+
+const running: Running[] = [];
+
+/** Starts a container that lasts; waits until its command runs. */
+export async function start(
+  options: string[],
+  command: string[],
+  launch = [script('run')],
+): Promise<Running> {
+  const name = newName();
+  const [program = '', ...words] = launch;
+  const launcher = spawn(program, [...words, '--name', name, ...options, rootfs, ...command], {
+    stdio: 'ignore',
+  });
+  const end = once(launcher, 'exit') as Running['end'];
+  return found(name, launcher, end, command[0] as string);
+}
+
+/** Waits until a container runs `command`, and has it ended with the test file. */
+export async function found(
+  name: string,
+  launcher: ChildProcess,
+  end: Running['end'],
+  command: string,
+): Promise<Running> {
+  const [unshare, first] = await until(`the container ${name}`, () => {
+    const procs = `${cgroups(name)[0]}/cgroup.procs`;
+    const pids = existsSync(procs) ? readFileSync(procs, 'utf8').trim().split('\n').map(Number) : [];
+    const isCommand = (pid: number) => {
+      try {
+        return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')[0] === command;
+      } catch {
+        return false;
+      }
+    };
+    const pid = pids.find((pid) => isCommand(pid) && namespace(pid, 'mnt') !== namespace('self', 'mnt'));
+    return pid !== undefined && ([Number(stat(pid)[1]), pid] as const);
+  });
+  const result = { name, launcher, first, unshare, end };
+  running.push(result);
+  return result;
+}
+
+after(async () => {
+  for (const { name, first, end } of running) {
+    if (existsSync(`${cgroups(name)[0]}`) && alive(first)) process.kill(first, 'SIGKILL');
+    await end;
+  }
+});
+
+/** Starts a container as the article does: no cgroup, no name, held by the unshare(1) whose PID comes first. */
+export async function startByHand(command: string[]): Promise<Omit<Running, 'name'>> {
+  const words = ['--pid', '--fork', `--mount-proc=${rootfs}/proc`, 'chroot', rootfs, ...command];
+  const launcher = spawn('unshare', words, { stdio: 'ignore' });
+  const end = once(launcher, 'exit') as Running['end'];
+  const unshare = launcher.pid as number;
+  const first = await until('its first process', () => {
+    const children = [...readProcesses().values()].filter(({ ppid }) => ppid === unshare);
+    return children
+      .map(({ pid }) => pid)
+      .find((pid) => readFileSync(`/proc/${pid}/cmdline`, 'utf8').startsWith(`${command[0]}\0`));
+  });
+  const result = { launcher, first, unshare, end };
+  byHand.push(result);
+  return result;
+}
+
+const byHand: Omit<Running, 'name'>[] = [];
+after(async () => {
+  for (const { first, end } of byHand) {
+    if (alive(first)) process.kill(first, 'SIGKILL');
+    await end;
+  }
+});
+
+before(async () => {
+  if (!container.skip && !existsSync(rootfs)) await call('fetch-rootfs', ['host:', rootfs]);
+});
