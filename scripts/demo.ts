@@ -30,6 +30,7 @@ SEE ALSO
 import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import { constants } from 'node:os';
 import { dirname, extname, join, relative } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
@@ -54,7 +55,7 @@ let chapters = 0;
 /** A heading, what it is about, and what a person could type instead. */
 function chapter(title: string, text: string, byHand: string): void {
   say(`\n${bold(`${++chapters}. ${title}`)}\n${text.replace(/^/gm, '   ')}`);
-  say(byHand.trimEnd().replace(/^/gm, '   by hand:  '));
+  say(`   by hand:  ${byHand.trimEnd().replaceAll('\n', '\n             ')}`);
 }
 
 /** Runs a script, printing the command as it would be typed. Throws a Failure with its message if it fails. */
@@ -72,7 +73,7 @@ async function capture(...argv: string[]): Promise<string> {
   return stdout;
 }
 
-const show = (output: string) => say(output.trimEnd().replace(/^/gm, '   | '));
+const show = (output: string) => say(output.trimEnd().replace(/^(.{0,100}).*$/gm, '   | $1'));
 
 /** What this host does not have of what a container is made of; each with the way to it. */
 async function findMissing(): Promise<string[]> {
@@ -167,6 +168,12 @@ await main(import.meta.url, { options, operands: [0, 0] }, async ({ keep }) => {
   const before = hostState();
   let shell: Shell | undefined;
   let pids: number[] = [];
+  const cleanUp = async () => {
+    await shell?.end();
+    if (!keep) rmSync(rootfs, { recursive: true, force: true });
+  };
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+    process.once(signal, () => cleanUp().then(() => process.exit(128 + constants.signals[signal])));
 
   try {
     chapter(
@@ -224,7 +231,7 @@ ${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all that this one 
     chapter(
       'A program in the container wants more',
       `It takes 10 MB at a time, until the kernel says no. It is written in ${eater}:`,
-      `\n${eaters[eater]}`.replaceAll('\n', '\n  ').trim(),
+      eaters[eater],
     );
     const files = memoryFiles[memory.version];
     const oomKills = () => {
@@ -252,8 +259,7 @@ ${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all that this one 
       `kill -KILL ${first}; rmdir .../barehand/${name}`,
     );
   } finally {
-    await shell?.end();
-    if (!keep) rmSync(rootfs, { recursive: true, force: true });
+    await cleanUp();
   }
 
   const after = hostState();

@@ -1,0 +1,116 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { test } from 'node:test';
+import { parent, readHierarchies } from '../scripts/helpers/cgroup.ts';
+import { container } from './helpers/container.ts';
+import { needs } from './helpers/needs.ts';
+import { call, execute, script, top } from './helpers/script.ts';
+
+const left = () => readdirSync(join(top, 'rootfs')).filter((name) => /^\.?demo-/.test(name));
+
+test('the walk shows each step, kills at the limit, and leaves the host as it was', container, async () => {
+  const mounts = readFileSync('/proc/self/mountinfo', 'utf8');
+  const { code, stdout, stderr } = await call('demo', []);
+  assert.equal(stderr, '');
+  assert.equal(code, 0);
+
+  const chapters = stdout.split(/^\d\. /m);
+  assert.equal(chapters.length, 8);
+  const [, tarball, chroot, namespaces, sides, limit, eater, back] = chapters as string[];
+  assert.match(tarball as string, /\| .*\betc\b/);
+  // the chroot sees this very test, the container two processes
+  const more = Number(/and (\d+) more/.exec(chroot as string)?.[1]);
+  assert.ok(more > 0, `${more} more`);
+  const seen =
+    /\$ \S+run\S+ .*\n([\s\S]*)/
+      .exec(namespaces as string)?.[1]
+      ?.trim()
+      .split('\n') ?? [];
+  assert.equal(seen.length, 3, seen.join('\n'));
+  assert.match(seen[1] as string, /^ *\| root +1 .*\/bin\/sh/);
+  assert.match(seen[2] as string, /ps aux$/);
+  const pid = /NSpid: (\d+) 1\b/.exec(sides as string)?.[1];
+  assert.ok(pid, 'both of its PIDs are shown');
+  assert.match(sides as string, new RegExp(`demo-\\d+ +${pid} +1 +/bin/bash`));
+  assert.match(limit as string, new RegExp(`limit-memory\\.\\w+ ${pid} 100MB\\n.*none -> 95.4 MiB`));
+  assert.match(limit as string, /by hand: {2}echo 100000000 > \/sys\/fs\/cgroup\//);
+  const eaten =
+    /\| ((?:\d+mb )+)Killed/
+      .exec(eater as string)?.[1]
+      ?.trim()
+      .split(' ') ?? [];
+  assert.ok(eaten.length >= 3 && eaten.length <= 10, eaten.join());
+  assert.match(eater as string, /exit code 137/);
+  assert.match(eater as string, /counts [1-9]\d* oom_kill more/);
+  assert.match(eater as string, /lives on: its shell is still PID 1/);
+  assert.match(back as string, /The host is as it was\.\n$/);
+
+  assert.equal(readFileSync('/proc/self/mountinfo', 'utf8'), mounts);
+  assert.equal(existsSync(`/proc/${pid}`), false);
+  assert.deepEqual(left(), []);
+  for (const { mountPoint } of readHierarchies()) {
+    const folder = join(mountPoint, parent);
+    assert.deepEqual(
+      existsSync(folder) ? readdirSync(folder).filter((name) => name.startsWith('demo-')) : [],
+      [],
+    );
+  }
+});
+
+test('what the demo prints as a command can be typed', container, async () => {
+  const { stdout } = await call('demo', ['--keep']);
+  const kept = /kept: (\S+)/.exec(stdout)?.[1];
+  assert.ok(kept);
+  try {
+    const commands = [...stdout.matchAll(/^ {3}\$ (\S*run\S* (?!--name).*)$/gm)].map(
+      ([, command]) => command as string,
+    );
+    assert.equal(commands.length, 2);
+    for (const command of commands) {
+      const { code, stdout } = await execute(['sh', '-c', command]);
+      assert.equal(code, 0, command);
+      assert.match(stdout, /ps aux/);
+    }
+  } finally {
+    await execute(['rm', '-rf', join(top, kept)]);
+  }
+});
+
+test('interrupted in the middle it cleans up all the same', container, async () => {
+  const demo = spawn(script('demo'), { stdio: ['ignore', 'pipe', 'inherit'] });
+  const lines = createInterface({ input: demo.stdout })[Symbol.asyncIterator]();
+  for (let line = await lines.next(); !line.done && !/and PID \d+ is the unshare/.test(line.value); )
+    line = await lines.next();
+  const end = once(demo, 'exit');
+  demo.kill('SIGTERM');
+  assert.deepEqual(await end, [143, null]);
+  assert.deepEqual(left(), []);
+  const name = `demo-${demo.pid}`;
+  for (const { mountPoint } of readHierarchies())
+    assert.equal(existsSync(join(mountPoint, parent, name)), false);
+});
+
+test('where namespaces are not allowed it says exactly what is missing', {
+  skip: needs('root', 'setpriv'),
+}, async () => {
+  const sandbox = ['setpriv', '--bounding-set=-sys_admin', '--inh-caps=-all', script('demo')];
+  const { code, stdout, stderr } = await execute(sandbox);
+  assert.equal(code, 1);
+  assert.equal(stdout, '');
+  for (const missing of ['mount', 'pid', 'uts', 'ipc', 'cgroup'])
+    assert.match(
+      stderr,
+      new RegExp(`a new ${missing} namespace: unshare: .*not permitted: this needs CAP_SYS_ADMIN`),
+    );
+});
+
+test('without root it says so', { skip: needs('root', 'setpriv') }, async () => {
+  const program = process.env.BAREHAND_DIST ? 'dist/demo.mjs' : 'scripts/demo.ts';
+  const { stderr, code } = await execute(['unshare', '--map-user=1000', '--user', join(top, program)]);
+  assert.equal(code, 1);
+  assert.match(stderr, /this host lacks root/);
+});
