@@ -68,7 +68,11 @@ async function step(...argv: string[]): Promise<string> {
 }
 
 async function capture(...argv: string[]): Promise<string> {
-  const { exitCode, stdout, stderr } = await zx({ quiet: true, nothrow: true, stdin: 'ignore' })`${argv}`;
+  const { exitCode, stdout, stderr } = await zx({
+    quiet: true,
+    nothrow: true,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })`${argv}`;
   if (exitCode !== 0) throw new Failure(stderr.trim() || `${argv[0]} ended with ${exitCode}`);
   return stdout;
 }

@@ -87,7 +87,9 @@ export function planLimitMemory(
     return [
       { why: 'back to where they came from', moveAll: directory, to: origin },
       { rmdir: directory },
+      { rmdir: dirname(directory), unlessUsed: true },
       { remove: notes(directory) },
+      { rmdir: dirname(notes(directory)), unlessUsed: true },
     ];
 
   const files = memoryFiles[version];

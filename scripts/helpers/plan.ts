@@ -5,11 +5,11 @@ import { Failure, reason } from './cli.ts';
 
 /**
  * One step. `why` is printed as a comment above it. `moveTree` takes a process and its descendants, `moveAll` all
- * processes of a cgroup, to the cgroup `to`.
+ * processes of a cgroup, to the cgroup `to`. `unlessUsed`: a directory that is not empty, or busy, stays.
  */
 export type Step = { why?: string } & (
   | { mkdir: string }
-  | { rmdir: string }
+  | { rmdir: string; unlessUsed?: boolean }
   | { write: string; to: string }
   | { remove: string }
   | { moveTree: number; to: string }
@@ -29,7 +29,7 @@ export function toShell(steps: Step[]): string {
 
 function commandLine(step: Step): string {
   if ('mkdir' in step) return `mkdir -p ${quote(step.mkdir)}`;
-  if ('rmdir' in step) return `rmdir ${quote(step.rmdir)}`;
+  if ('rmdir' in step) return `rmdir ${quote(step.rmdir)}${step.unlessUsed ? ' 2>/dev/null || :' : ''}`;
   if ('write' in step) return `${echo(step.write)} ${quote(step.write)} > ${quote(step.to)}`;
   if ('remove' in step) return `rm -r ${quote(step.remove)}`;
   if ('moveTree' in step) return moveTreeInShell(step.moveTree, step.to);
@@ -55,7 +55,7 @@ export async function perform(steps: Step[]): Promise<void> {
   for (const step of steps) {
     try {
       if ('mkdir' in step) mkdirSync(step.mkdir, { recursive: true });
-      else if ('rmdir' in step) rmdirSync(step.rmdir);
+      else if ('rmdir' in step) removeDirectory(step.rmdir, step.unlessUsed ?? false);
       else if ('write' in step) writeFileSync(step.to, step.write);
       else if ('remove' in step) rmSync(step.remove, { recursive: true, force: true });
       else if ('moveTree' in step) moveTree(step.moveTree, step.to);
@@ -64,6 +64,14 @@ export async function perform(steps: Step[]): Promise<void> {
     } catch (error) {
       throw new Failure(`cannot ${doing(step)}: ${reason(error)}`, { cause: error });
     }
+  }
+}
+
+function removeDirectory(path: string, unlessUsed: boolean): void {
+  try {
+    rmdirSync(path);
+  } catch (error) {
+    if (!unlessUsed) throw error;
   }
 }
 
@@ -82,7 +90,7 @@ async function run(argv: string[]): Promise<void> {
   const { $ } = await import('zx/core');
   // said in full: zx would look for bash, and take what is not said from ZX_* variables
   const posix = { shell: '/bin/sh', prefix: '', postfix: '', quote, quiet: true, nothrow: true };
-  const { exitCode, signal, stderr } = await $({ ...posix, stdin: 'ignore' })`${argv}`;
+  const { exitCode, signal, stderr } = await $({ ...posix, stdio: ['ignore', 'pipe', 'pipe'] })`${argv}`;
   if (exitCode !== 0)
     throw new Failure(stderr.trim() || (signal ? `killed by ${signal}` : `exit code ${exitCode}`));
 }

@@ -100,6 +100,8 @@ export function sweepTargets({ mountPoint }: Hierarchy): void {
       if (Date.now() - statSync(directory).mtimeMs < 10_000) continue;
       rmdirSync(directory); // EBUSY: somebody is in it
       rmSync(notes(directory), { recursive: true, force: true });
+      rmdirSync(folder); // ENOTEMPTY: there are others
+      rmdirSync(join('/run', parent));
     } catch {}
   }
 }
