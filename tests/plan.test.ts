@@ -137,8 +137,8 @@ test('what ZX_ variables say does not steer a plan, nor is bash needed', () => {
 const failures: [string, Step, RegExp][] = [
   [
     'a folder that cannot be made',
-    { mkdir: '/proc/nope' },
-    /^cannot make the directory \/proc\/nope: ENOENT: /,
+    { mkdir: '/dev/null/nope' },
+    /^cannot make the directory \/dev\/null\/nope: ENOTDIR: /,
   ],
   [
     'a folder that is not empty',
