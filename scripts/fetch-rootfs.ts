@@ -97,8 +97,10 @@ export function planFetch(
   operands: string[],
   folder: string,
 ): { source: string; dest: string } {
-  const [source = 'host:', dest = defaultName(source)] = article ? [articleUrl, ...operands] : operands;
+  const [source = 'host:', given] = article ? [articleUrl, ...operands] : operands;
+  if (isUrl(source) && !URL.canParse(source)) throw new UsageError(`no URL: ${source}`);
   if (operands.length > 1 && article) throw new UsageError(`one operand too many: ${operands[1]}`);
+  const dest = given ?? defaultName(source);
   if (dest.includes('/') || /^\.\.?$/.test(dest)) return { source, dest: resolve(dest) };
   if (!/^\w[\w.+-]*$/.test(dest))
     throw new UsageError(`no name for a root file system: ${JSON.stringify(dest)}: give DEST`);
@@ -259,6 +261,8 @@ await main(import.meta.url, { options, operands: [0, 2] }, async (values, operan
   try {
     say(await intoPlace(dest, (partial, signal) => fill(partial, source, values, say, signal)));
   } catch (error) {
+    // a source that has more to send, or a child that waits for it, must not keep this process alive
+    setImmediate(() => process.exit());
     if (error instanceof UsageError) throw error;
     const what = isUrl(source) ? shown(new URL(source)) : source;
     throw new Failure(`cannot fetch ${what}: ${reason(error)}`, { cause: error });

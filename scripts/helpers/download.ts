@@ -285,7 +285,7 @@ export async function* withProgress(
       const now = performance.now();
       if (now - drawn > 100) {
         drawn = now;
-        const width = process.stderr.columns ?? 80;
+        const width = process.stderr.columns || 80;
         process.stderr.write(
           `\r${progressLine(label, bytes, total.length, (now - start) / 1000, width)}\x1b[K`,
         );

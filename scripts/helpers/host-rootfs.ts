@@ -150,6 +150,7 @@ export async function makeHostRootfs(root: string, extra: string[]): Promise<Hos
     symlinkSync('../usr/lib/os-release', join(root, 'etc/os-release'));
   symlinkSync('/run', join(root, 'var/run'));
   await ldconfig(root);
+  if (process.getuid?.() === 0) await makeDevices(root);
 
   return {
     programs: [...found].filter(([, path]) => path).map(([name]) => name),
@@ -244,4 +245,11 @@ async function ldconfig(root: string): Promise<void> {
   if (process.getuid?.() !== 0) argv.unshift('unshare', '--user', '--map-root-user');
   // without a cache the loader still looks into its built-in directories
   await promisify(execFile)(argv[0] as string, argv.slice(1)).catch(() => undefined);
+}
+
+/** What a bare chroot(1) needs of /dev; a container gets a /dev of its own. Not every root may: then it is left empty. */
+async function makeDevices(root: string): Promise<void> {
+  const nodes = 'null 1 3, zero 1 5, full 1 7, random 1 8, urandom 1 9, tty 5 0';
+  const program = nodes.replace(/(\w+) (\d) (\d),?/g, 'mknod -m 666 $1 c $2 $3;');
+  await promisify(execFile)('sh', ['-c', program], { cwd: join(root, 'dev') }).catch(() => undefined);
 }

@@ -161,15 +161,13 @@ export async function unpack(
     },
   );
   const ended = end(tar, (line) => line.replace(/^\/\.tar-\w+\/tar:/, 'tar:'));
+  async function* all() {
+    if (!first.done) yield first.value;
+    yield* good;
+  }
   try {
-    await pipeline(
-      async function* () {
-        if (!first.done) yield first.value;
-        yield* good;
-      },
-      tar.stdin,
-      { signal },
-    );
+    // neither an interruption nor tar's end has to wait for a source that is slow
+    await Promise.race([pipeline(all, tar.stdin), ended, rejection(signal)]);
   } catch (error) {
     // where tar gave up, what it said tells more
     if (!brokenPipe(error)) {

@@ -83,6 +83,8 @@ export class Sandbox {
   dest = join(this.work, 'dest');
 
   constructor() {
+    // a test may run the script as another user
+    chmodSync(this.top, 0o755);
     mkdirSync(this.work);
     mkdirSync(this.outside);
     writeFileSync(join(this.outside, 'canary'), 'alive\n');

@@ -1,0 +1,755 @@
+// fetch-rootfs.ts on tarballs that are at hand: SOURCE, DEST, every option, interruption, users without root.
+import assert from 'node:assert/strict';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import {
+  chmodSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { basename, join } from 'node:path';
+import { after, before, type TestContext, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { gzipSync } from 'node:zlib';
+import { planFetch } from '../scripts/fetch-rootfs.ts';
+import { archive, type Member, member } from './helpers/archives.ts';
+import { bundle, run, Sandbox, script } from './helpers/fetch.ts';
+import { needs } from './helpers/needs.ts';
+
+const lone = new Sandbox();
+const program = bundle(lone.top);
+after(() => lone.remove());
+
+const root = { skip: needs('root', 'namespaces') };
+
+function sandbox(t: TestContext): Sandbox {
+  const made = new Sandbox();
+  t.after(() => made.remove());
+  return made;
+}
+
+const folder = (name: string, more: Member = {}): Member => ({ name, type: '5', mode: 0o755, ...more });
+const small = archive(folder('bin/'), { name: 'bin/sh', data: '#!', mode: 0o755 }, folder('etc/'), {
+  name: 'etc/motd',
+  data: 'hello\n',
+});
+
+const files = (directory: string) =>
+  execFileSync('find', ['.', '-mindepth', '1', '-printf', '%P\n'], { cwd: directory, encoding: 'utf8' })
+    .trim()
+    .split('\n')
+    .sort()
+    .join(' ');
+
+test('a tarball is unpacked, its path is all that is on standard output', root, async (t) => {
+  const { top, dest, file, left } = bound(sandbox(t));
+  const { code, stdout, stderr } = await run([file('small.tar', small), dest]);
+  assert.equal(stderr, `4 entries, 8 B, sha256 ${createHash('sha256').update(small).digest('hex')}\n`);
+  assert.equal(stdout, `${dest}\n`);
+  assert.equal(code, 0);
+  assert.equal(files(dest), 'bin bin/sh etc etc/motd');
+  assert.equal(readFileSync(join(dest, 'etc/motd'), 'utf8'), 'hello\n');
+  assert.deepEqual(left(), ['dest'], `nothing else is left in ${top}`);
+});
+
+/** A sandbox whose methods can be taken out of it. */
+function bound(made: Sandbox) {
+  return {
+    top: made.top,
+    work: made.work,
+    dest: made.dest,
+    file: made.file.bind(made),
+    left: made.left.bind(made),
+  };
+}
+
+for (const [tool, ...args] of [['gzip'], ['xz'], ['zstd', '-q'], ['bzip2']] as [string, ...string[]][]) {
+  const skip = needs('root', 'namespaces', tool);
+  const compressed = () => execFileSync(tool, [...args, '-c'], { input: small });
+
+  test(`${tool} is recognized by its content, whatever the name`, { skip }, async (t) => {
+    const { dest, file } = bound(sandbox(t));
+    const { code, stderr } = await run([file('rootfs.tar', compressed()), dest], { program });
+    assert.equal(code, 0, stderr);
+    assert.equal(files(dest), 'bin bin/sh etc etc/motd');
+  });
+
+  test(`${tool} data that are cut, or followed by something, are refused`, { skip }, async (t) => {
+    const { dest, file, left } = bound(sandbox(t));
+    for (const bytes of [
+      compressed().subarray(0, -9),
+      Buffer.concat([compressed(), Buffer.from('behind')]),
+    ]) {
+      const { code, stdout, stderr } = await run([file('rootfs.tar', bytes), dest], { program });
+      assert.match(stderr, new RegExp(`^fetch-rootfs: cannot fetch .*${tool}.*\n$`));
+      assert.equal(code, 1);
+      assert.equal(stdout, '');
+      assert.deepEqual(left(), []);
+    }
+  });
+}
+
+test('a compression whose program is missing is named', { skip: needs('xz') }, async (t) => {
+  const { top, dest, file } = bound(sandbox(t));
+  mkdirSync(join(top, 'bin'));
+  symlinkSync(process.execPath, join(top, 'bin/node'));
+  for (const name of ['env', 'unshare', 'rm']) symlinkSync(`/usr/bin/${name}`, join(top, 'bin', name));
+  const source = file('rootfs.tar.xz', execFileSync('xz', ['-c'], { input: small }));
+  const { code, stderr } = await run([source, dest], { program, env: { PATH: join(top, 'bin') } });
+  assert.match(stderr, /compressed with xz, which is not installed here\n$/);
+  assert.equal(code, 1);
+});
+
+test('- is standard input', root, async (t) => {
+  const { dest } = bound(sandbox(t));
+  const { code, stderr } = await run(['-', dest], { program, input: gzipSync(small) });
+  assert.equal(code, 0, stderr);
+  assert.equal(files(dest), 'bin bin/sh etc etc/motd');
+});
+
+const strips: [what: string, members: Member[], options: string[], expected: string][] = [
+  [
+    'a single top directory is taken off',
+    [folder('rootfs/'), folder('rootfs/bin/'), { name: 'rootfs/bin/sh' }],
+    [],
+    'bin bin/sh',
+  ],
+  ['so it is where it has no entry', [{ name: 'rootfs/bin/sh' }], [], 'bin bin/sh'],
+  ['so it is after ./', [folder('./rootfs/'), { name: './rootfs/bin/sh' }], [], 'bin bin/sh'],
+  [
+    'so it is after an entry for ./',
+    [folder('./'), folder('./rootfs/'), { name: './rootfs/bin/sh' }],
+    [],
+    'bin bin/sh',
+  ],
+  ['./ alone is no top directory', [folder('./'), folder('./bin/'), { name: './bin/sh' }], [], 'bin bin/sh'],
+  ['a directory of every root is no top directory', [folder('usr/'), { name: 'usr/sh' }], [], 'usr usr/sh'],
+  [
+    'a file at the top says there is none',
+    [{ name: '.dockerenv' }, folder('app/'), { name: 'app/x' }, { name: 'bin/sh' }],
+    [],
+    '.dockerenv app app/x bin bin/sh',
+  ],
+  [
+    'a hard link keeps its target',
+    [{ name: 'rootfs/a' }, { name: 'rootfs/b', type: '1', link: 'rootfs/a' }],
+    [],
+    'a b',
+  ],
+  [
+    '--strip 0 leaves a top directory',
+    [folder('rootfs/'), { name: 'rootfs/sh' }],
+    ['--strip', '0'],
+    'rootfs rootfs/sh',
+  ],
+  [
+    '--strip 1 takes off any',
+    [folder('a/'), { name: 'a/x' }, { name: 'b/y' }, { name: 'z' }],
+    ['--strip=1'],
+    'x y',
+  ],
+  ['--strip 2 takes off two', [folder('a/'), folder('a/b/'), { name: 'a/b/c' }], ['--strip', '2'], 'c'],
+  ['--strip auto is the default', [{ name: 'rootfs/bin/sh' }], ['--strip', 'auto'], 'bin bin/sh'],
+];
+for (const [what, members, options, expected] of strips)
+  test(`strip: ${what}`, root, async (t) => {
+    const { dest, file } = bound(sandbox(t));
+    const { code, stderr } = await run([...options, file('x.tar', archive(...members)), dest], { program });
+    assert.equal(code, 0, stderr);
+    assert.equal(files(dest), expected);
+  });
+
+test('strip: more than there is leaves nothing, which is refused', root, async (t) => {
+  const { dest, file, left } = bound(sandbox(t));
+  const { code, stderr } = await run(['--strip', '5', file('x.tar', small), dest], { program });
+  assert.match(stderr, /nothing is left of it after --strip 5\n$/);
+  assert.equal(code, 1);
+  assert.deepEqual(left(), []);
+});
+
+test("the root directory gets its entry's mode, owner and time, under whatever name", root, async (t) => {
+  const { work, file } = bound(sandbox(t));
+  const own = { mode: 0o751, uid: 12, gid: 34, pax: { mtime: '1600000000.123456789' } };
+  for (const [name, entry, inside] of [
+    ['plain', './', './etc/'],
+    ['stripped', 'rootfs/', 'rootfs/etc/'],
+  ] as const) {
+    const source = file('x.tar', archive(folder(entry, own), folder(inside)));
+    const { code, stderr } = await run([source, join(work, name)], { program });
+    assert.equal(code, 0, stderr);
+    const { mode, uid, gid, mtimeNs } = statSync(join(work, name), { bigint: true });
+    assert.deepEqual([Number(mode) & 0o7777, uid, gid, mtimeNs], [0o751, 12n, 34n, 1600000000123456789n]);
+  }
+});
+
+test('a root directory without an entry can be entered by all', root, async (t) => {
+  const { dest, file } = bound(sandbox(t));
+  const { code } = await run([file('x.tar', small), dest], { program });
+  assert.equal(code, 0);
+  assert.equal(statSync(dest).mode & 0o7777, 0o755);
+});
+
+test('names lead through links of the archive as they would in the new root', root, async (t) => {
+  const { dest, file } = bound(sandbox(t));
+  const source = file(
+    'x.tar',
+    archive(
+      folder('rootfs/'),
+      folder('rootfs/usr/bin/'),
+      { name: 'rootfs/bin', type: '2', link: '/usr/bin' },
+      { name: 'rootfs/bin/sh', data: 'x' },
+      { name: 'rootfs/sbin', type: '2', link: 'usr/bin' },
+      { name: 'rootfs/sbin/init', data: 'x' },
+    ),
+  );
+  const { code, stderr } = await run([source, dest], { program });
+  assert.equal(code, 0, stderr);
+  assert.equal(files(dest), 'bin sbin usr usr/bin usr/bin/init usr/bin/sh');
+  assert.equal(readlinkSync(join(dest, 'bin')), '/usr/bin');
+});
+
+test('--sha256 lets the right archive pass, in either case of letters', root, async (t) => {
+  const { dest, file } = bound(sandbox(t));
+  const sum = createHash('sha256').update(small).digest('hex').toUpperCase();
+  const { code, stderr } = await run(['--sha256', sum, file('x.tar', small), dest], { program });
+  assert.equal(code, 0, stderr);
+});
+
+test('--sha256 refuses another archive, and tells its sum', root, async (t) => {
+  const { dest, file, left } = bound(sandbox(t));
+  const sum = createHash('sha256').update(small).digest('hex');
+  const { code, stderr, stdout } = await run(['--sha256', '0'.repeat(64), file('x.tar', small), dest], {
+    program,
+  });
+  assert.match(stderr, new RegExp(`its sha256 is ${sum}, not 0{64}\n$`));
+  assert.equal(code, 1);
+  assert.equal(stdout, '');
+  assert.deepEqual(left(), []);
+});
+
+test('--max-size and --max-entries let pass what is just as large', root, async (t) => {
+  const { dest, file } = bound(sandbox(t));
+  const source = file('x.tar', small);
+  const { code, stderr } = await run(['--max-size', `${small.length}`, '--max-entries', '4', source, dest], {
+    program,
+  });
+  assert.equal(code, 0, stderr);
+});
+
+test('--skip-devices keeps the devices that any root has', root, async (t) => {
+  const { dest, file } = bound(sandbox(t));
+  const source = file(
+    'x.tar',
+    archive(
+      { name: 'dev/null', type: '3', device: [1, 3], mode: 0o666 },
+      { name: 'dev/sda', type: '4', device: [8, 0] },
+      { name: 'bin/sh' },
+    ),
+  );
+  const { code, stderr } = await run(['--skip-devices', source, dest], { program });
+  assert.equal(code, 0, stderr);
+  assert.match(stderr, /^1 device nodes left out\n/);
+  const device = statSync(join(dest, 'dev/null'));
+  assert.ok(device.isCharacterDevice());
+  assert.equal(device.rdev, 0x103);
+  assert.deepEqual(readdirSync(join(dest, 'dev')), ['null']);
+});
+
+test('--quiet leaves standard error empty', root, async (t) => {
+  const { dest, file } = bound(sandbox(t));
+  const { code, stdout, stderr } = await run(['-q', file('x.tar', archive({ name: 'x' })), dest], {
+    program,
+  });
+  assert.deepEqual([code, stdout, stderr], [0, `${dest}\n`, '']);
+});
+
+test('what does not look like a root file system is unpacked with a warning', root, async (t) => {
+  const { dest, file } = bound(sandbox(t));
+  const { code, stderr } = await run([file('x.tar', archive({ name: 'etc/x' })), dest], { program });
+  assert.equal(code, 0);
+  assert.match(stderr, /^warning: neither \/bin nor \/usr in it/);
+});
+
+test('wrong usage is exit code 2 and changes nothing', async (t) => {
+  const { work, dest, file, left } = bound(sandbox(t));
+  const source = file('x.tar', small);
+  for (const args of [
+    ['--sha256', 'abc', source, dest],
+    ['--strip', 'two', source, dest],
+    ['--strip', '-1', source, dest],
+    ['--max-size', 'much', source, dest],
+    ['--max-entries', '1e3', source, dest],
+    ['--max-entries', '', source, dest],
+    ['--no-such-option', source, dest],
+    [source, dest, 'more'],
+    ['--article', dest, 'more'],
+    ['-'],
+    [source, ''],
+    [source, '.hidden'],
+    ['http://', dest],
+  ]) {
+    const { code, stdout, stderr } = await run(args, { program, cwd: work });
+    assert.equal(code, 2, `${args.join(' ')}: ${stderr}`);
+    assert.equal(stdout, '');
+    assert.match(stderr, /^fetch-rootfs: .+\nTry 'fetch-rootfs.ts --help'.\n$/);
+    assert.deepEqual(left(), []);
+  }
+});
+
+test('a SOURCE that cannot be read is an error in one line', async (t) => {
+  const { work, dest, file, left } = bound(sandbox(t));
+  for (const [source, message] of [
+    [join(work, 'missing'), /ENOENT: no such file or directory\n$/],
+    [work, /EISDIR: it is a directory: pack it: tar -C .* -c \. \| fetch-rootfs\.ts - NAME\n$/],
+    [`${file('x.tar', small)}/y`, /ENOTDIR: not a directory\n$/],
+    ['ftp://example.org/x.tar', /ENOENT/],
+  ] as const) {
+    const { code, stderr } = await run([source, dest], { program });
+    assert.match(stderr, /^fetch-rootfs: cannot fetch [^\n]+\n$/);
+    assert.match(stderr, message);
+    assert.equal(code, 1);
+    assert.deepEqual(left(), []);
+  }
+});
+
+test('DEST and its default are planned from the operands', () => {
+  const dest = (...operands: string[]) => planFetch(false, operands, '/project/rootfs').dest;
+  assert.equal(dest(), '/project/rootfs/host');
+  assert.equal(dest('host:'), '/project/rootfs/host');
+  assert.equal(dest('host:bash,/opt/tool'), '/project/rootfs/host-bash-tool');
+  assert.equal(dest('host:', 'web'), '/project/rootfs/web');
+  assert.equal(dest('host:', './web'), join(process.cwd(), 'web'));
+  assert.equal(dest('host:', 'a/b'), join(process.cwd(), 'a/b'));
+  assert.equal(dest('host:', '/srv/web/'), '/srv/web');
+  assert.equal(dest('host:', '.'), process.cwd());
+  assert.equal(dest('https://example.org/a/alpine-3.20.tar.gz?x=/y.z#q'), '/project/rootfs/alpine-3.20');
+  for (const suffix of ['tar', 'tar.gz', 'tgz', 'tar.xz', 'txz', 'tar.zst', 'tar.bz2', 'tbz2'])
+    assert.equal(dest(`/x/debian.${suffix}`), '/project/rootfs/debian', suffix);
+  const article = planFetch(true, [], '/project/rootfs');
+  assert.equal(article.dest, '/project/rootfs/article');
+  assert.match(
+    article.source,
+    /^https:\/\/github\.com\/ericchiang\/containers-from-scratch\/.*\/rootfs\.tar\.gz$/,
+  );
+  assert.equal(planFetch(false, [article.source], '/project/rootfs').dest, '/project/rootfs/article');
+  assert.equal(planFetch(true, ['./here'], '/project/rootfs').dest, join(process.cwd(), 'here'));
+});
+
+test("a bare DEST is a folder in the project's rootfs/", root, async (t) => {
+  const { file } = bound(sandbox(t));
+  const name = `test-${process.pid}`;
+  t.after(() => execFileSync('rm', ['-rf', join(rootfsFolderOfProject, name)]));
+  const { code, stdout, stderr } = await run([file('x.tar', small), name], { cwd: '/' });
+  assert.equal(code, 0, stderr);
+  assert.equal(stdout, `${join(rootfsFolderOfProject, name)}\n`);
+  assert.ok(existsSync(join(rootfsFolderOfProject, name, 'bin/sh')));
+});
+const rootfsFolderOfProject = join(
+  import.meta.dirname ?? new URL('.', import.meta.url).pathname,
+  '..',
+  'rootfs',
+);
+
+test('a bare DEST of the script copied alone is in rootfs/ where it is called', root, async (t) => {
+  const { work, file } = bound(sandbox(t));
+  const { code, stdout, stderr } = await run([file('alpine.tar.gz', gzipSync(small))], {
+    program,
+    cwd: work,
+  });
+  assert.equal(code, 0, stderr);
+  assert.equal(stdout, `${join(work, 'rootfs/alpine')}\n`);
+  assert.equal(files(join(work, 'rootfs')), 'alpine alpine/bin alpine/bin/sh alpine/etc alpine/etc/motd');
+});
+
+test('a DEST that is there is refused untouched, and the way out is named', root, async (t) => {
+  const { work, dest, file } = bound(sandbox(t));
+  mkdirSync(dest);
+  writeFileSync(join(dest, 'mine'), 'mine');
+  symlinkSync('nowhere', join(work, 'link'));
+  for (const path of [dest, join(dest, 'mine'), join(work, 'link')]) {
+    const { code, stdout, stderr } = await run([file('x.tar', small), path], { program });
+    assert.equal(
+      stderr,
+      `fetch-rootfs: cannot make ${path}: EEXIST: it is there already: choose another DEST, or: rm -rf ${path}\n`,
+    );
+    assert.equal(code, 1);
+    assert.equal(stdout, '');
+  }
+  assert.equal(readFileSync(join(dest, 'mine'), 'utf8'), 'mine');
+  assert.deepEqual(readdirSync(work).sort(), ['dest', 'link']);
+});
+
+test('an empty directory becomes DEST, the working directory as well', root, async (t) => {
+  const { dest, file } = bound(sandbox(t));
+  mkdirSync(dest);
+  const { code, stderr } = await run([file('x.tar', small), '.'], { program, cwd: dest });
+  assert.equal(code, 0, stderr);
+  assert.equal(files(dest), 'bin bin/sh etc etc/motd');
+});
+
+test('a DEST that is a mount point is refused with what to do', root, (t) => {
+  const { dest, file } = bound(sandbox(t));
+  mkdirSync(dest);
+  const mounted = 'mount -t tmpfs tmpfs "$3" && exec "$1" "$2" "$3"';
+  const { stderr, status } = spawnSync(
+    'unshare',
+    ['--mount', 'sh', '-c', mounted, 'sh', program, file('x.tar', small), dest],
+    {
+      encoding: 'utf8',
+    },
+  );
+  assert.match(stderr, /EBUSY: it is a mount point: give a new folder in it\n$/);
+  assert.equal(status, 1);
+});
+
+test('of two calls for one DEST one succeeds, and DEST is whole', root, async (t) => {
+  const { dest, file, left } = bound(sandbox(t));
+  const many = archive(...Array.from({ length: 500 }, (_, index) => ({ name: `etc/${index}` })));
+  const source = file('x.tar', many);
+  const results = await Promise.all([run([source, dest], { program }), run([source, dest], { program })]);
+  assert.deepEqual(results.map(({ code }) => code).sort(), [0, 1]);
+  assert.match(results.find(({ code }) => code === 1)?.stderr ?? '', /ENOTEMPTY|EEXIST/);
+  assert.equal(readdirSync(join(dest, 'etc')).length, 500);
+  assert.deepEqual(left(), ['dest']);
+});
+
+// interruption: half of an archive is sent, more than tar(1) reads at once, and the rest never comes
+const half = Buffer.concat([
+  member({ name: 'etc/first' }),
+  member({ name: 'etc/big', size: 1 << 20 }),
+  Buffer.alloc(1 << 19),
+]);
+
+async function untilUnpacking(work: string): Promise<string> {
+  for (let tries = 0; tries < 200; tries++) {
+    const partial = readdirSync(work).find((name) => name.startsWith('.dest.partial-'));
+    if (partial && existsSync(join(work, partial, 'etc/first'))) return join(work, partial);
+    await sleep(50);
+  }
+  throw new Error('nothing was unpacked');
+}
+
+/** The processes whose root directory is `directory`: a tar that is at work in it. */
+function rootedIn(directory: string): string[] {
+  return readdirSync('/proc').filter((pid) => {
+    try {
+      return /^\d+$/.test(pid) && readlinkSync(`/proc/${pid}/root`) === directory;
+    } catch {
+      return false;
+    }
+  });
+}
+
+for (const signal of ['SIGINT', 'SIGTERM'] as const)
+  test(`${signal} in mid-extraction leaves nothing, and ends the call by ${signal}`, root, async (t) => {
+    const { work, dest, left } = bound(sandbox(t));
+    const child = spawn(program, ['-', dest], { stdio: ['pipe', 'ignore', 'ignore'] });
+    t.after(() => child.kill('SIGKILL'));
+    child.stdin.write(half);
+    const partial = await untilUnpacking(work);
+    assert.equal(rootedIn(partial).length, 1);
+    const ended = new Promise((resolve) => child.on('exit', (code, by) => resolve([code, by])));
+    child.kill(signal);
+    assert.deepEqual(await ended, [null, signal]);
+    assert.deepEqual(left(), []);
+    assert.deepEqual(rootedIn(partial), []);
+  });
+
+test('SIGINT while the first byte is waited for leaves nothing', root, async (t) => {
+  const { work, dest, left } = bound(sandbox(t));
+  const child = spawn(program, ['-', dest], { stdio: ['pipe', 'ignore', 'ignore'] });
+  t.after(() => child.kill('SIGKILL'));
+  for (let tries = 0; tries < 200 && readdirSync(work).length === 0; tries++) await sleep(50);
+  const ended = new Promise((resolve) => child.on('exit', (code, by) => resolve([code, by])));
+  child.kill('SIGINT');
+  assert.deepEqual(await ended, [null, 'SIGINT']);
+  assert.deepEqual(left(), []);
+});
+
+test(
+  'SIGKILL in mid-extraction leaves no DEST; tar ends, and the next call removes the rest',
+  root,
+  async (t) => {
+    const { work, dest, file, left } = bound(sandbox(t));
+    const child = spawn(program, ['-', dest], { stdio: ['pipe', 'ignore', 'ignore'] });
+    child.stdin.write(half);
+    const partial = await untilUnpacking(work);
+    const ended = new Promise((resolve) => child.on('exit', resolve));
+    child.kill('SIGKILL');
+    await ended;
+    for (let tries = 0; tries < 100 && rootedIn(partial).length > 0; tries++) await sleep(50);
+    assert.deepEqual(rootedIn(partial), []);
+    assert.deepEqual(left(), [basename(partial)]);
+    const other = join(work, '.dest.partial-1');
+    mkdirSync(other);
+    const { code, stderr } = await run([file('x.tar', small), dest], { program });
+    assert.equal(code, 0, stderr);
+    assert.deepEqual(left(), ['.dest.partial-1', 'dest'], 'what a live process (1) works on is not touched');
+  },
+);
+
+test('SIGKILL of tar ends the call, though its source has not ended', root, async (t) => {
+  const { work, dest, left } = bound(sandbox(t));
+  const child = spawn(program, ['-', dest], { stdio: ['pipe', 'ignore', 'pipe'] });
+  t.after(() => child.kill('SIGKILL'));
+  let stderr = '';
+  child.stderr.on('data', (text) => {
+    stderr += text;
+  });
+  child.stdin.write(half);
+  const [tar] = rootedIn(await untilUnpacking(work));
+  const ended = new Promise((resolve) => child.on('close', (code) => resolve(code)));
+  process.kill(Number(tar), 'SIGKILL');
+  assert.equal(await ended, 1);
+  assert.match(stderr, /tar ended with SIGKILL\n$/);
+  assert.deepEqual(left(), []);
+});
+
+// confinement
+test("tar sees nothing of the host, and the host's mounts are the same meanwhile", root, async (t) => {
+  const { work, dest } = bound(sandbox(t));
+  const mounts = () => readFileSync('/proc/self/mountinfo', 'utf8');
+  const before = mounts();
+  const child = spawn(program, ['-', dest], { stdio: ['pipe', 'ignore', 'ignore'] });
+  t.after(() => child.kill('SIGKILL'));
+  child.stdin.write(half);
+  const [tar] = rootedIn(await untilUnpacking(work));
+  assert.equal(mounts(), before);
+  const tools = readdirSync(`/proc/${tar}/root`).find((name) => name.startsWith('.tar-'));
+  assert.deepEqual(readdirSync(`/proc/${tar}/root`).sort(), [tools, 'etc']);
+  assert.ok(readdirSync(`/proc/${tar}/root/${tools}`).includes('tar'));
+  assert.match(readFileSync(`/proc/${tar}/mountinfo`, 'utf8'), new RegExp(` /${tools} ro,`));
+  assert.match(readFileSync(`/proc/${tar}/environ`, 'latin1'), /^(?!.*TAR_OPTIONS)/);
+});
+
+test('what the environment says to tar and to the loader is not heard', root, async (t) => {
+  const { dest, file } = bound(sandbox(t));
+  const env = { TAR_OPTIONS: '--exclude=etc', LD_PRELOAD: '/nonexistent.so' };
+  const { code, stderr } = await run(['-q', file('x.tar', small), dest], { program, env });
+  assert.equal(code, 0, stderr);
+  assert.equal(files(dest), 'bin bin/sh etc etc/motd');
+});
+
+test('where namespaces are not allowed nothing is unpacked', root, async (t) => {
+  const { dest, file, left } = bound(sandbox(t));
+  const { status, stderr } = spawnSync(
+    'setpriv',
+    ['--bounding-set=-sys_admin', '--inh-caps=-sys_admin', program, file('x.tar', small), dest],
+    { encoding: 'utf8' },
+  );
+  assert.match(
+    stderr,
+    /^fetch-rootfs: cannot fetch .*unshare: .*not permitted: tar is not run unconfined[^\n]+\n$/,
+  );
+  assert.equal(status, 1);
+  assert.deepEqual(left(), []);
+});
+
+// users
+const asNobody = ['--reuid=65534', '--regid=65534', '--clear-groups', '--'];
+const user = { skip: needs('root', 'user-namespaces') };
+
+/** Runs the bundle as nobody, in a sandbox that is nobody's. */
+function runAsNobody(made: Sandbox, args: string[]) {
+  chmodSync(made.work, 0o777);
+  return spawnSync('setpriv', [...asNobody, program, ...args], { encoding: 'utf8', cwd: made.work });
+}
+
+test('a user without root gets the files as his own, and is told what is lost', user, (t) => {
+  const made = sandbox(t);
+  const source = made.file(
+    'x.tar',
+    archive(
+      folder('rootfs/', { mode: 0o555, mtime: 1_600_000_000 }),
+      { name: 'rootfs/bin/su', mode: 0o4755, uid: 0, data: 'su' },
+      { name: 'rootfs/bin/mail', mode: 0o2755, uid: 7, gid: 8, mtime: 1_500_000_000 },
+      folder('rootfs/ro/', { mode: 0o500 }),
+      { name: 'rootfs/ro/x', mode: 0o400 },
+      folder('rootfs/dev/'),
+      { name: 'rootfs/dev/null', type: '3', device: [1, 3] },
+      { name: 'rootfs/dev/sda', type: '4', device: [8, 0] },
+    ),
+  );
+  const { status, stdout, stderr } = runAsNobody(made, [source, made.dest]);
+  assert.equal(status, 0, stderr);
+  assert.equal(stdout, `${made.dest}\n`);
+  assert.match(
+    stderr,
+    /^without root: every file is yours; set-user-ID bits, extended attributes and device nodes are left out\n/,
+  );
+  assert.equal(files(made.dest), 'bin bin/mail bin/su dev ro ro/x');
+  const su = statSync(join(made.dest, 'bin/su'));
+  assert.deepEqual([su.mode & 0o7777, su.uid, su.gid], [0o755, 65534, 65534]);
+  assert.equal(statSync(join(made.dest, 'bin/mail')).mtimeMs, 1_500_000_000_000);
+  assert.equal(statSync(made.dest).mode & 0o7777, 0o555);
+  assert.equal(statSync(made.dest).mtimeMs, 1_600_000_000_000);
+});
+
+test('a user without root is confined as well, and a refused archive leaves nothing', user, (t) => {
+  const made = sandbox(t);
+  chmodSync(made.outside, 0o777);
+  const source = made.file(
+    'x.tar',
+    archive(
+      folder('bin/', { mode: 0o500 }),
+      { name: 'bin/x' },
+      { name: 'l', type: '2', link: made.outside },
+      { name: 'l/pwned' },
+    ),
+  );
+  const before = made.canary();
+  const { status, stderr } = runAsNobody(made, [source, made.dest]);
+  assert.match(stderr, /^fetch-rootfs: cannot fetch .*l\/pwned.*\n$/);
+  assert.equal(status, 1);
+  assert.equal(made.canary(), before);
+  assert.deepEqual(made.left(), []);
+});
+
+test('a user without root can have the host rootfs', user, (t) => {
+  const made = sandbox(t);
+  const { status, stderr } = runAsNobody(made, ['host:', made.dest]);
+  assert.equal(status, 0, stderr);
+  const { stdout } = spawnSync(
+    'setpriv',
+    [...asNobody, 'unshare', '--map-root-user', 'chroot', made.dest, 'sh', '-c', 'id -u'],
+    {
+      encoding: 'utf8',
+    },
+  );
+  assert.equal(stdout, '0\n');
+});
+
+// host:
+const host = new Sandbox();
+before(async () => {
+  if (root.skip) return;
+  const { code, stderr } = await run(['host:', host.dest], { program });
+  assert.equal(code, 0, stderr);
+});
+after(() => host.remove());
+
+const inHost = (line: string) =>
+  execFileSync(
+    'unshare',
+    [
+      '--mount',
+      '--pid',
+      '--fork',
+      'sh',
+      '-c',
+      'mount -t proc proc "$1/proc" && exec chroot "$1" /bin/sh -c "$2"',
+      'sh',
+      host.dest,
+      line,
+    ],
+    {
+      encoding: 'utf8',
+      env: { PATH: process.env.PATH, TERM: 'xterm' },
+    },
+  );
+
+test('host: every program of it starts', root, () => {
+  // a library that is missing is the loader's exit code 127
+  const said = inHost(
+    'for p in /usr/bin/* /usr/sbin/* /bin/* /sbin/*; do [ -x "$p" ] || continue; LD_BIND_NOW=1 LD_TRACE_LOADED_OBJECTS=1 "$p" 2>&1 | grep "not found"; done; echo checked',
+  );
+  assert.equal(said, 'checked\n');
+});
+
+test('host: what the walk of the article needs is there and works', root, () => {
+  assert.match(inHost('ps aux'), /USER +PID .*\n.* 1 .*ps aux/s);
+  assert.equal(inHost('awk \'BEGIN { s = sprintf("%1000s", ""); print length(s s) }\''), '2000\n');
+  assert.equal(
+    inHost('id; id nobody 2>/dev/null; ls -ld /tmp | cut -c1-10'),
+    'uid=0(root) gid=0(root) groups=0(root)\nuid=65534(nobody) gid=65534(nogroup) groups=65534(nogroup)\ndrwxrwxrwt\n',
+  );
+  assert.match(inHost('getent hosts localhost'), /localhost/);
+  assert.equal(
+    inHost('tput -T xterm cols >/dev/null && mount -t tmpfs x /mnt && grep -c /mnt /proc/mounts'),
+    '1\n',
+  );
+});
+
+test('host: no set-user-ID bit, no capability, no secret is copied', root, () => {
+  assert.equal(execFileSync('find', [host.dest, '-perm', '/6000'], { encoding: 'utf8' }), '');
+  assert.equal(spawnSync('getcap', ['-r', host.dest], { encoding: 'utf8' }).stdout ?? '', '');
+  const etc = readdirSync(join(host.dest, 'etc')).sort().join(' ');
+  assert.equal(etc, 'group hosts ld.so.cache ld.so.conf ld.so.conf.d nsswitch.conf os-release passwd');
+  assert.equal(readFileSync(join(host.dest, 'etc/passwd'), 'utf8').split('\n').length, 4);
+});
+
+test('host: links of the root are as on this host, and none leads nowhere', root, () => {
+  for (const name of ['bin', 'sbin', 'lib', 'lib64'])
+    if (lstatSync(`/${name}`, { throwIfNoEntry: false })?.isSymbolicLink())
+      assert.equal(readlinkSync(join(host.dest, name)), readlinkSync(`/${name}`));
+  assert.equal(
+    execFileSync('chroot', [host.dest, '/usr/bin/find', '/', '-xdev', '-xtype', 'l'], { encoding: 'utf8' }),
+    '',
+  );
+});
+
+test('host: takes more programs, by name or path, with the interpreter of a script', root, async (t) => {
+  const { dest, file } = bound(sandbox(t));
+  const tool = file('tool', '#!/usr/bin/env bash\necho "tool: $1"\n');
+  chmodSync(tool, 0o755);
+  const { code, stdout, stderr } = await run([`host:cmp,${tool}`, dest], { program });
+  assert.equal(code, 0, stderr);
+  assert.equal(stdout, `${dest}\n`);
+  assert.equal(execFileSync('chroot', [dest, tool, 'works'], { encoding: 'utf8' }), 'tool: works\n');
+});
+
+test('host: takes python3 with its library', {
+  skip: root.skip || (existsSync('/usr/bin/python3') ? false : 'needs python3'),
+}, async (t) => {
+  const { dest } = bound(sandbox(t));
+  const { code, stderr } = await run(['host:python3', dest], { program });
+  assert.equal(code, 0, stderr);
+  const code3 =
+    'import ssl, json, ctypes, hashlib, socket; print(json.dumps([socket.gethostbyname("localhost")]))';
+  assert.equal(
+    execFileSync('chroot', [dest, 'python3', '-c', code3], { encoding: 'utf8' }),
+    '["127.0.0.1"]\n',
+  );
+});
+
+test('host: a program that this host lacks is an error, and nothing is made', async (t) => {
+  const { dest, left } = bound(sandbox(t));
+  const { code, stderr } = await run(['host:no-such-program', dest], { program });
+  assert.match(
+    stderr,
+    /^fetch-rootfs: cannot fetch host:no-such-program: cannot find no-such-program in \/usr\/bin [^\n]+\n$/,
+  );
+  assert.equal(code, 1);
+  assert.deepEqual(left(), []);
+});
+
+test('the script runs through a symlink, from anywhere, and prints its help', async (t) => {
+  const { top } = bound(sandbox(t));
+  symlinkSync(script, join(top, 'fetch'));
+  const { code, stdout } = await run(['--help'], { program: join(top, 'fetch'), cwd: '/' });
+  assert.equal(code, 0);
+  assert.match(stdout, /^fetch-rootfs\.ts: a root file system is just a tarball/);
+});
+
+test('a progress bar is drawn on a terminal, and only there', {
+  skip: root.skip || needs('script'),
+}, async (t) => {
+  const { dest, file } = bound(sandbox(t));
+  const source = file('x.tar', archive({ name: 'bin/sh', data: Buffer.alloc(4 << 20) }));
+  const { stdout } = spawnSync('script', ['-qec', `'${program}' '${source}' '${dest}'`, '/dev/null'], {
+    encoding: 'utf8',
+  });
+  assert.match(stdout, /\rx\.tar \[#+ *\] [\d.]+ [MK]iB of [\d.]+ MiB, [\d.]+ [MGK]iB\/s, \d+ s left\x1b\[K/);
+  assert.match(stdout, /\r\x1b\[K[^\r]*sha256/);
+  const quiet = spawnSync('script', ['-qec', `'${program}' -q '${source}' '${dest}2'`, '/dev/null'], {
+    encoding: 'utf8',
+  });
+  assert.equal(quiet.stdout, `${dest}2\r\n`);
+});
