@@ -492,6 +492,7 @@ test('--dry-run prints what has the same effect when it is pasted', container, a
       (kind) => namespace(first, kind) !== namespace('self', kind),
     ),
     mounts: readFileSync(`/proc/${first}/mountinfo`, 'utf8')
+      .replaceAll(name, 'NAME')
       .trim()
       .split('\n')
       .map((line) => {
@@ -536,12 +537,12 @@ test('a chroot escape from a privileged container ends in its own root', {
   writeFileSync(join(withPerl, 'inside'), '');
   // chroot(2): root may escape by staying outside of a second root and climbing up from there
   const climb =
-    'mkdir "/x"; opendir(my $out, "/"); chroot "/x" or die; chdir $out or die; chdir ".." for 1 .. 100; chroot "." or die; print join " ", sort glob "/*"';
+    'mkdir "/x"; opendir(my $out, "/"); chroot "/x" or die; chdir $out or die; chdir ".." for 1 .. 100; chroot "." or die; opendir($out, "/"); print join " ", sort readdir $out';
   const inside = await stdout('--privileged', withPerl, 'perl', '-e', climb);
-  assert.match(inside, /\/inside\b/);
+  assert.match(inside, /\binside\b/);
   // it does work where there is only a chroot
   const control = await stdout('--privileged', '--isolate', 'chroot', withPerl, 'perl', '-e', climb);
-  assert.doesNotMatch(control, /\/inside\b/);
+  assert.doesNotMatch(control, /\binside\b/);
 });
 
 test(

@@ -23,6 +23,7 @@ done
 
 # what tests share is made here, where it is fast; the VM sees this machine's files
 npm run --silent build
+node tests/vm/strip.mjs dist/stripped
 [ -d rootfs/host ] || scripts/fetch-rootfs.ts host: rootfs/host
 
 results=$(mktemp -d)
@@ -31,9 +32,9 @@ node=$(command -v node)
 
 run_kind() {
   local required=root,namespaces,cgroup-${1/hybrid/v1} start=$SECONDS status=0
-  # the emulated processor is slow: what waits is to wait longer
-  tests/vm-run.sh --cgroup "$1" --timeout 600 --env "BAREHAND_REQUIRE=$required" --env "PATH=${node%/*}:$PATH" -- \
-    node --import ./scripts/helpers/strip-types.mjs --test --test-reporter=spec --test-concurrency=2 "${files[@]}" \
+  tests/vm-run.sh --cgroup "$1" --timeout 600 --env "BAREHAND_REQUIRE=$required" --env BAREHAND_DIST=1 \
+    --env BAREHAND_STRIPPED="$PWD/dist/stripped" --env "PATH=${node%/*}:$PATH" -- \
+    node --import ./tests/vm/stripped.mjs --test --test-reporter=spec --test-concurrency=2 "${files[@]}" \
     >"$results/$1" 2>&1 || status=$?
   echo "$((SECONDS - start))" >"$results/$1.seconds"
   return $status
