@@ -73,7 +73,7 @@ import { formatSize } from './helpers/units.ts';
 export const options = { json: {}, noTrunc: {} };
 
 /** What is shown of a container. */
-interface Row {
+export interface Row {
   name: string | null;
   pid: number;
   processes: number;

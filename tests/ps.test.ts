@@ -6,22 +6,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { readProcesses } from '../scripts/helpers/proc.ts';
-import { formatDuration } from '../scripts/ps.ts';
+import { formatDuration, type Row } from '../scripts/ps.ts';
 import { alive, container, namespace, start, startByHand } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs, top, until } from './helpers/script.ts';
-
-interface Row {
-  name: string | null;
-  pid: number;
-  processes: number;
-  command: string;
-  rootfs: string | null;
-  startedAt: string;
-  memory: { usedBytes: number; limitBytes: number | null; source: string };
-  namespaces: Record<string, number>;
-  engine: string;
-}
 
 const scratch = mkdtempSync(join(tmpdir(), 'barehand-ps-'));
 after(() => rmSync(scratch, { recursive: true, force: true }));
@@ -68,7 +56,7 @@ test('a container of ours is shown with all there is to know', container, async 
     rootfs,
     engine: 'barehand',
   });
-  assert.ok(Math.abs(Date.parse(startedAt) - before) < 60_000, startedAt);
+  assert.ok(Math.abs(Date.parse(startedAt ?? '') - before) < 60_000, String(startedAt));
   assert.equal(memory.limitBytes, 64 * 1024 * 1024);
   assert.equal(memory.source, 'cgroup');
   assert.ok(memory.usedBytes > 0 && memory.usedBytes < 64 * 1024 * 1024);
