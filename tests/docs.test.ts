@@ -1,0 +1,147 @@
+// What the pages tell people to type is typed here: the ```sh blocks of a page, in order, in one shell, as root, from
+// the project's top folder. A block that can't be says why: ```sh no-run: reason. A page leaves nothing behind.
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join, relative } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { test } from 'node:test';
+import { parent, readHierarchies } from '../scripts/helpers/cgroup.ts';
+import { needs } from './helpers/needs.ts';
+import { top } from './helpers/script.ts';
+
+const pages = ['README.md', ...readdirSync(join(top, 'docs')).map((name) => join('docs', name))].filter(
+  (name) => name.endsWith('.md'),
+);
+
+interface Block {
+  line: number;
+  /** what is written behind the three backticks */
+  info: string;
+  code: string;
+}
+
+function blocks(page: string): Block[] {
+  const found: Block[] = [];
+  let open: Block | undefined;
+  for (const [index, line] of readFileSync(join(top, page), 'utf8').split('\n').entries()) {
+    const [, info] = /^```(.*)$/.exec(line) ?? [];
+    if (open && info === '') open = undefined;
+    else if (!open && info !== undefined) {
+      open = { line: index + 1, info, code: '' };
+      found.push(open);
+    } else if (open) open.code += `${line}\n`;
+  }
+  assert(!open, `${page}:${open?.line}: the block has no end`);
+  return found;
+}
+
+/** What a page could leave behind, as lines that name it. */
+function traces(session: number, page: string): string[] {
+  const list = (folder: string) =>
+    existsSync(folder) ? readdirSync(folder).map((name) => join(folder, name)) : [];
+  const written = readFileSync(join(top, page), 'utf8');
+  return [
+    ...readHierarchies().flatMap(({ mountPoint }) => list(join(mountPoint, parent)).filter(isFolder)),
+    ...readFileSync('/proc/self/mountinfo', 'utf8')
+      .split('\n')
+      .map((line) => `mount ${line.split(' ')[4]}`),
+    ...list('/run/barehand'),
+    ...list('/run/netns'),
+    // other tests make files of their own in /tmp at the same time
+    ...list('/tmp').filter((path) => written.includes(path)),
+    ...list('/proc').filter((path) => sessionOf(path) === session),
+    ...projectFiles(top),
+  ];
+}
+
+const isFolder = (path: string) => existsSync(join(path, 'cgroup.procs'));
+
+/** The session of a living process, by its folder in /proc. */
+function sessionOf(path: string): number | undefined {
+  try {
+    const [state, , , session] = readFileSync(join(path, 'stat'), 'utf8')
+      .replace(/^.*\) /s, '')
+      .split(' ');
+    return state === 'Z' ? undefined : Number(session);
+  } catch {
+    return undefined;
+  }
+}
+
+function projectFiles(folder: string): string[] {
+  return readdirSync(folder, { withFileTypes: true })
+    .filter(({ name }) => !['.git', 'node_modules', 'rootfs', 'dist'].includes(name))
+    .flatMap((entry) =>
+      entry.isDirectory() ? projectFiles(join(folder, entry.name)) : [join(folder, entry.name)],
+    );
+}
+
+/** Waits for what is there beyond `before` to go: tests beside this one make and remove things too. */
+async function left(before: string[], session: number, page: string): Promise<string[]> {
+  let rest: string[] | undefined;
+  for (let waited = 0; waited < 30; waited++) {
+    const now = traces(session, page).filter((trace) => !before.includes(trace));
+    rest = (rest ?? now).filter((trace) => now.includes(trace));
+    if (rest.length === 0) break;
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+  return rest ?? [];
+}
+
+for (const page of pages) {
+  test(`${page}: every block is to be run, or says why not`, () => {
+    for (const { line, info } of blocks(page))
+      assert.match(info, /^(sh|sh no-run: \S.*|text|json|ts)$/, `${page}:${line}`);
+  });
+
+  const toRun = blocks(page).filter(({ info }) => info === 'sh');
+  if (toRun.length > 0)
+    test(`${page}: what it says to type works, and leaves nothing behind`, {
+      skip: needs('root', 'namespaces', 'cgroup'),
+    }, async () => {
+      const home = mkdtempSync(join(tmpdir(), 'barehand-docs-'));
+      const before = traces(0, page);
+      const script = toRun.map(({ line, code }) => `echo '== ${page}:${line}' >&2\n${code}`).join('');
+      // a session of its own tells its processes from those of other tests
+      const shell = spawn('sh', ['-eu', '-c', script], {
+        cwd: top,
+        detached: true,
+        env: { ...process.env, HOME: home, TMPDIR: home },
+        stdio: ['ignore', 'pipe', 'pipe'],
+      });
+      const session = shell.pid as number;
+      const timer = setTimeout(() => process.kill(-session, 'SIGKILL'), 180_000);
+      try {
+        // streams are read to their end only where nothing that is left behind holds them open
+        const output = Promise.all([text(shell.stdout), text(shell.stderr)]);
+        const [code, signal] = await once(shell, 'exit');
+        const rest = await left(before, session, page);
+        if (rest.length > 0) killSession(session);
+        const [stdout, stderr] = await output;
+        assert.deepEqual([code, signal], [0, null], `${stdout}\n${stderr}`);
+        assert.deepEqual(rest, [], `left behind:\n${stderr}`);
+        assert.deepEqual(readdirSync(home), [], 'files left in $HOME or $TMPDIR');
+      } finally {
+        clearTimeout(timer);
+        killSession(session);
+        rmSync(home, { recursive: true });
+      }
+    });
+
+  test(`${page}: its links lead somewhere`, () => {
+    const written = readFileSync(join(top, page), 'utf8').replace(/^```[\s\S]*?^```/gm, '');
+    for (const [, target = ''] of written.matchAll(/\]\(([^)\s#]+)[^)]*\)/g)) {
+      if (/^[a-z]+:/.test(target)) continue;
+      const path = join(top, dirname(page), target);
+      assert(existsSync(path), `${page} links to ${relative(top, path)}, which is not there`);
+    }
+  });
+}
+
+function killSession(session: number): void {
+  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name)))
+    if (sessionOf(join('/proc', pid)) === session) process.kill(Number(pid), 'SIGKILL');
+}
