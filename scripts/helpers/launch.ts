@@ -199,7 +199,7 @@ function dropArguments(launch: Launch): string[][] {
     [
       'env',
       '-i',
-      '--default-signal=INT,QUIT,PIPE',
+      '--default-signal=INT,QUIT,PIPE,XFSZ',
       ...environment.filter((variable) => !forLoader(variable)),
     ],
     [has.shell, '-c', '"$release"', 'run', isolate.has('mount') ? workdir : rootfs],
