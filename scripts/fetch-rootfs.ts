@@ -71,7 +71,7 @@ import { asRoot, unpack } from './helpers/unpack.ts';
 const articleUrl =
   'https://github.com/ericchiang/containers-from-scratch/releases/download/v0.1.0/rootfs.tar.gz';
 
-const options = {
+export const options = {
   article: {},
   sha256: { parse: parseSum },
   strip: { parse: (text: string) => (text === 'auto' ? text : parseCount(text)) },

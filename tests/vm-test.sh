@@ -40,7 +40,7 @@ run_kind() {
   return $status
 }
 
-count() { sed -n "s/^ℹ $2 //p" "$results/$1" | tail -n 1; } # KIND pass|fail|skipped
+count() { sed -n "s/^ℹ $2 //p" "$results/$1" | tail -n 1 | grep . || echo 0; } # KIND pass|fail|cancelled|skipped
 
 passed=0 failed=0
 for kind in "${kinds[@]}"; do
@@ -49,13 +49,13 @@ for kind in "${kinds[@]}"; do
   pass=$(count "$kind" pass) skip=$(count "$kind" skipped)
   fail=$(($(count "$kind" fail) + $(count "$kind" cancelled)))
   # a run without an end, or with nothing in it, has failed as well
-  [ $status = 0 ] && [ "${pass:-0}" -gt 0 ] || {
+  [ $status = 0 ] && [ $pass -gt 0 ] || {
     cat "$results/$kind"
-    [ "${fail:-0}" -gt 0 ] || fail=1
+    [ $fail -gt 0 ] || fail=1
   }
-  echo "cgroups $kind: ${pass:-0} passed, $fail failed, ${skip:-0} skipped, in $(cat "$results/$kind.seconds") s"
+  echo "cgroups $kind: $pass passed, $fail failed, $skip skipped, in $(cat "$results/$kind.seconds") s"
   grep -o '# .*$' "$results/$kind" | sort | uniq -c || true
-  passed=$((passed + ${pass:-0})) failed=$((failed + fail))
+  passed=$((passed + $pass)) failed=$((failed + fail))
 done
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]
