@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http';
 import { request as httpsRequest } from 'node:https';
-import type { Socket } from 'node:net';
+import { isIP, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { connect as tlsConnect } from 'node:tls';
 import { Failure, reason } from './cli.ts';
@@ -188,12 +188,19 @@ async function ask(
   };
   if (proxy && isHttps) {
     const socket = await tunnel(url, proxy, timeout);
-    options.createConnection = () => tlsConnect({ socket, servername: url.hostname });
-  } else if (proxy) {
+    const host = bareHost(url);
+    options.createConnection = () => tlsConnect({ socket, host, servername: isIP(host) ? '' : host });
+    // TLS ends without closing what is below it, which would keep node alive
+    return answer(
+      httpsRequest(url, options).on('close', () => socket.destroy()),
+      timeout,
+    );
+  }
+  if (proxy) {
     return answer(
       httpRequest({
         ...options,
-        host: proxy.hostname,
+        host: bareHost(proxy),
         port: proxy.port || 80,
         path: url.href,
         headers: { ...options.headers, Host: url.host, ...proxyAuthorization(proxy) },
@@ -218,7 +225,7 @@ function tunnel(url: URL, proxy: URL, timeout: number): Promise<Socket> {
   const authority = `${url.hostname}:${url.port || 443}`;
   return new Promise((resolve, reject) => {
     const asked = httpRequest({
-      host: proxy.hostname,
+      host: bareHost(proxy),
       port: proxy.port || 80,
       method: 'CONNECT',
       path: authority,
@@ -239,6 +246,9 @@ function tunnel(url: URL, proxy: URL, timeout: number): Promise<Socket> {
     asked.end();
   });
 }
+
+/** An IPv6 address without its brackets. */
+const bareHost = (url: URL) => url.hostname.replace(/^\[(.*)\]$/, '$1');
 
 function proxyAuthorization({ username, password }: URL): Record<string, string> {
   if (!username) return {};
