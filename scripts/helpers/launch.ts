@@ -196,6 +196,7 @@ function dropArguments(launch: Launch): string[][] {
     );
   return [
     setpriv.length > 1 ? setpriv : [],
+    // a background job of sh ignores INT and QUIT, node PIPE and XFSZ, and execve(2) would hand that on
     [
       'env',
       '-i',
