@@ -20,6 +20,14 @@ export function unescapeMountinfo(field: string): string {
   return field.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 }
 
+/**
+ * The directory whose flock(2) guards the names of our containers: while it is held, a container that exists has
+ * processes in all of its cgroups. It is the root of the memory controller's hierarchy, else the first one's.
+ */
+export function lockDirectory(hierarchies: Hierarchy[]): string | undefined {
+  return (findHierarchy(hierarchies, 'memory') ?? hierarchies[0])?.mountPoint;
+}
+
 /** The cgroup hierarchies in the text of a mountinfo; of two mounts of one hierarchy the first, of the whole tree. */
 export function parseHierarchies(mountinfo: string): Hierarchy[] {
   const found = new Map<string, Hierarchy>();

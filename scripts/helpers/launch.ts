@@ -1,7 +1,14 @@
 // The launch of a container as one POSIX shell program: hold, furnish, pivot, drop, release. docs/run.md explains it.
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { findHierarchy, type Hierarchy, memoryFiles, offeredControllers, parent } from './cgroup.ts';
+import {
+  findHierarchy,
+  type Hierarchy,
+  lockDirectory,
+  memoryFiles,
+  offeredControllers,
+  parent,
+} from './cgroup.ts';
 import { Failure } from './cli.ts';
 import { quote } from './plan.ts';
 import type { User } from './rootfs.ts';
@@ -74,12 +81,13 @@ export function planCgroups(
     const example = memory.version === 1 ? join(memory.mountPoint, files.swap) : '/proc/swaps';
     if (existsSync(example)) before.push([join(directory, files.swap), swap]);
   }
-  const first = memory ?? hierarchies[0];
-  if (!first)
+  const lock = lockDirectory(hierarchies);
+  const first = hierarchies.find(({ mountPoint }) => mountPoint === lock);
+  if (!lock || !first)
     throw new Failure('no cgroup hierarchy is mounted on this host: mount -t cgroup2 cgroup2 /sys/fs/cgroup');
   const ordered = [first, ...hierarchies.filter((hierarchy) => hierarchy !== first)];
   return {
-    lock: first.mountPoint,
+    lock,
     directories: ordered.map(({ mountPoint }) => join(mountPoint, parent, name)),
     before,
     version: first.version,

@@ -1,10 +1,19 @@
 // Whom a script acts on: a container by its name, or any process by its PID; and the cgroup that is to be limited.
 import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { cgroupDirectory, cgroupPath, type Hierarchy, ownCgroup, parent } from './cgroup.ts';
+import { cgroupDirectory, cgroupPath, type Hierarchy, ownCgroup, parent, processesIn } from './cgroup.ts';
 import { Failure, UsageError } from './cli.ts';
 import { findContainers, heldContainer } from './containers.ts';
-import { descendants, type Process, readProc, readProcess, readProcesses, type Table } from './proc.ts';
+import {
+  attempt,
+  descendants,
+  type Process,
+  readProc,
+  readProcess,
+  readProcesses,
+  startTicks,
+  type Table,
+} from './proc.ts';
 
 /** A cgroup of one hierarchy, and who is in it or is to go there. */
 export interface Target {
@@ -16,6 +25,9 @@ export interface Target {
   /** the directory of the cgroup that those to be moved are in, or that those who were moved came from */
   origin: string | undefined;
 }
+
+/** Whether a word can be a container's name: no path leads out of the folder of the cgroups. */
+const isName = (text: string) => /^[a-z0-9][\w.-]*$/i.test(text);
 
 /** What the kernel does not keep about a cgroup barehand/pid-N: `cgroup` in here is where its processes came from. */
 export const notes = (directory: string) => join('/run', parent, basename(directory));
@@ -67,8 +79,7 @@ export function findTarget(hierarchy: Hierarchy, text: string): Target {
     return { directory, top, toMove: [], origin };
   };
   if (!/^\d+$/.test(text)) {
-    if (!/^[\w.-]+$/.test(text) || /^\.+$/.test(text))
-      throw new UsageError(`neither a name nor a PID: ${JSON.stringify(text)}`);
+    if (!isName(text)) throw new UsageError(`neither a name nor a PID: ${JSON.stringify(text)}`);
     if (!existsSync(named(text)))
       throw new Failure(`there is no container ${text}: ps.ts shows those there are`);
     return existing(named(text));
@@ -104,4 +115,85 @@ export function sweepTargets({ mountPoint }: Hierarchy): void {
       rmdirSync(join('/run', parent));
     } catch {}
   }
+}
+
+/** A container as a whole: its first process, and the cgroups that it has to itself. */
+export interface WholeContainer {
+  /** what the user called it */
+  label: string;
+  /** undefined: nothing of it is running, only cgroups of a crashed launch are left */
+  first: Process | undefined;
+  startTicks: number | undefined;
+  cgroups: { hierarchy: Hierarchy; directory: string }[];
+  /** made by run.ts, so that the cgroups are ours to remove */
+  ours: boolean;
+}
+
+/** The names of all containers of ours, also of those that nothing is left of but cgroups. */
+export function ownContainers(hierarchies: Hierarchy[]): string[] {
+  const folders = hierarchies
+    .map(({ mountPoint }) => join(mountPoint, parent))
+    .filter((path) => existsSync(path));
+  const entries = folders.flatMap((folder) => readdirSync(folder, { withFileTypes: true }));
+  const names = entries.filter((entry) => entry.isDirectory() && !entry.name.startsWith('pid-'));
+  return [...new Set(names.map(({ name }) => name))];
+}
+
+/** The first process of those in a cgroup: PID 1 of a namespace, else the top of the tree below what holds it. */
+function firstOf(pids: number[]): Process | undefined {
+  const processes = pids.flatMap((pid) => readProcess(pid) ?? []).filter(({ zombie }) => !zombie);
+  return (
+    processes.find(({ nsPids }) => nsPids.length > 1 && nsPids.at(-1) === 1) ??
+    processes.find(({ ppid, name }) => name !== 'unshare' && pids.includes(ppid)) ??
+    processes[0]
+  );
+}
+
+/** The container of ours that has this name. Throws Failure where there is none. */
+export function namedContainer(hierarchies: Hierarchy[], name: string): WholeContainer {
+  const cgroups = hierarchies
+    .map((hierarchy) => ({ hierarchy, directory: join(hierarchy.mountPoint, parent, name) }))
+    .filter(({ directory }) => existsSync(directory));
+  if (cgroups.length === 0) throw new Failure(`there is no container ${name}: ps.ts shows those there are`);
+  const first = firstOf(cgroups.flatMap(({ directory }) => processesIn(directory)));
+  return { label: name, first, startTicks: first && startTicks(first.pid), cgroups, ours: true };
+}
+
+/** The container that a name or a PID means: its first process's, or that of what holds it. Throws as findTarget. */
+export function findContainer(hierarchies: Hierarchy[], text: string): WholeContainer {
+  if (!/^\d+$/.test(text)) {
+    if (!isName(text)) throw new UsageError(`neither a name nor a PID: ${JSON.stringify(text)}`);
+    return namedContainer(hierarchies, text);
+  }
+  const table = readProcesses();
+  const { containers } = findContainers(table);
+  const container =
+    containers.find(({ first }) => first.pid === Number(text)) ?? heldContainer(containers, Number(text));
+  if (!container) throw new Failure(`${text} is not the first process of a container: ps.ts shows which are`);
+  const { first, members } = container;
+  const own = hierarchies.flatMap((hierarchy) => ownName(hierarchy, first.pid) ?? []);
+  if (own[0] !== undefined) return { ...namedContainer(hierarchies, own[0]), label: text };
+  const procCgroup = readProc(first.pid, 'cgroup') ?? '';
+  const living = [...members].filter((pid) => table.get(pid)?.zombie === false);
+  const isStranger = (pid: number) =>
+    !members.has(pid) && table.has(pid) && heldContainer(containers, pid) !== container;
+  const cgroups = hierarchies.flatMap((hierarchy) => {
+    const path = cgroupPath(procCgroup, hierarchy);
+    const directory = path === undefined ? undefined : ownCgroup(hierarchy, path, living, isStranger);
+    return directory === undefined ? [] : { hierarchy, directory };
+  });
+  return { label: text, first, startTicks: startTicks(first.pid), cgroups, ours: false };
+}
+
+/** The living processes of a container: those in its cgroups, and those of its first process's namespace or tree. */
+export function livingProcesses({ cgroups, first, startTicks: started }: WholeContainer): Process[] {
+  const table = readProcesses();
+  const pids = new Set(cgroups.flatMap(({ directory }) => attempt(() => processesIn(directory)) ?? []));
+  // its PID may have been given to another process by now
+  if (first && startTicks(first.pid) === started) {
+    const container = findContainers(table).containers.find((found) => found.first.pid === first.pid);
+    for (const pid of container?.members ?? descendants(table, [first.pid]).map(({ pid }) => pid))
+      pids.add(pid);
+  }
+  return [...pids].flatMap((pid) => table.get(pid) ?? []).filter(({ zombie }) => !zombie);
 }

@@ -1,0 +1,241 @@
+#!/bin/sh
+// 2>/dev/null; exec "$(dirname "$(readlink -f "$0")")/helpers/node-ts" "$0" "$@"
+/*
+stop.ts: ask a container to end, wait, kill what is left, clean up
+
+USAGE
+  stop.ts [OPTION...] TARGET...
+  stop.ts [OPTION...] --all
+  stop.ts --sweep
+
+  TARGET is a container's name, or the PID of the first process of any container, or of the unshare(1) that holds it.
+
+OPTIONS
+  --signal NAME     the signal that asks: TERM (default), INT, QUIT, HUP, USR1, USR2, KILL
+  --timeout SECONDS how long to wait before killing (default: 10)
+  --all             every container that run.ts has made
+  --pause           freeze it instead: it keeps its memory and gets no CPU
+  --resume          thaw it
+  --sweep           only remove what crashed launches have left: cgroups without a process
+  -h, --help        this text
+
+  A first process that does not handle the signal never learns of it, pid_namespaces(7): it is killed without waiting.
+  What does not end even so, waiting for a disk or a network file system, is named; the exit code is then 1.
+
+EXAMPLES
+  stop.ts web
+  stop.ts --timeout 60 --signal INT database
+  stop.ts --pause web; stop.ts --resume web
+  stop.ts --all
+
+CHANGES
+  Ends processes, and removes the container's cgroup barehand/NAME from every hierarchy.
+
+UNDO
+  --resume undoes --pause. The rest is for good.
+
+SEE ALSO
+  kill(1), signal(7), cgroups(7), the kernel's admin-guide/cgroup-v2 (cgroup.kill, cgroup.freeze) and
+  admin-guide/cgroup-v1/freezer-subsystem
+*/
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { constants } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { lockDirectory, parent, processesIn, readHierarchies } from './helpers/cgroup.ts';
+import { Failure, main, reason, UsageError } from './helpers/cli.ts';
+import { attempt, type Process, readProc, startTicks } from './helpers/proc.ts';
+import {
+  findContainer,
+  livingProcesses,
+  namedContainer,
+  ownContainers,
+  sweepTargets,
+  type WholeContainer,
+} from './helpers/target.ts';
+
+export const options = {
+  signal: { parse: parseSignal },
+  timeout: { parse: parseSeconds },
+  all: {},
+  pause: {},
+  resume: {},
+  sweep: {},
+} as const;
+
+type Signal = keyof typeof constants.signals;
+
+function parseSignal(text: string): Signal {
+  const name = `SIG${text.toUpperCase().replace(/^SIG/, '')}`;
+  if (/^SIG(TERM|INT|QUIT|HUP|USR1|USR2|KILL)$/.test(name)) return name as Signal;
+  throw new UsageError(`--signal is TERM, INT, QUIT, HUP, USR1, USR2 or KILL, not ${text}`);
+}
+
+function parseSeconds(text: string): number {
+  if (/^\d{1,6}(\.\d+)?$/.test(text)) return Number(text);
+  throw new UsageError(`--timeout is a number of seconds, not ${text}`);
+}
+
+const hierarchies = readHierarchies();
+
+/** Whether a signal can have any effect on a process: PID 1 of a namespace gets only what it has a handler for. */
+function handles(first: Process, signal: Signal): boolean {
+  if (signal === 'SIGKILL' || first.nsPids.length === 1) return true;
+  const mask = /^SigCgt:\t(\w+)$/m.exec(readProc(first.pid, 'status') ?? '')?.[1] ?? '0';
+  return ((BigInt(`0x${mask}`) >> BigInt(constants.signals[signal] - 1)) & 1n) === 1n;
+}
+
+function send(process_: Process, signal: Signal): void {
+  try {
+    process.kill(process_.pid, signal);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH')
+      throw new Failure(`cannot signal ${process_.pid}: ${reason(error)}`);
+  }
+}
+
+/** Freezes or thaws. v2: cgroup.freeze; v1: the freezer controller. Throws Failure where there is neither. */
+async function setFrozen({ cgroups, label }: WholeContainer, frozen: boolean): Promise<void> {
+  for (const { hierarchy, directory } of cgroups) {
+    const v2 = join(directory, 'cgroup.freeze');
+    const v1 = join(directory, 'freezer.state');
+    if (hierarchy.version === 2 && existsSync(v2)) {
+      writeFileSync(v2, frozen ? '1' : '0');
+      return untilFrozen(label, () =>
+        readFileSync(join(directory, 'cgroup.events'), 'utf8').includes(`frozen ${frozen ? 1 : 0}`),
+      );
+    }
+    if (hierarchy.controllers.includes('freezer')) {
+      const state = frozen ? 'FROZEN' : 'THAWED';
+      writeFileSync(v1, state);
+      return untilFrozen(label, () => readFileSync(v1, 'utf8').trim() === state);
+    }
+  }
+  throw new Failure(`${label} has no cgroup to itself with a freezer: kill -STOP stops single processes`);
+}
+
+async function untilFrozen(label: string, isDone: () => boolean): Promise<void> {
+  for (let waited = 0; waited < 5000; waited += 20) {
+    if (isDone()) return;
+    await sleep(20);
+  }
+  throw new Failure(`${label} is not yet as asked after 5 s: a process of it waits in the kernel`);
+}
+
+/** Kills all that is in the container. What is in its cgroups needs no PID: cgroup.kill takes them all at once. */
+function killAll(container: WholeContainer): void {
+  for (const { hierarchy, directory } of container.cgroups) {
+    const kill = join(directory, 'cgroup.kill'); // since Linux 5.14
+    if (hierarchy.version === 2 && existsSync(kill)) attempt(() => writeFileSync(kill, '1'));
+  }
+  // PID 1 first: the kernel ends all of its namespace with it
+  const { first, startTicks: started } = container;
+  if (first && startTicks(first.pid) === started) send(first, 'SIGKILL');
+  for (const process_ of livingProcesses(container)) send(process_, 'SIGKILL');
+}
+
+/** A cgroup's directory and those in it, in the order in which they can be removed. */
+function innermostFirst(directory: string): string[] {
+  const entries = attempt(() => readdirSync(directory, { withFileTypes: true })) ?? [];
+  const inside = entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(directory, name));
+  return [...inside.flatMap(innermostFirst), directory];
+}
+
+/** Removes the cgroups of a container of ours, and those in it. Returns what is there still, without a process. */
+async function removeCgroups({ cgroups, ours }: WholeContainer): Promise<string[]> {
+  if (!ours) return [];
+  const { $ } = await import('zx/core');
+  const lock = lockDirectory(hierarchies);
+  const left = () =>
+    cgroups
+      .map(({ directory }) => directory)
+      .filter((directory) => existsSync(directory) && processesIn(directory).length === 0);
+  // the last processes may be on their way out: EBUSY
+  for (let tries = 0; tries < 50 && left().length > 0; tries++) {
+    if (tries > 0) await sleep(20);
+    const folders = hierarchies.map(({ mountPoint }) => join(mountPoint, parent));
+    // under the lock that run.ts takes, so that a container which is just being made with this name keeps its own
+    await $({
+      quiet: true,
+      nothrow: true,
+    })`flock ${lock} rmdir ${[...left().flatMap(innermostFirst), ...folders]}`;
+  }
+  return left();
+}
+
+/** Stops one container. Returns what happened, for people. Throws Failure naming what would not end. */
+async function stop(container: WholeContainer, signal: Signal, timeoutSeconds: number): Promise<string> {
+  const { first, label } = container;
+  const wait = async (milliseconds: number) => {
+    for (let waited = 0; ; waited += 50) {
+      if (livingProcesses(container).length === 0) return true;
+      if (waited >= milliseconds) return false;
+      await sleep(50);
+    }
+  };
+  let how = `${label}: ended after ${signal}`;
+  await setFrozen(container, false).catch(() => {}); // a frozen v1 cgroup can't be killed until it is thawed
+  if (!first) how = `${label}: nothing of it was running`;
+  else if (!handles(first, signal)) {
+    killAll(container);
+    how = `${label}: killed, for its first process does not handle ${signal}`;
+  } else {
+    send(first, signal);
+    // the tree of a container without a PID namespace does not end with its first process
+    if (first.nsPids.length === 1) for (const process_ of livingProcesses(container)) send(process_, signal);
+    if (!(await wait(timeoutSeconds * 1000))) {
+      killAll(container);
+      how = `${label}: killed, ${timeoutSeconds} s after ${signal}`;
+    }
+  }
+  for (let tries = 0; tries < 5 && !(await wait(1000)); tries++) killAll(container); // forking bombs included
+  const left = livingProcesses(container);
+  if (left.length > 0) {
+    const states = left.map(
+      ({ pid, name }) => `${pid} (${name}, ${/^State:\t(\S)/m.exec(readProc(pid, 'status') ?? '')?.[1]})`,
+    );
+    throw new Failure(
+      `${label} was sent SIGKILL, but has not ended: ${states.join(', ')}: state D waits in the kernel, see /proc/PID/stack`,
+    );
+  }
+  const busy = await removeCgroups(container);
+  if (busy.length > 0)
+    throw new Failure(`${label} has ended, but its cgroups can't be removed: ${busy.join(', ')}`);
+  return how;
+}
+
+await main(import.meta.url, { options, operands: [0, Infinity] }, async (values, operands) => {
+  const { all, pause, resume, sweep, signal = 'SIGTERM', timeout = 10 } = values;
+  if ([all || operands.length > 0, sweep].filter(Boolean).length !== 1 || (all && operands.length > 0))
+    throw new UsageError('either TARGETs, or --all, or --sweep');
+  if (pause && resume) throw new UsageError('either --pause or --resume');
+  if ((pause || resume || sweep) && (values.signal !== undefined || values.timeout !== undefined))
+    throw new UsageError('--signal and --timeout go with stopping');
+  if (process.getuid?.() !== 0) throw new Failure('needs root: try sudo');
+
+  if (sweep) {
+    for (const name of ownContainers(hierarchies)) {
+      const container = namedContainer(hierarchies, name);
+      if (container.first === undefined && (await removeCgroups(container)).length === 0)
+        console.log(`${name}: removed`);
+    }
+    for (const hierarchy of hierarchies) sweepTargets(hierarchy);
+    return 0;
+  }
+
+  const targets = all
+    ? ownContainers(hierarchies).map((name) => namedContainer(hierarchies, name))
+    : operands.map((text) => findContainer(hierarchies, text));
+  if (targets.length === 0) console.error('stop: there is no container of barehand here');
+  const work = async (target: WholeContainer) => {
+    if (!pause && !resume) return stop(target, signal, timeout);
+    await setFrozen(target, pause);
+    return `${target.label}: ${pause ? 'paused' : 'resumed'}`;
+  };
+  const results = await Promise.allSettled(targets.map(work));
+  for (const result of results) {
+    if (result.status === 'fulfilled') console.log(result.value);
+    else console.error(`stop: ${reason(result.reason)}`);
+  }
+  return results.some(({ status }) => status === 'rejected') ? 1 : 0;
+});

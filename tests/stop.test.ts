@@ -1,0 +1,234 @@
+import assert from 'node:assert/strict';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { parent, readHierarchies } from '../scripts/helpers/cgroup.ts';
+import { readProcesses } from '../scripts/helpers/proc.ts';
+import { alive, cgroups, container, newName, signals, start, startByHand } from './helpers/container.ts';
+import { needs } from './helpers/needs.ts';
+import { call, execute, rootfs, script, until } from './helpers/script.ts';
+
+const stop = (...words: string[]) => call('stop', words);
+const isGone = (name: string) => !cgroups(name).some((path) => existsSync(path));
+const waiting = 'while :; do sleep 0.1; done';
+
+/** A container whose shell handles a signal by a command of its own, from the moment this returns. */
+async function startHandler(signal: 'TERM' | 'INT' | 'USR1', command: string) {
+  const running = await start([], ['/bin/sh', '-c', `trap '${command}' ${signal}; ${waiting}`]);
+  const number = { TERM: 15, INT: 2, USR1: 10 }[signal];
+  await until('the handler', () => signals(running.first, 'SigCgt').has(number));
+  return running;
+}
+
+test('a container that handles SIGTERM ends by itself, and nothing of it is left', container, async () => {
+  const { name, end } = await startHandler('TERM', 'exit 3');
+  const { code, stdout, stderr } = await stop(name);
+  assert.deepEqual([code, stdout, stderr], [0, `${name}: ended after SIGTERM\n`, '']);
+  assert.deepEqual(await end, [3, null]);
+  assert.ok(isGone(name));
+});
+
+test('one that does not handle it is killed without waiting', container, async () => {
+  const { name, end, first } = await start([], ['sleep', '100']);
+  const { code, stdout } = await stop('--timeout', '1000', name);
+  assert.deepEqual([code, stdout], [0, `${name}: killed, for its first process does not handle SIGTERM\n`]);
+  assert.deepEqual(await end, [137, null]);
+  assert.ok(!alive(first) && isGone(name));
+});
+
+test('one that handles it and goes on is killed after --timeout', container, async () => {
+  const { name, end } = await startHandler('TERM', ': not yet');
+  const { code, stdout } = await stop(name, '--timeout', '1');
+  assert.deepEqual([code, stdout], [0, `${name}: killed, 1 s after SIGTERM\n`]);
+  assert.deepEqual(await end, [137, null]);
+  assert.ok(isGone(name));
+});
+
+test('--signal asks with another signal', container, async () => {
+  for (const [signal, given] of [
+    ['INT', 'int'],
+    ['USR1', 'SIGUSR1'],
+  ] as const) {
+    const { name, end } = await startHandler(signal, 'exit 8');
+    const { stdout } = await stop('--signal', given, name);
+    assert.equal(stdout, `${name}: ended after SIG${signal}\n`);
+    assert.deepEqual(await end, [8, null]);
+  }
+});
+
+test('a container that starts processes without pause ends whole', container, async () => {
+  const bomb = 'while :; do sleep 50 & sleep 0.01; done';
+  const { name, end } = await start([], ['/bin/sh', '-c', `trap : TERM; ${bomb}`]);
+  const procs = join(cgroups(name)[0] as string, 'cgroup.procs');
+  const members = await until('many processes', () => {
+    const pids = readFileSync(procs, 'utf8').trim().split('\n').map(Number);
+    return pids.length > 20 && pids;
+  });
+  assert.equal((await stop(name, '--timeout', '0')).code, 0);
+  await end;
+  for (const pid of members) assert.ok(!alive(pid), String(pid));
+  assert.ok(isGone(name));
+});
+
+test('without a PID namespace all of the tree ends', container, async () => {
+  const { name, end } = await start(['--isolate', 'mount'], ['/bin/sh', '-c', 'sleep 100 & sleep 101']);
+  const procs = join(cgroups(name)[0] as string, 'cgroup.procs');
+  const members = await until('its processes', () => {
+    const pids = readFileSync(procs, 'utf8').trim().split('\n').map(Number);
+    return pids.length === 4 && pids;
+  });
+  assert.equal((await stop(name)).code, 0);
+  await end;
+  for (const pid of members) assert.ok(!alive(pid), String(pid));
+  assert.ok(isGone(name));
+});
+
+test(
+  'one made by hand is stopped through either of its two PIDs, and nobody else is',
+  container,
+  async () => {
+    const other = await startByHand(['sleep', '100']);
+    for (const which of ['first', 'unshare'] as const) {
+      const byHand = await startByHand(['sleep', '100']);
+      const { code, stdout } = await stop(String(byHand[which]));
+      assert.equal(code, 0);
+      assert.match(stdout, /killed, for its first process does not handle SIGTERM/);
+      await byHand.end;
+      assert.ok(!alive(byHand.first));
+    }
+    assert.ok(alive(other.first));
+  },
+);
+
+test(
+  '--pause stops all of it where it is, --resume lets it go on, and what is paused can be stopped',
+  container,
+  async () => {
+    const { name, end, first } = await start([], ['/bin/sh', '-c', 'while :; do :; done']);
+    const ticks = () =>
+      Number(
+        readFileSync(`/proc/${first}/stat`, 'utf8')
+          .replace(/^.*\) /s, '')
+          .split(' ')[11],
+      );
+    assert.deepEqual((await stop('--pause', name)).stdout, `${name}: paused\n`);
+    const paused = ticks();
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    assert.equal(ticks(), paused);
+    assert.deepEqual((await stop('--resume', name)).stdout, `${name}: resumed\n`);
+    await until('it to go on', () => ticks() > paused);
+    await stop('--pause', name);
+    assert.equal((await stop(name)).code, 0);
+    await end;
+    assert.ok(isGone(name));
+  },
+);
+
+test('--sweep removes what a killed launch has left, and nothing that lives', container, async () => {
+  const dead = await start([], ['sleep', '100']);
+  const living = await start([], ['sleep', '100']);
+  const shell = readProcesses().get(dead.unshare)?.ppid as number;
+  process.kill(shell, 'SIGKILL');
+  await dead.end;
+  await until('its end', () => !alive(dead.first));
+  // cgroups in one hierarchy only, and one inside of another, are left overs as well
+  const half = newName();
+  mkdirSync(join(cgroups(half).at(-1) as string, 'inner'), { recursive: true });
+  const { code } = await stop('--sweep');
+  assert.equal(code, 0);
+  assert.ok(isGone(dead.name));
+  assert.ok(isGone(half));
+  assert.ok(alive(living.first));
+});
+
+test('several at once: each is told of, one failure is the exit code', container, async () => {
+  const one = await start([], ['sleep', '100']);
+  const two = await start([], ['sleep', '100']);
+  const { code, stdout } = await stop(one.name, two.name);
+  assert.equal(code, 0);
+  assert.deepEqual(
+    stdout.split('\n').map((line) => line.split(':')[0]),
+    [one.name, two.name, ''],
+  );
+  await Promise.all([one.end, two.end]);
+});
+
+test('wrong usage ends with 2, what does not exist with 1, each with a clear line', container, async () => {
+  for (const [words, code, expected] of [
+    [[], 2, /either TARGETs, or --all, or --sweep/],
+    [['--all', 'web'], 2, /either TARGETs/],
+    [['--all', '--sweep'], 2, /either TARGETs/],
+    [['--pause', '--resume', 'web'], 2, /either --pause or --resume/],
+    [['--pause', '--timeout', '3', 'web'], 2, /go with stopping/],
+    [['--signal', 'STOP', 'web'], 2, /--signal is TERM/],
+    [['--timeout', 'soon', 'web'], 2, /number of seconds/],
+    [['../web'], 2, /neither a name nor a PID/],
+    [['no-such-container'], 1, /no container no-such-container: ps.ts shows/],
+    [['1'], 1, /1 is not the first process of a container/],
+    [[String(process.pid)], 1, /is not the first process of a container/],
+  ] as [string[], number, RegExp][]) {
+    const result = await stop(...words);
+    assert.match(result.stderr, expected);
+    assert.equal(result.code, code, words.join(' '));
+    assert.equal(result.stdout, '');
+  }
+});
+
+// --all means all of this host: it is tried where there is no other, under cgroup mounts that begin at a cgroup of ours
+test('--all stops every container of ours', { skip: container.skip || needs('unshare') }, async () => {
+  const name = `${parent}-${newName()}`;
+  const folders = readHierarchies().map((hierarchy) => ({
+    ...hierarchy,
+    folder: join(hierarchy.mountPoint, name),
+  }));
+  const mounts = folders.map(({ version, controllers, mountPoint }) => {
+    const option = controllers.map((word) => (word.startsWith('name=') ? `none,${word}` : word)).join();
+    const type = version === 2 ? '-t cgroup2' : `-t cgroup -o ${option}`;
+    return `mkdir -p ${mountPoint}; mount ${type} cgroup ${mountPoint}`;
+  });
+  const join_ = folders.map(({ folder, mountPoint, controllers, version }) => [
+    `mkdir ${folder}`,
+    ...(controllers.includes('cpuset')
+      ? ['cpus', 'mems'].map((file) => `cat ${mountPoint}/cpuset.${file} >${folder}/cpuset.${file}`)
+      : []),
+    // v2: a cgroup that has controllers below it has no processes, so they go to one inside
+    version === 2
+      ? `mkdir ${folder}/test; echo 0 >${folder}/test/cgroup.procs`
+      : `echo 0 >${folder}/cgroup.procs`,
+  ]);
+  const inside = `
+    set -e
+    mount -t tmpfs tmpfs /sys/fs/cgroup
+    ${mounts.join('\n')}
+    for i in 1 2 3; do "$1" --name all-$i "$2" sleep 100 & done
+    until [ "$("$3" --json | grep -c '"engine": "barehand"')" = 3 ]; do sleep 0.2; done
+    "$4" --all
+    wait
+    "$4" --all`;
+  const around = `
+    set -e
+    ${join_.flat().join('\n')}
+    exec unshare --cgroup --mount --pid --fork --kill-child --mount-proc sh -c "$0" sh "$@"`;
+  try {
+    const words = [script('run'), rootfs, script('ps'), script('stop')];
+    const { stdout, stderr, code } = await execute(['sh', '-c', around, inside, ...words]);
+    assert.equal(code, 0, stderr);
+    assert.deepEqual(
+      stdout.trim().split('\n').sort(),
+      [1, 2, 3].map((i) => `all-${i}: killed, for its first process does not handle SIGTERM`),
+    );
+    assert.match(stderr, /stop: there is no container of barehand here/);
+  } finally {
+    await execute([
+      'find',
+      ...folders.map(({ folder }) => folder),
+      '-depth',
+      '-type',
+      'd',
+      '-exec',
+      'rmdir',
+      '{}',
+      ';',
+    ]);
+  }
+});
