@@ -211,7 +211,14 @@ function dropArguments(launch: Launch): string[][] {
       '--default-signal=INT,QUIT,PIPE,XFSZ',
       ...environment.filter((variable) => !forLoader(variable)),
     ],
-    [has.shell, '-c', '"$release"', 'run', isolate.has('mount') ? workdir : rootfs],
+    [
+      has.shell,
+      ...(has.shell.endsWith('/bash') ? ['--norc', '-p'] : []),
+      '-c',
+      '"$release"',
+      'run',
+      isolate.has('mount') ? workdir : rootfs,
+    ],
     command,
   ];
 }
@@ -289,11 +296,12 @@ printf '%s\\n' "$fstab" >${quote(scratch)} && exec 5<${quote(scratch)} && rm ${q
 # hold: PID 1 of the new namespaces joins the cgroups first, so that they are the root of its cgroup namespace
 (
   for cgroup in $cgroups; do echo 0 >"$cgroup/cgroup.procs" || exit 125; done
-  # no descriptor of the caller's gets in: all up to 9 are ours, and those above only bash can close
+  # no descriptor of the caller's gets in: all up to 9 are ours, and those above only bash can close, which would
+  # read ~/.bashrc for a caller whose stdin is a socket
   exec 3>&2 2>&6 7<&- 8>&- 9<&-
   closeAll='for fd in /proc/self/fd/*; do case $\{fd##*/} in [0-6]) ;; *) eval "exec $\{fd##*/}>&-";; esac; done; exec "$@"'
   above=; for fd in /proc/self/fd/??*; do [ ! -e "$fd" ] || above=yes; done
-  exec $\{above:+bash -c "$closeAll" run} \\
+  exec $\{above:+bash --norc -p -c "$closeAll" run} \\
     setpriv --pdeathsig=KILL \\
     unshare ${flags.join(' ')} --fork --kill-child --propagation private \\
     sh -c "$hold" run \\
@@ -301,7 +309,7 @@ printf '%s\\n' "$fstab" >${quote(scratch)} && exec 5<${quote(scratch)} && rm ${q
 ) <&3 &
 child=$!
 exec 3<&- 4<&- 5<&- 6>&- 9<&-
-read -r pid <&7; case $pid in '' | *[!0-9]*) [ -z "$pid" ] || echo "run: $pid" >&2; wait "$child"; exit 125;; esac
+read -r pid <&7; case $pid in '' | *[!0-9]*) [ -z "$pid" ] || echo "run: $pid" >&2; exec 8>&-; wait "$child"; exit 125;; esac
 ${
   isolate.has('mount')
     ? `
