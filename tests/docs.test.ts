@@ -16,6 +16,8 @@ const pages = ['README.md', ...readdirSync(join(top, 'docs')).map((name) => join
   (name) => name.endsWith('.md'),
 );
 
+const mark = 'BAREHAND_TEST_PAGE';
+
 interface Block {
   line: number;
   /** what is written behind the three backticks */
@@ -52,22 +54,23 @@ function traces(session: number, page: string): string[] {
     ...list('/run/netns'),
     // other tests make files of their own in /tmp at the same time
     ...list('/tmp').filter((path) => written.includes(path)),
-    ...list('/proc').filter((path) => sessionOf(path) === session),
+    ...list('/proc').filter((path) => isOf(session, path)),
     ...projectFiles(top),
   ];
 }
 
 const isFolder = (path: string) => existsSync(join(path, 'cgroup.procs'));
 
-/** The session of a living process, by its folder in /proc. */
-function sessionOf(path: string): number | undefined {
+/** Whether a living process, by its folder in /proc, is of a page's session or has inherited its environment. */
+function isOf(session: number, path: string): boolean {
   try {
-    const [state, , , session] = readFileSync(join(path, 'stat'), 'utf8')
+    const [state, , , its] = readFileSync(join(path, 'stat'), 'utf8')
       .replace(/^.*\) /s, '')
       .split(' ');
-    return state === 'Z' ? undefined : Number(session);
+    const environment = readFileSync(join(path, 'environ'), 'utf8').split('\0');
+    return state !== 'Z' && (Number(its) === session || environment.includes(`${mark}=${session}`));
   } catch {
-    return undefined;
+    return false;
   }
 }
 
@@ -104,7 +107,7 @@ for (const page of pages) {
     }, async () => {
       const home = mkdtempSync(join(tmpdir(), 'barehand-docs-'));
       const before = traces(0, page);
-      const script = toRun.map(({ line, code }) => `echo '== ${page}:${line}' >&2\n${code}`).join('');
+      const script = `export ${mark}=$$\n${toRun.map(({ line, code }) => `echo '== ${page}:${line}' >&2\n${code}`).join('')}`;
       // a session of its own tells its processes from those of other tests
       const shell = spawn('sh', ['-eu', '-c', script], {
         cwd: top,
@@ -143,5 +146,5 @@ for (const page of pages) {
 
 function killSession(session: number): void {
   for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name)))
-    if (sessionOf(join('/proc', pid)) === session) process.kill(Number(pid), 'SIGKILL');
+    if (isOf(session, join('/proc', pid))) spawn('kill', ['-KILL', pid], { stdio: 'ignore' });
 }
