@@ -96,6 +96,7 @@ test('a chroot without any namespace is shown, as one tree', container, async ()
     stdio: 'ignore',
     detached: true,
   });
+  const end = once(chroot, 'exit');
   try {
     const pid = chroot.pid as number;
     await until(
@@ -107,7 +108,7 @@ test('a chroot without any namespace is shown, as one tree', container, async ()
     assert.equal(row.namespaces.pid, Number(/\d+/.exec(namespace('self', 'pid'))?.[0]));
   } finally {
     process.kill(-(chroot.pid as number), 'SIGKILL');
-    await once(chroot, 'exit');
+    await end;
   }
 });
 
@@ -155,6 +156,7 @@ for (const [engine, program, words] of [
     skip: container.skip || needs(program),
   }, async () => {
     const child = spawn(program, words, { stdio: 'ignore', detached: true });
+    const end = once(child, 'exit');
     try {
       const sleep = await until('its sleep', () =>
         [...readProcesses().values()].find(
@@ -173,7 +175,7 @@ for (const [engine, program, words] of [
     } finally {
       // SIGKILL of systemd-nspawn would leave the container running
       child.kill('SIGTERM');
-      await once(child, 'exit');
+      await end;
       await until(
         'its end',
         () =>
@@ -203,6 +205,7 @@ test('a container of runc is told from others, with its ID and limit', {
   });
   const id = `ps-test-${process.pid}`;
   const run = spawn('runc', ['run', '--bundle', bundle, id], { stdio: 'ignore' });
+  const end = once(run, 'exit');
   try {
     const row = await untilAsync('its row', async () => (await list()).find(({ name }) => name === id));
     assert.equal(row.engine, 'runc');
@@ -210,7 +213,7 @@ test('a container of runc is told from others, with its ID and limit', {
     assert.equal(row.memory.limitBytes, 77 * 1024 * 1024);
   } finally {
     await execute(['runc', 'kill', id, 'KILL']);
-    await once(run, 'exit');
+    await end;
     await execute(['runc', 'delete', '--force', id]);
   }
 });
