@@ -46,7 +46,10 @@ function traces(session: number, page: string): string[] {
     existsSync(folder) ? readdirSync(folder).map((name) => join(folder, name)) : [];
   const written = readFileSync(join(top, page), 'utf8');
   return [
-    ...readHierarchies().flatMap(({ mountPoint }) => list(join(mountPoint, parent)).filter(isFolder)),
+    // other tests' containers are called test-…
+    ...readHierarchies().flatMap(({ mountPoint }) =>
+      list(join(mountPoint, parent)).filter((path) => isCgroup(path) && !path.includes('/test-')),
+    ),
     ...readFileSync('/proc/self/mountinfo', 'utf8')
       .split('\n')
       .map((line) => `mount ${line.split(' ')[4]}`),
@@ -59,7 +62,7 @@ function traces(session: number, page: string): string[] {
   ];
 }
 
-const isFolder = (path: string) => existsSync(join(path, 'cgroup.procs'));
+const isCgroup = (path: string) => existsSync(join(path, 'cgroup.procs'));
 
 /** Whether a living process, by its folder in /proc, is of a page's session or has inherited its environment. */
 function isOf(session: number, path: string): boolean {
