@@ -16,7 +16,7 @@ done
 [ ${#files[@]} -gt 0 ] || for file in tests/*.test.ts; do
   case ${file#tests/} in
     # what these test does not depend on the kernel, and would be slow here
-    build.* | cgroup.* | cli.* | docs.* | fetch-rootfs* | plan.* | units.*) ;;
+    build.* | cgroup.* | cli.* | docs.* | fetch-rootfs* | plan.* | scripts.* | units.*) ;;
     *) files+=("$file") ;;
   esac
 done
