@@ -33,8 +33,7 @@ function commandLine(step: Step): string {
   if ('write' in step) return `${echo(step.write)} ${quote(step.write)} > ${quote(step.to)}`;
   if ('remove' in step) return `rm -r ${quote(step.remove)}`;
   if ('moveTree' in step) return moveTreeInShell(step.moveTree, step.to);
-  if ('moveAll' in step)
-    return `while read -r pid; do echo "$pid" > ${quote(`${step.to}/cgroup.procs`)}; done < ${quote(`${step.moveAll}/cgroup.procs`)}`;
+  if ('moveAll' in step) return moveAllInShell(step.moveAll, step.to);
   return step.run.map(quote).join(' ');
 }
 
@@ -45,6 +44,13 @@ function moveTreeInShell(pid: number, to: string): string {
   for child in $(grep -ls "^PPid:[[:space:]]$1$" /proc/[0-9]*/status | cut -d/ -f3); do move "$child"; done
 }
 move ${pid} 2>/dev/null; move ${pid} 2>/dev/null`;
+}
+
+/** The list is read whole before anybody moves, and again for those that were born meanwhile. */
+function moveAllInShell(from: string, to: string): string {
+  return `for round in 1 2 3; do
+  for pid in $(cat ${quote(`${from}/cgroup.procs`)}); do echo "$pid" > ${quote(`${to}/cgroup.procs`)}; done
+done 2>/dev/null`;
 }
 
 // echo, as people type it, unless some shell's echo would take the text for an option or an escape
