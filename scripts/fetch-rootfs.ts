@@ -144,7 +144,7 @@ function openSource(
       `EISDIR: it is a directory: pack it: tar -C ${quote(source)} -c . | fetch-rootfs.ts - NAME`,
     );
   return {
-    chunks: createReadStream(source, { highWaterMark: 1 << 20 }),
+    chunks: createReadStream(source, { highWaterMark: 1 << 18 }),
     ...(stat.isFile() && { length: stat.size }),
   };
 }

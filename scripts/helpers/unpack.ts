@@ -6,6 +6,7 @@ import { chmodSync, chownSync, lstatSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { promisify } from 'node:util';
+import { setFlagsFromString } from 'node:v8';
 import { createGunzip } from 'node:zlib';
 import { type Attributes, type Limits, TarInspector } from './archive.ts';
 import { Failure, reason } from './cli.ts';
@@ -56,7 +57,7 @@ async function* gunzip(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
       yield chunk;
     }
   }
-  const unzip = createGunzip({ chunkSize: 1 << 18 });
+  const unzip = createGunzip({ chunkSize: 1 << 17 });
   let sourceError: unknown;
   const feeding = pipeline(counted(), unzip).catch((error: NodeJS.ErrnoException) => {
     sourceError = error;
@@ -129,6 +130,8 @@ export async function unpack(
   limits: Limits,
   signal: AbortSignal,
 ): Promise<{ inspector: TarInspector; warnings: string[] }> {
+  // what is thrown away here is buffers: a young generation that stays small has them collected before they pile up
+  setFlagsFromString('--semi-space-growth-factor=1');
   const inspector = new TarInspector(isRoot ? limits : { ...limits, skipDevices: 'all' });
   let complete = false;
   async function* inspected() {
