@@ -51,7 +51,7 @@ import {
 } from './helpers/cgroup.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { perform, type Step, toShell } from './helpers/plan.ts';
-import { startTicks } from './helpers/proc.ts';
+import { attempt, startTicks } from './helpers/proc.ts';
 import { findTarget, notes, sweepTargets, type Target } from './helpers/target.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
 
@@ -210,7 +210,10 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   if (top && startTicks(top.pid) !== started)
     throw new Failure(`process ${top.pid} ended meanwhile: see what ${directory} holds`);
 
-  const after = existsSync(directory) ? readMemory(hierarchy, directory) : { ...before, limitBytes: null };
+  const seen = attempt(() => readMemory(hierarchy, directory));
+  // v2 kills at once what is above a limit that was forced upon it
+  if (!seen && !reset) throw new Failure(`${text} has ended meanwhile, and with it its cgroup`);
+  const after = seen ?? { ...before, limitBytes: null, swapLimitBytes: null };
   if (json) console.log(JSON.stringify(toObject(directory, before, after), null, 2));
   else {
     const show = (bytes: number | null) => (bytes === null ? 'none' : formatSize(bytes));
