@@ -36,7 +36,11 @@ const countsSwap = existsSync(memory.version === 1 ? join(memory.mountPoint, fil
 const trees: ChildProcess[] = [];
 /** A tree of ordinary processes: a shell, and what it starts. It says on stdout when it is complete. */
 async function startTree(program: string): Promise<number> {
-  const shell = spawn('sh', ['-c', program], { stdio: ['ignore', 'pipe', 'ignore'], detached: true });
+  // should the test be killed, so is the shell
+  const shell = spawn('setpriv', ['--pdeathsig=KILL', 'sh', '-c', program], {
+    stdio: ['ignore', 'pipe', 'ignore'],
+    detached: true,
+  });
   trees.push(shell);
   if (shell.stdout) await once(shell.stdout, 'data');
   return shell.pid as number;
