@@ -236,28 +236,34 @@ function sweep(dest: string): void {
   for (const entry of readdirSync(folder, { withFileTypes: true })) {
     const [, name, pid] = /^\.(.+)\.partial-(\d+)$/.exec(entry.name) ?? [];
     const ours = name === basename(dest) || (name && folder === rootfsFolder);
-    if (ours && entry.isDirectory() && !existsSync(`/proc/${pid}`)) remove(join(folder, entry.name));
+    const isDead = Number(pid) === process.pid || !existsSync(`/proc/${pid}`);
+    if (ours && entry.isDirectory() && isDead) remove(join(folder, entry.name));
   }
 }
 
-function refuseExisting(dest: string): void {
+/** Makes room for DEST: the folder it is in. Throws a Failure where DEST is there and not empty. */
+function prepare(dest: string): void {
   const stat = lstatSync(dest, { throwIfNoEntry: false });
-  if (!stat) return;
-  if (!stat.isDirectory() || readdirSync(dest).length > 0)
-    throw new Failure(
-      `cannot make ${dest}: EEXIST: it is there already: choose another DEST, or: rm -rf ${quote(dest)}`,
-    );
-  if (stat.dev !== statSync(dirname(dest)).dev)
-    throw new Failure(`cannot make ${dest}: EBUSY: it is a mount point: give a new folder in it`);
+  if (stat && (!stat.isDirectory() || readdirSync(dest).length > 0)) {
+    // a path may be anything: only what is ours gets a line to be pasted that removes it
+    const remedy = dirname(dest) === rootfsFolder ? `or: rm -rf ${quote(dest)}` : 'or remove it yourself';
+    throw new Failure(`EEXIST: it is there already: choose another DEST, ${remedy}`);
+  }
+  if (stat && stat.dev !== statSync(dirname(dest)).dev)
+    throw new Failure('EBUSY: it is a mount point: give a new folder in it');
+  mkdirSync(dirname(dest), { recursive: true });
+  sweep(dest);
 }
 
 await main(import.meta.url, { options, operands: [0, 2] }, async (values, operands) => {
   const { source, dest } = planFetch(values.article, operands, rootfsFolder);
   const say = (text: string) => values.quiet || console.error(text);
   process.umask(0o022);
-  refuseExisting(dest);
-  mkdirSync(dirname(dest), { recursive: true });
-  sweep(dest);
+  try {
+    prepare(dest);
+  } catch (error) {
+    throw new Failure(`cannot make ${dest}: ${reason(error)}`, { cause: error });
+  }
   try {
     say(await intoPlace(dest, (partial, signal) => fill(partial, source, values, say, signal)));
   } catch (error) {

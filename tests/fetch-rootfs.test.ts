@@ -346,10 +346,14 @@ test("a bare DEST is a folder in the project's rootfs/", root, async (t) => {
   const { file } = bound(sandbox(t));
   const name = `test-${process.pid}`;
   t.after(() => execFileSync('rm', ['-rf', join(rootfsFolderOfProject, name)]));
-  const { code, stdout, stderr } = await run([file('x.tar', small), name], { cwd: '/' });
+  const source = file('x.tar', small);
+  const { code, stdout, stderr } = await run([source, name], { cwd: '/' });
   assert.equal(code, 0, stderr);
   assert.equal(stdout, `${join(rootfsFolderOfProject, name)}\n`);
   assert.ok(existsSync(join(rootfsFolderOfProject, name, 'bin/sh')));
+  const again = await run([source, name], { cwd: '/' });
+  assert.equal(again.code, 1);
+  assert.match(again.stderr, new RegExp(`choose another DEST, or: rm -rf .*/rootfs/${name}\n$`));
 });
 const rootfsFolderOfProject = join(
   import.meta.dirname ?? new URL('.', import.meta.url).pathname,
@@ -377,7 +381,7 @@ test('a DEST that is there is refused untouched, and the way out is named', root
     const { code, stdout, stderr } = await run([file('x.tar', small), path], { program });
     assert.equal(
       stderr,
-      `fetch-rootfs: cannot make ${path}: EEXIST: it is there already: choose another DEST, or: rm -rf ${path}\n`,
+      `fetch-rootfs: cannot make ${path}: EEXIST: it is there already: choose another DEST, or remove it yourself\n`,
     );
     assert.equal(code, 1);
     assert.equal(stdout, '');
@@ -546,7 +550,7 @@ test('where namespaces are not allowed nothing is unpacked', root, async (t) => 
   );
   assert.match(
     stderr,
-    /^fetch-rootfs: cannot fetch .*unshare: .*not permitted: tar is not run unconfined[^\n]+\n$/,
+    /^fetch-rootfs: cannot fetch .*unshare: .*not permitted: tar is not run unconfined, which needs CAP_SYS_ADMIN\n$/,
   );
   assert.equal(status, 1);
   assert.deepEqual(left(), []);
@@ -624,6 +628,20 @@ test('a user without root can have the host rootfs', user, (t) => {
     },
   );
   assert.equal(stdout, '0\n');
+});
+
+test('the root of a user namespace leaves out the devices that it may not make', user, (t) => {
+  const made = sandbox(t);
+  const source = made.file(
+    'x.tar',
+    archive({ name: 'bin/su', mode: 0o4755 }, { name: 'dev/null', type: '3', device: [1, 3] }),
+  );
+  const { status, stderr } = spawnSync('unshare', ['--user', '--map-root-user', program, source, made.dest], {
+    encoding: 'utf8',
+  });
+  assert.equal(status, 0, stderr);
+  assert.match(stderr, /^1 device nodes left out\n/);
+  assert.equal(statSync(join(made.dest, 'bin/su')).mode & 0o7777, 0o4755);
 });
 
 // host:

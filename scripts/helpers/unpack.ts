@@ -2,7 +2,7 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { chmodSync, chownSync, lstatSync } from 'node:fs';
+import { chmodSync, chownSync, lstatSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { promisify } from 'node:util';
@@ -13,6 +13,10 @@ import { Failure, reason } from './cli.ts';
 import { findProgram, lddLibraries } from './host-rootfs.ts';
 
 const isRoot = process.getuid?.() === 0;
+
+/** Only the root of the first user namespace may make device nodes, user_namespaces(7). */
+const mayMakeDevices =
+  isRoot && /^\s*0\s+0\s+4294967295\s*$/.test(readFileSync('/proc/self/uid_map', 'utf8'));
 
 /** What makes a user root of a namespace, in which unshare(1), mount(8) and chroot(1) are allowed. */
 export const asRoot = isRoot ? [] : ['unshare', '--user', '--map-root-user'];
@@ -132,7 +136,7 @@ export async function unpack(
 ): Promise<{ inspector: TarInspector; warnings: string[] }> {
   // what is thrown away here is buffers: a young generation that stays small has them collected before they pile up
   setFlagsFromString('--semi-space-growth-factor=1');
-  const inspector = new TarInspector(isRoot ? limits : { ...limits, skipDevices: 'all' });
+  const inspector = new TarInspector(mayMakeDevices ? limits : { ...limits, skipDevices: 'all' });
   let complete = false;
   async function* inspected() {
     for await (const chunk of decompress(chunks)) yield* inspector.push(chunk);
@@ -217,7 +221,7 @@ function end(
       const why =
         said.find((line) => !line.startsWith('tar: Removing')) ?? `tar ended with ${signal ?? code}`;
       const hint = /^(unshare|mount|chroot):/.test(why)
-        ? ': tar is not run unconfined: call this as root, or allow user namespaces'
+        ? `: tar is not run unconfined, which needs ${isRoot ? 'CAP_SYS_ADMIN' : 'root, or user namespaces'}`
         : '';
       resolve({ failure: why + hint, said });
     });
