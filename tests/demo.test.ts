@@ -61,7 +61,9 @@ test('the walk shows each step, kills at the limit, and leaves the host as it wa
   }
 });
 
-test('what the demo prints as a command can be typed', container, async () => {
+test('what the demo prints as a command can be typed', {
+  skip: container.skip || needs('speed'),
+}, async () => {
   const { stdout } = await call('demo', ['--keep']);
   const kept = /kept: (\S+)/.exec(stdout)?.[1];
   assert.ok(kept);
@@ -80,7 +82,9 @@ test('what the demo prints as a command can be typed', container, async () => {
   }
 });
 
-test('interrupted in the middle it cleans up all the same', container, async () => {
+test('interrupted in the middle it cleans up all the same', {
+  skip: container.skip || needs('speed'),
+}, async () => {
   const demo = spawn(script('demo'), { stdio: ['ignore', 'pipe', 'inherit'] });
   const lines = createInterface({ input: demo.stdout })[Symbol.asyncIterator]();
   for (let line = await lines.next(); !line.done && !/and PID \d+ is the unshare/.test(line.value); )
@@ -95,7 +99,7 @@ test('interrupted in the middle it cleans up all the same', container, async () 
 });
 
 test('where namespaces are not allowed it says exactly what is missing', {
-  skip: needs('root', 'setpriv'),
+  skip: needs('root', 'setpriv', 'speed'),
 }, async () => {
   const sandbox = ['setpriv', '--bounding-set=-sys_admin', '--inh-caps=-all', script('demo')];
   const { code, stdout, stderr } = await execute(sandbox);
@@ -108,7 +112,7 @@ test('where namespaces are not allowed it says exactly what is missing', {
     );
 });
 
-test('without root it says so', { skip: needs('root', 'setpriv') }, async () => {
+test('without root it says so', { skip: needs('root', 'setpriv', 'speed') }, async () => {
   const program = process.env.BAREHAND_DIST ? 'dist/demo.mjs' : 'scripts/demo.ts';
   const { stderr, code } = await execute(['unshare', '--map-user=1000', '--user', join(top, program)]);
   assert.equal(code, 1);

@@ -77,7 +77,7 @@ test('a plan for a container of ours is two values, in the order that the kernel
   assert.equal(plan(2, 0, null), v1(['max', 'max'], ['max', 'swap.max']));
 });
 
-test('wrong usage ends with 2 and a clear line', async () => {
+test('wrong usage ends with 2 and a clear line', { skip: needs('speed') }, async () => {
   for (const [words, expected] of [
     [[], /operand is missing/],
     [['web'], /SIZE is missing/],
@@ -96,7 +96,9 @@ test('wrong usage ends with 2 and a clear line', async () => {
   }
 });
 
-test('targets that do not exist or must not be limited are refused with what to do', container, async () => {
+test('targets that do not exist or must not be limited are refused with what to do', {
+  skip: container.skip || needs('speed'),
+}, async () => {
   for (const [words, expected] of [
     [['no-such-container', '1M'], /no container no-such-container: ps.ts shows/],
     [['4194304', '1M'], /no process 4194304/],

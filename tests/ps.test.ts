@@ -235,7 +235,7 @@ test('what a container writes into its command line does not reach the terminal'
   assert.equal((await rowOf(first)).command, 'sh -c sleep 100; : \u001b[31mred\u0007');
 });
 
-test('a long command is cut, unless asked not to', container, async () => {
+test('a long command is cut, unless asked not to', { skip: container.skip || needs('speed') }, async () => {
   const long = `sleep 100; : ${'long '.repeat(50)}`;
   const { name } = await start([], ['sh', '-c', long]);
   const lineOf = async (...words: string[]) =>
@@ -276,7 +276,7 @@ test('a user without root sees what there is to see, and is told what is not', c
   assert.equal(row?.rootfs, null);
 });
 
-test('wrong usage ends with 2', async () => {
+test('wrong usage ends with 2', { skip: needs('speed') }, async () => {
   assert.equal((await call('ps', ['--all'])).code, 2);
   assert.equal((await call('ps', ['web'])).code, 2);
 });

@@ -66,7 +66,9 @@ for (const [command, code] of [
   });
 }
 
-test('wrong usage and a missing rootfs end with 125 and one clear line', async () => {
+test('wrong usage and a missing rootfs end with 125 and one clear line', {
+  skip: needs('speed'),
+}, async () => {
   for (const [words, expected] of [
     [[], /operand is missing/],
     [['--no-such-option', rootfs], /unknown option --no-such-option/],
@@ -366,7 +368,9 @@ test('a name is taken once, and the error says by which PID', container, async (
   assert.ok(alive(first), 'the first one lives on');
 });
 
-test('of many that want a name at the same moment one gets it', container, async () => {
+test('of many that want a name at the same moment one gets it', {
+  skip: container.skip || needs('speed'),
+}, async () => {
   const name = newName();
   const results = await Promise.all(
     Array.from({ length: 6 }, () => run('--name', name, rootfs, 'sleep', '3')),
@@ -570,7 +574,7 @@ test('paths with blanks, quotes, commas, colons and backslashes work', container
 });
 
 test('in a terminal Ctrl-C, Ctrl-Z, job control and the exit code work', {
-  skip: needs('root', 'namespaces', 'cgroup', 'expect'),
+  skip: needs('root', 'namespaces', 'cgroup', 'expect', 'speed'),
 }, async () => {
   const dialogue = `
     set timeout 60
@@ -595,7 +599,9 @@ test('in a terminal Ctrl-C, Ctrl-Z, job control and the exit code work', {
   assert.match(stdout, /all well/);
 });
 
-test('twenty at once come and go, and nothing is left', container, async () => {
+test('twenty at once come and go, and nothing is left', {
+  skip: container.skip || needs('speed'),
+}, async () => {
   const results = await Promise.all(
     Array.from({ length: 20 }, (_, index) => run(rootfs, 'sh', '-c', `exit ${index}`)),
   );

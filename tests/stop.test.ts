@@ -153,7 +153,9 @@ test('several at once: each is told of, one failure is the exit code', container
   await Promise.all([one.end, two.end]);
 });
 
-test('wrong usage ends with 2, what does not exist with 1, each with a clear line', container, async () => {
+test('wrong usage ends with 2, what does not exist with 1, each with a clear line', {
+  skip: container.skip || needs('speed'),
+}, async () => {
   for (const [words, code, expected] of [
     [[], 2, /either TARGETs, or --all, or --sweep/],
     [['--all', 'web'], 2, /either TARGETs/],

@@ -20,6 +20,7 @@ const checks: Record<string, () => boolean> = {
   'cgroup-v1': () => isRoot && cgroupVersion === 1,
   'cgroup-v2': () => isRoot && cgroupVersion === 2,
   namespaces: () => succeeds('unshare', '--mount', '--pid', '--uts', '--ipc', '--cgroup', '--fork', 'true'),
+  speed: () => !process.env.BAREHAND_SLOW,
   'user-namespaces': () =>
     isRoot
       ? succeeds('setpriv', '--reuid=65534', '--clear-groups', 'unshare', '--map-root-user', 'true')
@@ -54,8 +55,9 @@ function has(need: string): boolean {
  *     test('a container is limited', { skip: needs('root', 'cgroup-v2', 'runc') }, () => …)
  *
  * A need is `root`, `cgroup` (the memory controller, as root), `cgroup-v1` or `cgroup-v2` (that version of it),
- * `namespaces` (this user may make all of them), `user-namespaces` (a user without root may), or the name of a
- * program in PATH. BAREHAND_REQUIRE is a list of such words with commas, `root,namespaces,cgroup`: where one of
+ * `namespaces` (this user may make all of them), `user-namespaces` (a user without root may), `speed` (BAREHAND_SLOW
+ * does not say that the processor is emulated: for tests that start a lot and depend little on the kernel), or the
+ * name of a program in PATH. BAREHAND_REQUIRE is a list of such words with commas, `root,namespaces,cgroup`: where one of
  * these is missing, needs throws and so fails the whole test file.
  */
 export function needs(...words: string[]): false | string {
