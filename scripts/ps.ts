@@ -110,40 +110,60 @@ export function toTable(rows: Row[], now: number, truncated: boolean): string {
       .split(',')
       .map((name) => [name, '']),
   );
-  const table = new Table({
-    head: ['NAME', 'PID', 'PROCS', 'COMMAND', 'ROOTFS', 'UP', 'MEMORY'],
-    chars: none,
-    style: { head: [], border: [], 'padding-left': 0, 'padding-right': 3 },
-    colAligns: ['left', 'right', 'right'],
-  });
   const cut = (text: string, length: number) =>
     truncated && text.length > length ? `${text.slice(0, length - 1)}…` : text;
   const cutFront = (text: string, length: number) =>
     truncated && text.length > length ? `…${text.slice(1 - length)}` : text;
-  for (const { name, pid, processes, command, rootfs, startedAt, memory } of rows) {
-    const limit = memory.limitBytes === null ? 'none' : formatSize(memory.limitBytes);
-    table.push([
-      printable(name ?? '-'),
-      pid,
-      processes,
-      cut(printable(command), 32),
-      cutFront(printable(rootfs ?? '?'), 40),
-      startedAt === null ? '?' : formatDuration((now - Date.parse(startedAt)) / 1000),
-      `${memory.source === 'rss' ? '~' : ''}${formatSize(memory.usedBytes)} / ${limit}`,
-    ]);
+  const head: (string | number)[] = ['NAME', 'PID', 'PROCS', 'COMMAND', 'ROOTFS', 'UP', 'MEMORY'];
+  const lines = rows.map(({ name, pid, processes, command, rootfs, startedAt, memory }) => [
+    printable(name ?? '-'),
+    pid,
+    processes,
+    cut(printable(command), 32),
+    cutFront(printable(rootfs ?? '?'), 40),
+    startedAt === null ? '?' : formatDuration((now - Date.parse(startedAt)) / 1000),
+    `${memory.source === 'rss' ? '~' : ''}${formatSize(memory.usedBytes)} / ${memory.limitBytes === null ? 'none' : formatSize(memory.limitBytes)}`,
+  ]);
+  // cli-table3 takes time in the square of the rows of a table, so some rows each are one, of the same widths;
+  // characters that may be two columns wide are taken to be
+  const width = (cell: unknown) => String(cell).replace(/[^\0-\u10ff…]/gu, '  ').length;
+  const colWidths = head.map((_, column) =>
+    lines.reduce((most, line) => Math.max(most, width(line[column]) + 3), width(head[column]) + 3),
+  );
+  const all = [head, ...lines];
+  let text = '';
+  for (let start = 0; start < all.length; start += 16) {
+    const table = new Table({
+      chars: none,
+      style: { head: [], border: [], 'padding-left': 0, 'padding-right': 3 },
+      colAligns: ['left', 'right', 'right'],
+      colWidths,
+    });
+    table.push(...all.slice(start, start + 16));
+    text += `${table}\n`;
   }
-  return table.toString().replace(/ +$/gm, '');
+  return text.replace(/ +$/gm, '').trimEnd();
 }
 
 /** The memory of a container: its cgroup's if it has one to itself, else the sum of its processes'. */
-function memoryOf(table: Processes, containers: Container[], container: Container, hierarchy?: Hierarchy) {
+function memoryOf(
+  table: Processes,
+  containers: Container[],
+  container: Container,
+  isOurs: boolean,
+  hierarchy?: Hierarchy,
+) {
   const { first, members } = container;
   const path = hierarchy && cgroupPath(readProc(first.pid, 'cgroup') ?? '', hierarchy);
   if (hierarchy && path !== undefined) {
     const living = [...members].filter((pid) => table.get(pid)?.zombie === false);
-    // one that the table lacks has been born since; the unshare that holds the container belongs to it
+    // one that the table lacks has been born since; the unshare that holds the container belongs to it, and with
+    // ours whatever run.ts and exec.ts put there
     const isStranger = (pid: number) =>
-      !members.has(pid) && (pid === 0 || table.has(pid)) && heldContainer(containers, pid) !== container;
+      !isOurs &&
+      !members.has(pid) &&
+      (pid === 0 || table.has(pid)) &&
+      heldContainer(containers, pid) !== container;
     const directory = ownCgroup(hierarchy, path, living, isStranger);
     const files = memoryFiles[hierarchy.version];
     const usedBytes = directory && readBytes(`${directory}/${files.usage}`);
@@ -176,7 +196,7 @@ function describe(
     command: commandLine(first),
     rootfs: rootfsPath(container, mounts) ?? null,
     startedAt: startedAt === undefined ? null : new Date(startedAt).toISOString(),
-    memory: memoryOf(table, containers, container, hierarchy),
+    memory: memoryOf(table, containers, container, engine === 'barehand' && name !== undefined, hierarchy),
     namespaces: Object.fromEntries(
       ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user'].map((type) => [
         type,

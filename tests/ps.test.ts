@@ -1,14 +1,24 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readlinkSync,
+  rmdirSync,
+  rmSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import { readProcesses } from '../scripts/helpers/proc.ts';
+import { cgroupDirectory, cgroupPath, readHierarchies } from '../scripts/helpers/cgroup.ts';
+import { descendants, readProcesses } from '../scripts/helpers/proc.ts';
 import { formatDuration, type Row } from '../scripts/ps.ts';
 import { alive, container, namespace, start, startByHand } from './helpers/container.ts';
-import { needs } from './helpers/needs.ts';
+import { cgroupVersion, needs } from './helpers/needs.ts';
 import { call, execute, rootfs, top, until } from './helpers/script.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'barehand-ps-'));
@@ -112,11 +122,18 @@ test('a chroot without any namespace is shown, as one tree', container, async ()
   }
 });
 
+test('one of ours without a PID namespace has its cgroup all the same', container, async () => {
+  const { name, first } = await start(['--isolate', 'chroot', '--memory', '70M'], ['sleep', '100']);
+  const row = await rowOf(first);
+  assert.deepEqual([row.name, row.engine, row.rootfs], [name, 'barehand', rootfs]);
+  assert.deepEqual([row.memory.source, row.memory.limitBytes], ['cgroup', 70 * 1024 * 1024]);
+});
+
 test('a container in a container is shown below it', container, async () => {
   const inner = ['unshare', '--pid', '--fork', '--mount-proc', 'sleep', '77'];
   const { first, name } = await start(['--privileged'], ['/bin/sh', '-c', `${inner.join(' ')}; true`]);
   const nested = await until('the inner one', () =>
-    [...readProcesses().values()].find(
+    descendants(readProcesses(), [first]).find(
       ({ nsPids, name }) => nsPids.length === 3 && name === 'sleep' && nsPids[2] === 1,
     ),
   );
@@ -155,7 +172,9 @@ for (const [engine, program, words] of [
   test(`a container of ${engine} is told from others`, {
     skip: container.skip || needs(program),
   }, async () => {
-    const child = spawn(program, words, { stdio: 'ignore', detached: true });
+    // systemd-nspawn guesses from the rootfs which cgroup version the container needs, and misses the host's
+    const env = { ...process.env, ...(cgroupVersion === 2 && { SYSTEMD_NSPAWN_UNIFIED_HIERARCHY: '1' }) };
+    const child = spawn(program, words, { stdio: 'ignore', detached: true, env });
     const end = once(child, 'exit');
     try {
       const sleep = await until('its sleep', () =>
@@ -186,8 +205,19 @@ for (const [engine, program, words] of [
               readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('\0' + '88\0'),
           ) || undefined,
       );
+      removeCgroupsOfNspawn();
     }
   });
+
+/** systemd-nspawn --keep-unit leaves these below the cgroup that it was started in. */
+function removeCgroupsOfNspawn(): void {
+  const own = readFileSync('/proc/self/cgroup', 'utf8');
+  for (const hierarchy of readHierarchies()) {
+    const directory = cgroupDirectory(hierarchy, cgroupPath(own, hierarchy) ?? '');
+    for (const name of ['payload', 'supervisor'])
+      if (directory && existsSync(join(directory, name))) rmdirSync(join(directory, name));
+  }
+}
 
 test('a container of runc is told from others, with its ID and limit', {
   skip: container.skip || needs('runc'),

@@ -71,13 +71,14 @@ export function findContainers(table: Table): { containers: Container[]; hidden:
     return !(aroundRoot && sameRoot(root, aroundRoot)) && !isVisitor(pid, root);
   };
   // what holds or entered a container's mount namespace has its root, but is outside of its PID namespace
-  const isVisitor = (pid: number, root: Root) =>
-    [...byNamespace.values()].some(({ first }) => {
-      const theirs = roots.get(first.pid);
-      return (
-        theirs && sameRoot(root, theirs) && namespaceInode(pid, 'mnt') === namespaceInode(first.pid, 'mnt')
-      );
-    });
+  const keyOf = (pid: number, { stats, path }: Root) =>
+    `${namespaceInode(pid, 'mnt')} ${stats.dev} ${stats.ino} ${path}`;
+  const places = new Set<string>();
+  for (const { first } of byNamespace.values()) {
+    const root = roots.get(first.pid);
+    if (root) places.add(keyOf(first.pid, root));
+  }
+  const isVisitor = (pid: number, root: Root) => places.has(keyOf(pid, root));
   for (const process of table.values()) {
     const root = roots.get(process.pid);
     if (root && !containers.has(process.pid) && isTop(process, root))
