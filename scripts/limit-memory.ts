@@ -17,7 +17,8 @@ USAGE
 OPTIONS
   --swap SIZE|max   how much it may swap out beyond SIZE (default: nothing)
   --force           also if it uses more than SIZE now: v1 refuses what it can't reclaim, v2 kills at once
-  --reset           lift the limit; move back what was moved, and remove its cgroup
+  --reset           lift the limit, or put back what another engine's or a service's was; move back what was moved,
+                    and remove its cgroup
   --json            print the result as an object
   --dry-run         print what would be done, as shell
   -h, --help        this text
@@ -29,9 +30,9 @@ EXAMPLES
   limit-memory.ts --dry-run $$ 1G
 
 CHANGES
-  The limit and the swap limit of one cgroup. Where it has to make one: the cgroup barehand/pid-PID, who is in it, and
-  /run/barehand/pid-PID, where it notes from which cgroup they came. It goes with --reset; once all of them have
-  ended, with the next call.
+  The limit and the swap limit of one cgroup. Where it has to make one: the cgroup barehand/pid-PID, and who is in it.
+  /run/barehand/pid-PID, where it notes from which cgroup they came, or what the limit of a cgroup that is not ours
+  was. Both go with --reset; once the processes have ended, with the next call.
 
 UNDO
   limit-memory.ts --reset TARGET
@@ -51,8 +52,8 @@ import {
 } from './helpers/cgroup.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { perform, type Step, toShell } from './helpers/plan.ts';
-import { attempt, startTicks } from './helpers/proc.ts';
-import { findTarget, notes, sweepTargets, type Target } from './helpers/target.ts';
+import { attempt, readProc, startTicks } from './helpers/proc.ts';
+import { cgroupNote, findTarget, notes, sweepTargets, type Target } from './helpers/target.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
 
 export const options = {
@@ -72,57 +73,82 @@ export interface Memory {
   swapLimitBytes: number | null | undefined;
 }
 
+/** The values of the two files. v1 counts memory and swap together in the second, v2 swap alone. `null`: no limit. */
+type Limits = Pick<Memory, 'limitBytes' | 'swapLimitBytes'>;
+
+/** The steps that set both limits of a cgroup, in an order that the kernel takes and that kills nobody between. */
+function planLimits(version: 1 | 2, directory: string, before: Limits, wanted: Limits): Step[] {
+  const files = memoryFiles[version];
+  const step = (bytes: number | null, file: string): Step => ({
+    write: bytes === null ? files.unlimited : String(bytes),
+    to: join(directory, file),
+  });
+  const limit = step(wanted.limitBytes, files.limit);
+  if (before.swapLimitBytes === undefined) return [limit];
+  const swap = step(wanted.swapLimitBytes ?? null, files.swap);
+  // more swap comes first, less comes last: v1's sum can't be less than the memory in it
+  const raises = (wanted.swapLimitBytes ?? Infinity) > (before.swapLimitBytes ?? Infinity);
+  return raises ? [swap, limit] : [limit, swap];
+}
+
 /**
- * The steps that limit a target to `limitBytes`, and to `swapBytes` of swap beyond it (Infinity: any); `null` lifts
- * both. Pure: `before` is how the cgroup is now, or will be when it is new.
+ * The steps that limit a target to `limitBytes`, and to `swapBytes` of swap beyond it (Infinity: any); `null` puts
+ * back what was before. Pure: `before` is how the cgroup is now, or will be when it is new.
  */
 export function planLimitMemory(
   { version, mountPoint }: Pick<Hierarchy, 'version' | 'mountPoint'>,
-  { directory, top, toMove, origin }: Target,
-  before: Pick<Memory, 'swapLimitBytes'>,
+  target: Target,
+  before: Limits,
   limitBytes: number | null,
   swapBytes: number,
 ): Step[] {
+  const { directory, top, toMove, origin, elsewhere, borrowed, previous } = target;
+  const folder = notes(target);
+  const forget: Step[] = [{ remove: folder }, { rmdir: dirname(folder), unlessUsed: true }];
   if (limitBytes === null && origin)
     return [
+      ...elsewhere.map((place) => ({ moveTree: place.pid, to: place.directory })),
       { why: 'back to where they came from', moveAll: directory, to: origin },
       { rmdir: directory },
       { rmdir: dirname(directory), unlessUsed: true },
-      { remove: notes(directory) },
-      { rmdir: dirname(notes(directory)), unlessUsed: true },
+      ...forget,
     ];
+  if (limitBytes === null) {
+    const [limit = null, swap = null] =
+      previous?.map((text) => (text === 'none' ? null : Number(text))) ?? [];
+    const wanted = { limitBytes: limit, swapLimitBytes: swap };
+    return [...planLimits(version, directory, before, wanted), ...(previous ? forget : [])];
+  }
 
-  const files = memoryFiles[version];
-  const text = (bytes: number | null) =>
-    bytes === null || bytes === Infinity ? files.unlimited : String(bytes);
   const steps: Step[] = [];
   if (toMove.length > 0) {
     steps.push({ why: 'a cgroup of its own', mkdir: directory });
     if (version === 2)
       for (const level of [mountPoint, dirname(directory)])
         steps.push({ write: '+memory', to: join(level, 'cgroup.subtree_control') });
-  }
-
-  const limit: Step = { write: text(limitBytes), to: join(directory, files.limit) };
-  if (before.swapLimitBytes === undefined) steps.push(limit);
-  else {
-    const swap = limitBytes === null ? Infinity : version === 1 ? limitBytes + swapBytes : swapBytes;
-    const swapLimit: Step = { write: text(swap), to: join(directory, files.swap) };
-    // v1: memory and swap together can't be less than memory, so what is raised is raised first
-    const raises = version === 1 && swap > (before.swapLimitBytes ?? Infinity);
-    steps.push(...(raises ? [swapLimit, limit] : [limit, swapLimit]));
-  }
-
-  if (top && toMove.length > 0 && origin)
+  } else if (borrowed && top && !previous) {
+    const words = [target.startTicks, before.limitBytes ?? 'none', before.swapLimitBytes ?? 'none'];
     steps.push(
-      { why: 'for --reset: where they come from', mkdir: notes(directory) },
-      { write: origin, to: join(notes(directory), 'cgroup') },
-      {
-        why: 'the process and its descendants; once more, for those born meanwhile',
-        moveTree: top.pid,
-        to: directory,
-      },
+      { why: 'for --reset: since when the process runs, and what its limits were', mkdir: folder },
+      { write: words.join(' '), to: join(folder, 'limit') },
     );
+  }
+  const sum = swapBytes === Infinity ? null : version === 1 ? limitBytes + swapBytes : swapBytes;
+  steps.push(...planLimits(version, directory, before, { limitBytes, swapLimitBytes: sum }));
+
+  if (toMove.length > 0 && origin) {
+    const members = new Set(toMove.map(({ pid }) => pid));
+    const tops = toMove.filter(({ pid, ppid }) => pid === top?.pid || !members.has(ppid));
+    steps.push(
+      { why: 'for --reset: where they come from', mkdir: folder },
+      { write: cgroupNote(target), to: join(folder, 'cgroup') },
+      ...tops.map(({ pid }, index) => ({
+        ...(index === 0 && { why: 'the process and its descendants; once more, for those born meanwhile' }),
+        moveTree: pid,
+        to: directory,
+      })),
+    );
+  }
   return steps;
 }
 
@@ -147,18 +173,26 @@ function foreseeMemory({ version, mountPoint }: Hierarchy, { toMove, origin }: T
   const seen = origin === undefined ? undefined : readBytes(join(origin, memoryFiles[version].swap));
   return {
     processes: toMove.length,
-    usedBytes: toMove.reduce((sum, { rssBytes }) => sum + rssBytes, 0),
+    usedBytes: toMove.reduce((sum, { pid, rssBytes }) => sum + (ownBytes(pid) ?? rssBytes), 0),
     limitBytes: null,
     swapLimitBytes: seen !== undefined || counts ? null : undefined,
   };
 }
 
-/** The cgroups from `origin` upwards that have a limit, which no longer holds for those who are moved out. */
-function limitsLeft({ version, mountPoint }: Hierarchy, { toMove, origin = '' }: Target): string[] {
+/** What a process has in memory that is of no file, its share of what it shares: smaps_rollup of proc(5). */
+function ownBytes(pid: number): number | undefined {
+  const kibibytes = [...(readProc(pid, 'smaps_rollup') ?? '').matchAll(/^Pss_(?:Anon|Shmem): +(\d+) kB$/gm)];
+  return kibibytes.length === 0
+    ? undefined
+    : kibibytes.reduce((sum, match) => sum + Number(match[1]) * 1024, 0);
+}
+
+/** The limits of a cgroup and of those above it, for people: `50 MiB of /sys/fs/cgroup/user.slice`. */
+function limitsFrom({ version, mountPoint }: Hierarchy, directory: string, below = Infinity): string[] {
   const limits: string[] = [];
-  for (let at = toMove.length > 0 ? origin : ''; at.startsWith(`${mountPoint}/`); at = dirname(at)) {
+  for (let at = directory; at.startsWith(`${mountPoint}/`); at = dirname(at)) {
     const bytes = readBytes(join(at, memoryFiles[version].limit));
-    if (typeof bytes === 'number') limits.push(`${formatSize(bytes)} of ${at}`);
+    if (typeof bytes === 'number' && bytes < below) limits.push(`${formatSize(bytes)} of ${at}`);
   }
   return limits;
 }
@@ -183,12 +217,15 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   if (!hierarchy) throw new Failure('this host has no memory controller in any cgroup hierarchy, cgroups(7)');
   if (process.getuid?.() === 0 && !dryRun) sweepTargets(hierarchy);
 
-  const target = findTarget(hierarchy, text);
-  const { directory, top, origin } = target;
+  const files = memoryFiles[hierarchy.version];
+  const target = findTarget(hierarchy, text, files.limit);
+  const { directory, top, origin, elsewhere, borrowed, previous } = target;
   const moves = target.toMove.length > 0;
   const before = moves ? foreseeMemory(hierarchy, target) : readMemory(hierarchy, directory);
-  if (reset && moves) throw new Failure(`${text} has no limit of its own: its cgroup is ${origin}`);
-  if (limitBytes !== null && limitBytes < before.usedBytes && !force)
+  if (reset && (moves || (borrowed && !previous)))
+    throw new Failure(`${text} was not limited by this script: its cgroup is ${moves ? origin : directory}`);
+  const below = limitBytes !== null && limitBytes < before.usedBytes;
+  if (below && !force)
     throw new Failure(
       `${text} uses ${formatSize(before.usedBytes)} now, more than ${formatSize(limitBytes)}: choose more, or --force`,
     );
@@ -203,11 +240,19 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
     return 0;
   }
   if (process.getuid?.() !== 0) throw new Failure('needs root: try sudo');
-  const started = top && startTicks(top.pid);
-  const lost = limitsLeft(hierarchy, target);
-  await perform(steps);
+  const lost = moves
+    ? [origin ?? '', ...elsewhere.map((place) => place.directory)].flatMap((at) => limitsFrom(hierarchy, at))
+    : [];
+  if (below && !moves && hierarchy.version === 2)
+    console.error(`limit-memory: what it uses beyond SIZE the kernel reclaims, or kills for it`);
+  await perform(steps).catch((error) => {
+    if (error.cause?.code !== 'EBUSY' || hierarchy.version === 2) throw error;
+    throw new Failure(
+      `${error.message}: ${formatSize(before.usedBytes)} are in use, and the kernel could not reclaim enough: choose more`,
+    );
+  });
   // a PID may have been given to another process by now
-  if (top && startTicks(top.pid) !== started)
+  if (top && startTicks(top.pid) !== target.startTicks)
     throw new Failure(`process ${top.pid} ended meanwhile: see what ${directory} holds`);
 
   const seen = attempt(() => readMemory(hierarchy, directory));
@@ -230,6 +275,8 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
     console.log(`${after.processes} process${after.processes === 1 ? '' : 'es'} ${where}`);
   }
   if (moves) console.error(`limit-memory: what ${text} had in memory before stays counted in ${origin}`);
-  if (lost.length > 0) console.error(`limit-memory: no longer limited by ${lost.join(', ')}`);
+  if (lost.length > 0) console.error(`limit-memory: no longer limited by ${[...new Set(lost)].join(', ')}`);
+  const tighter = limitBytes === null ? [] : limitsFrom(hierarchy, dirname(directory), limitBytes);
+  if (tighter.length > 0) console.error(`limit-memory: still limited by ${tighter.join(', ')}`);
   return 0;
 });

@@ -1,14 +1,15 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import { after, test } from 'node:test';
 import { cgroupDirectory, cgroupPath, memoryFiles, parent } from '../scripts/helpers/cgroup.ts';
 import { toShell } from '../scripts/helpers/plan.ts';
 import { descendants, readProcesses } from '../scripts/helpers/proc.ts';
+import type { Target } from '../scripts/helpers/target.ts';
 import { planLimitMemory } from '../scripts/limit-memory.ts';
-import { alive, container, memory, memoryFile, start, startByHand } from './helpers/container.ts';
+import { alive, container, memory, memoryFile, newName, start, startByHand } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, until } from './helpers/script.ts';
 
@@ -35,10 +36,10 @@ const countsSwap = existsSync(memory.version === 1 ? join(memory.mountPoint, fil
 
 const trees: ChildProcess[] = [];
 /** A tree of ordinary processes: a shell, and what it starts. It says on stdout when it is complete. */
-async function startTree(program: string): Promise<number> {
+async function startTree(program: string, stdin: 'ignore' | 'pipe' = 'ignore'): Promise<number> {
   // should the test be killed, so is the shell
   const shell = spawn('setpriv', ['--pdeathsig=KILL', 'sh', '-c', program], {
-    stdio: ['ignore', 'pipe', 'ignore'],
+    stdio: [stdin, 'pipe', 'ignore'],
     detached: true,
   });
   trees.push(shell);
@@ -61,9 +62,26 @@ after(async () => {
 });
 
 test('a plan for a container of ours is two values, in the order that the kernel takes them', () => {
-  const target = { directory: '/cg/barehand/web', top: undefined, toMove: [], origin: undefined };
+  const target: Target = {
+    directory: '/cg/barehand/web',
+    top: undefined,
+    startTicks: undefined,
+    toMove: [],
+    origin: undefined,
+    elsewhere: [],
+    borrowed: false,
+    previous: undefined,
+  };
   const plan = (version: 1 | 2, swapLimitBytes: number | null | undefined, size: number | null, swap = 0) =>
-    toShell(planLimitMemory({ version, mountPoint: '/cg' }, target, { swapLimitBytes }, size, swap));
+    toShell(
+      planLimitMemory(
+        { version, mountPoint: '/cg' },
+        target,
+        { limitBytes: null, swapLimitBytes },
+        size,
+        swap,
+      ),
+    );
   const v1 = (...lines: [string, string][]) =>
     lines.map(([value, file]) => `echo ${value} > /cg/barehand/web/memory.${file}\n`).join('');
   assert.equal(plan(1, null, 100), v1(['100', 'limit_in_bytes'], ['100', 'memsw.limit_in_bytes']));
@@ -73,8 +91,8 @@ test('a plan for a container of ours is two values, in the order that the kernel
   assert.equal(plan(1, 100, null), v1(['-1', 'memsw.limit_in_bytes'], ['-1', 'limit_in_bytes']));
   assert.equal(plan(1, 100, 100, Infinity), v1(['-1', 'memsw.limit_in_bytes'], ['100', 'limit_in_bytes']));
   assert.equal(plan(2, null, 100), v1(['100', 'max'], ['0', 'swap.max']));
-  assert.equal(plan(2, 0, 100, 50), v1(['100', 'max'], ['50', 'swap.max']));
-  assert.equal(plan(2, 0, null), v1(['max', 'max'], ['max', 'swap.max']));
+  assert.equal(plan(2, 0, 100, 50), v1(['50', 'swap.max'], ['100', 'max']));
+  assert.equal(plan(2, 0, null), v1(['max', 'swap.max'], ['max', 'max']));
 });
 
 test('wrong usage ends with 2 and a clear line', { skip: needs('speed') }, async () => {
@@ -219,8 +237,12 @@ test('a limit below what is in use is refused with the figures, unless forced', 
   const forced = await limit('--force', name, '10M');
   if (memory.version === 1) {
     // v1 takes no limit below what it can't reclaim, and there may be swap to reclaim it to
-    assert.ok(forced.code === 0 || /EBUSY/.test(forced.stderr), forced.stderr);
+    assert.ok(
+      forced.code === 0 || /EBUSY.* in use, and the kernel could not reclaim enough/.test(forced.stderr),
+      forced.stderr,
+    );
   } else {
+    assert.match(forced.stderr, /the kernel reclaims, or kills for it/);
     // v2 takes it, and kills for it what it can't reclaim
     await until('it to be killed', () => !alive(first));
     assert.equal((await end)[0], 137);
@@ -306,4 +328,150 @@ test('several containers under one process are to be named', container, async ()
   const { code, stderr } = await limit(String(process.pid), '1G');
   assert.equal(code, 1);
   assert.ok(stderr.includes(one.name) && stderr.includes(two.name), stderr);
+});
+
+/** Cgroups of somebody else's, as an engine or systemd makes them; removed when the tests and their trees have ended. */
+const foreign: string[] = [];
+function makeCgroup(name: string, limitBytes?: number): string {
+  const directory = join(memory.mountPoint, name);
+  mkdirSync(directory);
+  foreign.unshift(directory);
+  if (limitBytes !== undefined) writeFileSync(join(directory, files.limit), String(limitBytes));
+  return directory;
+}
+const enableMemory = (directory: string) => {
+  if (memory.version === 2) writeFileSync(join(directory, 'cgroup.subtree_control'), '+memory');
+};
+after(() => {
+  for (const directory of foreign) rmdirSync(directory);
+});
+test('what has a cgroup to itself is limited there, and gets its own limit back', container, async () => {
+  enableMemory(memory.mountPoint);
+  const directory = makeCgroup(newName(), 300 * MiB);
+  const top = await startTree(`echo $$ >${directory}/cgroup.procs; sleep 100 & echo complete; wait`);
+  assert.match(await limited(String(top), '100M'), /limit 300 MiB -> 100 MiB.*\n2 processes in /);
+  assert.match(await limited(String(top), '90M'), /limit 100 MiB -> 90 MiB/);
+  assert.equal(existsSync(pidCgroup(top)), false);
+  assert.match(await limited('--reset', String(top)), /limit 90 MiB -> 300 MiB/);
+  assert.equal(cgroupOf(top), directory);
+  assert.equal(existsSync(`/run/barehand/pid-${top}`), false);
+  const { code, stderr } = await limit('--reset', String(top));
+  assert.equal(code, 1);
+  assert.match(stderr, /was not limited by this script/);
+  assert.equal(read(directory, 'limit'), String(300 * MiB));
+});
+
+test(
+  'the limit of a cgroup that is left no longer holds, one above the own still does: both are said',
+  container,
+  async () => {
+    enableMemory(memory.mountPoint);
+    const shared = makeCgroup(newName(), 200 * MiB);
+    const program = `echo $$ >${shared}/cgroup.procs; sleep 100 & echo complete; wait`;
+    const top = await startTree(program);
+    await startTree(program);
+    const moved = await limit(String(top), '300M');
+    assert.equal(moved.code, 0, moved.stderr);
+    assert.ok(moved.stderr.includes(`no longer limited by 200 MiB of ${shared}\n`), moved.stderr);
+    await limited('--reset', String(top));
+    assert.equal(cgroupOf(top), shared);
+
+    const outer = makeCgroup(newName(), 50 * MiB);
+    enableMemory(outer);
+    const inner = makeCgroup(`${basename(outer)}/inner`);
+    const below = await startTree(`echo $$ >${inner}/cgroup.procs; echo complete; sleep 100; true`);
+    const { code, stderr } = await limit(String(below), '60M');
+    assert.equal(code, 0, stderr);
+    assert.ok(stderr.includes(`still limited by 50 MiB of ${outer}\n`), stderr);
+  },
+);
+
+test('a cgroup without the memory controller is no place for a limit', {
+  skip: container.skip || needs('cgroup-v2'),
+}, async () => {
+  const outer = makeCgroup(newName());
+  const inner = makeCgroup(`${basename(outer)}/inner`);
+  const top = await startTree(`echo $$ >${inner}/cgroup.procs; echo complete; sleep 100; true`);
+  assert.match(await limited(String(top), '100M'), /moved to/);
+  assert.equal(read(pidCgroup(top), 'limit'), String(100 * MiB));
+  await limited('--reset', String(top));
+  assert.equal(cgroupOf(top), inner);
+});
+
+test('a process inside a container is limited alone, and comes back', container, async () => {
+  const { name, first } = await start(['--memory', '80M'], ['sh', '-c', 'sleep 100 & sleep 101; true']);
+  // run.ts's own shell is the first process until it becomes the command
+  const child = await until(
+    'its sleep',
+    () =>
+      descendants(readProcesses(), [first]).find(({ name, ppid }) => name === 'sleep' && ppid === first)?.pid,
+  );
+  const origin = cgroupOf(first);
+  const { code, stdout, stderr } = await limit(String(child), '40M');
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /1 process moved to/);
+  assert.match(stderr, /no longer limited by 80 MiB of/);
+  assert.equal(memoryFile(name, 'limit'), String(80 * MiB));
+  assert.equal(cgroupOf(first), origin);
+  assert.equal(cgroupOf(child), pidCgroup(child));
+  await limited('--reset', String(child));
+  assert.equal(cgroupOf(child), origin);
+});
+
+test(
+  'what nsenter brought into a container is limited with it, and goes back to where it was',
+  container,
+  async () => {
+    enableMemory(memory.mountPoint);
+    const { first, unshare } = await startByHand(['sleep', '100']);
+    const origin = cgroupOf(first);
+    const other = makeCgroup(newName());
+    const holder = await startTree(
+      `echo $$ >${other}/cgroup.procs; echo complete; nsenter --target ${first} --pid --mount sleep 102; true`,
+    );
+    const entered = await until('what nsenter starts', () =>
+      descendants(readProcesses(), [holder]).find(({ nsPids }) => nsPids.length > 1),
+    );
+    assert.match(await limited(String(unshare), '100M'), /2 processes moved to/);
+    assert.equal(cgroupOf(first), pidCgroup(first));
+    assert.equal(cgroupOf(entered.pid), pidCgroup(first));
+    assert.equal(cgroupOf(holder), other);
+    await limited('--reset', String(first));
+    assert.equal(cgroupOf(first), origin);
+    assert.equal(cgroupOf(entered.pid), other);
+  },
+);
+
+test('what has left the tree since is still limited, and comes back with it', container, async () => {
+  const top = await startTree('echo complete; read -r _; (sleep 100 & echo $!); sleep 100', 'pipe');
+  const origin = cgroupOf(top);
+  await limited(String(top), '100M');
+  const shell = trees.at(-1);
+  shell?.stdin?.end('go\n');
+  const [line] = shell?.stdout ? await once(shell.stdout, 'data') : [];
+  const orphan = Number(line);
+  assert.equal(cgroupOf(orphan), pidCgroup(top));
+  await until('its adoption', () => readProcesses().get(orphan)?.ppid !== top);
+  assert.match(await limited(String(top), '120M'), /limit 100 MiB -> 120 MiB.*\n3 processes in /);
+  await limited('--reset', String(top));
+  assert.deepEqual([cgroupOf(top), cgroupOf(orphan)], [origin, origin]);
+  assert.equal(existsSync(pidCgroup(top)), false);
+});
+
+test('a process that has one thread in the cgroup already, as by v1 tasks, is moved whole', {
+  skip: container.skip || needs('cgroup-v1'),
+}, async () => {
+  const top = await startTree(`exec node -e 'console.log("complete"); setInterval(() => {}, 1000)'`);
+  const [, thread] = await until('threads', () => {
+    const tasks = readTasks(top);
+    return tasks.length > 1 && tasks;
+  });
+  const origin = cgroupOf(top);
+  mkdirSync(pidCgroup(top), { recursive: true });
+  writeFileSync(join(pidCgroup(top), 'tasks'), String(thread));
+  assert.equal(cgroupOf(top), origin);
+  // the PID of a thread stands for its process
+  await limited(String(thread), '500M');
+  for (const task of readTasks(top)) assert.equal(cgroupOf(task), pidCgroup(top));
+  await limited('--reset', String(top));
 });

@@ -1,6 +1,6 @@
 // cgroup directories of v1, v2 and hybrid hosts: where they are, what their files are called. See cgroups(7).
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { descendants, readProcesses } from './proc.ts';
 
 /** One mounted cgroup hierarchy. A v1 one has its controllers (or `name=…`); the v2 one has none listed here. */
@@ -132,7 +132,7 @@ export function processesIn(directory: string): number[] {
 
 /**
  * The directory of the nearest cgroup, from `path` upwards, that holds all of `members` and no stranger. undefined
- * where they share theirs with others, or are in the root.
+ * where they share theirs with others, or are in the root; the folder of all our containers is nobody's own either.
  */
 export function ownCgroup(
   hierarchy: Hierarchy,
@@ -140,7 +140,7 @@ export function ownCgroup(
   members: number[],
   isStranger: (pid: number) => boolean,
 ): string | undefined {
-  for (let at = path; at !== '/' && at !== hierarchy.root; at = dirname(at)) {
+  for (let at = path; at !== '/' && at !== hierarchy.root && basename(at) !== parent; at = dirname(at)) {
     const directory = cgroupDirectory(hierarchy, at);
     if (directory === undefined || !existsSync(directory)) return undefined;
     const inside = new Set(processesIn(directory));
@@ -178,7 +178,8 @@ function moveProcess(pid: number, directory: string): void {
  */
 export function moveTree(pid: number, directory: string): void {
   for (let round = 0; round < 100; round++) {
-    const inside = new Set(processesIn(directory));
+    // at first all of it: a cgroup of v1 that has one thread of a process lists that process too
+    const inside = new Set(round === 0 ? [] : processesIn(directory));
     const outside = descendants(readProcesses(), [pid]).filter(
       (process) => !process.zombie && !inside.has(process.pid),
     );

@@ -1,9 +1,9 @@
 // Whom a script acts on: a container by its name, or any process by its PID; and the cgroup that is to be limited.
 import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { cgroupDirectory, cgroupPath, type Hierarchy, ownCgroup, parent, processesIn } from './cgroup.ts';
 import { Failure, UsageError } from './cli.ts';
-import { findContainers, heldContainer } from './containers.ts';
+import { type Container, findContainers, heldContainer, identify } from './containers.ts';
 import {
   attempt,
   descendants,
@@ -20,44 +20,94 @@ export interface Target {
   directory: string;
   /** the first process of the tree; undefined for a container that was named */
   top: Process | undefined;
-  /** the cgroup is still to be made, and these have to be moved there, `top` first */
+  /** when that started: a later process may get its PID */
+  startTicks: number | undefined;
+  /** the cgroup is still to be made, and these have to be moved there, `top` first, parents before children */
   toMove: Process[];
-  /** the directory of the cgroup that those to be moved are in, or that those who were moved came from */
+  /** the directory of the cgroup that `top` is to be moved out of, or was */
   origin: string | undefined;
+  /** those of the others that are or were in another cgroup than that, in the same order */
+  elsewhere: Place[];
+  /** the cgroup is another engine's or a service's: its limits are to be put back one day */
+  borrowed: boolean;
+  /** where there is a note of what the limits were before this project changed them: what they were */
+  previous: string[] | undefined;
 }
 
 /** Whether a word can be a container's name: no path leads out of the folder of the cgroups. */
 const isName = (text: string) => /^[a-z0-9][\w.-]*$/i.test(text);
 
-/** What the kernel does not keep about a cgroup barehand/pid-N: `cgroup` in here is where its processes came from. */
-export const notes = (directory: string) => join('/run', parent, basename(directory));
+/** A process, told from a later one with its PID, and the directory of a cgroup. */
+export interface Place {
+  pid: number;
+  startTicks: number;
+  directory: string;
+}
+
+/**
+ * What the kernel does not keep about a cgroup barehand/pid-N, or about one that is limited in place for the sake of
+ * process N: `cgroup` in here is where its processes came from, `limit` what the limit was.
+ */
+export const notes = ({ directory, top, borrowed }: Pick<Target, 'directory' | 'top' | 'borrowed'>) =>
+  join('/run', parent, borrowed && top ? `pid-${top.pid}` : basename(directory));
+
+/** The text of `cgroup` in the notes: the first line where the tree comes from, then who comes from elsewhere. */
+export const cgroupNote = ({ origin, elsewhere }: Pick<Target, 'origin' | 'elsewhere'>) =>
+  [origin, ...elsewhere.map((place) => `${place.pid} ${place.startTicks} ${place.directory}`)].join('\n');
+
+/** Reads that text: of those that came from elsewhere, the ones that still live. */
+function parseCgroupNote(text: string): Pick<Target, 'origin' | 'elsewhere'> {
+  const [origin = '', ...lines] = text.trim().split('\n');
+  const elsewhere = lines.map((line) => {
+    const [pid = '', ticks = '', ...words] = line.split(' ');
+    return { pid: Number(pid), startTicks: Number(ticks), directory: nearest(words.join(' ')) };
+  });
+  return {
+    origin: nearest(origin),
+    elsewhere: elsewhere.filter((place) => startTicks(place.pid) === place.startTicks),
+  };
+}
+
+/** A cgroup that has been removed meanwhile is replaced by the next one above it that takes processes. */
+function nearest(directory: string): string {
+  let at = directory;
+  while (!existsSync(at) || basename(at) === parent) at = dirname(at);
+  return at;
+}
 
 /** The name of the container of ours that a process is in; undefined for others, and for a barehand/pid-N. */
 function ownName(hierarchy: Hierarchy, pid: number): string | undefined {
   const path = cgroupPath(readProc(pid, 'cgroup') ?? '', hierarchy) ?? '';
   const name = new RegExp(`^/${parent}/([^/]+)`).exec(path)?.[1];
-  return name?.startsWith('pid-') ? undefined : name;
+  return name && /^pid-\d+$/.test(name) ? undefined : name;
 }
 
-/** The process that a PID means: for the one that holds a container, unshare(1) say, the container's first. */
-function findTop(table: Table, pid: number): Process {
-  const process = readProcess(pid);
-  if (!process || process.zombie)
+/** The process that a PID means, or the container whose first it is or that it holds, as unshare(1) does. */
+function findProcess(
+  table: Table,
+  containers: Container[],
+  pid: number,
+): { top: Process; container: Container | undefined } {
+  const process_ = readProcess(pid);
+  if (!process_ || process_.zombie)
     throw new Failure(`there is no process ${pid}: ps.ts shows containers, ps(1) processes`);
-  if (process.kernelThread)
-    throw new Failure(`${pid} (${process.name}) is a thread of the kernel: no cgroup limits it`);
-  if (process.pid === 1) throw new Failure('1 is the init of this host: what limits it limits everything');
-  return heldContainer(findContainers(table).containers, process.pid)?.first ?? process;
+  if (process_.kernelThread)
+    throw new Failure(`${pid} (${process_.name}) is a thread of the kernel: no cgroup limits it`);
+  if (process_.pid === 1) throw new Failure('1 is the init of this host: what limits it limits everything');
+  if (process_.pid === process.pid) throw new Failure(`${pid} is this script itself`);
+  const container =
+    heldContainer(containers, process_.pid) ??
+    containers.find(({ first }) => first.pid === process_.pid && table.has(first.pid));
+  return { top: container?.first ?? process_, container };
 }
 
-/** The container of ours that the tree below `top` is, or undefined. Throws Failure where it has several. */
-function findOwn(hierarchy: Hierarchy, table: Table, top: Process): string | undefined {
-  const name = ownName(hierarchy, top.pid);
-  if (name) return name;
-  const tree = descendants(table, [top.pid]);
+/**
+ * The container of ours that the tree below `top` consists of: run.ts and its shell are a single chain of processes
+ * that ends in it. undefined where it has none. Throws Failure where it has several, or other processes besides.
+ */
+function findBelow(hierarchy: Hierarchy, tree: Process[], top: Process): string | undefined {
   const names = [...new Set(tree.flatMap(({ pid }) => ownName(hierarchy, pid) ?? []))];
   if (names.length === 0) return undefined;
-  // run.ts and its shell: a single chain of processes that ends in the container
   const above = tree.filter(({ pid }) => ownName(hierarchy, pid) === undefined);
   const isChain = above.every(({ pid }) => tree.filter(({ ppid }) => ppid === pid).length === 1);
   if (names.length === 1 && isChain) return names[0];
@@ -67,16 +117,30 @@ function findOwn(hierarchy: Hierarchy, table: Table, top: Process): string | und
 }
 
 /**
- * Finds what `text` means, a name or a PID. A container and any tree that has a cgroup to itself is limited there;
- * for any other the directory is one that is still to be made, barehand/pid-N.
+ * Finds what `text` means, a name or a PID. A container and any tree that has a cgroup to itself, with the file
+ * `limit` in it, is limited there; for any other the directory is one that is still to be made, barehand/pid-N.
  * Throws UsageError for what is neither name nor PID, Failure for what does not exist or can't be limited.
  */
-export function findTarget(hierarchy: Hierarchy, text: string): Target {
+export function findTarget(hierarchy: Hierarchy, text: string, limit: string): Target {
   const named = (name: string) => join(hierarchy.mountPoint, parent, name);
+  const ticksOf = (process_?: Process) => process_ && startTicks(process_.pid);
   const existing = (directory: string, top?: Process): Target => {
-    const note = join(notes(directory), 'cgroup');
-    const origin = existsSync(note) ? readFileSync(note, 'utf8').trim() : undefined;
-    return { directory, top, toMove: [], origin };
+    const borrowed = dirname(directory) !== named('');
+    const folder = notes({ directory, top, borrowed });
+    const note = attempt(() => readFileSync(join(folder, 'cgroup'), 'utf8'));
+    const [ticks, ...previous] =
+      attempt(() => readFileSync(join(folder, 'limit'), 'utf8'))
+        ?.trim()
+        .split(' ') ?? [];
+    return {
+      directory,
+      top,
+      startTicks: ticksOf(top),
+      toMove: [],
+      ...(note && !borrowed ? parseCgroupNote(note) : { origin: undefined, elsewhere: [] }),
+      borrowed,
+      previous: borrowed && top && Number(ticks) === ticksOf(top) ? previous : undefined,
+    };
   };
   if (!/^\d+$/.test(text)) {
     if (!isName(text)) throw new UsageError(`neither a name nor a PID: ${JSON.stringify(text)}`);
@@ -86,22 +150,52 @@ export function findTarget(hierarchy: Hierarchy, text: string): Target {
   }
 
   const table = readProcesses();
-  const top = findTop(table, Number(text));
-  const name = findOwn(hierarchy, table, top);
-  if (name) return existing(named(name), top);
+  const { containers } = findContainers(table);
+  const { top, container } = findProcess(table, containers, Number(text));
+  if (container) {
+    const { engine, name } = identify(table, container);
+    if (engine === 'barehand' && name && existsSync(named(name))) return existing(named(name), top);
+  }
   const path = cgroupPath(readProc(top.pid, 'cgroup') ?? '', hierarchy);
   if (path === undefined) throw new Failure(`process ${top.pid} has ended`);
-  const tree = descendants(table, [top.pid]).filter(({ zombie }) => !zombie);
+  const origin = cgroupDirectory(hierarchy, path);
+  // what has left the tree since, as daemons do, is still in there
+  if (origin === named(`pid-${top.pid}`)) return existing(origin, top);
+
+  const inside = container ? [...container.members] : descendants(table, [top.pid]).map(({ pid }) => pid);
+  const tops = inside.filter((pid) => !inside.includes(table.get(pid)?.ppid ?? 0));
+  const tree = descendants(table, [top.pid, ...tops]).filter(({ zombie }) => !zombie);
   const members = new Set(tree.map(({ pid }) => pid));
-  const { containers } = findContainers(table);
   const isStranger = (pid: number) =>
-    !members.has(pid) && table.has(pid) && heldContainer(containers, pid)?.first.pid !== top.pid;
+    !members.has(pid) &&
+    (pid === 0 || table.has(pid)) &&
+    !(container && heldContainer(containers, pid) === container);
   const own = ownCgroup(hierarchy, path, [...members], isStranger);
-  if (own) return existing(own, top);
-  return { directory: named(`pid-${top.pid}`), top, toMove: tree, origin: cgroupDirectory(hierarchy, path) };
+  if (own && existsSync(join(own, limit))) return existing(own, top);
+  const below = ownName(hierarchy, top.pid) ? undefined : findBelow(hierarchy, tree, top);
+  if (below) return existing(named(below), top);
+
+  const places = tree.flatMap(({ pid }) => {
+    const at = cgroupPath(readProc(pid, 'cgroup') ?? '', hierarchy);
+    const directory = at === undefined ? undefined : cgroupDirectory(hierarchy, at);
+    return directory === undefined ? [] : { pid, startTicks: startTicks(pid) ?? 0, directory };
+  });
+  return {
+    directory: named(`pid-${top.pid}`),
+    top,
+    startTicks: ticksOf(top),
+    toMove: tree,
+    origin,
+    elsewhere: places.filter(({ directory }) => directory !== origin),
+    borrowed: false,
+    previous: undefined,
+  };
 }
 
-/** Removes the cgroups barehand/pid-N whose processes have all ended, but for those that are being made just now. */
+/**
+ * Removes the cgroups barehand/pid-N whose processes have all ended, but for those that are being made just now; and
+ * the notes of processes that have ended.
+ */
 export function sweepTargets({ mountPoint }: Hierarchy): void {
   const folder = join(mountPoint, parent);
   for (const name of existsSync(folder) ? readdirSync(folder) : []) {
@@ -110,11 +204,16 @@ export function sweepTargets({ mountPoint }: Hierarchy): void {
     try {
       if (Date.now() - statSync(directory).mtimeMs < 10_000) continue;
       rmdirSync(directory); // EBUSY: somebody is in it
-      rmSync(notes(directory), { recursive: true, force: true });
+      rmSync(join('/run', parent, name), { recursive: true, force: true });
       rmdirSync(folder); // ENOTEMPTY: there are others
-      rmdirSync(join('/run', parent));
     } catch {}
   }
+  for (const name of attempt(() => readdirSync(join('/run', parent))) ?? []) {
+    const limit = attempt(() => readFileSync(join('/run', parent, name, 'limit'), 'utf8'));
+    if (limit !== undefined && Number(limit.split(' ')[0]) !== startTicks(Number(name.slice('pid-'.length))))
+      rmSync(join('/run', parent, name), { recursive: true, force: true });
+  }
+  attempt(() => rmdirSync(join('/run', parent)));
 }
 
 /** A container as a whole: its first process, and the cgroups that it has to itself. */
@@ -135,7 +234,7 @@ export function ownContainers(hierarchies: Hierarchy[]): string[] {
     .map(({ mountPoint }) => join(mountPoint, parent))
     .filter((path) => existsSync(path));
   const entries = folders.flatMap((folder) => readdirSync(folder, { withFileTypes: true }));
-  const names = entries.filter((entry) => entry.isDirectory() && !entry.name.startsWith('pid-'));
+  const names = entries.filter((entry) => entry.isDirectory() && !/^pid-\d+$/.test(entry.name));
   return [...new Set(names.map(({ name }) => name))];
 }
 
@@ -171,7 +270,9 @@ export function findContainer(hierarchies: Hierarchy[], text: string): WholeCont
     containers.find(({ first }) => first.pid === Number(text)) ?? heldContainer(containers, Number(text));
   if (!container) throw new Failure(`${text} is not the first process of a container: ps.ts shows which are`);
   const { first, members } = container;
-  const own = hierarchies.flatMap((hierarchy) => ownName(hierarchy, first.pid) ?? []);
+  // what runs inside of one of ours is in its cgroups too, but is not the container
+  const isOurs = identify(table, container).engine === 'barehand';
+  const own = isOurs ? hierarchies.flatMap((hierarchy) => ownName(hierarchy, first.pid) ?? []) : [];
   if (own[0] !== undefined) return { ...namedContainer(hierarchies, own[0]), label: text };
   const procCgroup = readProc(first.pid, 'cgroup') ?? '';
   const living = [...members].filter((pid) => table.get(pid)?.zombie === false);
