@@ -431,6 +431,15 @@ const half = Buffer.concat([
   Buffer.alloc(1 << 19),
 ]);
 
+/** Starts the script on a standard input that stays open. */
+function waiting(t: TestContext, dest: string) {
+  const child = spawn(program, ['-', dest], { stdio: ['pipe', 'ignore', 'pipe'] });
+  t.after(() => child.kill('SIGKILL'));
+  // what is not read any more when the script ends is no error here
+  child.stdin.on('error', () => undefined);
+  return child;
+}
+
 async function untilUnpacking(work: string): Promise<string> {
   for (let tries = 0; tries < 200; tries++) {
     const partial = readdirSync(work).find((name) => name.startsWith('.dest.partial-'));
@@ -454,8 +463,9 @@ function rootedIn(directory: string): string[] {
 for (const signal of ['SIGINT', 'SIGTERM'] as const)
   test(`${signal} in mid-extraction leaves nothing, and ends the call by ${signal}`, root, async (t) => {
     const { work, dest, left } = bound(sandbox(t));
-    const child = spawn(program, ['-', dest], { stdio: ['pipe', 'ignore', 'ignore'] });
+    const child = waiting(t, dest);
     t.after(() => child.kill('SIGKILL'));
+    child.stdin.on('error', () => undefined); // EPIPE, once it is killed
     child.stdin.write(half);
     const partial = await untilUnpacking(work);
     assert.equal(rootedIn(partial).length, 1);
@@ -468,8 +478,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const)
 
 test('SIGINT while the first byte is waited for leaves nothing', root, async (t) => {
   const { work, dest, left } = bound(sandbox(t));
-  const child = spawn(program, ['-', dest], { stdio: ['pipe', 'ignore', 'ignore'] });
-  t.after(() => child.kill('SIGKILL'));
+  const child = waiting(t, dest);
   for (let tries = 0; tries < 200 && readdirSync(work).length === 0; tries++) await sleep(50);
   const ended = new Promise((resolve) => child.on('exit', (code, by) => resolve([code, by])));
   child.kill('SIGINT');
@@ -482,7 +491,8 @@ test(
   root,
   async (t) => {
     const { work, dest, file, left } = bound(sandbox(t));
-    const child = spawn(program, ['-', dest], { stdio: ['pipe', 'ignore', 'ignore'] });
+    const child = waiting(t, dest);
+    child.stdin.on('error', () => undefined); // EPIPE, once it is killed
     child.stdin.write(half);
     const partial = await untilUnpacking(work);
     const ended = new Promise((resolve) => child.on('exit', resolve));
@@ -501,12 +511,12 @@ test(
 
 test('SIGKILL of tar ends the call, though its source has not ended', root, async (t) => {
   const { work, dest, left } = bound(sandbox(t));
-  const child = spawn(program, ['-', dest], { stdio: ['pipe', 'ignore', 'pipe'] });
-  t.after(() => child.kill('SIGKILL'));
+  const child = waiting(t, dest);
   let stderr = '';
   child.stderr.on('data', (text) => {
     stderr += text;
   });
+  child.stdin.on('error', () => undefined); // EPIPE, once it is killed
   child.stdin.write(half);
   const [tar] = rootedIn(await untilUnpacking(work));
   const ended = new Promise((resolve) => child.on('close', (code) => resolve(code)));
@@ -521,8 +531,8 @@ test("tar sees nothing of the host, and the host's mounts are the same meanwhile
   const { work, dest } = bound(sandbox(t));
   const mounts = () => readFileSync('/proc/self/mountinfo', 'utf8');
   const before = mounts();
-  const child = spawn(program, ['-', dest], { stdio: ['pipe', 'ignore', 'ignore'] });
-  t.after(() => child.kill('SIGKILL'));
+  const child = waiting(t, dest);
+  child.stdin.on('error', () => undefined); // EPIPE, once it is killed
   child.stdin.write(half);
   const [tar] = rootedIn(await untilUnpacking(work));
   assert.equal(mounts(), before);

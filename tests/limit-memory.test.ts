@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { after, test } from 'node:test';
+import { after, afterEach, test } from 'node:test';
 import { cgroupDirectory, cgroupPath, memoryFiles, parent } from '../scripts/helpers/cgroup.ts';
 import { toShell } from '../scripts/helpers/plan.ts';
 import { descendants, readProcesses } from '../scripts/helpers/proc.ts';
@@ -46,17 +46,22 @@ async function startTree(program: string, stdin: 'ignore' | 'pipe' = 'ignore'): 
   if (shell.stdout) await once(shell.stdout, 'data');
   return shell.pid as number;
 }
-after(async () => {
-  for (const shell of trees) {
+afterEach(async () => {
+  for (const shell of trees.splice(0)) {
+    const pid = shell.pid as number;
     if (shell.exitCode === null && shell.signalCode === null) {
-      process.kill(-(shell.pid as number), 'SIGKILL');
-      await once(shell, 'exit');
+      const exit = once(shell, 'exit');
+      process.kill(-pid, 'SIGKILL');
+      await exit;
     }
-  }
-  // what they were in is empty now; a reset of another process has no part in it
-  for (const { pid } of trees) {
-    const directory = pidCgroup(pid as number);
-    if (existsSync(directory)) await execute(['rmdir', directory]);
+    // what it was in is empty now, or will be in a moment
+    await execute([
+      'sh',
+      '-c',
+      'for i in 1 2 3 4 5; do [ ! -d "$1" ] || rmdir "$1" || sleep 0.2; done 2>/dev/null',
+      'sh',
+      pidCgroup(pid),
+    ]);
     await execute(['rm', '-rf', `/run/barehand/pid-${pid}`]);
   }
 });
