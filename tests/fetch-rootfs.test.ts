@@ -441,7 +441,7 @@ function waiting(t: TestContext, dest: string) {
 }
 
 async function untilUnpacking(work: string): Promise<string> {
-  for (let tries = 0; tries < 200; tries++) {
+  for (let tries = 0; tries < 600; tries++) {
     const partial = readdirSync(work).find((name) => name.startsWith('.dest.partial-'));
     if (partial && existsSync(join(work, partial, 'etc/first'))) return join(work, partial);
     await sleep(50);
