@@ -45,15 +45,14 @@ function traces(session: number, page: string): string[] {
   const list = (folder: string) =>
     existsSync(folder) ? readdirSync(folder).map((name) => join(folder, name)) : [];
   const written = readFileSync(join(top, page), 'utf8');
+  const cgroups = readHierarchies().flatMap(({ mountPoint }) => list(join(mountPoint, parent)));
+  const notes = list('/run/barehand');
   return [
-    // other tests' containers are called test-…
-    ...readHierarchies().flatMap(({ mountPoint }) =>
-      list(join(mountPoint, parent)).filter((path) => isCgroup(path) && !path.includes('/test-')),
-    ),
+    ...cgroups.filter(isCgroup).filter((path) => !isOfOtherTest(session, path)),
+    ...notes.filter((path) => !isOfOtherTest(session, path)),
     ...readFileSync('/proc/self/mountinfo', 'utf8')
       .split('\n')
       .map((line) => `mount ${line.split(' ')[4]}`),
-    ...list('/run/barehand'),
     ...list('/run/netns'),
     // other tests make files of their own in /tmp at the same time
     ...list('/tmp').filter((path) => written.includes(path)),
@@ -63,6 +62,13 @@ function traces(session: number, page: string): string[] {
 }
 
 const isCgroup = (path: string) => existsSync(join(path, 'cgroup.procs'));
+
+/** Other tests' containers are called test-…; a pid-N is another test's where N lives and is not of the page. */
+function isOfOtherTest(session: number, path: string): boolean {
+  const [, pid] = /\/pid-(\d+)$/.exec(path) ?? [];
+  const process = `/proc/${pid}`;
+  return path.includes('/test-') || (pid !== undefined && existsSync(process) && !isOf(session, process));
+}
 
 /** Whether a living process, by its folder in /proc, is of a page's session or has inherited its environment. */
 function isOf(session: number, path: string): boolean {
@@ -99,8 +105,12 @@ async function left(before: string[], session: number, page: string): Promise<st
 
 for (const page of pages) {
   test(`${page}: every block is to be run, or says why not`, () => {
-    for (const { line, info } of blocks(page))
+    for (const { line, info, code } of blocks(page)) {
       assert.match(info, /^(sh|sh no-run: \S.*|text|json|ts)$/, `${page}:${line}`);
+      assert(info !== 'text' || !/^[$#] /m.test(code), `${page}:${line}: commands at a prompt are not run`);
+    }
+    // fences that blocks() does not know would keep what is in them from being run
+    assert.doesNotMatch(readFileSync(join(top, page), 'utf8'), /^[ \t]+```|^[ \t]*~~~/m);
   });
 
   const toRun = blocks(page).filter(({ info }) => info === 'sh');

@@ -76,11 +76,12 @@ const built = await Promise.all(
   names.map(async (name) => {
     const file = join(dist, name.replace(/\.ts$/, '.mjs'));
     const text = await bundle(name);
-    // whoever runs the old one meanwhile keeps it whole
-    writeFileSync(`${file}.new`, text);
-    chmodSync(`${file}.new`, 0o755);
-    renameSync(`${file}.new`, file);
+    // whoever runs the old one meanwhile keeps it whole, and a second build at the same time does no harm
+    const fresh = `${file}.${process.pid}`;
+    writeFileSync(fresh, text);
+    chmodSync(fresh, 0o755);
+    renameSync(fresh, file);
     return file;
   }),
 );
-for (const file of listFolder(dist)) if (!built.includes(file)) rmSync(file, { recursive: true });
+for (const file of listFolder(dist)) if (file.endsWith('.mjs') && !built.includes(file)) rmSync(file);
