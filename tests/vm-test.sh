@@ -1,13 +1,15 @@
 #!/bin/bash
-# vm-test.sh [KIND...] [FILE...]: the tests that meet the kernel, in throw-away VMs with cgroups of each KIND:
+# vm-test.sh [KIND...] [FILE...] [--test-...]: the tests that meet the kernel, in throw-away VMs with cgroups of each KIND:
 # v2 and v1 unless said otherwise, or hybrid. FILEs are names in tests/, as run.test.ts; all unless said otherwise.
+# What begins with --test- goes to node, as --test-name-pattern='same moment'.
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/.."
 
-kinds=() files=()
+kinds=() files=() options=()
 for word; do
   case $word in
     v1 | v2 | hybrid) kinds+=("$word") ;;
+    --test-*) options+=("$word") ;;
     *.test.ts) files+=("tests/$(basename "$word")") ;;
     *) echo "vm-test: neither v1, v2, hybrid nor a test file: $word" >&2 && exit 2 ;;
   esac
@@ -34,7 +36,7 @@ run_kind() {
   local required=root,namespaces,cgroup-${1/hybrid/v1} start=$SECONDS status=0
   tests/vm-run.sh --cgroup "$1" --timeout 600 --env "BAREHAND_REQUIRE=$required" --env BAREHAND_DIST=1 --env BAREHAND_SLOW=1 \
     --share "$results" --env BAREHAND_STRIPPED="$results/stripped" --env "PATH=${node%/*}:$PATH" -- \
-    node --jitless --import ./tests/vm/stripped.mjs --test --test-reporter=spec --test-concurrency=2 "${files[@]}" \
+    node --jitless --import ./tests/vm/stripped.mjs --test --test-reporter=spec --test-concurrency=2 "${options[@]}" "${files[@]}" \
     >"$results/$1" 2>&1 || status=$?
   echo "$((SECONDS - start))" >"$results/$1.seconds"
   return $status
