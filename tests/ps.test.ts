@@ -179,10 +179,7 @@ for (const [engine, program, words] of [
     try {
       const sleep = await until('its sleep', () =>
         [...readProcesses().values()].find(
-          ({ name, nsPids, pid }) =>
-            name === 'sleep' &&
-            nsPids.length > 1 &&
-            readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('88'),
+          ({ name, nsPids, pid }) => name === 'sleep' && nsPids.length > 1 && commandLine(pid).includes('88'),
         ),
       );
       const row = (await list()).find(
@@ -199,15 +196,21 @@ for (const [engine, program, words] of [
         'its end',
         () =>
           ![...readProcesses().values()].some(
-            ({ pid, name }) =>
-              name === 'sleep' &&
-              alive(pid) &&
-              readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('\0' + '88\0'),
+            ({ pid, name }) => name === 'sleep' && alive(pid) && commandLine(pid).includes('\0' + '88\0'),
           ) || undefined,
       );
       removeCgroupsOfNspawn();
     }
   });
+
+/** The words of a process; none of one that has ended meanwhile. */
+function commandLine(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+  } catch {
+    return '';
+  }
+}
 
 /** systemd-nspawn --keep-unit leaves these below the cgroup that it was started in. */
 function removeCgroupsOfNspawn(): void {
