@@ -27,8 +27,11 @@ done
 npm run --silent build
 [ -d rootfs/host ] || scripts/fetch-rootfs.ts host: rootfs/host
 
-results=$(mktemp -d)
+results=$(mktemp -d) vm=
 trap 'rm -rf "$results"' EXIT
+# a VM must not outlive this
+trap 'kill $vm 2>/dev/null; exit 130' INT
+trap 'kill $vm 2>/dev/null; exit 143' TERM
 node tests/vm/strip.mjs "$results/stripped"
 node=$(command -v node)
 
@@ -37,7 +40,9 @@ run_kind() {
   tests/vm-run.sh --cgroup "$1" --timeout 600 --env "BAREHAND_REQUIRE=$required" --env BAREHAND_DIST=1 --env BAREHAND_SLOW=1 \
     --share "$results" --env BAREHAND_STRIPPED="$results/stripped" --env "PATH=${node%/*}:$PATH" -- \
     node --jitless --import ./tests/vm/stripped.mjs --test --test-reporter=spec --test-concurrency=2 "${options[@]}" "${files[@]}" \
-    >"$results/$1" 2>&1 || status=$?
+    >"$results/$1" 2>&1 &
+  vm=$!
+  wait $vm || status=$?
   echo "$((SECONDS - start))" >"$results/$1.seconds"
   return $status
 }
