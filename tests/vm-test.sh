@@ -37,7 +37,7 @@ node=$(command -v node)
 
 run_kind() {
   local required=root,namespaces,cgroup-${1/hybrid/v1} start=$SECONDS status=0
-  tests/vm-run.sh --cgroup "$1" --timeout 600 --env "BAREHAND_REQUIRE=$required" --env BAREHAND_DIST=1 --env BAREHAND_SLOW=1 \
+  tests/vm-run.sh --cgroup "$1" --timeout 1500 --env "BAREHAND_REQUIRE=$required" --env BAREHAND_DIST=1 --env BAREHAND_SLOW=1 \
     --share "$results" --env BAREHAND_STRIPPED="$results/stripped" --env "PATH=${node%/*}:$PATH" -- \
     node --jitless --import ./tests/vm/stripped.mjs --test --test-reporter=spec --test-concurrency=2 "${options[@]}" "${files[@]}" \
     >"$results/$1" 2>&1 &
