@@ -19,6 +19,7 @@ vm-run.sh [OPTION...] -- COMMAND [ARG...]    one word: a bash command line; more
   --out DIR       what the command leaves in the guest's /out is copied into the host's DIR
   --net           eth0 with qemu's user-mode network, 10.0.2.15 behind 10.0.2.2
   --shared        make / a shared mount, as systemd does (default: private)
+  --cpus N        processors (1, which is the cheapest to emulate)
   --mem MB        memory (1024)
   --disk MB       size of the disk that takes all that is written (4096; a sparse file)
   --timeout S     end the VM after S seconds (300)
@@ -38,14 +39,14 @@ fail() {
   exit 125
 }
 
-cgroup=v2 in_cgroup= user= net= shared= verbose= out= mem=1024 disk=4096 timeout=300
+cgroup=v2 in_cgroup= user= net= shared= verbose= out= cpus=1 mem=1024 disk=4096 timeout=300
 envs=() shares=() fresh=()
 while [ $# -gt 0 ]; do
   case $1 in
     --help) usage && exit 0 ;;
     --) shift && break ;;
     --user | --net | --shared | --verbose) declare "${1#--}=1" && shift && continue ;;
-    --cgroup | --in-cgroup | --env | --share | --fresh | --out | --mem | --disk | --timeout) ;;
+    --cgroup | --in-cgroup | --env | --share | --fresh | --out | --cpus | --mem | --disk | --timeout) ;;
     *) wrong "unknown option $1" ;;
   esac
   [ $# -gt 1 ] || wrong "$1 needs a value"
@@ -161,8 +162,10 @@ export XDG_RUNTIME_DIR=/run/user/1000'
 } >"$run/initrd"
 
 # ---- qemu
+# threads of the emulator that wait for each other cost more than a second processor brings
+if [ "$cpus" = 1 ]; then thread=single; else thread=multi; fi
 # without erms and fsrm the guest copies by eight bytes, not by "rep movsb", which is emulated byte by byte
-qemu=(qemu-system-x86_64 -name vm-run -machine q35,memory-backend=mem -accel tcg,thread=multi -smp 2 -m "$mem"
+qemu=(qemu-system-x86_64 -name vm-run -machine q35,memory-backend=mem -accel tcg,thread=$thread -smp "$cpus" -m "$mem"
   -cpu "max,la57=off,erms=off,fsrm=off" -nodefaults -no-user-config -no-reboot -display none
   -object "memory-backend-memfd,id=mem,size=${mem}M,share=on"
   -kernel "$cache/vmlinux" -initrd "$run/initrd" -serial "file:$run/console"
