@@ -5,7 +5,7 @@
 #
 # Every peer is also measured behind `node -e 0`. That is the fair comparison with run.mjs, which starts node first:
 # the kernel's first move of a process between cgroups after some idle milliseconds waits for an RCU grace period, some
-# 10 ms, and programs that are measured back to back are spared it.
+# 10 ms, and programs that are measured back to back are spared it. "to runc" is the ratio to runc behind a node.
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/.."
 unset NODE_EXTRA_CA_CERTS
@@ -53,12 +53,15 @@ hyperfine --shell=none --warmup 3 --runs "$runs" --export-json "$scratch/result"
 "$node" -e '
   const [file, ...names] = process.argv.slice(1);
   const { results } = JSON.parse(fs.readFileSync(file));
-  const median = Object.fromEntries(names.map((name, i) => [name, results[i].median * 1000]));
-  const floor = median.node, runc = median["node; runc run"];
+  const times = Object.fromEntries(names.map((name, i) => [name, results[i]]));
+  const milliseconds = (name) => times[name] && times[name].median * 1000;
+  const floor = milliseconds("node"), runc = milliseconds("node; runc run");
   console.log(`/bin/true in a container; medians of ${results[0].times.length} runs, node ${process.version}\n`);
-  console.log("what".padEnd(26), "ms".padStart(7), "less node".padStart(10), "ratio to node; runc run".padStart(25));
-  for (const [name, ms] of Object.entries(median)) {
+  const line = (what, ...cells) => console.log(what.padEnd(24), cells.map((cell) => cell.padStart(12)).join("").trimEnd());
+  line("", "median ms", "fastest ms", "less node", "to runc");
+  for (const name of names) {
+    const ms = milliseconds(name);
     const nodes = name === "node" || name.startsWith("node;") || name.startsWith("run.");
-    console.log(name.padEnd(26), ms.toFixed(1).padStart(7), (nodes ? (ms - floor).toFixed(1) : "").padStart(10),
-      (runc && nodes && name !== "node" ? (ms / runc).toFixed(2) : "").padStart(25));
+    line(name, ms.toFixed(1), (times[name].min * 1000).toFixed(1), nodes ? (ms - floor).toFixed(1) : "",
+      runc && nodes && name !== "node" ? (ms / runc).toFixed(2) : "");
   }' "$scratch/result" "${names[@]}"

@@ -161,3 +161,12 @@ function killSession(session: number): void {
   for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name)))
     if (isOf(session, join('/proc', pid))) spawn('kill', ['-KILL', pid], { stdio: 'ignore' });
 }
+
+test('docs/architecture.md tells of every helper and every package', () => {
+  const written = readFileSync(join(top, 'docs/architecture.md'), 'utf8');
+  const { dependencies, devDependencies } = JSON.parse(readFileSync(join(top, 'package.json'), 'utf8'));
+  for (const name of [...Object.keys(dependencies), ...Object.keys(devDependencies)])
+    assert(written.includes(name.startsWith('@types/') ? '@types/*' : name), name);
+  for (const name of readdirSync(join(top, 'scripts/helpers')))
+    assert(written.includes(name.startsWith('strip-types') ? 'strip-types*.mjs' : name), name);
+});
