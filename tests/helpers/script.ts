@@ -47,12 +47,15 @@ export async function execute(
 export const call = (name: string, words: string[], options: Parameters<typeof execute>[1] = {}) =>
   execute([script(name), ...words], options);
 
-/** Waits until `probe` returns something, for half a minute at the most. Throws with `what` it waited for. */
+/** Waits until `probe` returns something, for a minute at the most. Throws with `what` it waited for. */
 export async function until<T>(what: string, probe: () => T | undefined | false): Promise<T> {
-  for (let waited = 0; waited < 30_000; waited += 20) {
+  const began = performance.now();
+  for (let looked = began; looked < began + 60_000; looked = performance.now()) {
     const result = probe();
     if (result !== undefined && result !== false) return result;
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    // a look takes long on a slow machine: what is waited for has most of the time
+    const pause = Math.max(20, 4 * (performance.now() - looked));
+    await new Promise((resolve) => setTimeout(resolve, pause));
   }
   throw new Error(`waited in vain for ${what}`);
 }
