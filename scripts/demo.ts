@@ -29,15 +29,14 @@ SEE ALSO
 */
 import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, realpathSync, rmdirSync, rmSync } from 'node:fs';
 import { constants } from 'node:os';
 import { dirname, extname, join, relative } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
-import { $ as zx } from 'zx/core';
 import { findHierarchy, memoryFiles, parent, readHierarchies } from './helpers/cgroup.ts';
 import { Failure, main } from './helpers/cli.ts';
-import { quote } from './helpers/plan.ts';
+import { findProgram, pathDirectories, quote, runProgram } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
 
 export const options = { keep: {} } as const;
@@ -68,11 +67,7 @@ async function step(...argv: string[]): Promise<string> {
 }
 
 async function capture(...argv: string[]): Promise<string> {
-  const { exitCode, stdout, stderr } = await zx({
-    quiet: true,
-    nothrow: true,
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })`${argv}`;
+  const { exitCode, stdout, stderr } = await runProgram(argv);
   if (exitCode !== 0) throw new Failure(stderr.trim() || `${argv[0]} ended with ${exitCode}`);
   return stdout;
 }
@@ -84,11 +79,11 @@ async function findMissing(): Promise<string[]> {
   if (process.getuid?.() !== 0) return ['root: containers of this demo are made by root: sudo'];
   const missing: string[] = [];
   for (const tool of ['unshare', 'nsenter', 'setpriv', 'mount', 'pivot_root', 'flock', 'tar', 'ldd']) {
-    const { exitCode } = await zx({ quiet: true, nothrow: true })`command -v ${tool}`;
-    if (exitCode !== 0) missing.push(`${tool}(1): apt-get install util-linux tar libc-bin`);
+    if (!findProgram(tool, pathDirectories()))
+      missing.push(`${tool}(1): apt-get install util-linux tar libc-bin`);
   }
   for (const flag of ['mount', 'pid', 'uts', 'ipc', 'cgroup']) {
-    const { exitCode, stderr } = await zx({ quiet: true, nothrow: true })`unshare --${flag} --fork true`;
+    const { exitCode, stderr } = await runProgram(['unshare', `--${flag}`, '--fork', 'true']);
     if (exitCode !== 0)
       missing.push(
         `a new ${flag} namespace: ${stderr.trim()}: this needs CAP_SYS_ADMIN, which a sandbox takes away`,
@@ -101,8 +96,9 @@ async function findMissing(): Promise<string[]> {
     );
   else {
     const probe = join(memory.mountPoint, `${parent}-probe-${process.pid}`);
-    const { exitCode, stderr } = await zx({ quiet: true, nothrow: true })`mkdir ${probe} && rmdir ${probe}`;
-    if (exitCode !== 0) missing.push(`a writable cgroup file system: ${stderr.trim()}`);
+    const { exitCode, stderr } = await runProgram(['mkdir', probe]);
+    if (exitCode === 0) rmdirSync(probe);
+    else missing.push(`a writable cgroup file system: ${stderr.trim()}`);
   }
   return missing;
 }

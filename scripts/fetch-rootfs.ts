@@ -63,7 +63,7 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { Failure, main, reason, UsageError, type Values } from './helpers/cli.ts';
 import { download, shown, withProgress } from './helpers/download.ts';
 import { makeHostRootfs } from './helpers/host-rootfs.ts';
-import { quote } from './helpers/plan.ts';
+import { quote } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
 import { asRoot, unpack } from './helpers/unpack.ts';

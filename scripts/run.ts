@@ -48,12 +48,13 @@ SEE ALSO
 import { once } from 'node:events';
 import { existsSync, realpathSync, statSync } from 'node:fs';
 import { constants, hostname as osHostname } from 'node:os';
-import { basename, delimiter, join } from 'node:path';
+import { basename } from 'node:path';
 import { isatty } from 'node:tty';
 import { keptCapabilities, parseCapabilities } from './helpers/capabilities.ts';
 import { readHierarchies } from './helpers/cgroup.ts';
 import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
 import { type Launch, launchProgram, namespaceFlags, planCgroups } from './helpers/launch.ts';
+import { findProgram, pathDirectories } from './helpers/programs.ts';
 import { defaultShell, findRootfs, findUser } from './helpers/rootfs.ts';
 import { parseSize } from './helpers/units.ts';
 
@@ -124,6 +125,7 @@ export function readHost(environment: string[]): Pick<Launch, 'masked' | 'has' |
     if (!stat?.isCharacterDevice() || stat.rdev !== rdev)
       throw new Failure(`/dev/${name} of this host is no ${name} device: repair it: mknod(1)`);
   }
+  const find = (program: string) => findProgram(program, pathDirectories());
   const there = maskedPaths.filter((path) => existsSync(path));
   const isFolder = (path: string) => statSync(path).isDirectory();
   return {
@@ -133,20 +135,15 @@ export function readHost(environment: string[]): Pick<Launch, 'masked' | 'has' |
       readOnly: readOnlyPaths.filter((path) => existsSync(path)),
     },
     has: {
-      ip: findProgram('ip') !== undefined,
-      chroot: findProgram('chroot') ?? '/usr/sbin/chroot',
+      ip: find('ip') !== undefined,
+      chroot: find('chroot') ?? '/usr/sbin/chroot',
       // dash drops variables whose names it can't use, as discovery.type; bash hands them on
       shell: environment.every((variable) => /^\w+=/.test(variable))
         ? '/bin/sh'
-        : (findProgram('bash') ?? '/bin/bash'),
+        : (find('bash') ?? '/bin/bash'),
     },
     terminal: isatty(0),
   };
-}
-
-function findProgram(name: string): string | undefined {
-  const files = (process.env.PATH ?? '').split(delimiter).map((folder) => join(folder, name));
-  return files.find((file) => existsSync(file));
 }
 
 /** Options and facts become a launch. Throws UsageError for options that contradict each other. */

@@ -45,6 +45,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { lockDirectory, parent, processesIn, readHierarchies } from './helpers/cgroup.ts';
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
 import { attempt, type Process, readProc, startTicks } from './helpers/proc.ts';
+import { runProgram } from './helpers/programs.ts';
 import {
   findContainer,
   livingProcesses,
@@ -143,9 +144,8 @@ function innermostFirst(directory: string): string[] {
 
 /** Removes the cgroups of a container of ours, and those in it. Returns what is there still, without a process. */
 async function removeCgroups({ cgroups, ours }: WholeContainer): Promise<string[]> {
-  if (!ours) return [];
-  const { $ } = await import('zx/core');
   const lock = lockDirectory(hierarchies);
+  if (!ours || !lock) return [];
   const left = () =>
     cgroups
       .map(({ directory }) => directory)
@@ -155,10 +155,7 @@ async function removeCgroups({ cgroups, ours }: WholeContainer): Promise<string[
     if (tries > 0) await sleep(20);
     const folders = hierarchies.map(({ mountPoint }) => join(mountPoint, parent));
     // under the lock that run.ts takes, so that a container which is just being made with this name keeps its own
-    await $({
-      quiet: true,
-      nothrow: true,
-    })`flock ${lock} rmdir ${[...left().flatMap(innermostFirst), ...folders]}`;
+    await runProgram(['flock', lock, 'rmdir', ...left().flatMap(innermostFirst), ...folders]);
   }
   return left();
 }

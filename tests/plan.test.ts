@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { Failure } from '../scripts/helpers/cli.ts';
-import { perform, quote, type Step, toShell } from '../scripts/helpers/plan.ts';
+import { perform, type Step, toShell } from '../scripts/helpers/plan.ts';
+import { quote } from '../scripts/helpers/programs.ts';
 import { needs } from './helpers/needs.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'barehand-plan-'));

@@ -19,9 +19,7 @@ import {
 import { basename, dirname, join, relative } from 'node:path';
 import { promisify } from 'node:util';
 import { Failure, reason } from './cli.ts';
-
-/** Where programs are looked for: not in PATH, which may lead to wrappers that work only on this host. */
-const systemDirectories = ['/usr/bin', '/bin', '/usr/sbin', '/sbin'];
+import { findProgram, systemDirectories } from './programs.ts';
 
 const defaultPrograms = `
   sh bash dash env printenv true false test [ expr seq sleep timeout nice nohup yes date uname arch
@@ -171,14 +169,6 @@ function recreateMergeLink(root: string, name: string): void {
   }
   mkdirSync(join(root, target), { recursive: true });
   symlinkSync(target.replace(/^\//, ''), join(root, name));
-}
-
-/** Where a program is in the system directories, or undefined. A name with a slash is where it is. */
-export function findProgram(name: string): string | undefined {
-  const candidates = name.includes('/')
-    ? [name]
-    : systemDirectories.map((directory) => join(directory, name));
-  return candidates.find((path) => existsSync(path) && statSync(path).isFile());
 }
 
 /** Makes `path` lead to the copied file `real`, as on the host, but directly: not through /etc/alternatives. */

@@ -10,7 +10,7 @@ import {
   parent,
 } from './cgroup.ts';
 import { Failure } from './cli.ts';
-import { quote } from './plan.ts';
+import { quote } from './programs.ts';
 import type { User } from './rootfs.ts';
 
 /** What is to be launched, and the facts about the host that the program depends on. */

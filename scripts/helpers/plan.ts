@@ -2,6 +2,7 @@
 import { mkdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { moveAll, moveTree } from './cgroup.ts';
 import { Failure, reason } from './cli.ts';
+import { quote, runProgram } from './programs.ts';
 
 /**
  * One step. `why` is printed as a comment above it. `moveTree` takes a process and its descendants, `moveAll` all
@@ -16,11 +17,6 @@ export type Step = { why?: string } & (
   | { moveAll: string; to: string }
   | { run: string[] }
 );
-
-/** Quotes a word for any POSIX shell. zx's own quote() writes $'…', which dash does not know. */
-export function quote(word: string): string {
-  return /^[\w/.:=,@%+-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
-}
 
 /** A plan as shell that can be pasted: it does what `perform` does. */
 export function toShell(steps: Step[]): string {
@@ -92,11 +88,7 @@ function doing(step: Step): string {
 }
 
 async function run(argv: string[]): Promise<void> {
-  // zx takes longer to load than most plans to perform, so only a plan that runs commands pays for it
-  const { $ } = await import('zx/core');
-  // said in full: zx would look for bash, and take what is not said from ZX_* variables
-  const posix = { shell: '/bin/sh', prefix: '', postfix: '', quote, quiet: true, nothrow: true };
-  const { exitCode, signal, stderr } = await $({ ...posix, stdio: ['ignore', 'pipe', 'pipe'] })`${argv}`;
+  const { exitCode, signal, stderr } = await runProgram(argv);
   if (exitCode !== 0)
     throw new Failure(stderr.trim() || (signal ? `killed by ${signal}` : `exit code ${exitCode}`));
 }

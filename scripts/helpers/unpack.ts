@@ -10,7 +10,8 @@ import { setFlagsFromString } from 'node:v8';
 import { createGunzip } from 'node:zlib';
 import { type Attributes, type Limits, TarInspector } from './archive.ts';
 import { Failure, reason } from './cli.ts';
-import { findProgram, lddLibraries } from './host-rootfs.ts';
+import { lddLibraries } from './host-rootfs.ts';
+import { findProgram } from './programs.ts';
 
 const isRoot = process.getuid?.() === 0;
 
