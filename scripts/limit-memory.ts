@@ -40,9 +40,10 @@ UNDO
 SEE ALSO
   cgroups(7), the kernel's admin-guide/cgroup-v2 and admin-guide/cgroup-v1/memory, proc(5), ps.ts
 */
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import {
+  countsSwap,
   findHierarchy,
   type Hierarchy,
   memoryFiles,
@@ -166,16 +167,14 @@ function readMemory({ version }: Hierarchy, directory: string): Memory {
 }
 
 /** How a cgroup that is still to be made will be, but for what its processes use: that they use elsewhere now. */
-function foreseeMemory({ version, mountPoint }: Hierarchy, { toMove, origin }: Target): Memory {
-  // v2's root cgroup has no limits, so no such file; where there is no other to look at, kernels count swap
-  const counts =
-    version === 1 ? existsSync(join(mountPoint, memoryFiles[1].swap)) : existsSync('/proc/swaps');
-  const seen = origin === undefined ? undefined : readBytes(join(origin, memoryFiles[version].swap));
+function foreseeMemory(hierarchy: Hierarchy, { toMove, origin }: Target): Memory {
+  const swapFile = memoryFiles[hierarchy.version].swap;
+  const seen = origin === undefined ? undefined : readBytes(join(origin, swapFile));
   return {
     processes: toMove.length,
     usedBytes: toMove.reduce((sum, { pid, rssBytes }) => sum + (ownBytes(pid) ?? rssBytes), 0),
     limitBytes: null,
-    swapLimitBytes: seen !== undefined || counts ? null : undefined,
+    swapLimitBytes: seen !== undefined || countsSwap(hierarchy) ? null : undefined,
   };
 }
 

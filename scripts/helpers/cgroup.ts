@@ -198,3 +198,11 @@ export function moveAll(from: string, directory: string): void {
   }
   throw new Error('its processes start others faster than they can be moved: freeze them first');
 }
+
+/**
+ * Whether a cgroup that is made in this hierarchy will have a limit for swap: not every kernel counts it. v2's root
+ * cgroup has no limits at all, so there it is not to be seen.
+ */
+export function countsSwap({ version, mountPoint }: Pick<Hierarchy, 'version' | 'mountPoint'>): boolean {
+  return existsSync(version === 1 ? join(mountPoint, memoryFiles[1].swap) : '/proc/swaps');
+}

@@ -1,7 +1,8 @@
 // The launch of a container as one POSIX shell program: hold, furnish, pivot, drop, release. docs/run.md explains it.
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
+  countsSwap,
   findHierarchy,
   type Hierarchy,
   lockDirectory,
@@ -77,9 +78,7 @@ export function planCgroups(
     const swap = memory.version === 1 ? String(limitBytes) : '0';
     const files = memoryFiles[memory.version];
     before.push([join(directory, files.limit), String(limitBytes)]);
-    // a kernel that does not account for swap has no such file, in the root cgroup of v2 it is missing anyway
-    const example = memory.version === 1 ? join(memory.mountPoint, files.swap) : '/proc/swaps';
-    if (existsSync(example)) before.push([join(directory, files.swap), swap]);
+    if (countsSwap(memory)) before.push([join(directory, files.swap), swap]);
   }
   const lock = lockDirectory(hierarchies);
   const first = hierarchies.find(({ mountPoint }) => mountPoint === lock);
@@ -186,8 +185,8 @@ function releaseProgram({ isolate, environment, has }: Launch): string {
 
 const forLoader = (variable: string) => /^(LD_|GCONV_PATH=|LOCPATH=|MALLOC_)/.test(variable);
 
-/** The words that take PID 1 from the held shell to the command: drop privileges, clear the environment, wait. */
-function dropArguments(launch: Launch): string[][] {
+/** The lines that take PID 1 from the held shell to the command: drop privileges, clear the environment, wait. */
+function dropLines(launch: Launch): string[] {
   const { isolate, rootfs, user, capabilities, privileged, environment, workdir, command, has } = launch;
   const setpriv = ['setpriv'];
   if (isolate.has('mount')) {
@@ -202,40 +201,31 @@ function dropArguments(launch: Launch): string[][] {
       '--inh-caps=-all',
       `--bounding-set=-all${capabilities.map((name) => `,+${name}`).join('')}`,
     );
+  // a background job of sh ignores INT and QUIT, node PIPE and XFSZ, and execve(2) would hand that on
+  const env = ['env', '-i', '--default-signal=INT,QUIT,PIPE,XFSZ'];
+  env.push(...environment.filter((variable) => !forLoader(variable)));
+  const shell = [has.shell, ...(has.shell.endsWith('/bash') ? ['--norc', '-p'] : []), '-c'];
   return [
-    setpriv.length > 1 ? setpriv : [],
-    // a background job of sh ignores INT and QUIT, node PIPE and XFSZ, and execve(2) would hand that on
-    [
-      'env',
-      '-i',
-      '--default-signal=INT,QUIT,PIPE,XFSZ',
-      ...environment.filter((variable) => !forLoader(variable)),
-    ],
-    [
-      has.shell,
-      ...(has.shell.endsWith('/bash') ? ['--norc', '-p'] : []),
-      '-c',
-      '"$release"',
-      'run',
-      isolate.has('mount') ? workdir : rootfs,
-    ],
-    command,
+    ...(setpriv.length > 1 ? [quoteAll(setpriv)] : []),
+    quoteAll(env),
+    `${quoteAll(shell)} "$release" run ${quote(isolate.has('mount') ? workdir : rootfs)}`,
+    quoteAll(command),
   ];
 }
 
-/** The whole launch, as POSIX shell that is to have a shell of its own: it sets traps, and ends with the command's exit code, or 125 if there was no container. */
+const quoteAll = (words: string[]) => words.map(quote).join(' ');
+
+/**
+ * The whole launch, as POSIX shell that is to have a shell of its own: it sets traps, and ends with the command's
+ * exit code, or 125 if there was no container.
+ */
 export function launchProgram(launch: Launch): string {
   const { name, rootfs, isolate, cgroups, terminal } = launch;
   const scratch = `/run/barehand-${name}.fstab`;
-  const words = (list: string[]) =>
-    list.map((word) => (word === '"$release"' ? word : quote(word))).join(' ');
   const flags = Object.entries(namespaceFlags).flatMap(([word, flag]) => (isolate.has(word) ? [flag] : []));
   // without --isolate mount the mounts are still nobody else's business
   if (!isolate.has('mount')) flags.push('--mount');
   const hierarchies = cgroups.directories.map((directory) => directory.slice(0, -name.length - 1));
-  const drop = dropArguments(launch)
-    .filter((list) => list.length > 0)
-    .map(words);
 
   return `PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C
 name=${quote(name)}
@@ -305,7 +295,7 @@ printf '%s\\n' "$fstab" >${quote(scratch)} && exec 5<${quote(scratch)} && rm ${q
     setpriv --pdeathsig=KILL \\
     unshare ${flags.join(' ')} --fork --kill-child --propagation private \\
     sh -c "$hold" run \\
-    ${drop.join(' \\\n    ')}
+    ${dropLines(launch).join(' \\\n    ')}
 ) <&3 &
 child=$!
 exec 3<&- 4<&- 5<&- 6>&- 9<&-
