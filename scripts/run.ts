@@ -158,13 +158,9 @@ function planLaunch(values: Values<typeof options>, [operand = '', ...command]: 
       if (values[option] !== undefined)
         throw new UsageError(`--${option} needs --isolate mount: a chroot has neither`);
 
-  const name =
-    values.name ??
-    `${
-      basename(rootfs)
-        .replace(/[^\w.-]/g, '')
-        .slice(0, 40) || 'c'
-    }-${process.pid}`;
+  // a name begins as --name has it: the rootfs may be called .cache or -x
+  const base = basename(rootfs).replace(/^[^a-z0-9]+|[^\w.-]/gi, '');
+  const name = values.name ?? `${base.slice(0, 40) || 'c'}-${process.pid}`;
   const user = findUser(rootfs, values.user ?? '0');
   const hostname = isolate.has('uts') ? (values.hostname ?? name) : undefined;
   const capabilities = keptCapabilities(values.capAdd.flat(), values.capDrop.flat());

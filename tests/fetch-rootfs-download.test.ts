@@ -409,15 +409,17 @@ function certificate() {
   return { key: readFileSync(key), cert: readFileSync(cert), file: cert };
 }
 
+/** Serves `big` by https; `file` is the certificate to trust. */
+async function serveBigTls(t: TestContext): Promise<{ url: string; file: string }> {
+  const { file, ...pair } = certificate();
+  const server = createHttpsServer(pair, (request, response) => sendPart(request, response, big, '"a"'));
+  return { url: await listen(t, server, 'https'), file };
+}
+
 test('https is fetched where its certificate is trusted, and refused at once where not', tls, async (t) => {
   const made = new Sandbox();
   t.after(() => made.remove());
-  const { file, ...pair } = certificate();
-  const url = await listen(
-    t,
-    createHttpsServer(pair, (request, response) => sendPart(request, response, big, '"a"')),
-    'https',
-  );
+  const { url, file } = await serveBigTls(t);
   const untrusted = await run([url, made.dest], { program, env: { NODE_EXTRA_CA_CERTS: '' } });
   assert.match(
     untrusted.stderr,
@@ -452,12 +454,7 @@ test('a redirect from https to http is not followed', tls, async (t) => {
 test('https goes through a proxy in a tunnel, and ends with it', { ...tls, timeout: 60_000 }, async (t) => {
   const made = new Sandbox();
   t.after(() => made.remove());
-  const { file, ...pair } = certificate();
-  const url = await listen(
-    t,
-    createHttpsServer(pair, (request, response) => sendPart(request, response, big, '"a"')),
-    'https',
-  );
+  const { url, file } = await serveBigTls(t);
   const asked: string[] = [];
   const server = createServer().on('connect', (request, socket) => {
     asked.push(`${request.url} ${request.headers['proxy-authorization']}`);

@@ -240,7 +240,7 @@ test('a container of runc is told from others, with its ID and limit', {
   const run = spawn('runc', ['run', '--bundle', bundle, id], { stdio: 'ignore' });
   const end = once(run, 'exit');
   try {
-    const row = await untilAsync('its row', async () => (await list()).find(({ name }) => name === id));
+    const row = await until('its row', async () => (await list()).find(({ name }) => name === id));
     assert.equal(row.engine, 'runc');
     assert.equal(row.command, 'sleep 99');
     assert.equal(row.memory.limitBytes, 77 * 1024 * 1024);
@@ -250,15 +250,6 @@ test('a container of runc is told from others, with its ID and limit', {
     await execute(['runc', 'delete', '--force', id]);
   }
 });
-
-async function untilAsync<T>(what: string, probe: () => Promise<T | undefined>): Promise<T> {
-  for (let tries = 0; tries < 60; tries++) {
-    const result = await probe();
-    if (result !== undefined) return result;
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
-  throw new Error(`waited in vain for ${what}`);
-}
 
 test('what a container writes into its command line does not reach the terminal', container, async () => {
   const { first } = await start([], ['sh', '-c', 'sleep 100; : \u001b[31mred\u0007']);

@@ -114,7 +114,19 @@ test('a user without root is told so', { skip: needs('root') }, async () => {
 });
 
 test('arguments and standard input arrive byte for byte', container, async () => {
-  const words = ["it's", '$HOME `id`', 'a  b', '*', '', '--name', '--', 'line\nline', '\\', '"'];
+  const words = [
+    "it's",
+    '"$release"',
+    '$HOME `id`',
+    'a  b',
+    '*',
+    '',
+    '--name',
+    '--',
+    'line\nline',
+    '\\',
+    '"',
+  ];
   const output = await stdout(
     rootfs,
     'sh',
@@ -563,6 +575,17 @@ test(
     assert.equal(existsSync(target), false);
   },
 );
+
+test('the name that a container has by default is one that --name would take', container, async () => {
+  for (const [folder, expected] of [
+    ['.hidden', /^name=hidden-\d+$/m],
+    ['-x y', /^name=xy-\d+$/m],
+    ['...', /^name=c-\d+$/m],
+  ] as const) {
+    mkdirSync(join(scratch, folder));
+    assert.match(await stdout('--dry-run', join(scratch, folder), 'true'), expected);
+  }
+});
 
 test('paths with blanks, quotes, commas, colons and backslashes work', container, async () => {
   const odd = join(scratch, 'it\'s a "root", #1: \\040 $HOME');

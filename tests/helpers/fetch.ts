@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { buildSync } from 'esbuild';
+import type { Result } from './script.ts';
 
 /** The script under test. */
 export const script = fileURLToPath(new URL('../../scripts/fetch-rootfs.ts', import.meta.url));
@@ -28,14 +29,6 @@ export function bundle(folder: string): string {
   });
   chmodSync(outfile, 0o755);
   return outfile;
-}
-
-/** What a run came to. */
-export interface Result {
-  code: number | null;
-  signal: NodeJS.Signals | null;
-  stdout: string;
-  stderr: string;
 }
 
 /** How to run it: `program` may be a bundle, `input` is its standard input, `env` is added to the environment. */

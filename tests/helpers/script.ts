@@ -48,10 +48,13 @@ export const call = (name: string, words: string[], options: Parameters<typeof e
   execute([script(name), ...words], options);
 
 /** Waits until `probe` returns something, for a minute at the most. Throws with `what` it waited for. */
-export async function until<T>(what: string, probe: () => T | undefined | false): Promise<T> {
+export async function until<T>(
+  what: string,
+  probe: () => T | undefined | false | Promise<T | undefined | false>,
+): Promise<T> {
   const began = performance.now();
   for (let looked = began; looked < began + 60_000; looked = performance.now()) {
-    const result = probe();
+    const result = await probe();
     if (result !== undefined && result !== false) return result;
     // a look takes long on a slow machine: what is waited for has most of the time
     const pause = Math.max(20, 4 * (performance.now() - looked));
