@@ -5,7 +5,7 @@ import { existsSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before } from 'node:test';
 import { findHierarchy, memoryFiles, parent, readHierarchies } from '../../scripts/helpers/cgroup.ts';
-import { readProcesses } from '../../scripts/helpers/proc.ts';
+import { attempt, readProcesses } from '../../scripts/helpers/proc.ts';
 import { needs } from './needs.ts';
 import { call, rootfs, script, until } from './script.ts';
 
@@ -37,7 +37,7 @@ export const stat = (pid: number) =>
     .replace(/^.*\) /s, '')
     .split(' ');
 /** True until it has ended; a zombie has. */
-export const alive = (pid: number) => existsSync(`/proc/${pid}`) && stat(pid)[0] !== 'Z';
+export const alive = (pid: number) => !['Z', undefined].includes(attempt(() => stat(pid)[0]));
 /** What a process's namespace of a kind is called. */
 export const namespace = (pid: number | 'self', kind: string) => readlinkSync(`/proc/${pid}/ns/${kind}`);
 
