@@ -6,93 +6,139 @@ run.ts: run a command in a container of its own, on a root file system
 USAGE
   run.ts [OPTION...] ROOTFS [COMMAND [ARG...]]
 
-  ROOTFS is a directory, or a name under rootfs/. COMMAND is /bin/bash where ROOTFS has it, else /bin/sh.
-  What follows COMMAND belongs to COMMAND.
+  ROOTFS is a directory, or a name under rootfs/. COMMAND is what ROOTFS's image says, else /bin/bash where there is
+  one, else /bin/sh. What follows COMMAND belongs to COMMAND.
 
 OPTIONS
   --name NAME           what other scripts know it by (default: ROOTFS's name and a number)
   --hostname NAME       its host name (default: the container's name)
+  -d, --detach          in the background; prints the name. logs.ts shows its output, stop.ts ends it
+  --log-size SIZE       how much of the output of -d is kept (default: 1M)
+  --entrypoint PROGRAM  what is run in place of the image's own entrypoint
   -e, --env KEY=VALUE   set an environment variable; KEY alone takes the caller's value; may be repeated
+  --env-file FILE       set those in FILE, one a line; may be repeated
   -w, --workdir DIR     start in DIR of the container (default: /)
   -u, --user USER[:GROUP]  run as a user of the container's /etc/passwd, or as a number
+  --init                a small init is PID 1: it passes signals on and reaps orphans
+  --stop-signal SIGNAL  what stop.ts is to send first (default: TERM)
+
+  -v, --volume SRC:DST[:OPTIONS]  show the host's SRC at DST, with ro, nosuid, noexec perhaps; may be repeated
+  --tmpfs DST[:OPTIONS] a file system in memory, nosuid and noexec, with size=, mode=, exec ...; may be repeated
+  --device SRC[:DST]    make a device of the host's in /dev; may be repeated
+  --shm-size SIZE       how large /dev/shm may become (default: 64M)
+  --read-only           nothing of ROOTFS can be written
+  --ephemeral           what is written to ROOTFS goes into memory, and is gone afterwards
+  --disk SIZE           with --ephemeral: no more than SIZE
+  --add-host NAME:ADDRESS  an entry of its own /etc/hosts; may be repeated
+  --dns ADDRESS         a name server in its own /etc/resolv.conf; may be repeated
+
   --memory SIZE         no more than SIZE, and no swap beyond it: 100M is 100 * 1024^2, 100MB is 100 * 1000^2
+  --ulimit NAME=SOFT[:HARD]  a limit of getrlimit(2), as nofile=1024; may be repeated
   --network host|none   the host's network (default), or none but its own loopback
+  --userns              root in it is no root on the host; for users without root it always is so
   --cap-add CAP         keep one more of capabilities(7), or ALL; may be repeated
   --cap-drop CAP        drop one more, or ALL; may be repeated
-  --privileged          all capabilities, set-user-ID programs, a writable /sys, nothing in /proc hidden
+  --security-opt OPT    seccomp=unconfined: all system calls; no-new-privileges=false: set-user-ID programs work
+  --privileged          all off: every capability and system call, set-user-ID programs, device files, a writable
+                        /sys, nothing in /proc hidden
   --isolate LIST        only these, to see what each one does: chroot, mount, pid, uts, ipc, cgroup, net
   --dry-run             print the launch as shell instead of doing it
   -h, --help            this text
 
+  What is not said is as the image says that ROOTFS was made of, if it holds that (/.image.json).
   The exit code is COMMAND's; 128+n if signal n killed it; 127 if it was not found, 126 if it could not be
   executed; 125 if there was no container.
 
 EXAMPLES
   run.ts rootfs/host                            a shell
   run.ts --memory 100M --name web rootfs/host /bin/sh -c 'echo $$'
+  run.ts -d --name web --init --ephemeral -v /srv/www:/srv:ro rootfs/host sleep infinity
   run.ts --isolate chroot rootfs/host ps aux    the article's step 2: ps still sees the whole host
   run.ts --isolate pid,mount rootfs/host ps aux its step 3: ps sees the container
   run.ts --dry-run rootfs/host | less           what would be done
 
 CHANGES
-  A cgroup barehand/NAME in each hierarchy, for as long as the container lives. Mounts are made in a mount
-  namespace of its own and are never seen by the host. In ROOTFS, the directories proc, sys and dev are made
-  where they are missing, and what COMMAND writes stays.
+  A cgroup barehand/NAME in each hierarchy, for as long as the container lives; not for users without root. Mounts
+  are made in a mount namespace of its own and are never seen by the host. In ROOTFS, the directories proc, sys and
+  dev and what is mounted on are made where they are missing, and what COMMAND writes stays, but for --ephemeral.
+  -d keeps output and exit status in /run/barehand/NAME, or $XDG_RUNTIME_DIR/barehand/NAME.
 
 UNDO
-  All of it goes when COMMAND ends. After a SIGKILL empty cgroups may be left: the next run.ts removes them.
+  All of it goes when COMMAND ends, but for what -d keeps: stop.ts NAME removes that. After a SIGKILL empty cgroups
+  may be left: the next run.ts removes them.
 
 SEE ALSO
-  unshare(1), pivot_root(2), namespaces(7), cgroups(7), capabilities(7), setpriv(1), nsenter(1)
+  unshare(1), pivot_root(2), namespaces(7), user_namespaces(7), cgroups(7), capabilities(7), seccomp(2), setpriv(1),
+  nsenter(1), script(1)
 */
 import { once } from 'node:events';
-import { existsSync, realpathSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { constants, hostname as osHostname } from 'node:os';
-import { basename } from 'node:path';
+import { basename, join } from 'node:path';
 import { isatty } from 'node:tty';
-import { keptCapabilities, parseCapabilities } from './helpers/capabilities.ts';
+import { capabilities, keptCapabilities, parseCapabilities } from './helpers/capabilities.ts';
 import { readHierarchies } from './helpers/cgroup.ts';
 import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
+import {
+  parseDevice,
+  parseHost,
+  parseLimit,
+  parseName,
+  parseNameserver,
+  parseSecurity,
+  parseSignal,
+  parseTmpfs,
+  parseVariable,
+  parseVariableFile,
+  parseVolume,
+  parseWorkdir,
+} from './helpers/container-options.ts';
+import { parseMounts, runFolder } from './helpers/containers.ts';
+import type { Text } from './helpers/furnish.ts';
+import { idmapWords } from './helpers/idmap.ts';
+import { readImageConfig } from './helpers/image.ts';
+import { findInit, shellInit } from './helpers/init.ts';
 import { type Launch, launchProgram, namespaceFlags, planCgroups } from './helpers/launch.ts';
 import { findProgram, pathDirectories } from './helpers/programs.ts';
 import { defaultShell, findRootfs, findUser } from './helpers/rootfs.ts';
+
+import { type SeccompLoader, seccompFilter, seccompLoader } from './helpers/seccomp.ts';
+
 import { parseSize } from './helpers/units.ts';
+import { freeNamespace, lockedBy, rootlessNamespace } from './helpers/userns.ts';
 
 export const options = {
   name: { parse: parseName },
   hostname: { parse: parseName },
+  detach: { short: 'd' },
+  logSize: { parse: parseSize },
+  entrypoint: { parse: (text: string) => text },
   env: { short: 'e', parse: parseVariable, many: true },
+  envFile: { parse: parseVariableFile, many: true },
   workdir: { short: 'w', parse: parseWorkdir },
   user: { short: 'u', parse: (text: string) => text },
+  init: {},
+  stopSignal: { parse: parseSignal },
+  volume: { short: 'v', parse: parseVolume, many: true },
+  tmpfs: { parse: parseTmpfs, many: true },
+  device: { parse: parseDevice, many: true },
+  shmSize: { parse: parseSize },
+  readOnly: {},
+  ephemeral: {},
+  disk: { parse: parseSize },
+  addHost: { parse: parseHost, many: true },
+  dns: { parse: parseNameserver, many: true },
   memory: { parse: parseSize },
+  ulimit: { parse: parseLimit, many: true },
   network: { parse: parseNetwork },
+  userns: {},
   capAdd: { parse: parseCapabilities, many: true },
   capDrop: { parse: parseCapabilities, many: true },
+  securityOpt: { parse: parseSecurity, many: true },
   privileged: {},
   isolate: { parse: parseIsolate },
   dryRun: {},
 } as const;
-
-/** A name that is a directory's, a host name's and a word of the shell's at once. `pid-N` is limit-memory's. */
-function parseName(text: string): string {
-  if (/^[a-z0-9][a-z0-9_.-]{0,62}$/i.test(text) && !/^pid-\d+$/.test(text)) return text;
-  throw new UsageError(
-    `not a name: ${JSON.stringify(text)}: up to 63 of a-z, 0-9, "_", "." and "-"; not pid-N`,
-  );
-}
-
-function parseVariable(text: string): string {
-  const [key = ''] = text.split('=', 1);
-  if (key === '' || text.includes('\0')) throw new UsageError(`not KEY=VALUE: ${JSON.stringify(text)}`);
-  if (text.includes('=')) return text;
-  const value = process.env[key];
-  return value === undefined ? '' : `${key}=${value}`;
-}
-
-function parseWorkdir(text: string): string {
-  if (text.startsWith('/')) return text;
-  throw new UsageError(`--workdir must start with /: ${text}`);
-}
 
 function parseNetwork(text: string): 'host' | 'none' {
   if (text === 'host' || text === 'none') return text;
@@ -119,13 +165,12 @@ const readOnlyPaths = '/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigge
 const deviceNumbers = { null: 0x103, zero: 0x105, full: 0x107, random: 0x108, urandom: 0x109, tty: 0x500 };
 
 /** What the launch has to know of this host. Throws Failure where a device is not what its name says. */
-export function readHost(environment: string[]): Pick<Launch, 'masked' | 'has' | 'terminal'> {
+function readHost(environment: string[]): Pick<Launch, 'masked'> & { has: Omit<Launch['has'], 'idmap'> } {
   for (const [name, rdev] of Object.entries(deviceNumbers)) {
     const stat = statSync(`/dev/${name}`, { throwIfNoEntry: false });
     if (!stat?.isCharacterDevice() || stat.rdev !== rdev)
       throw new Failure(`/dev/${name} of this host is no ${name} device: repair it: mknod(1)`);
   }
-  const find = (program: string) => findProgram(program, pathDirectories());
   const there = maskedPaths.filter((path) => existsSync(path));
   const isFolder = (path: string) => statSync(path).isDirectory();
   return {
@@ -142,57 +187,176 @@ export function readHost(environment: string[]): Pick<Launch, 'masked' | 'has' |
         ? '/bin/sh'
         : (find('bash') ?? '/bin/bash'),
     },
-    terminal: isatty(0),
   };
 }
 
+const find = (program: string) => findProgram(program, pathDirectories());
+
+/** Options of the mount that a path lies on which a bind mount has to keep; a user could not lift them either. */
+function mountFlags(path: string): string[] {
+  const around = parseMounts(readFileSync('/proc/self/mountinfo', 'utf8')).filter(
+    ({ mountPoint }) => path === mountPoint || path.startsWith(mountPoint === '/' ? '/' : `${mountPoint}/`),
+  );
+  // the last of those that cover it: later mounts lie over earlier ones
+  const innermost = around.reduce((one, other) =>
+    other.mountPoint.length >= one.mountPoint.length ? other : one,
+  );
+  return innermost.options.filter((option) => ['ro', 'nosuid', 'nodev', 'noexec'].includes(option));
+}
+
+/** The files that --add-host and --dns make. */
+function textFiles(hosts: string[], nameservers: string[], hostname: string): Text[] {
+  const localhost = `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t${hostname}`;
+  return [
+    ...(hosts.length > 0 ? [{ path: '/etc/hosts', text: [localhost, ...hosts].join('\n') }] : []),
+    ...(nameservers.length > 0 ? [{ path: '/etc/resolv.conf', text: nameservers.join('\n') }] : []),
+  ];
+}
+
+/** Throws UsageError for options that contradict each other. */
+function checkOptions(values: Values<typeof options>, isolate: Set<string>): void {
+  if (values.hostname && !isolate.has('uts')) throw new UsageError('--hostname needs --isolate uts');
+  if (values.detach && !isolate.has('pid')) throw new UsageError('-d needs --isolate pid');
+  if (values.logSize && !values.detach) throw new UsageError('--log-size needs --detach');
+  if (values.disk && !values.ephemeral)
+    throw new UsageError('--disk needs --ephemeral: it bounds what goes there');
+  if (values.init && !isolate.has('pid'))
+    throw new UsageError('--init needs --isolate pid: it is to be PID 1');
+  if (isolate.has('mount')) return;
+  for (const [option, given] of Object.entries(values))
+    if (needMount.includes(option) && given !== undefined && given !== false && String(given) !== '')
+      throw new UsageError(
+        `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)} needs --isolate mount: a chroot has no such thing`,
+      );
+}
+
+const needMount = 'user workdir volume tmpfs device shmSize readOnly ephemeral addHost dns userns init'.split(
+  ' ',
+);
+
+/** Whose IDs the container's are. Throws Failure where this host does not let this user have any. */
+function findNamespace(name: string, userns: boolean): Launch['userNamespace'] {
+  if (process.getuid?.() === 0) return userns ? freeNamespace(name) : undefined;
+  const locked = lockedBy();
+  if (locked) throw new Failure(locked);
+  return rootlessNamespace();
+}
+
+/** What --init puts before the command, and the host's program for it. */
+function planInit(): { init: string | undefined; words: string[] } {
+  const init = findInit(find);
+  return init ? { init, words: ['/dev/init', '--'] } : { init, words: shellInit };
+}
+
+/** How system calls are filtered on this host; where they can't be, it says so, as the container runs all the same. */
+function planSeccomp(kept: string[], isolate: Set<string>): SeccompLoader | undefined {
+  const filter = seccompFilter(process.arch, kept);
+  const loader =
+    filter && seccompLoader(process.arch, filter, find, isolate.has('mount') ? '/proc/self/fd/5' : undefined);
+  if (!loader)
+    console.error(
+      `run: no seccomp filter: ${filter ? 'that needs perl, python3 or util-linux 2.42' : `none for ${process.arch}`}`,
+    );
+  return loader;
+}
+
 /** Options and facts become a launch. Throws UsageError for options that contradict each other. */
-function planLaunch(values: Values<typeof options>, [operand = '', ...command]: string[]): Launch {
+async function planLaunch(
+  values: Values<typeof options>,
+  [operand = '', ...words]: string[],
+): Promise<Launch> {
+  const isRoot = process.getuid?.() === 0;
   const rootfs = realpathSync(findRootfs(operand));
   if (rootfs === '/') throw new UsageError('ROOTFS is / itself: that is the host, not a container');
   const isolate = values.isolate ?? new Set(['mount', 'pid', 'uts', 'ipc', 'cgroup']);
   if (values.network === 'none') isolate.add('net');
-  if (values.hostname && !isolate.has('uts')) throw new UsageError('--hostname needs --isolate uts');
-  if (!isolate.has('mount'))
-    for (const option of ['user', 'workdir'] as const)
-      if (values[option] !== undefined)
-        throw new UsageError(`--${option} needs --isolate mount: a chroot has neither`);
+  checkOptions(values, isolate);
+  const image = readImageConfig(rootfs);
 
   // a name begins as --name has it: the rootfs may be called .cache or -x
   const base = basename(rootfs).replace(/^[^a-z0-9]+|[^\w.-]/gi, '');
   const name = values.name ?? `${base.slice(0, 40) || 'c'}-${process.pid}`;
-  const user = findUser(rootfs, values.user ?? '0');
-  const hostname = isolate.has('uts') ? (values.hostname ?? name) : undefined;
-  const capabilities = keptCapabilities(values.capAdd.flat(), values.capDrop.flat());
-  if (!isolate.has('mount') && !values.privileged && !capabilities.includes('sys_chroot'))
+  const userNamespace = findNamespace(name, values.userns);
+  if (!isRoot && !(isolate.has('mount') && isolate.has('pid')))
+    throw new UsageError('without root --isolate must have mount and pid');
+  if (!isRoot && values.memory)
+    throw new Failure('cannot limit memory without root: a cgroup can be made by root only: sudo run.ts ...');
+  const user = findUser(rootfs, values.user ?? (isolate.has('mount') ? image.user : undefined) ?? '0');
+  if (userNamespace?.single && (user.uid !== 0 || user.gid !== 0))
+    throw new Failure(
+      'there is only one user in this container, 0: for others you need a line in /etc/subuid and /etc/subgid, and newuidmap(1)',
+    );
+  const names = isolate.has('uts') && (!userNamespace || find('hostname'));
+  if (values.hostname && !names)
+    throw new Failure('--hostname without root needs hostname(1), which is not here');
+  const hostname = names ? (values.hostname ?? name) : undefined;
+  const kept = values.privileged
+    ? capabilities
+    : keptCapabilities(values.capAdd.flat(), values.capDrop.flat());
+  if (!isolate.has('mount') && !kept.includes('sys_chroot'))
     throw new UsageError('a chroot needs CAP_SYS_CHROOT: do not drop it, or --isolate mount');
-  const environment = new Map([
-    ['PATH', 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'],
-    ['HOME', `HOME=${user.home}`],
-    ['TERM', `TERM=${process.env.TERM ?? 'xterm'}`],
-    ['HOSTNAME', `HOSTNAME=${hostname ?? osHostname()}`],
-    ['container', 'container=barehand'],
-  ]);
-  for (const variable of values.env.filter(Boolean))
+  const security = Object.assign({}, ...values.securityOpt) as ReturnType<typeof parseSecurity>;
+  const environment = new Map<string, string>();
+  for (const variable of [
+    'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+    `HOME=${user.home}`,
+    `TERM=${process.env.TERM ?? 'xterm'}`,
+    `HOSTNAME=${hostname ?? osHostname()}`,
+    'container=barehand',
+    ...image.environment,
+    ...values.envFile.flat(),
+    ...values.env,
+  ].filter(Boolean))
     environment.set(variable.split('=', 1)[0] as string, variable);
+  const entrypoint = values.entrypoint === undefined ? image.entrypoint : [values.entrypoint];
+  const own = words.length > 0 || values.entrypoint !== undefined ? words : image.command;
+  const command = [...entrypoint, ...own];
+  if (command.length === 0) command.push(defaultShell(rootfs));
+  const { init, words: before } = values.init ? planInit() : { init: undefined, words: [] };
+  const host = readHost([...environment.values()]);
   return {
     name,
     rootfs,
-    command: command.length > 0 ? command : [defaultShell(rootfs)],
+    rootFlags: mountFlags(rootfs),
+    ephemeral: values.ephemeral ? { sizeBytes: values.disk } : undefined,
+    readOnly: values.readOnly,
+    volumes: values.volume,
+    tmpfs: values.tmpfs,
+    texts: textFiles(values.addHost, values.dns, hostname ?? osHostname()),
+    devices: values.device,
+    shmBytes: values.shmSize ?? 64 * 1024 * 1024,
+    command: [...before, ...command],
+    init,
     environment: [...environment.values()],
     hostname,
-    workdir: values.workdir ?? '/',
+    workdir: values.workdir ?? (isolate.has('mount') ? image.workdir : undefined) ?? '/',
     user,
+    limits: values.ulimit,
     isolate,
-    capabilities,
+    userNamespace,
+    capabilities: kept,
+    newPrivileges: values.privileged || security.newPrivileges === true,
     privileged: values.privileged,
-    cgroups: planCgroups(readHierarchies(), name, values.memory),
-    ...readHost([...environment.values()]),
+    seccomp: values.privileged || security.seccomp === false ? undefined : planSeccomp(kept, isolate),
+    cgroups: isRoot ? planCgroups(readHierarchies(), name, values.memory) : undefined,
+    runDirectory: join(runFolder(), name),
+    detached: values.detach ? { logBytes: values.logSize ?? 1024 * 1024 } : undefined,
+    stopSignal: values.stopSignal ?? (image.stopSignal && parseSignal(image.stopSignal)),
+    masked: host.masked,
+    has: { ...host.has, idmap: userNamespace?.byRoot ? await idmap() : undefined },
   };
 }
 
+async function idmap(): Promise<string[]> {
+  const words = await idmapWords();
+  if (words) return words;
+  throw new Failure(
+    '--userns needs mount(8) of util-linux 2.39 or later, or perl: apt-get install perl-base',
+  );
+}
+
 /** Becomes the launching shell where node can (process.execve), else stays its parent. Returns the exit code. */
-async function launch(program: string, terminal: boolean): Promise<number> {
+async function launch(program: string): Promise<number> {
   const execve = (process as { execve?: (file: string, argv: string[], env: NodeJS.ProcessEnv) => never })
     .execve;
   if (execve) {
@@ -205,7 +369,7 @@ async function launch(program: string, terminal: boolean): Promise<number> {
   for (const signal of ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGTERM'] as const)
     process.on(signal, () => {
       // the keys of a terminal reach the shell by themselves
-      if (!terminal || (signal !== 'SIGINT' && signal !== 'SIGQUIT')) shell.kill(signal);
+      if (!isatty(0) || (signal !== 'SIGINT' && signal !== 'SIGQUIT')) shell.kill(signal);
     });
   const [code, signal] = (await once(shell, 'exit')) as [number | null, NodeJS.Signals | null];
   return code ?? 128 + constants.signals[signal as NodeJS.Signals];
@@ -215,14 +379,14 @@ await main(
   import.meta.url,
   { options, operands: [1, 1], command: true, exitCodes: { failed: 125, usage: 125 } },
   async (values, operands) => {
-    if (process.getuid?.() !== 0 && !values.dryRun) throw new Failure('needs root: try sudo');
-    const plan = planLaunch(values, operands);
+    const plan = await planLaunch(values, operands);
     const program = launchProgram(plan);
+    if (plan.privileged) console.error('run: --privileged: root in this container is as root on the host');
     if (values.dryRun) {
       // a subshell of its own, so that it can be pasted into a shell that is to live on
       process.stdout.write(`(\n${program})\n`);
       return 0;
     }
-    return launch(program, plan.terminal);
+    return launch(program);
   },
 );

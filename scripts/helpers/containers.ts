@@ -17,6 +17,13 @@ export interface Container {
   members: Set<number>;
 }
 
+/** Where what the kernel does not keep about containers is: for a user without root in what XDG_RUNTIME_DIR names. */
+export const runFolder = () =>
+  join(
+    process.getuid?.() === 0 ? '/run' : (process.env.XDG_RUNTIME_DIR ?? `/run/user/${process.getuid?.()}`),
+    ownFolder,
+  );
+
 /** A process's root directory: which one, and the path to it as far as it can be told. undefined: not to be seen. */
 export interface Root {
   stats: Stats;
@@ -222,6 +229,8 @@ export interface Mount {
   /** the directory of the file system that is mounted */
   root: string;
   mountPoint: string;
+  /** of this mount: ro, nosuid, nodev ... */
+  options: string[];
   type: string;
   superOptions: string;
 }
@@ -233,10 +242,11 @@ export function parseMounts(mountinfo: string): Mount[] {
     .filter(Boolean)
     .map((line) => {
       const [left = '', right = ''] = line.split(' - ');
-      const [, , device = '', root = '', mountPoint = ''] = left.split(' ');
+      const [, , device = '', root = '', mountPoint = '', options = ''] = left.split(' ');
       const [type = '', , superOptions = ''] = right.split(' ');
       return {
         device,
+        options: options.split(','),
         root: unescapeMountinfo(root),
         mountPoint: unescapeMountinfo(mountPoint),
         type,

@@ -11,31 +11,57 @@ import {
   parent,
 } from './cgroup.ts';
 import { Failure } from './cli.ts';
+import { type Device, holdProgram, mountTable, type Text, type Tmpfs, type Volume } from './furnish.ts';
 import { quote } from './programs.ts';
 import type { User } from './rootfs.ts';
+import type { SeccompLoader } from './seccomp.ts';
+import type { Range, UserNamespace } from './userns.ts';
 
 /** What is to be launched, and the facts about the host that the program depends on. */
 export interface Launch {
   name: string;
   /** an absolute path without symlinks */
   rootfs: string;
+  /** what mount options the file system has that it lies on, of those that must not get lost */
+  rootFlags: string[];
+  /** what is written goes into memory, no more than this */
+  ephemeral: { sizeBytes: number | undefined } | undefined;
+  readOnly: boolean;
+  volumes: Volume[];
+  tmpfs: Tmpfs[];
+  texts: Text[];
+  devices: Device[];
+  shmBytes: number;
   command: string[];
+  /** an init of the host's, which becomes PID 1 and starts the command */
+  init: string | undefined;
   /** KEY=VALUE, all that the command gets */
   environment: string[];
   hostname: string | undefined;
   workdir: string;
   user: User;
+  /** options of prlimit(1) */
+  limits: string[];
   /** namespaces for unshare(1); with `mount` the root is pivoted to, without it is a chroot */
   isolate: Set<string>;
+  userNamespace: UserNamespace | undefined;
   capabilities: string[];
+  newPrivileges: boolean;
   privileged: boolean;
-  cgroups: CgroupPlan;
-  /** standard input is a terminal: it sends Ctrl-C to the container itself */
-  terminal: boolean;
+  /** how the seccomp filter is loaded; undefined: there is none */
+  seccomp: SeccompLoader | undefined;
+  /** undefined: the caller may make none */
+  cgroups: CgroupPlan | undefined;
+  /** the directory for what the kernel does not keep: the log and exit status of a detached one, the stop signal */
+  runDirectory: string;
+  /** in the background, with so much of its output kept */
+  detached: { logBytes: number } | undefined;
+  stopSignal: string | undefined;
   /** files under /proc and /sys that a container has no business with, as they are on this kernel */
   masked: { files: string[]; folders: string[]; readOnly: string[] };
-  /** programs of the host: whether it has ip(8), where chroot(1) is, and the shell that hands on the environment */
-  has: { ip: boolean; chroot: string; shell: string };
+  /** programs of the host: ip(8)? where is chroot(1), which shell hands on the environment, which words mount a
+   * tree with mapped IDs */
+  has: { ip: boolean; chroot: string; shell: string; idmap: string[] | undefined };
 }
 
 /** Directories and values of the container's cgroups; every directory is `…/barehand/NAME` in one hierarchy. */
@@ -103,70 +129,6 @@ export const namespaceFlags: Record<string, string> = {
   net: '--net',
 };
 
-/** A path in fstab(5), where blanks end a field and quotes and backslashes mean something. */
-const fstabPath = (path: string) =>
-  path.replace(
-    /[^\w/.,:=+@%\u0080-\uffff-]/g,
-    (byte) => `\\${byte.charCodeAt(0).toString(8).padStart(3, '0')}`,
-  );
-
-/** The container's mounts in the form of fstab(5), in the order in which they are made. */
-export function mountTable(launch: Launch): string {
-  const { rootfs, isolate, privileged, masked, cgroups } = launch;
-  const rows: string[] = [];
-  const mount = (source: string, path: string, type: string, options: string) =>
-    rows.push(`${fstabPath(source)} ${fstabPath(rootfs + path)} ${type} ${options} 0 0`);
-
-  // mount(8): a bind takes nodev, so that a device file that someone makes in the rootfs opens nothing
-  mount(rootfs, '', 'none', privileged ? 'bind' : 'bind,nodev');
-  mount('proc', '/proc', 'proc', 'nosuid,nodev,noexec');
-  if (isolate.has('mount')) {
-    mount('sysfs', '/sys', 'sysfs', `${privileged ? 'rw' : 'ro'},nosuid,nodev,noexec`);
-    if (isolate.has('cgroup') && cgroups.version === 2)
-      mount('cgroup2', '/sys/fs/cgroup', 'cgroup2', `${privileged ? 'rw' : 'ro'},nosuid,nodev,noexec`);
-    mount('tmpfs', '/dev', 'tmpfs', 'mode=755,size=64k,nosuid,noexec');
-    const made = 'nosuid,noexec,X-mount.mkdir';
-    mount('devpts', '/dev/pts', 'devpts', `newinstance,ptmxmode=0666,mode=0620,gid=5,${made}`);
-    mount('tmpfs', '/dev/shm', 'tmpfs', `mode=1777,size=64m,nodev,${made}`);
-    if (isolate.has('ipc')) mount('mqueue', '/dev/mqueue', 'mqueue', `nodev,${made}`);
-  }
-  if (!privileged) {
-    const visible = (path: string) => path.startsWith('/proc/') || isolate.has('mount');
-    for (const path of masked.readOnly.filter(visible))
-      mount(rootfs + path, path, 'none', 'bind,ro,nosuid,nodev,noexec');
-    for (const path of masked.folders.filter(visible))
-      mount('tmpfs', path, 'tmpfs', 'ro,size=4k,nosuid,nodev,noexec');
-    for (const path of masked.files.filter(visible)) mount('/dev/null', path, 'none', 'bind');
-  }
-  return rows.join('\n');
-}
-
-/** What a container's /dev is furnished with: harmless devices, and the links that go with them. */
-export const devices = 'null zero full random urandom tty ptmx fd stdin stdout stderr'.split(' ');
-
-/** What PID 1 does first, with the host's programs at hand; then it becomes its arguments. */
-function holdProgram({ isolate, hostname, has }: Launch): string {
-  const pivots = isolate.has('mount');
-  const lines = [
-    'exec 2>&3 3>&-; set -e; umask 022',
-    '# a mount point that is missing is made, a link in its place is not followed',
-    `for mountPoint in ${pivots ? 'proc sys dev' : 'proc'}; do`,
-    '  [ ! -L "$rootfs/$mountPoint" ] || { echo "run: $rootfs/$mountPoint is a symlink" >&2; exit 125; }',
-    '  [ -d "$rootfs/$mountPoint" ] || mkdir "$rootfs/$mountPoint"',
-    'done',
-    // mount(8) passes over a line that it can't read, and says so, but ends with 0
-    'said=$(mount -a -T /proc/self/fd/5 2>&1) || { echo "$said" >&2; exit 125; }',
-    'case $said in *"parse error"*) echo "$said" >&2; exit 125;; esac',
-  ];
-  // cp(1) makes the devices and links anew, as they are on the host
-  if (pivots) lines.push(`cp -a ${devices.map((name) => `/dev/${name}`).join(' ')} "$rootfs/dev/"`);
-  if (isolate.has('uts') && hostname) lines.push(`echo ${quote(hostname)} >/proc/sys/kernel/hostname`);
-  if (isolate.has('net') && has.ip) lines.push('ip link set lo up');
-  // the pivot moves the directories that processes are in as well as their root, pivot_root(2)
-  lines.push('cd /', 'exec "$@"');
-  return lines.join('\n');
-}
-
 /** What PID 1 does last, with dropped privileges: says that it is ready, and which PID the host knows it by; waits. */
 function releaseProgram({ isolate, environment, has }: Launch): string {
   const lines = [
@@ -187,25 +149,39 @@ const forLoader = (variable: string) => /^(LD_|GCONV_PATH=|LOCPATH=|MALLOC_)/.te
 
 /** The lines that take PID 1 from the held shell to the command: drop privileges, clear the environment, wait. */
 function dropLines(launch: Launch): string[] {
-  const { isolate, rootfs, user, capabilities, privileged, environment, workdir, command, has } = launch;
+  const {
+    isolate,
+    rootfs,
+    user,
+    capabilities,
+    privileged,
+    newPrivileges,
+    environment,
+    workdir,
+    command,
+    has,
+  } = launch;
+  const { seccomp, limits, userNamespace } = launch;
   const setpriv = ['setpriv'];
   if (isolate.has('mount')) {
     const groups = user.groups.length > 0 ? `--groups=${user.groups}` : '--clear-groups';
     // prctl(2): a change of user clears the parent-death signal, so it is set once more
-    setpriv.push(`--reuid=${user.uid}`, `--regid=${user.gid}`, groups, '--pdeathsig=KILL');
+    setpriv.push(`--reuid=${user.uid}`, `--regid=${user.gid}`);
+    // user_namespaces(7): who maps but his own group may not call setgroups(2)
+    setpriv.push(userNamespace?.single ? '--keep-groups' : groups, '--pdeathsig=KILL');
   }
   // root gets all of the bounding set at execve(2), so what is not in there is gone for good
   if (!privileged)
-    setpriv.push(
-      '--no-new-privs',
-      '--inh-caps=-all',
-      `--bounding-set=-all${capabilities.map((name) => `,+${name}`).join('')}`,
-    );
+    setpriv.push('--inh-caps=-all', `--bounding-set=-all${capabilities.map((name) => `,+${name}`).join('')}`);
+  if (!newPrivileges) setpriv.push('--no-new-privs');
   // a background job of sh ignores INT and QUIT, node PIPE and XFSZ, and execve(2) would hand that on
-  const env = ['env', '-i', '--default-signal=INT,QUIT,PIPE,XFSZ'];
+  const env = ['env', '-i', '--default-signal=HUP,INT,QUIT,TSTP,PIPE,XFSZ'];
   env.push(...environment.filter((variable) => !forLoader(variable)));
   const shell = [has.shell, ...(has.shell.endsWith('/bash') ? ['--norc', '-p'] : []), '-c'];
   return [
+    ...(limits.length > 0 ? [quoteAll(['prlimit', ...limits])] : []),
+    // seccomp(2) asks for CAP_SYS_ADMIN or no_new_privs: here it has the one still, later it may have neither
+    ...(seccomp ? [quoteAll(seccomp.file ? ['setpriv', ...seccomp.words] : seccomp.words)] : []),
     ...(setpriv.length > 1 ? [quoteAll(setpriv)] : []),
     quoteAll(env),
     `${quoteAll(shell)} "$release" run ${quote(isolate.has('mount') ? workdir : rootfs)}`,
@@ -215,50 +191,141 @@ function dropLines(launch: Launch): string[] {
 
 const quoteAll = (words: string[]) => words.map(quote).join(' ');
 
+/** What becomes PID 1, from the moment at which it is still a process of the host's: cgroups, descriptors, namespaces. */
+function startProgram(launch: Launch): string {
+  const { isolate, cgroups, userNamespace, has } = launch;
+  const flags = Object.entries(namespaceFlags).flatMap(([word, flag]) => (isolate.has(word) ? [flag] : []));
+  // without --isolate mount the mounts are still nobody else's business
+  if (!isolate.has('mount')) flags.push('--mount');
+  const chain: string[] = [];
+  if (userNamespace) {
+    // the files of the rootfs are the host root's: in a mount with mapped IDs they are the container's root's
+    if (userNamespace.byRoot)
+      chain.push(
+        'unshare --mount --propagation private',
+        `${quoteAll(has.idmap ?? [])} "/proc/$holder/ns/user" "$rootfs"`,
+      );
+    // as root it becomes the user 0 of the namespace; a user is that already
+    chain.push(`nsenter --target "$holder" --user${userNamespace.byRoot ? '' : ' --preserve-credentials'}`);
+  }
+  chain.push(
+    'setpriv --pdeathsig=KILL',
+    `unshare ${flags.join(' ')} --fork --kill-child --propagation private`,
+    'sh -c "$hold" run',
+    ...dropLines(launch),
+  );
+  const base = userNamespace?.byRoot ? userNamespace.uids[0]?.outside : undefined;
+  return [
+    ...(cgroups
+      ? [
+          '# the cgroups come first, so that they are the root of its cgroup namespace',
+          'for cgroup in $cgroups; do echo 0 >"$cgroup/cgroup.procs" || exit 125; done',
+        ]
+      : []),
+    "# no descriptor of the caller's gets in: all up to 9 are ours, and those above only bash can close, which would",
+    '# read ~/.bashrc for a caller whose stdin is a socket',
+    'exec 3>&2 2>&6 5<&- 7<&- 8>&- 9<&-',
+    `closeAll='for fd in /proc/self/fd/*; do case \${fd##*/} in [0-6]) ;; *) eval "exec \${fd##*/}>&-";; esac; done; exec "$@"'`,
+    'above=; for fd in /proc/self/fd/??*; do [ ! -e "$fd" ] || above=yes; done',
+    ...(base === undefined ? [] : [`[ -z "$console" ] || chown ${base} "$console"`]),
+    `exec $session \${above:+bash --norc -p -c "$closeAll" run} \\\n  ${chain.join(' \\\n  ')}`,
+  ].join('\n');
+}
+
 /**
  * The whole launch, as POSIX shell that is to have a shell of its own: it sets traps, and ends with the command's
  * exit code, or 125 if there was no container.
  */
 export function launchProgram(launch: Launch): string {
-  const { name, rootfs, isolate, cgroups, terminal } = launch;
-  const scratch = `/run/barehand-${name}.fstab`;
-  const flags = Object.entries(namespaceFlags).flatMap(([word, flag]) => (isolate.has(word) ? [flag] : []));
-  // without --isolate mount the mounts are still nobody else's business
-  if (!isolate.has('mount')) flags.push('--mount');
-  const hierarchies = cgroups.directories.map((directory) => directory.slice(0, -name.length - 1));
-
-  return `PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C
+  const { name, rootfs, isolate, cgroups, userNamespace, detached, stopSignal, runDirectory } = launch;
+  const parts = [
+    `PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C SHELL=/bin/sh
 name=${quote(name)}
-rootfs=${quote(rootfs)}; export rootfs PATH LC_ALL
-fail() { echo "run: $*" >&2; exit 125; }
+rootfs=${quote(rootfs)}
+fail() { echo "run: $*" >&2; exit 125; }`,
+    cgroups &&
+      `# the container's cgroup in each hierarchy, and all of them in the order in which they can be removed
+first=${quote(hierarchies(cgroups, name)[0] as string)}
+others=${quote(hierarchies(cgroups, name).slice(1).join(' '))}
+cgroups=; for parent in $others $first; do cgroups="$cgroups $parent/$name"; done`,
+    (detached || stopSignal) && `# what the kernel does not keep of it\nrunDirectory=${quote(runDirectory)}`,
+    isolate.has('mount') &&
+      `# its mounts, as fstab(5) writes them
+fstab=${quote(mountTable(launch))}`,
+    `# PID 1, while it is still a shell of the host's, furnishes the root
+hold=${quote(holdProgram(launch))}`,
+    `# PID 1, without privileges, waits until it is shut in, then becomes the command
+release=${quote(releaseProgram(launch))}`,
+    `# what runs that: a process in the container's cgroups, then in its namespaces
+start=${quote(startProgram(launch))}
+export PATH LC_ALL SHELL rootfs fstab hold release start cgroups`,
+    detached ? detach(launch) : body(launch),
+  ];
+  return `${parts.filter(Boolean).join('\n\n')}\n`;
 
-# the container's cgroup in each hierarchy, and all of them in the order in which they can be removed
-first=${quote(hierarchies[0] as string)}
-others=${quote(hierarchies.slice(1).join(' '))}
-cgroups=; for parent in $others $first; do cgroups="$cgroups $parent/$name"; done
+  function body(launch: Launch): string {
+    return [
+      cgroups ? takeName(launch, cgroups) : (detached || stopSignal) && takeDirectory(launch),
+      stopSignal && `echo ${stopSignal} >"$runDirectory/stop-signal" || exit 125`,
+      ...(cgroups?.before.map(([file, value]) => `echo ${quote(value)} >${quote(file)} || exit 125`) ?? []),
+      pipes(detached !== undefined),
+      userNamespace && mapUsers(userNamespace),
+      hold(launch),
+      `read -r pid <&7; case $pid in '' | *[!0-9]*) [ -z "$pid" ] || echo "run: $pid" >&2; exec 8>&-; wait "$child"; exit 125;; esac`,
+      userNamespace && 'kill "$holder"; wait "$holder" 2>/dev/null',
+      isolate.has('mount') && pivot(userNamespace),
+      `# a signal for this shell is meant for the command\n${signalHandlers(isolate.has('pid'), detached !== undefined)}`,
+      '# release, and wait; a signal ends wait early',
+      'echo >&8; exec 8>&-',
+      detached && keepLog(detached.logBytes),
+      `while :; do
+  wait "$child"; code=$?
+  kill -0 "$child" 2>/dev/null || break
+done
+# unshare(1) before 2.40 takes a SIGKILL of its child for a failure of its own
+read -r said <&7 && case $said in *sigprocmask*) code=137;; *) echo "run: $said" >&2;; esac`,
+      detached ? 'echo "${status:-$code}" >"$runDirectory/status"' : 'exit "${status:-$code}"',
+    ]
+      .filter(Boolean)
+      .join('\n');
+  }
 
-# its mounts, as fstab(5) writes them
-fstab=${quote(mountTable(launch))}
+  function detach(launch: Launch): string {
+    return `# in the background, away from the caller's terminal; the caller waits for the word that it has started
+started=$(
+  (
+trap '' HUP INT QUIT TSTP
+exec </dev/null
+${body(launch)}
+  ) &
+)
+[ "$started" ] || exit 125
+echo "$name"`;
+  }
+}
 
-# PID 1, while it is still a shell of the host's, furnishes the root
-hold=${quote(holdProgram(launch))}
+const hierarchies = ({ directories }: CgroupPlan, name: string) =>
+  directories.map((directory) => directory.slice(0, -name.length - 1));
 
-# PID 1, without privileges, waits until it is shut in, then becomes the command
-release=${quote(releaseProgram(launch))}
-
+/** Takes the name, and sees to it that it is given back. */
+function takeName({ detached, stopSignal, runDirectory, name }: Launch, cgroups: CgroupPlan): string {
+  const directory = quote(runDirectory);
+  const notes = detached || stopSignal ? `mkdir -p ${directory} || exit 125\n` : '';
+  return `
 # take the name, under a lock; on the way sweep up what killed launches have left: cgroups without a process
 exec 9<${quote(cgroups.lock)}; flock 9 || exit 125
 for leftover in $first/*/; do
-  leftover=$\{leftover%/}
+  leftover=\${leftover%/}
   case $leftover in */pid-* | */\\*) continue;; esac   # pid-N is limit-memory's
-  read -r _ <"$leftover/cgroup.procs" || for parent in $others $first; do rmdir "$parent/$\{leftover##*/}"; done
+  read -r _ <"$leftover/cgroup.procs" || for parent in $others $first; do rmdir "$parent/\${leftover##*/}"; done
 done 2>/dev/null
 if [ -d "$first/$name" ]; then
   read -r pid <"$first/$name/cgroup.procs" || pid=?
   fail "the name $name is in use by PID $pid: choose another --name, or end that one"
 fi
 mkdir -p $cgroups || exit 125
-sweep() {
+[ ! -d ${directory} ] || rm -rf ${directory}   # what is left of an earlier ${name}
+${notes}sweep() {
   exec 9<${quote(cgroups.lock)}; flock 9
   for try in 1 2 3 4 5 6 7 8 9 10; do
     # whatever is still in there: what a command without a PID namespace has left running, or what others put in
@@ -267,87 +334,127 @@ sweep() {
     [ -d "$first/$name" ] || break
     sleep 0.1
   done 2>/dev/null
+${stopSignal && !detached ? '  rm -r "$runDirectory"\n' : ''}}
+trap sweep EXIT`;
 }
-trap sweep EXIT
-${cgroups.before.map(([file, value]) => `echo ${quote(value)} >${quote(file)} || exit 125\n`).join('')}
-# two pipes: "ready" (PID 1 writes 6, we read 7) and "go" (we write 8, PID 1 reads 4). A here-document is the
-# reading end of a pipe (dash; bash from 5.1 on); opened again through proc(5) it is the writing end.
-exec 3<&0 4<<GO 7<<READY
+
+/** Without cgroups the lock on the directory is what shows that the name is in use. */
+const takeDirectory = ({ detached }: Launch) => `
+mkdir -p "$runDirectory" && exec 9<"$runDirectory" && flock --nonblock 9 || fail "the name $name is in use: choose another --name"
+rm -f "$runDirectory"/*${detached ? '' : `\ntrap 'rm -r "$runDirectory"' EXIT`}`;
+
+/** The pipes between the launching shell and PID 1, and that of a detached container's output. */
+const pipes = (detached: boolean) => `
+# two pipes: "ready" (PID 1 writes 6, we read 7) and "go" (we write 8, PID 1 reads 4)${detached ? '; and 5 for the log' : ''}. A here-document
+# is the reading end of a pipe (dash; bash from 5.1 on); opened again through proc(5) it is the writing end.
+exec 3<&0 4<<GO 7<<READY${detached ? ' 5<<LOG' : ''}
 a first line, for bash makes no pipe of nothing
 GO
 and one here
 READY
-[ -p /proc/self/fd/4 ] && [ -p /proc/self/fd/7 ] || fail "this sh makes no pipes: dash or bash from 5.1 on do"
+${detached ? 'and one here\nLOG\n' : ''}[ -p /proc/self/fd/4 ] && [ -p /proc/self/fd/7 ] || fail "this sh makes no pipes: dash or bash from 5.1 on do"
 exec 6>/proc/self/fd/7 8>/proc/self/fd/4
-read -r _ <&4; read -r _ <&7
-# mount(8) reads its table from a regular file only
-printf '%s\\n' "$fstab" >${quote(scratch)} && exec 5<${quote(scratch)} && rm ${quote(scratch)} || exit 125
+read -r _ <&4; read -r _ <&7${detached ? '; read -r _ <&5' : ''}`;
 
-# hold: PID 1 of the new namespaces joins the cgroups first, so that they are the root of its cgroup namespace
-(
-  for cgroup in $cgroups; do echo 0 >"$cgroup/cgroup.procs" || exit 125; done
-  # no descriptor of the caller's gets in: all up to 9 are ours, and those above only bash can close, which would
-  # read ~/.bashrc for a caller whose stdin is a socket
-  exec 3>&2 2>&6 7<&- 8>&- 9<&-
-  closeAll='for fd in /proc/self/fd/*; do case $\{fd##*/} in [0-6]) ;; *) eval "exec $\{fd##*/}>&-";; esac; done; exec "$@"'
-  above=; for fd in /proc/self/fd/??*; do [ ! -e "$fd" ] || above=yes; done
-  exec $\{above:+bash --norc -p -c "$closeAll" run} \\
-    setpriv --pdeathsig=KILL \\
-    unshare ${flags.join(' ')} --fork --kill-child --propagation private \\
-    sh -c "$hold" run \\
-    ${dropLines(launch).join(' \\\n    ')}
-) <&3 &
-child=$!
-exec 3<&- 4<&- 5<&- 6>&- 9<&-
-read -r pid <&7; case $pid in '' | *[!0-9]*) [ -z "$pid" ] || echo "run: $pid" >&2; exec 8>&-; wait "$child"; exit 125;; esac
-${
-  isolate.has('mount')
-    ? `
-# pivot, from outside: the kernel moves the held process's root too; then the host's root, now on top, is detached
-nsenter --target "$pid" --mount sh -c 'cd "$1" && pivot_root . .' run "$rootfs" &&
-umount --lazy --namespace "/proc/$pid/ns/mnt" / || { exec 8>&-; wait "$child"; exit 125; }
-`
-    : ''
+/** A process that holds the user namespace until PID 1 is in it, and the maps of its IDs. */
+function mapUsers({ uids, gids, byRoot, single }: UserNamespace): string {
+  const map = (ranges: Range[], separator: string) =>
+    ranges.map(({ inside, outside, count }) => `${inside} ${outside} ${count}`).join(separator);
+  const write = `echo ${quote(map(gids, '\n'))} >"/proc/$holder/gid_map" && echo ${quote(map(uids, '\n'))} >"/proc/$holder/uid_map"`;
+  const maps =
+    byRoot || single
+      ? // user_namespaces(7): a user may map his own group only when setgroups(2) is given up
+        `${single ? 'echo deny >"/proc/$holder/setgroups" && ' : ''}${write}`
+      : `newgidmap "$holder" ${map(gids, ' ')} && newuidmap "$holder" ${map(uids, ' ')}`;
+  return `
+# the user namespace: a process holds it until PID 1 is there; which IDs of the host its own are
+setpriv --pdeathsig=KILL unshare --user sh -c 'echo held; exec sleep 86400 >/dev/null 2>&1' >&6 2>&6 6>&- 7<&- 8>&- &
+holder=$!
+read -r said <&7; [ "$said" = held ] || fail "no user namespace: $said"
+{ ${maps}; } || { kill "$holder"; exit 125; }
+export holder`;
 }
-# a signal for this shell is meant for the command
-${signalHandlers(isolate.has('pid'), terminal)}
-# release, and wait; a signal ends wait early
-echo >&8; exec 8>&-
-while :; do
-  wait "$child"; code=$?
-  kill -0 "$child" 2>/dev/null || break
-done
-# unshare(1) before 2.40 takes a SIGKILL of its child for a failure of its own
-read -r said <&7 && case $said in *sigprocmask*) code=137;; *) echo "run: $said" >&2;; esac
-exit "$\{status:-$code}"
+
+/** Starts it: with a terminal on a pseudo-terminal of its own, pty(7), else without any. */
+function hold({ detached, cgroups }: Launch): string {
+  const close = `exec 3<&- 4<&- 6>&-${cgroups ? ' 9<&-' : ''}`;
+  const without = 'console= sent= session="setsid --wait"; export console session';
+  if (detached)
+    return `
+# hold, in a session of its own
+${without}
+(eval "$start") <&3 >/proc/self/fd/5 2>&1 &
+child=$!
+${close}`;
+  return `
+# hold. With a terminal it gets one of its own, so that it can't put words into the caller's, ioctl_tty(2) TIOCSTI;
+# without, a session of its own, so that a terminal among its descriptors is not its own either
+if [ -t 0 ] && [ -t 1 ] && command -v script >/dev/null; then
+  session= sent=yes launcher=$$; export session launcher
+  setpriv --pdeathsig=KILL env --default-signal=INT,QUIT script -q -e -f -c '
+    # the keys of its terminal reach PID 1, which the kernel may spare: the launching shell is told as well
+    for key in INT QUIT; do trap "kill -$key $launcher" $key; done; trap "" TSTP
+    console=$(tty); export console; (eval "$start") <&0 & child=$!
+    while :; do wait "$child"; code=$?; kill -0 "$child" 2>/dev/null || exit "$code"; done' /dev/null <&3 &
+else
+  ${without}
+  (eval "$start") <&3 &
+fi
+child=$!
+${close}`;
+}
+
+/** Shuts PID 1 in. */
+function pivot(userNamespace: UserNamespace | undefined): string {
+  // as a user only by entering the user namespace, which has the right to
+  const asUser = userNamespace && !userNamespace.byRoot;
+  const enter = `nsenter --target "$pid"${asUser ? ' --user --preserve-credentials' : ''} --mount`;
+  const detach = asUser ? `${enter} umount --lazy /` : 'umount --lazy --namespace "/proc/$pid/ns/mnt" /';
+  return `
+# pivot, from outside: the kernel moves the held process's root too; then the host's root, now on top, is detached
+${enter} sh -c 'cd "$1" && pivot_root . .' run "$rootfs" &&
+${detach} || { exec 8>&-; wait "$child"; exit 125; }
 `;
 }
 
-/** Traps that pass signals on. A terminal's own keys reach the container by themselves. */
-function signalHandlers(pidNamespace: boolean, terminal: boolean): string {
+/** The log of a detached container: two files, each no longer than half of what is to be kept. */
+const keepLog = (logBytes: number) => `
+# detached: tell the caller, and keep what the container says: in log, and what was in there before in log.1
+echo started; exec >/dev/null 2>&1
+while :; do
+  head -c ${Math.ceil(logBytes / 2)} <&5 >"$runDirectory/log" & head=$!
+  while kill -0 "$head"; do wait "$head"; done
+  [ "$(stat -c %s "$runDirectory/log")" -lt ${Math.ceil(logBytes / 2)} ] && break
+  mv "$runDirectory/log" "$runDirectory/log.1"
+done`;
+
+/** Traps that pass signals on. */
+function signalHandlers(pidNamespace: boolean, detached: boolean): string {
   const lines = pidNamespace
     ? [
         '# the kernel spares a PID 1 that has no handler, pid_namespaces(7): here the signal ends it all the same',
         'pass() {',
-        '  mask=; while read -r key mask; do [ "$key" = SigIgn: ] && ignored=$mask; [ "$key" = SigCgt: ] && break; done </proc/$pid/status',
-        '  [ "$mask" ] || return 0',
+        '  while read -r key mask; do',
+        '    case $key in SigBlk:) blocked=$mask;; SigIgn:) ignored=$mask;; SigCgt:) caught=$mask; break;; esac',
+        '  done 2>/dev/null </proc/$pid/status || return 0',
         '  bit() { [ $((0x${1#????????} >> ($2 - 1) & 1)) = 1 ]; }',
-        '  if bit "$mask" "$2"; then [ "$3" ] || kill -"$1" "$pid"',
+        '  if bit "$caught" "$2" || bit "$blocked" "$2"; then [ "$3" ] || kill -"$1" "$pid"',
         '  elif ! bit "$ignored" "$2"; then kill -KILL "$pid"; status=$((128 + $2)); fi',
         '}',
       ]
     : ['pass() { [ "$3" ] || kill -"$1" "$pid"; }'];
-  const signals: [string, number, boolean][] = [
-    ['HUP', 1, false],
-    ['INT', 2, terminal],
-    ['QUIT', 3, terminal],
-    ['USR1', 10, false],
-    ['USR2', 12, false],
-    ['TERM', 15, false],
+  const signals: [string, number][] = [
+    ['HUP', 1],
+    ['INT', 2],
+    ['QUIT', 3],
+    ['USR1', 10],
+    ['USR2', 12],
+    ['TERM', 15],
   ];
-  for (const [name, number, sent] of signals)
-    lines.push(`trap 'pass ${name} ${number} ${sent ? 'sent' : ''}' ${name}`);
-  if (terminal)
+  for (const [name, number] of signals)
+    if (!detached || !['HUP', 'INT', 'QUIT'].includes(name))
+      lines.push(`trap 'pass ${name} ${number}${/INT|QUIT/.test(name) ? ' $sent' : ''}' ${name}`);
+  if (!detached)
     lines.push(
       `trap 'kill -STOP "$pid"; read -r self _ </proc/self/stat; kill -STOP "$self"; kill -CONT "$pid"' TSTP`,
     );
