@@ -248,14 +248,18 @@ function planInit(): { init: string | undefined; words: string[] } {
   return init ? { init, words: ['/dev/init', '--'] } : { init, words: shellInit };
 }
 
-/** How system calls are filtered on this host; where they can't be, it says so, as the container runs all the same. */
-function planSeccomp(kept: string[], isolate: Set<string>): SeccompLoader | undefined {
+/**
+ * How system calls are filtered on this host; where they can't be, it says so, as the container runs all the same.
+ * `bySetpriv`: setpriv(1) may do it, which can read a file, but then sets no_new_privs too.
+ */
+function planSeccomp(kept: string[], bySetpriv: boolean): SeccompLoader | undefined {
   const filter = seccompFilter(process.arch, kept);
+  // not by PATH: a python3 in there may be a wrapper that looks into the working directory
   const loader =
-    filter && seccompLoader(process.arch, filter, find, isolate.has('mount') ? '/proc/self/fd/5' : undefined);
+    filter && seccompLoader(process.arch, filter, findProgram, bySetpriv ? '/proc/self/fd/5' : undefined);
   if (!loader)
     console.error(
-      `run: no seccomp filter: ${filter ? 'that needs perl, python3 or util-linux 2.42' : `none for ${process.arch}`}`,
+      `run: no seccomp filter: ${filter ? 'that needs perl, python3 or util-linux 2.41' : `there is none for ${process.arch}`}`,
     );
   return loader;
 }
@@ -337,7 +341,10 @@ async function planLaunch(
     capabilities: kept,
     newPrivileges: values.privileged || security.newPrivileges === true,
     privileged: values.privileged,
-    seccomp: values.privileged || security.seccomp === false ? undefined : planSeccomp(kept, isolate),
+    seccomp:
+      values.privileged || security.seccomp === false
+        ? undefined
+        : planSeccomp(kept, isolate.has('mount') && !security.newPrivileges),
     cgroups: isRoot ? planCgroups(readHierarchies(), name, values.memory) : undefined,
     runDirectory: join(runFolder(), name),
     detached: values.detach ? { logBytes: values.logSize ?? 1024 * 1024 } : undefined,

@@ -11,12 +11,12 @@ USAGE
   TARGET is a container's name, or the PID of the first process of any container, or of the unshare(1) that holds it.
 
 OPTIONS
-  --signal NAME     the signal that asks: TERM (default), INT, QUIT, HUP, USR1, USR2, KILL
+  --signal NAME     the signal that asks (default: what run.ts --stop-signal said, else TERM)
   --timeout SECONDS how long to wait before killing (default: 10)
   --all             every container that run.ts has made
   --pause           freeze it instead: it keeps its memory and gets no CPU
   --resume          thaw it
-  --sweep           only remove what crashed launches have left: cgroups without a process
+  --sweep           only remove what crashed launches have left: cgroups without a process, logs without an end
   -h, --help        this text
 
   A first process that does not handle the signal never learns of it, pid_namespaces(7): it is killed without waiting.
@@ -28,8 +28,10 @@ EXAMPLES
   stop.ts --pause web; stop.ts --resume web
   stop.ts --all
 
+  A container in the background that has ended already is known by its name as long as there is its log.
+
 CHANGES
-  Ends processes, and removes the container's cgroup barehand/NAME from every hierarchy.
+  Ends processes, and removes the container's cgroup barehand/NAME from every hierarchy, and its log.
 
 UNDO
   --resume undoes --pause. The rest is for good.
@@ -38,25 +40,27 @@ SEE ALSO
   kill(1), signal(7), cgroups(7), the kernel's admin-guide/cgroup-v2 (cgroup.kill, cgroup.freeze) and
   admin-guide/cgroup-v1/freezer-subsystem
 */
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { lockDirectory, parent, processesIn, readHierarchies } from './helpers/cgroup.ts';
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
+import { parseSignal } from './helpers/container-options.ts';
 import { attempt, type Process, readProc, startTicks } from './helpers/proc.ts';
 import { runProgram } from './helpers/programs.ts';
 import {
   findContainer,
   livingProcesses,
   namedContainer,
+  notesFolder,
   ownContainers,
   sweepTargets,
   type WholeContainer,
 } from './helpers/target.ts';
 
 export const options = {
-  signal: { parse: parseSignal },
+  signal: { parse: (text: string) => `SIG${parseSignal(text)}` as Signal },
   timeout: { parse: parseSeconds },
   all: {},
   pause: {},
@@ -65,12 +69,6 @@ export const options = {
 } as const;
 
 type Signal = keyof typeof constants.signals;
-
-function parseSignal(text: string): Signal {
-  const name = `SIG${text.toUpperCase().replace(/^SIG/, '')}`;
-  if (/^SIG(TERM|INT|QUIT|HUP|USR1|USR2|KILL)$/.test(name)) return name as Signal;
-  throw new UsageError(`--signal is TERM, INT, QUIT, HUP, USR1, USR2 or KILL, not ${text}`);
-}
 
 function parseSeconds(text: string): number {
   if (/^\d{1,6}(\.\d+)?$/.test(text)) return Number(text);
@@ -82,8 +80,13 @@ const hierarchies = readHierarchies();
 /** Whether a signal can have any effect on a process: PID 1 of a namespace gets only what it has a handler for. */
 function handles(first: Process, signal: Signal): boolean {
   if (signal === 'SIGKILL' || first.nsPids.length === 1) return true;
-  const mask = /^SigCgt:\t(\w+)$/m.exec(readProc(first.pid, 'status') ?? '')?.[1] ?? '0';
-  return ((BigInt(`0x${mask}`) >> BigInt(constants.signals[signal] - 1)) & 1n) === 1n;
+  const status = readProc(first.pid, 'status') ?? '';
+  // what it blocks it may wait for, as inits do: with signalfd(2), or sigtimedwait(2), during which it is not blocked
+  if (readProc(first.pid, 'wchan')?.includes('sigtimedwait')) return true;
+  return ['SigCgt', 'SigBlk'].some((set) => {
+    const mask = new RegExp(`^${set}:\\t(\\w+)$`, 'm').exec(status)?.[1] ?? '0';
+    return ((BigInt(`0x${mask}`) >> BigInt(constants.signals[signal] - 1)) & 1n) === 1n;
+  });
 }
 
 function send(process_: Process, signal: Signal): void {
@@ -143,9 +146,9 @@ function innermostFirst(directory: string): string[] {
 }
 
 /** Removes the cgroups of a container of ours, and those in it. Returns what is there still, without a process. */
-async function removeCgroups({ cgroups, ours }: WholeContainer): Promise<string[]> {
+async function removeCgroups({ cgroups, name }: WholeContainer): Promise<string[]> {
   const lock = lockDirectory(hierarchies);
-  if (!ours || !lock) return [];
+  if (!name || !lock) return [];
   const left = () =>
     cgroups
       .map(({ directory }) => directory)
@@ -160,9 +163,23 @@ async function removeCgroups({ cgroups, ours }: WholeContainer): Promise<string[
   return left();
 }
 
+/** The signal that a container wants to be asked with: what run.ts --stop-signal said. */
+function stopSignal({ name }: WholeContainer): Signal {
+  const text = name && attempt(() => readFileSync(join(notesFolder(name), 'stop-signal'), 'utf8').trim());
+  return text ? (`SIG${parseSignal(text)}` as Signal) : 'SIGTERM';
+}
+
+/** Whether what a launch has left is all that there is: it keeps its notes where it has come to an end. */
+const hasEnded = (name: string) => existsSync(join(notesFolder(name), 'status'));
+
 /** Stops one container. Returns what happened, for people. Throws Failure naming what would not end. */
-async function stop(container: WholeContainer, signal: Signal, timeoutSeconds: number): Promise<string> {
-  const { first, label } = container;
+async function stop(
+  container: WholeContainer,
+  asked: Signal | undefined,
+  timeoutSeconds: number,
+): Promise<string> {
+  const { first, label, name, cgroups } = container;
+  const signal = asked ?? stopSignal(container);
   const wait = async (milliseconds: number) => {
     for (let waited = 0; ; waited += 50) {
       if (livingProcesses(container).length === 0) return true;
@@ -173,10 +190,11 @@ async function stop(container: WholeContainer, signal: Signal, timeoutSeconds: n
   let how = `${label}: ended after ${signal}`;
   await setFrozen(container, false).catch(() => {}); // a frozen v1 cgroup can't be killed until it is thawed
   if (!first) how = `${label}: nothing of it was running`;
-  else if (!handles(first, signal)) {
+  if (!first && cgroups.length === 0) how = `${label}: had ended, its log is removed`;
+  if (first && !handles(first, signal)) {
     killAll(container);
     how = `${label}: killed, for its first process does not handle ${signal}`;
-  } else {
+  } else if (first) {
     send(first, signal);
     // the tree of a container without a PID namespace does not end with its first process
     if (first.nsPids.length === 1) for (const process_ of livingProcesses(container)) send(process_, signal);
@@ -195,33 +213,46 @@ async function stop(container: WholeContainer, signal: Signal, timeoutSeconds: n
       `${label} was sent SIGKILL, but has not ended: ${states.join(', ')}: state D waits in the kernel, see /proc/PID/stack`,
     );
   }
+  // whoever keeps its log is to come to an end first
+  for (
+    let tries = 0;
+    name && first && existsSync(notesFolder(name)) && !hasEnded(name) && tries < 20;
+    tries++
+  )
+    await sleep(50);
   const busy = await removeCgroups(container);
   if (busy.length > 0)
     throw new Failure(`${label} has ended, but its cgroups can't be removed: ${busy.join(', ')}`);
+  if (name) rmSync(notesFolder(name), { recursive: true, force: true });
   return how;
 }
 
 await main(import.meta.url, { options, operands: [0, Infinity] }, async (values, operands) => {
-  const { all, pause, resume, sweep, signal = 'SIGTERM', timeout = 10 } = values;
+  const { all, pause, resume, sweep, signal, timeout = 10 } = values;
   if ([all || operands.length > 0, sweep].filter(Boolean).length !== 1 || (all && operands.length > 0))
     throw new UsageError('either TARGETs, or --all, or --sweep');
   if (pause && resume) throw new UsageError('either --pause or --resume');
   if ((pause || resume || sweep) && (values.signal !== undefined || values.timeout !== undefined))
     throw new UsageError('--signal and --timeout go with stopping');
-  if (process.getuid?.() !== 0) throw new Failure('needs root: try sudo');
-
   if (sweep) {
     for (const name of ownContainers(hierarchies)) {
       const container = namedContainer(hierarchies, name);
-      if (container.first === undefined && (await removeCgroups(container)).length === 0)
-        console.log(`${name}: removed`);
+      if (container.first !== undefined || (container.cgroups.length === 0 && hasEnded(name))) continue;
+      await removeCgroups(container);
+      if (container.cgroups.some(({ directory }) => existsSync(directory))) continue;
+      // whoever has no cgroups holds a lock on the folder instead
+      if (!hasEnded(name) && existsSync(notesFolder(name)))
+        await runProgram(['flock', '--nonblock', notesFolder(name), 'rm', '-r', notesFolder(name)]);
+      console.log(`${name}: removed`);
     }
     for (const hierarchy of hierarchies) sweepTargets(hierarchy);
     return 0;
   }
 
   const targets = all
-    ? ownContainers(hierarchies).map((name) => namedContainer(hierarchies, name))
+    ? ownContainers(hierarchies)
+        .map((name) => namedContainer(hierarchies, name))
+        .filter(({ first, cgroups }) => first ?? cgroups[0])
     : operands.map((text) => findContainer(hierarchies, text));
   if (targets.length === 0) console.error('stop: there is no container of barehand here');
   const work = async (target: WholeContainer) => {

@@ -4,7 +4,16 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { parent, readHierarchies } from '../scripts/helpers/cgroup.ts';
 import { readProcesses } from '../scripts/helpers/proc.ts';
-import { alive, cgroups, container, newName, signals, start, startByHand } from './helpers/container.ts';
+import {
+  alive,
+  cgroups,
+  container,
+  newName,
+  signals,
+  start,
+  startByHand,
+  stat,
+} from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs, script, until } from './helpers/script.ts';
 
@@ -162,7 +171,7 @@ test('wrong usage ends with 2, what does not exist with 1, each with a clear lin
     [['--all', '--sweep'], 2, /either TARGETs/],
     [['--pause', '--resume', 'web'], 2, /either --pause or --resume/],
     [['--pause', '--timeout', '3', 'web'], 2, /go with stopping/],
-    [['--signal', 'STOP', 'web'], 2, /--signal is TERM/],
+    [['--signal', 'NOPE', 'web'], 2, /no such signal: NOPE/],
     [['--timeout', 'soon', 'web'], 2, /number of seconds/],
     [['../web'], 2, /neither a name nor a PID/],
     [['no-such-container'], 1, /no container no-such-container: ps.ts shows/],
@@ -233,4 +242,52 @@ test('--all stops every container of ours', { skip: container.skip || needs('uns
       ';',
     ]);
   }
+});
+
+test('the stop signal is the one that run.ts was told, and reaches what an init has started', {
+  skip: container.skip || needs('tini-static'),
+}, async () => {
+  const name = newName();
+  const command = 'trap "echo asked; exit 3" USR1; echo ready; while :; do sleep 0.1; done';
+  const words = ['-d', '--init', '--stop-signal', 'USR1', '--name', name, rootfs, 'sh', '-c', command];
+  assert.equal((await call('run', words)).stdout, `${name}\n`);
+  await until('it to be ready', async () => (await call('logs', [name])).stdout === 'ready\n');
+  assert.equal(readFileSync(`/run/barehand/${name}/stop-signal`, 'utf8'), 'USR1\n');
+  const { stdout } = await stop(name);
+  assert.equal(stdout, `${name}: ended after SIGUSR1\n`);
+  assert.equal(existsSync(`/run/barehand/${name}`), false);
+});
+
+test(
+  'what ended in the background is known until stop.ts removes its log; --sweep leaves it alone',
+  container,
+  async () => {
+    const name = newName();
+    await call('run', ['-d', '--name', name, rootfs, 'sh', '-c', 'echo done; exit 4']);
+    await until('its end', async () => (await call('logs', ['--status', name])).stdout === '4\n');
+    assert.equal((await stop('--sweep')).code, 0);
+    assert.equal((await call('logs', [name])).stdout, 'done\n');
+    assert.equal((await stop(name)).stdout, `${name}: had ended, its log is removed\n`);
+    assert.match((await stop(name)).stderr, /there is no container/);
+  },
+);
+
+test('--sweep removes the log of one whose launcher was killed', container, async () => {
+  const name = newName();
+  await call('run', ['-d', '--name', name, rootfs, 'sleep', '100']);
+  const [first] = readFileSync(`${cgroups(name)[0]}/cgroup.procs`, 'utf8')
+    .split('\n')
+    .map(Number);
+  const keeper = Number(stat(first as number)[1]);
+  process.kill(keeper, 'SIGKILL');
+  await until('the end of all', () => !alive(first as number) && !alive(keeper));
+  assert.match((await call('logs', ['--status', name])).stderr, /was killed/);
+  await until('the sweep', async () => {
+    await stop('--sweep');
+    return !existsSync(`/run/barehand/${name}`);
+  });
+  assert.deepEqual(
+    cgroups(name).filter((path) => existsSync(path)),
+    [],
+  );
 });

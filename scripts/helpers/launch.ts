@@ -277,7 +277,7 @@ export PATH LC_ALL SHELL rootfs fstab hold release start cgroups`,
       `# a signal for this shell is meant for the command\n${signalHandlers(isolate.has('pid'), detached !== undefined)}`,
       '# release, and wait; a signal ends wait early',
       'echo >&8; exec 8>&-',
-      detached && keepLog(detached.logBytes),
+      detached && keepLog(detached.logBytes, cgroups === undefined),
       `while :; do
   wait "$child"; code=$?
   kill -0 "$child" 2>/dev/null || break
@@ -418,11 +418,17 @@ ${detach} || { exec 8>&-; wait "$child"; exit 125; }
 }
 
 /** The log of a detached container: two files, each no longer than half of what is to be kept. */
-const keepLog = (logBytes: number) => `
-# detached: tell the caller, and keep what the container says: in log, and what was in there before in log.1
-echo started; exec >/dev/null 2>&1
+const keepLog = (logBytes: number, notesPid: boolean) => `
+${
+  notesPid
+    ? `# which process it is, and when that started, proc(5): without a cgroup nothing else knows it by its name
+read -r stat <"/proc/$pid/stat"; set -- $\{stat##*) }; echo "$pid $\{20}" >"$runDirectory/pid"
+`
+    : ''
+}# detached: tell the caller, and keep what the container says: in log, and what was in there before in log.1
+: >"$runDirectory/log"; echo started; exec >/dev/null 2>&1
 while :; do
-  head -c ${Math.ceil(logBytes / 2)} <&5 >"$runDirectory/log" & head=$!
+  stdbuf -o0 head -c ${Math.ceil(logBytes / 2)} <&5 >"$runDirectory/log" & head=$!
   while kill -0 "$head"; do wait "$head"; done
   [ "$(stat -c %s "$runDirectory/log")" -lt ${Math.ceil(logBytes / 2)} ] && break
   mv "$runDirectory/log" "$runDirectory/log.1"
@@ -437,6 +443,8 @@ function signalHandlers(pidNamespace: boolean, detached: boolean): string {
         '  while read -r key mask; do',
         '    case $key in SigBlk:) blocked=$mask;; SigIgn:) ignored=$mask;; SigCgt:) caught=$mask; break;; esac',
         '  done 2>/dev/null </proc/$pid/status || return 0',
+        '  # an init waits in sigtimedwait(2), and has them neither blocked nor caught meanwhile',
+        '  read -r wchan <"/proc/$pid/wchan" || :; case $wchan in *sigtimedwait*) blocked=ffffffffffffffff;; esac',
         '  bit() { [ $((0x${1#????????} >> ($2 - 1) & 1)) = 1 ]; }',
         '  if bit "$caught" "$2" || bit "$blocked" "$2"; then [ "$3" ] || kill -"$1" "$pid"',
         '  elif ! bit "$ignored" "$2"; then kill -KILL "$pid"; status=$((128 + $2)); fi',

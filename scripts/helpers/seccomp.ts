@@ -147,9 +147,9 @@ export function seccompFilter(architecture: string, capabilities: string[]): Buf
 
 /** How a launch loads a filter. */
 export interface SeccompLoader {
-  /** words between the options of a setpriv(1), which must set no_new_privs, and the command */
+  /** what goes before the command; where there is a `file`, options of setpriv(1) */
   words: string[];
-  /** what the words read from the path that was given */
+  /** what setpriv(1) is to find at the path that was given */
   file?: Buffer;
 }
 
@@ -167,7 +167,7 @@ exec { $ARGV[0] } @ARGV;
 print STDERR "run: $ARGV[0]: $!\\n";
 exit($! == 2 ? 127 : 126);`;
 
-/** The same. Python ignores two signals, which the command would inherit; that it may set LC_CTYPE, too, does not matter. */
+/** The same. Python ignores two signals, which the command would inherit. It may also set LC_CTYPE. */
 const pythonProgram = `import os, signal, sys
 try:
     import ctypes, struct
@@ -187,13 +187,14 @@ except OSError as error:
     sys.exit(127 if error.errno == 2 else 126)`;
 
 /**
- * How this host loads a filter, or undefined where it has nothing that does: `setpriv OPTIONS WORDS COMMAND` loads it
- * and becomes COMMAND. `find` says where a program is, as findProgram does. `path` is where setpriv(1) is to find the
- * filter, such as /proc/self/fd/5; without one it is not used.
+ * How this host loads a filter, or undefined where it has nothing that does. In any case `setpriv OPTION... WORDS
+ * COMMAND` loads it and becomes COMMAND. The kernel asks for no_new_privs or CAP_SYS_ADMIN, seccomp(2). `find` says
+ * where a program is, as findProgram does; it should not follow PATH, for a wrapper of python's looks at the working
+ * directory. `path` is where setpriv(1) is to find the filter, such as /proc/self/fd/5; without it that one isn't used.
  *
- * A setpriv(1) of util-linux 2.41 or later needs nothing else. Then perl(1): perl-base is enough, in 2 ms. Then python,
- * which needs 12 ms and ctypes. Neither listens to the variables of the caller that would have it load more. Where the
- * kernel refuses, perl and python exit with 125, setpriv(1) with 127.
+ * A setpriv(1) of util-linux 2.41 or later needs nothing else, and always sets no_new_privs with it. Then perl(1):
+ * perl-base is enough, in 2 ms. Then python, which needs 12 ms and ctypes. Neither heeds the caller's variables that
+ * would have it load more. Where the kernel refuses, perl and python exit with 125, setpriv(1) with 127.
  */
 export function seccompLoader(
   architecture: string,

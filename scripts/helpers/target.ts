@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync } fr
 import { basename, dirname, join } from 'node:path';
 import { cgroupDirectory, cgroupPath, type Hierarchy, ownCgroup, parent, processesIn } from './cgroup.ts';
 import { Failure, UsageError } from './cli.ts';
-import { type Container, findContainers, heldContainer, identify } from './containers.ts';
+import { type Container, findContainers, heldContainer, identify, runFolder } from './containers.ts';
 import {
   attempt,
   descendants,
@@ -35,7 +35,7 @@ export interface Target {
 }
 
 /** Whether a word can be a container's name: no path leads out of the folder of the cgroups. */
-const isName = (text: string) => /^[a-z0-9][\w.-]*$/i.test(text);
+export const isName = (text: string) => /^[a-z0-9][\w.-]*$/i.test(text);
 
 /** A process, told from a later one with its PID, and the directory of a cgroup. */
 export interface Place {
@@ -224,16 +224,16 @@ export interface WholeContainer {
   first: Process | undefined;
   startTicks: number | undefined;
   cgroups: { hierarchy: Hierarchy; directory: string }[];
-  /** made by run.ts, so that the cgroups are ours to remove */
-  ours: boolean;
+  /** what run.ts calls it, so that the cgroups are ours to remove; undefined: others have made it */
+  name: string | undefined;
 }
 
-/** The names of all containers of ours, also of those that nothing is left of but cgroups. */
+/** The names of all containers of ours, also of those that nothing is left of but cgroups or a log. */
 export function ownContainers(hierarchies: Hierarchy[]): string[] {
-  const folders = hierarchies
-    .map(({ mountPoint }) => join(mountPoint, parent))
-    .filter((path) => existsSync(path));
-  const entries = folders.flatMap((folder) => readdirSync(folder, { withFileTypes: true }));
+  const folders = [...hierarchies.map(({ mountPoint }) => join(mountPoint, parent)), runFolder()];
+  const entries = folders.flatMap(
+    (folder) => attempt(() => readdirSync(folder, { withFileTypes: true })) ?? [],
+  );
   const names = entries.filter((entry) => entry.isDirectory() && !/^pid-\d+$/.test(entry.name));
   return [...new Set(names.map(({ name }) => name))];
 }
@@ -248,14 +248,28 @@ function firstOf(pids: number[]): Process | undefined {
   );
 }
 
+/** Where a container of ours keeps what the kernel does not: its log, its exit status, its stop signal. */
+export const notesFolder = (name: string) => join(runFolder(), name);
+
+/** A container without cgroups: it has ended and left a log, or a user has made it who can make no cgroups. */
+function withoutCgroups(name: string): WholeContainer {
+  const note = attempt(() => readFileSync(join(notesFolder(name), 'pid'), 'utf8')) ?? '';
+  const [pid = 0, ticks] = note.split(' ').map(Number);
+  const found = note && startTicks(pid) === ticks ? readProcess(pid) : undefined;
+  const first = found?.zombie ? undefined : found;
+  if (!existsSync(notesFolder(name)))
+    throw new Failure(`there is no container ${name}: ps.ts shows those there are`);
+  return { label: name, first, startTicks: first && ticks, cgroups: [], name };
+}
+
 /** The container of ours that has this name. Throws Failure where there is none. */
 export function namedContainer(hierarchies: Hierarchy[], name: string): WholeContainer {
   const cgroups = hierarchies
     .map((hierarchy) => ({ hierarchy, directory: join(hierarchy.mountPoint, parent, name) }))
     .filter(({ directory }) => existsSync(directory));
-  if (cgroups.length === 0) throw new Failure(`there is no container ${name}: ps.ts shows those there are`);
+  if (cgroups.length === 0) return withoutCgroups(name);
   const first = firstOf(cgroups.flatMap(({ directory }) => processesIn(directory)));
-  return { label: name, first, startTicks: first && startTicks(first.pid), cgroups, ours: true };
+  return { label: name, first, startTicks: first && startTicks(first.pid), cgroups, name };
 }
 
 /** The container that a name or a PID means: its first process's, or that of what holds it. Throws as findTarget. */
@@ -283,7 +297,7 @@ export function findContainer(hierarchies: Hierarchy[], text: string): WholeCont
     const directory = path === undefined ? undefined : ownCgroup(hierarchy, path, living, isStranger);
     return directory === undefined ? [] : { hierarchy, directory };
   });
-  return { label: text, first, startTicks: startTicks(first.pid), cgroups, ours: false };
+  return { label: text, first, startTicks: startTicks(first.pid), cgroups, name: undefined };
 }
 
 /** The living processes of a container: those in its cgroups, and those of its first process's namespace or tree. */

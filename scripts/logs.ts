@@ -1,0 +1,136 @@
+#!/bin/sh
+// 2>/dev/null; exec "$(dirname "$(readlink -f "$0")")/helpers/node-ts" "$0" "$@"
+/*
+logs.ts: what a container in the background has said
+
+USAGE
+  logs.ts [OPTION...] NAME
+
+  NAME is that of a container which run.ts --detach has started. Its output and its errors come in the order in which
+  they were written; of a long log only the end is kept, see --log-size of run.ts.
+
+OPTIONS
+  -f, --follow    go on with what comes, until the container ends
+      --tail N    begin with the last N lines
+      --status    print how it ended instead: its exit code, or "running"
+  -h, --help      print this text
+
+EXAMPLES
+  logs.ts web
+  logs.ts -f --tail 20 web
+  logs.ts --status backup
+
+CHANGES
+  Nothing.
+
+SEE ALSO
+  run.ts, stop.ts (which removes the log), tail(1)
+*/
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  openSync,
+  readFileSync,
+  readSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { readHierarchies } from './helpers/cgroup.ts';
+import { Failure, main, UsageError } from './helpers/cli.ts';
+import { runFolder } from './helpers/containers.ts';
+import { attempt } from './helpers/proc.ts';
+import { isName, namedContainer, notesFolder } from './helpers/target.ts';
+
+export const options = {
+  follow: { short: 'f' },
+  tail: { parse: parseCount },
+  status: {},
+} as const;
+
+function parseCount(text: string): number {
+  if (/^\d{1,9}$/.test(text)) return Number(text);
+  throw new UsageError(`--tail is a number of lines, not ${text}`);
+}
+
+/** Where the last `count` lines of a text begin. */
+export function lastLines(text: Buffer, count: number): number {
+  let at = text.length;
+  for (let left = count; left > 0; left--) {
+    // the newline that ends a line is part of it
+    const before = at > 0 ? text.lastIndexOf(10, at - 2) : -1;
+    if (at <= 1 || before < 0) return 0;
+    at = before + 1;
+  }
+  return at;
+}
+
+/** Writes all of it, whatever standard output is: a pipe takes a part, and none while its reader is busy. */
+async function print(bytes: Buffer): Promise<void> {
+  for (let written = 0; written < bytes.length; ) {
+    try {
+      written += writeSync(1, bytes, written);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error;
+      await sleep(10);
+    }
+  }
+}
+
+/** Prints a file from where it was left to its end. */
+async function printRest(file: number, position: number): Promise<number> {
+  const buffer = Buffer.alloc(65536);
+  let at = position;
+  for (let length = 1; length > 0; at += length) {
+    length = readSync(file, buffer, 0, buffer.length, at);
+    await print(buffer.subarray(0, length));
+  }
+  return at;
+}
+
+await main(import.meta.url, { options, operands: [1, 1] }, async ({ follow, tail, status }, [name = '']) => {
+  if (status && (follow || tail !== undefined)) throw new UsageError('--status goes alone');
+  if (!isName(name)) throw new UsageError(`not a name: ${JSON.stringify(name)}`);
+  const folder = notesFolder(name);
+  const log = join(folder, 'log');
+  const ended = () => attempt(() => readFileSync(join(folder, 'status'), 'utf8').trim());
+  const lives = () =>
+    existsSync(log) && attempt(() => namedContainer(readHierarchies(), name).first) !== undefined;
+  if (!existsSync(log))
+    throw new Failure(
+      lives() || attempt(() => namedContainer(readHierarchies(), name))
+        ? `${name} has no log: it was not started with --detach`
+        : `there is no log of ${name}: ps.ts shows containers, ls ${runFolder()} what is kept`,
+    );
+
+  if (status) {
+    const code = ended() ?? (lives() ? 'running' : undefined);
+    if (code === undefined) throw new Failure(`${name} was killed together with what kept its log`);
+    console.log(code);
+    return 0;
+  }
+
+  // the older half first. It may become older just now: what is in the file that is open is not lost
+  let file = openSync(log, 'r');
+  const older = attempt(() => readFileSync(`${log}.1`)) ?? Buffer.alloc(0);
+  let position = fstatSync(file).size;
+  const newer = Buffer.alloc(position);
+  readSync(file, newer, 0, position, 0);
+  const all = Buffer.concat([older, newer]);
+  await print(tail === undefined ? all : all.subarray(lastLines(all, tail)));
+  while (follow) {
+    const isLast = ended() !== undefined || !lives();
+    position = await printRest(file, position);
+    const current = statSync(log, { throwIfNoEntry: false });
+    if (current && current.ino !== fstatSync(file).ino) {
+      position = await printRest(file, position);
+      closeSync(file);
+      file = openSync(log, 'r');
+      position = 0;
+    } else if (isLast || !current) break;
+    else await sleep(100);
+  }
+  return 0;
+});

@@ -1,0 +1,103 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { existsSync, statSync } from 'node:fs';
+import { text } from 'node:stream/consumers';
+import { after, test } from 'node:test';
+import { lastLines } from '../scripts/logs.ts';
+import { container, newName } from './helpers/container.ts';
+import { needs } from './helpers/needs.ts';
+import { call, rootfs, script, until } from './helpers/script.ts';
+
+const names: string[] = [];
+after(async () => {
+  for (const name of names) if (existsSync(`/run/barehand/${name}`)) await call('stop', [name]);
+});
+
+/** Starts a container in the background. */
+async function detach(command: string, ...options: string[]): Promise<string> {
+  const name = newName();
+  names.push(name);
+  const { code, stdout } = await call('run', ['-d', '--name', name, ...options, rootfs, 'sh', '-c', command]);
+  assert.deepEqual([code, stdout], [0, `${name}\n`]);
+  return name;
+}
+
+const ended = (name: string) =>
+  until('its end', async () => (await call('logs', ['--status', name])).stdout !== 'running\n');
+
+test('the last lines of a text are found, with or without a newline at the end', () => {
+  for (const [content, count, expected] of [
+    ['a\nb\nc\n', 1, 'c\n'],
+    ['a\nb\nc\n', 2, 'b\nc\n'],
+    ['a\nb\nc\n', 9, 'a\nb\nc\n'],
+    ['a\nb\nc', 1, 'c'],
+    ['a\n\n\n', 2, '\n\n'],
+    ['a\nb\n', 0, ''],
+    ['', 3, ''],
+    ['\n', 1, '\n'],
+  ] as const) {
+    const bytes = Buffer.from(content);
+    assert.equal(
+      bytes.subarray(lastLines(bytes, count)).toString(),
+      expected,
+      JSON.stringify([content, count]),
+    );
+  }
+});
+
+test('output and errors are in the log, in their order, with the exit code', container, async () => {
+  const name = await detach('echo one; echo two >&2; printf "three\\0"; exit 7');
+  await ended(name);
+  assert.equal((await call('logs', [name])).stdout, 'one\ntwo\nthree\0');
+  assert.equal((await call('logs', ['--tail', '2', name])).stdout, 'two\nthree\0');
+  assert.equal((await call('logs', ['--status', name])).stdout, '7\n');
+});
+
+test('--follow shows what comes, as it comes, until the end', container, async () => {
+  const name = await detach('echo begin; sleep 1; echo middle; sleep 1; echo end; exit 3');
+  assert.equal((await call('logs', ['--status', name])).stdout, 'running\n');
+  const logs = spawn(script('logs'), ['-f', name], { stdio: ['ignore', 'pipe', 'inherit'] });
+  let early = '';
+  logs.stdout.once('data', (bytes) => {
+    early += bytes;
+  });
+  const all = await text(logs.stdout);
+  assert.equal(all, 'begin\nmiddle\nend\n');
+  assert.doesNotMatch(early, /end/);
+});
+
+test('a long log is bounded, and its end is kept, also for --follow', container, async () => {
+  const name = await detach(
+    'i=0; while [ $i -lt 3000 ]; do i=$((i + 1)); echo "line $i of a long log ................"; done; sleep 0.5; echo last',
+    '--log-size',
+    '32k',
+  );
+  const followed = call('logs', ['-f', name]);
+  await ended(name);
+  const kept = (await call('logs', [name])).stdout;
+  assert.match(kept, /line 3000 of a long log \.+\nlast\n$/);
+  assert.ok(kept.length <= 32 * 1024 && kept.length > 8 * 1024, String(kept.length));
+  for (const file of ['log', 'log.1'])
+    assert.ok(statSync(`/run/barehand/${name}/${file}`).size <= 16 * 1024, file);
+  // a flood may be rotated away between two looks, but nothing comes twice, and the end is there
+  const seen = [...(await followed).stdout.matchAll(/line (\d+) /g)].map(([, number]) => Number(number));
+  assert.deepEqual(
+    seen,
+    [...new Set(seen)].sort((one, other) => one - other),
+  );
+  assert.equal(seen.at(-1), 3000);
+});
+
+test('what has no log is told apart', { skip: container.skip || needs('speed') }, async () => {
+  for (const [words, code, expected] of [
+    [['no-such-container'], 1, /there is no log of no-such-container/],
+    [['../etc'], 2, /not a name/],
+    [['--tail', 'x', 'web'], 2, /number of lines/],
+    [['--status', '-f', 'web'], 2, /goes alone/],
+    [[], 2, /operand is missing/],
+  ] as [string[], number, RegExp][]) {
+    const result = await call('logs', words);
+    assert.match(result.stderr, expected);
+    assert.equal(result.code, code);
+  }
+});
