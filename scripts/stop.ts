@@ -152,7 +152,7 @@ async function removeCgroups({ cgroups, name }: WholeContainer): Promise<string[
   const left = () =>
     cgroups
       .map(({ directory }) => directory)
-      .filter((directory) => existsSync(directory) && processesIn(directory).length === 0);
+      .filter((directory) => attempt(() => processesIn(directory).length) === 0);
   // the last processes may be on their way out: EBUSY
   for (let tries = 0; tries < 50 && left().length > 0; tries++) {
     if (tries > 0) await sleep(20);

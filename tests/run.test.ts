@@ -600,20 +600,3 @@ test('in a terminal of its own Ctrl-C, Ctrl-Z, job control and the exit code wor
   const { stdout } = await execute(['expect', '-c', dialogue]);
   assert.match(stdout, /all well/);
 });
-
-test('twenty at once come and go, and nothing is left', {
-  skip: container.skip || needs('speed'),
-}, async () => {
-  const results = await Promise.all(
-    Array.from({ length: 20 }, (_, index) => run(rootfs, 'sh', '-c', `exit ${index}`)),
-  );
-  assert.deepEqual(
-    results.map(({ code }) => code),
-    [...Array(20).keys()],
-  );
-  const left = readHierarchies().flatMap(({ mountPoint }) => {
-    const folder = join(mountPoint, parent);
-    return existsSync(folder) ? readdirSync(folder).filter((name) => name.startsWith('host-')) : [];
-  });
-  assert.deepEqual(left, []);
-});

@@ -1,0 +1,103 @@
+// What is left when launches are killed, and when very many run at once: nothing.
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { parent, readHierarchies } from '../scripts/helpers/cgroup.ts';
+import { cgroups, container, newName } from './helpers/container.ts';
+import { needs } from './helpers/needs.ts';
+import { call, execute, rootfs, top, until } from './helpers/script.ts';
+
+/** Names, modes, owners, sizes and times of all there is in a rootfs. */
+const state = async () => (await execute(['find', rootfs, '-printf', '%P %y %m %U %G %s %T@ %l\n'])).stdout;
+
+/** The living processes whose environment or command line says that they belong to a launch. */
+function processesOf(name: string): string[] {
+  return readdirSync('/proc').filter((pid) => {
+    if (!/^\d+$/.test(pid)) return false;
+    try {
+      return readFileSync(`/proc/${pid}/environ`, 'latin1').includes(`MARK=${name}\0`);
+    } catch {
+      return false;
+    }
+  });
+}
+
+test('200 launches killed at random moments leave nothing after a sweep, and the rootfs as it was', {
+  skip: container.skip || needs('speed'),
+}, async () => {
+  const before = await state();
+  const mounts = readFileSync('/proc/self/mountinfo', 'utf8');
+  const names = [newName(), newName(), newName()];
+  const options = [
+    [],
+    ['--ephemeral', '-v', '/etc:/mnt/etc:ro'],
+    ['--userns', '--stop-signal', 'INT', '--init'],
+  ];
+  const programs = await Promise.all(
+    names.map(async (name, index) => {
+      const words = ['--dry-run', '--memory', '50M', ...(options[index] as string[]), '--name', name];
+      return (await call('run', [...words, rootfs, 'sleep', '0.05'])).stdout;
+    }),
+  );
+  const started = { killed: 0, ended: 0 };
+  await Promise.all(
+    programs.map(async (program, index) => {
+      for (let round = 0; round < 67; round++) {
+        const shell = spawn('sh', ['-c', program], {
+          stdio: 'ignore',
+          env: { ...process.env, MARK: names[index] },
+        });
+        const end = once(shell, 'exit');
+        const killer = setTimeout(() => shell.kill('SIGKILL'), Math.random() * 200);
+        const [, signal] = await end;
+        clearTimeout(killer);
+        if (signal === 'SIGKILL') started.killed++;
+        else started.ended++;
+        // all of it ends by itself: the next one could not take the name otherwise
+        await until('the end of all', () => processesOf(names[index] as string).length === 0);
+      }
+    }),
+  );
+  assert.ok(started.killed > 50, JSON.stringify(started));
+  assert.equal((await call('stop', ['--sweep'])).code, 0);
+  for (const name of names)
+    assert.deepEqual(
+      [...cgroups(name), `/run/barehand/${name}`].filter((path) => existsSync(path)),
+      [],
+    );
+  assert.equal(readFileSync('/proc/self/mountinfo', 'utf8'), mounts);
+  assert.equal(await state(), before);
+});
+
+test('100 containers at once on one rootfs all end, and nothing is left', {
+  skip: container.skip || needs('speed'),
+}, async () => {
+  const before = await state();
+  const names = Array.from({ length: 100 }, newName);
+  const run = join(top, 'dist/run.mjs'); // 100 times the start of a .ts file would be most of the time
+  const results = await Promise.all(
+    names.map((name, index) =>
+      execute([
+        run,
+        '--ephemeral',
+        '--name',
+        name,
+        rootfs,
+        'sh',
+        '-c',
+        `echo ${name} >/mine; exit $((${index} % 50))`,
+      ]),
+    ),
+  );
+  for (const [index, { code, stderr }] of results.entries())
+    assert.deepEqual([code, stderr], [index % 50, '']);
+  const left = readHierarchies().flatMap(({ mountPoint }) => {
+    const folder = join(mountPoint, parent);
+    return existsSync(folder) ? readdirSync(folder).filter((name) => names.includes(name)) : [];
+  });
+  assert.deepEqual(left, []);
+  assert.equal(await state(), before);
+});
