@@ -113,8 +113,7 @@ test('where namespaces are not allowed it says exactly what is missing', {
 });
 
 test('without root it says so', { skip: needs('root', 'setpriv', 'speed') }, async () => {
-  const program = process.env.BAREHAND_DIST ? 'dist/demo.mjs' : 'scripts/demo.ts';
-  const { stderr, code } = await execute(['unshare', '--map-user=1000', '--user', join(top, program)]);
+  const { stderr, code } = await execute(['unshare', '--map-user=1000', '--user', script('demo')]);
   assert.equal(code, 1);
   assert.match(stderr, /this host lacks root/);
 });

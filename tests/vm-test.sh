@@ -46,7 +46,7 @@ node=$(command -v node)
 
 run() { # KIND FILE: its output into $log
   tests/vm-run.sh --cgroup "$1" --timeout 900 --share "$results" --env BAREHAND_STRIPPED="$results/stripped" \
-    --env "BAREHAND_REQUIRE=root,namespaces,cgroup-${1/hybrid/v1}" --env BAREHAND_DIST=1 --env BAREHAND_SLOW=1 \
+    --env "BAREHAND_REQUIRE=root,namespaces,cgroup-${1/hybrid/v1}" --env BAREHAND_SLOW=1 \
     --env "PATH=${node%/*}:$PATH" -- node --jitless --import ./tests/vm/stripped.mjs --test-reporter=spec \
     "${options[@]}" "$2" >"$log" 2>&1 &
   vm=$!
