@@ -72,7 +72,7 @@ SEE ALSO
   nsenter(1), script(1)
 */
 import { once } from 'node:events';
-import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import { realpathSync } from 'node:fs';
 import { constants, hostname as osHostname } from 'node:os';
 import { basename, join } from 'node:path';
 import { isatty } from 'node:tty';
@@ -93,16 +93,14 @@ import {
   parseVolume,
   parseWorkdir,
 } from './helpers/container-options.ts';
-import { parseMounts, runFolder } from './helpers/containers.ts';
+import { runFolder } from './helpers/containers.ts';
 import type { Text } from './helpers/furnish.ts';
+import { find, mountFlags, planSeccomp, readHost } from './helpers/host.ts';
 import { idmapWords } from './helpers/idmap.ts';
 import { readImageConfig } from './helpers/image.ts';
 import { findInit, shellInit } from './helpers/init.ts';
 import { type Launch, launchProgram, namespaceFlags, planCgroups } from './helpers/launch.ts';
-import { findProgram, pathDirectories } from './helpers/programs.ts';
 import { defaultShell, findRootfs, findUser } from './helpers/rootfs.ts';
-
-import { type SeccompLoader, seccompFilter, seccompLoader } from './helpers/seccomp.ts';
 
 import { parseSize } from './helpers/units.ts';
 import { freeNamespace, lockedBy, rootlessNamespace } from './helpers/userns.ts';
@@ -153,57 +151,6 @@ function parseIsolate(text: string): Set<string> {
   return new Set(words);
 }
 
-/** runc's default lists of what a container must not see or change under /proc and /sys. */
-const maskedPaths =
-  `/proc/acpi /proc/asound /proc/interrupts /proc/kcore /proc/keys /proc/latency_stats /proc/scsi
-  /proc/timer_list /proc/timer_stats /proc/sched_debug /sys/firmware /sys/devices/virtual/powercap`.split(
-    /\s+/,
-  );
-const readOnlyPaths = '/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger'.split(' ');
-
-/** What a file in the host's /dev must be before a container gets the like: major * 256 + minor, devices.txt. */
-const deviceNumbers = { null: 0x103, zero: 0x105, full: 0x107, random: 0x108, urandom: 0x109, tty: 0x500 };
-
-/** What the launch has to know of this host. Throws Failure where a device is not what its name says. */
-function readHost(environment: string[]): Pick<Launch, 'masked'> & { has: Omit<Launch['has'], 'idmap'> } {
-  for (const [name, rdev] of Object.entries(deviceNumbers)) {
-    const stat = statSync(`/dev/${name}`, { throwIfNoEntry: false });
-    if (!stat?.isCharacterDevice() || stat.rdev !== rdev)
-      throw new Failure(`/dev/${name} of this host is no ${name} device: repair it: mknod(1)`);
-  }
-  const there = maskedPaths.filter((path) => existsSync(path));
-  const isFolder = (path: string) => statSync(path).isDirectory();
-  return {
-    masked: {
-      files: there.filter((path) => !isFolder(path)),
-      folders: there.filter(isFolder),
-      readOnly: readOnlyPaths.filter((path) => existsSync(path)),
-    },
-    has: {
-      ip: find('ip') !== undefined,
-      chroot: find('chroot') ?? '/usr/sbin/chroot',
-      // dash drops variables whose names it can't use, as discovery.type; bash hands them on
-      shell: environment.every((variable) => /^\w+=/.test(variable))
-        ? '/bin/sh'
-        : (find('bash') ?? '/bin/bash'),
-    },
-  };
-}
-
-const find = (program: string) => findProgram(program, pathDirectories());
-
-/** Options of the mount that a path lies on which a bind mount has to keep; a user could not lift them either. */
-function mountFlags(path: string): string[] {
-  const around = parseMounts(readFileSync('/proc/self/mountinfo', 'utf8')).filter(
-    ({ mountPoint }) => path === mountPoint || path.startsWith(mountPoint === '/' ? '/' : `${mountPoint}/`),
-  );
-  // the last of those that cover it: later mounts lie over earlier ones
-  const innermost = around.reduce((one, other) =>
-    other.mountPoint.length >= one.mountPoint.length ? other : one,
-  );
-  return innermost.options.filter((option) => ['ro', 'nosuid', 'nodev', 'noexec'].includes(option));
-}
-
 /** The files that --add-host and --dns make. */
 function textFiles(hosts: string[], nameservers: string[], hostname: string): Text[] {
   const localhost = `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t${hostname}`;
@@ -246,22 +193,6 @@ function findNamespace(name: string, userns: boolean): Launch['userNamespace'] {
 function planInit(): { init: string | undefined; words: string[] } {
   const init = findInit(find);
   return init ? { init, words: ['/dev/init', '--'] } : { init, words: shellInit };
-}
-
-/**
- * How system calls are filtered on this host; where they can't be, it says so, as the container runs all the same.
- * `bySetpriv`: setpriv(1) may do it, which can read a file, but then sets no_new_privs too.
- */
-function planSeccomp(kept: string[], bySetpriv: boolean): SeccompLoader | undefined {
-  const filter = seccompFilter(process.arch, kept);
-  // not by PATH: a python3 in there may be a wrapper that looks into the working directory
-  const loader =
-    filter && seccompLoader(process.arch, filter, findProgram, bySetpriv ? '/proc/self/fd/5' : undefined);
-  if (!loader)
-    console.error(
-      `run: no seccomp filter: ${filter ? 'that needs perl, python3 or util-linux 2.41' : `there is none for ${process.arch}`}`,
-    );
-  return loader;
 }
 
 /** Options and facts become a launch. Throws UsageError for options that contradict each other. */
@@ -350,16 +281,8 @@ async function planLaunch(
     detached: values.detach ? { logBytes: values.logSize ?? 1024 * 1024 } : undefined,
     stopSignal: values.stopSignal ?? (image.stopSignal && parseSignal(image.stopSignal)),
     masked: host.masked,
-    has: { ...host.has, idmap: userNamespace?.byRoot ? await idmap() : undefined },
+    has: { ...host.has, idmap: userNamespace?.byRoot ? await idmapWords() : undefined },
   };
-}
-
-async function idmap(): Promise<string[]> {
-  const words = await idmapWords();
-  if (words) return words;
-  throw new Failure(
-    '--userns needs mount(8) of util-linux 2.39 or later, or perl: apt-get install perl-base',
-  );
 }
 
 /** Becomes the launching shell where node can (process.execve), else stays its parent. Returns the exit code. */

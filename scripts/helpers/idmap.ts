@@ -1,4 +1,5 @@
 // Mounting a tree with mapped IDs, for what a user namespace's root is to see as its own. See mount_setattr(2).
+import { Failure } from './cli.ts';
 import { findProgram, runProgram } from './programs.ts';
 
 /** open_tree(2), mount_setattr(2) and move_mount(2), whose numbers are the same on all processors. */
@@ -16,12 +17,15 @@ const mount = `mount --bind -o X-mount.idmap="$1" -- "$2" "$2" && shift 2 && exe
 
 /**
  * The words before a user namespace's file, a directory and a command: they mount the directory over itself with the
- * IDs of that namespace, and become the command. By mount(8) from util-linux 2.39 on, else by perl. undefined: neither
- * is there.
+ * IDs of that namespace, and become the command. By mount(8) from util-linux 2.39 on, else by perl. Throws Failure where
+ * neither is there.
  */
-export async function idmapWords(): Promise<string[] | undefined> {
+export async function idmapWords(): Promise<string[]> {
   const { stdout } = await runProgram(['mount', '--version']);
   const [, major = '0', minor = '0'] = /util-linux (\d+)\.(\d+)/.exec(stdout) ?? [];
   if (Number(major) > 2 || Number(minor) >= 39) return ['sh', '-c', mount, 'run'];
-  return findProgram('perl') ? ['perl', '-e', perl] : undefined;
+  if (findProgram('perl')) return ['perl', '-e', perl];
+  throw new Failure(
+    '--userns needs mount(8) of util-linux 2.39 or later, or perl: apt-get install perl-base',
+  );
 }
