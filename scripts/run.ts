@@ -286,16 +286,19 @@ async function planLaunch(
 }
 
 /** Becomes the launching shell where node can (process.execve), else stays its parent. Returns the exit code. */
-async function launch(program: string): Promise<number> {
+async function launch(program: string, name: string): Promise<number> {
+  // by name, in a variable that is nobody's afterwards: the text itself would be all that ps(1) shows of the shell
+  const argv = ['sh', '-c', 'program=$launch; unset launch; eval "$program"', `run.ts ${name}`];
+  const env = { ...process.env, launch: program };
   const execve = (process as { execve?: (file: string, argv: string[], env: NodeJS.ProcessEnv) => never })
     .execve;
   if (execve) {
     process.removeAllListeners('warning'); // it says on stderr that execve is experimental
-    execve('/bin/sh', ['sh', '-c', program], process.env);
+    execve('/bin/sh', argv, env);
   }
   const { spawn } = await import('node:child_process'); // not loaded where it is not needed
   // prctl(2): should node be killed, so is the shell, and with it unshare and the container
-  const shell = spawn('setpriv', ['--pdeathsig=KILL', 'sh', '-c', program], { stdio: 'inherit' });
+  const shell = spawn('setpriv', ['--pdeathsig=KILL', ...argv], { stdio: 'inherit', env });
   for (const signal of ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGTERM'] as const)
     process.on(signal, () => {
       // the keys of a terminal reach the shell by themselves
@@ -317,6 +320,6 @@ await main(
       process.stdout.write(`(\n${program})\n`);
       return 0;
     }
-    return launch(program);
+    return launch(program, plan.name);
   },
 );

@@ -128,7 +128,7 @@ volume() { # SOURCE PATH OPTIONS
   cd /; rm -d "$stage"
 }`;
 
-/** What PID 1 does first, with the host's programs at hand; then it becomes its arguments. */
+/** What PID 1 does first, with the host's programs at hand. */
 export function holdProgram(launch: Launch): string {
   const { isolate, hostname, has, readOnly, userNamespace } = launch;
   const pivots = isolate.has('mount');
@@ -154,7 +154,7 @@ export function holdProgram(launch: Launch): string {
   if (isolate.has('net') && has.ip) lines.push('ip link set lo up');
   if (readOnly) lines.push('mount -o remount,bind,ro -- "$rootfs"');
   // the pivot moves the directories that processes are in as well as their root, pivot_root(2)
-  lines.push('cd /', 'exec "$@"');
+  lines.push('cd /');
   return lines.join('\n');
 }
 

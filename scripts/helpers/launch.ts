@@ -211,8 +211,8 @@ function startProgram(launch: Launch): string {
   chain.push(
     'setpriv --pdeathsig=KILL',
     `unshare ${flags.join(' ')} --fork --kill-child --propagation private`,
-    'sh -c "$hold" run',
-    ...dropLines(launch),
+    // by name: the texts themselves would be all that ps(1) shows of unshare
+    `sh -c 'eval "$hold"; eval "$drop"' run`,
   );
   const base = userNamespace?.byRoot ? userNamespace.uids[0]?.outside : undefined;
   return [
@@ -254,11 +254,13 @@ cgroups=; for parent in $others $first; do cgroups="$cgroups $parent/$name"; don
 fstab=${quote(mountTable(launch))}`,
     `# PID 1, while it is still a shell of the host's, furnishes the root
 hold=${quote(holdProgram(launch))}`,
+    `# PID 1 gives up what it must not keep
+drop=${quote(`exec ${dropLines(launch).join(' \\\n  ')}`)}`,
     `# PID 1, without privileges, waits until it is shut in, then becomes the command
 release=${quote(releaseProgram(launch))}`,
     `# what runs that: a process in the container's cgroups, then in its namespaces
 start=${quote(startProgram(launch))}
-export PATH LC_ALL SHELL rootfs fstab hold release start cgroups`,
+export PATH LC_ALL SHELL rootfs fstab hold drop release start cgroups`,
     detached ? detach(launch) : body(launch),
   ];
   return `${parts.filter(Boolean).join('\n\n')}\n`;
