@@ -79,6 +79,12 @@ async function print(bytes: Buffer): Promise<void> {
   }
 }
 
+/** Opens the log. For a moment, when the one before has just become the older half, there is none. */
+async function open(log: string): Promise<number> {
+  for (let tries = 0; tries < 100 && !existsSync(log); tries++) await sleep(20);
+  return openSync(log, 'r');
+}
+
 /** Prints a file from where it was left to its end. */
 async function printRest(file: number, position: number): Promise<number> {
   const buffer = Buffer.alloc(65536);
@@ -96,9 +102,8 @@ await main(import.meta.url, { options, operands: [1, 1] }, async ({ follow, tail
   const folder = notesFolder(name);
   const log = join(folder, 'log');
   const ended = () => attempt(() => readFileSync(join(folder, 'status'), 'utf8').trim());
-  const lives = () =>
-    existsSync(log) && attempt(() => namedContainer(readHierarchies(), name).first) !== undefined;
-  if (!existsSync(log))
+  const lives = () => attempt(() => namedContainer(readHierarchies(), name).first) !== undefined;
+  if (!existsSync(log) && !existsSync(`${log}.1`))
     throw new Failure(
       lives() || attempt(() => namedContainer(readHierarchies(), name))
         ? `${name} has no log: it was not started with --detach`
@@ -113,7 +118,7 @@ await main(import.meta.url, { options, operands: [1, 1] }, async ({ follow, tail
   }
 
   // the older half first. It may become older just now: what is in the file that is open is not lost
-  let file = openSync(log, 'r');
+  let file = await open(log);
   const older = attempt(() => readFileSync(`${log}.1`)) ?? Buffer.alloc(0);
   let position = fstatSync(file).size;
   const newer = Buffer.alloc(position);
@@ -127,9 +132,9 @@ await main(import.meta.url, { options, operands: [1, 1] }, async ({ follow, tail
     if (current && current.ino !== fstatSync(file).ino) {
       position = await printRest(file, position);
       closeSync(file);
-      file = openSync(log, 'r');
+      file = await open(log);
       position = 0;
-    } else if (isLast || !current) break;
+    } else if (isLast) break;
     else await sleep(100);
   }
   return 0;
