@@ -42,6 +42,7 @@ import { readHierarchies } from './helpers/cgroup.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { runFolder } from './helpers/containers.ts';
 import { attempt } from './helpers/proc.ts';
+import { runProgram } from './helpers/programs.ts';
 import { isName, namedContainer, notesFolder } from './helpers/target.ts';
 
 export const options = {
@@ -102,16 +103,17 @@ await main(import.meta.url, { options, operands: [1, 1] }, async ({ follow, tail
   const folder = notesFolder(name);
   const log = join(folder, 'log');
   const ended = () => attempt(() => readFileSync(join(folder, 'status'), 'utf8').trim());
-  const lives = () => attempt(() => namedContainer(readHierarchies(), name).first) !== undefined;
+  // flock(1): whoever keeps the log holds this lock, and may be at it still when the container has ended
+  const lives = async () => (await runProgram(['flock', '--nonblock', folder, 'true'])).exitCode === 1;
   if (!existsSync(log) && !existsSync(`${log}.1`))
     throw new Failure(
-      lives() || attempt(() => namedContainer(readHierarchies(), name))
+      attempt(() => namedContainer(readHierarchies(), name))
         ? `${name} has no log: it was not started with --detach`
         : `there is no log of ${name}: ps.ts shows containers, ls ${runFolder()} what is kept`,
     );
 
   if (status) {
-    const code = ended() ?? (lives() ? 'running' : undefined);
+    const code = ended() ?? ((await lives()) ? 'running' : undefined);
     if (code === undefined) throw new Failure(`${name} was killed together with what kept its log`);
     console.log(code);
     return 0;
@@ -126,7 +128,7 @@ await main(import.meta.url, { options, operands: [1, 1] }, async ({ follow, tail
   const all = Buffer.concat([older, newer]);
   await print(tail === undefined ? all : all.subarray(lastLines(all, tail)));
   while (follow) {
-    const isLast = ended() !== undefined || !lives();
+    const isLast = ended() !== undefined || !(await lives());
     position = await printRest(file, position);
     const current = statSync(log, { throwIfNoEntry: false });
     if (current && current.ino !== fstatSync(file).ino) {

@@ -236,7 +236,8 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
     throw new UsageError('--signal and --timeout go with stopping');
   if (sweep) {
     for (const name of ownContainers(hierarchies)) {
-      const container = namedContainer(hierarchies, name);
+      const container = attempt(() => namedContainer(hierarchies, name)); // it may end at this moment
+      if (!container) continue;
       if (container.first !== undefined || (container.cgroups.length === 0 && hasEnded(name))) continue;
       await removeCgroups(container);
       if (container.cgroups.some(({ directory }) => existsSync(directory))) continue;
@@ -251,7 +252,7 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
 
   const targets = all
     ? ownContainers(hierarchies)
-        .map((name) => namedContainer(hierarchies, name))
+        .flatMap((name) => attempt(() => namedContainer(hierarchies, name)) ?? [])
         .filter(({ first, cgroups }) => first ?? cgroups[0])
     : operands.map((text) => findContainer(hierarchies, text));
   if (targets.length === 0) console.error('stop: there is no container of barehand here');

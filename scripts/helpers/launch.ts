@@ -427,7 +427,7 @@ ${
 read -r stat <"/proc/$pid/stat"; set -- $\{stat##*) }; echo "$pid $\{20}" >"$runDirectory/pid"
 `
     : ''
-}# detached: tell the caller, and keep what the container says: in log, and what was in there before in log.1
+}${notesPid ? '' : '# who keeps the log holds a lock on its folder, which nothing of the container does\nexec 9<"$runDirectory"; flock 9\n'}# detached: tell the caller, and keep what the container says: in log, and what was in there before in log.1
 : >"$runDirectory/log"; echo started; exec >/dev/null 2>&1
 while :; do
   stdbuf -o0 head -c ${Math.ceil(logBytes / 2)} <&5 >"$runDirectory/log" & head=$!
