@@ -119,13 +119,18 @@ await main(import.meta.url, { options, operands: [1, 1] }, async ({ follow, tail
     return 0;
   }
 
-  // the older half first. It may become older just now: what is in the file that is open is not lost
+  // the older half first. While it is read the newer one may become it: then both are read again
   let file = await open(log);
-  const older = attempt(() => readFileSync(`${log}.1`)) ?? Buffer.alloc(0);
+  let older = attempt(() => readFileSync(`${log}.1`));
+  while (statSync(log, { throwIfNoEntry: false })?.ino !== fstatSync(file).ino) {
+    closeSync(file);
+    file = await open(log);
+    older = attempt(() => readFileSync(`${log}.1`));
+  }
   let position = fstatSync(file).size;
   const newer = Buffer.alloc(position);
   readSync(file, newer, 0, position, 0);
-  const all = Buffer.concat([older, newer]);
+  const all = Buffer.concat([older ?? Buffer.alloc(0), newer]);
   await print(tail === undefined ? all : all.subarray(lastLines(all, tail)));
   while (follow) {
     const isLast = ended() !== undefined || !(await lives());
