@@ -71,9 +71,8 @@ SEE ALSO
   unshare(1), pivot_root(2), namespaces(7), user_namespaces(7), cgroups(7), capabilities(7), seccomp(2), setpriv(1),
   nsenter(1), script(1)
 */
-import { once } from 'node:events';
 import { realpathSync } from 'node:fs';
-import { constants, hostname as osHostname } from 'node:os';
+import { hostname as osHostname } from 'node:os';
 import { basename, join } from 'node:path';
 import { isatty } from 'node:tty';
 import { capabilities, keptCapabilities, parseCapabilities } from './helpers/capabilities.ts';
@@ -100,6 +99,7 @@ import { idmapWords } from './helpers/idmap.ts';
 import { readImageConfig } from './helpers/image.ts';
 import { findInit, shellInit } from './helpers/init.ts';
 import { type Launch, launchProgram, namespaceFlags, planCgroups } from './helpers/launch.ts';
+import { becomeShell } from './helpers/programs.ts';
 import { defaultShell, findRootfs, findUser } from './helpers/rootfs.ts';
 
 import { parseSize } from './helpers/units.ts';
@@ -285,29 +285,6 @@ async function planLaunch(
   };
 }
 
-/** Becomes the launching shell where node can (process.execve), else stays its parent. Returns the exit code. */
-async function launch(program: string, name: string): Promise<number> {
-  // by name, in a variable that is nobody's afterwards: the text itself would be all that ps(1) shows of the shell
-  const argv = ['sh', '-c', 'program=$launch; unset launch; eval "$program"', `run.ts ${name}`];
-  const env = { ...process.env, launch: program };
-  const execve = (process as { execve?: (file: string, argv: string[], env: NodeJS.ProcessEnv) => never })
-    .execve;
-  if (execve) {
-    process.removeAllListeners('warning'); // it says on stderr that execve is experimental
-    execve('/bin/sh', argv, env);
-  }
-  const { spawn } = await import('node:child_process'); // not loaded where it is not needed
-  // prctl(2): should node be killed, so is the shell, and with it unshare and the container
-  const shell = spawn('setpriv', ['--pdeathsig=KILL', ...argv], { stdio: 'inherit', env });
-  for (const signal of ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGTERM'] as const)
-    process.on(signal, () => {
-      // the keys of a terminal reach the shell by themselves
-      if (!isatty(0) || (signal !== 'SIGINT' && signal !== 'SIGQUIT')) shell.kill(signal);
-    });
-  const [code, signal] = (await once(shell, 'exit')) as [number | null, NodeJS.Signals | null];
-  return code ?? 128 + constants.signals[signal as NodeJS.Signals];
-}
-
 await main(
   import.meta.url,
   { options, operands: [1, 1], command: true, exitCodes: { failed: 125, usage: 125 } },
@@ -320,6 +297,7 @@ await main(
       process.stdout.write(`(\n${program})\n`);
       return 0;
     }
-    return launch(program, plan.name);
+    // the keys of a terminal reach the shell by themselves
+    return becomeShell(program, `run.ts ${plan.name}`, !isatty(0));
   },
 );

@@ -273,8 +273,9 @@ export PATH LC_ALL SHELL rootfs fstab hold drop release start cgroups`,
       pipes(detached !== undefined),
       userNamespace && mapUsers(userNamespace),
       hold(launch),
-      `read -r pid <&7; case $pid in '' | *[!0-9]*) [ -z "$pid" ] || echo "run: $pid" >&2; exec 8>&-; wait "$child"; exit 125;; esac`,
+      'read -r pid <&7',
       userNamespace && 'kill "$holder"; wait "$holder" 2>/dev/null',
+      `case $pid in '' | *[!0-9]*) [ -z "$pid" ] || echo "run: $pid" >&2; exec 8>&-; wait "$child"; exit 125;; esac`,
       isolate.has('mount') && pivot(userNamespace),
       `# a signal for this shell is meant for the command\n${signalHandlers(isolate.has('pid'), detached !== undefined)}`,
       '# release, and wait; a signal ends wait early',
@@ -369,8 +370,9 @@ function mapUsers({ uids, gids, byRoot, single }: UserNamespace): string {
         `${single ? 'echo deny >"/proc/$holder/setgroups" && ' : ''}${write}`
       : `newgidmap "$holder" ${map(gids, ' ')} && newuidmap "$holder" ${map(uids, ' ')}`;
   return `
-# the user namespace: a process holds it until PID 1 is there; which IDs of the host its own are
-setpriv --pdeathsig=KILL unshare --user sh -c 'echo held; exec sleep 86400 >/dev/null 2>&1' >&6 2>&6 6>&- 7<&- 8>&- &
+# the user namespace: a process holds it until PID 1 is there, or nobody can write "go" any more; and which IDs of
+# the host its own are
+unshare --user sh -c 'echo held; exec >/dev/null 2>&1; read -r _' <&4 >&6 2>&6 3<&- 4<&- 5<&- 6>&- 7<&- 8>&- 9<&- &
 holder=$!
 read -r said <&7; [ "$said" = held ] || fail "no user namespace: $said"
 { ${maps}; } || { kill "$holder"; exit 125; }

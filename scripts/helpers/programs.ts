@@ -1,5 +1,7 @@
 // The host's own programs: where they are, and running them.
+import { once } from 'node:events';
 import { existsSync, statSync } from 'node:fs';
+import { constants } from 'node:os';
 import { delimiter, join } from 'node:path';
 
 /** Where the distribution puts its programs. PATH may lead to wrappers that work only on this host. */
@@ -34,4 +36,30 @@ export async function runProgram(argv: string[]): Promise<Outcome> {
   // said in full: zx would look for bash, and take what is not said from ZX_* variables
   const posix = { shell: '/bin/sh', prefix: '', postfix: '', quote, quiet: true, nothrow: true };
   return $({ ...posix, stdio: ['ignore', 'pipe', 'pipe'] })`${argv}`;
+}
+
+/**
+ * Becomes a shell that runs a program, where node can (process.execve), else stays its parent. `title` is what ps(1)
+ * shows of it; `passesKeys`: SIGINT and SIGQUIT are passed on as well, as a terminal does not send them to the shell.
+ * Returns the exit code.
+ */
+export async function becomeShell(program: string, title: string, passesKeys: boolean): Promise<number> {
+  // by name, in a variable that is nobody's afterwards: the text itself would be all that ps(1) shows
+  const argv = ['sh', '-c', 'program=$launch; unset launch; eval "$program"', title];
+  const env = { ...process.env, launch: program };
+  const execve = (process as { execve?: (file: string, argv: string[], env: NodeJS.ProcessEnv) => never })
+    .execve;
+  if (execve) {
+    process.removeAllListeners('warning'); // it says on stderr that execve is experimental
+    execve('/bin/sh', argv, env);
+  }
+  const { spawn } = await import('node:child_process'); // not loaded where it is not needed
+  // prctl(2): should node be killed, so is the shell, and with it what it holds
+  const shell = spawn('setpriv', ['--pdeathsig=KILL', ...argv], { stdio: 'inherit', env });
+  for (const signal of ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGTERM'] as const)
+    process.on(signal, () => {
+      if (passesKeys || (signal !== 'SIGINT' && signal !== 'SIGQUIT')) shell.kill(signal);
+    });
+  const [code, signal] = (await once(shell, 'exit')) as [number | null, NodeJS.Signals | null];
+  return code ?? 128 + constants.signals[signal as NodeJS.Signals];
 }

@@ -48,10 +48,12 @@ export function resolveInRoot(rootfs: string, path: string): string | undefined 
   return join(rootfs, ...done);
 }
 
-/** The text of a file inside `rootfs`, or '' if there is none. */
+/** The text of a file inside `rootfs`, or '' if there is none, or what is there is larger than such files are. */
 export function readInRoot(rootfs: string, path: string): string {
   const file = resolveInRoot(rootfs, path);
-  return file && statSync(file).isFile() ? readFileSync(file, 'utf8') : '';
+  const stat = file ? statSync(file) : undefined;
+  // proc(5)'s files have no size, and reading one may wait for ever
+  return file && stat?.isFile() && stat.size > 0 && stat.size <= 1024 ** 2 ? readFileSync(file, 'utf8') : '';
 }
 
 /** Who a process runs as: numbers only, for the host knows nothing of the container's names. */

@@ -1,0 +1,259 @@
+#!/bin/sh
+// 2>/dev/null; exec "$(dirname "$(readlink -f "$0")")/helpers/node-ts" "$0" "$@"
+/*
+exec.ts: run one more command in a container, whoever made it
+
+USAGE
+  exec.ts [OPTION...] TARGET COMMAND [ARG...]
+
+  TARGET is a container's name, or the PID of the first process of any container, or of the unshare(1) that holds it.
+  What follows COMMAND belongs to COMMAND.
+
+OPTIONS
+  -u, --user USER[:GROUP]  run as a user of the container's /etc/passwd, or as a number (default: who its first
+                        process is)
+  -e, --env KEY=VALUE   set an environment variable; KEY alone takes the caller's value; may be repeated
+  -w, --workdir DIR     start in DIR of the container (default: where its first process is)
+  --privileged          with all capabilities and system calls, which the container itself need not have
+  --host-tools          COMMAND is a program of the host's, as tcpdump, ip, ss, strace, ps: it keeps the host's files,
+                        user, privileges, environment and limits, and sees the container's network and processes
+  --dry-run             print what would be done, as shell
+  -h, --help            this text
+
+  COMMAND gets what the container's first process has and no more: its namespaces, root directory, cgroups, limits,
+  environment, capabilities, no_new_privs; where that one's system calls are filtered, the filter of run.ts. On a
+  terminal it has a terminal of its own.
+
+  The exit code is COMMAND's; 128+n if signal n killed it; 127 if it was not found, 126 if it could not be executed;
+  125 if it was not tried.
+
+EXAMPLES
+  exec.ts web sh                                a shell
+  exec.ts -u nobody -w /tmp -e COLOUR=blue web env
+  exec.ts 10028 ps aux                          in a container of Docker's, by its first process
+  exec.ts --host-tools web ss -tlnp             what listens in there, though the container has no ss
+  exec.ts --dry-run web sh | less               what would be done
+
+CHANGES
+  Nothing of the host's. What COMMAND does in the container stays.
+
+UNDO
+  It ends with COMMAND. SIGKILL of exec.ts kills COMMAND too.
+
+SEE ALSO
+  setns(2), nsenter(1), chroot(2), cgroups(7), capabilities(7), credentials(7), prctl(2), pty(7), unshare(1)
+*/
+import { readFileSync, realpathSync } from 'node:fs';
+import { join } from 'node:path';
+import { isatty } from 'node:tty';
+import { capabilities } from './helpers/capabilities.ts';
+import { cgroupDirectory, type Hierarchy, readHierarchies } from './helpers/cgroup.ts';
+import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
+import { parseVariable, parseWorkdir } from './helpers/container-options.ts';
+import { type Entry, execProgram, type Inside, numbered } from './helpers/enter.ts';
+import { attempt, namespaceInode, readProc } from './helpers/proc.ts';
+import { becomeShell, findProgram, pathDirectories } from './helpers/programs.ts';
+import { findUser } from './helpers/rootfs.ts';
+import { seccompFilter } from './helpers/seccomp.ts';
+import { findContainer } from './helpers/target.ts';
+
+export const options = {
+  user: { short: 'u', parse: (text: string) => text },
+  env: { short: 'e', parse: parseVariable, many: true },
+  workdir: { short: 'w', parse: parseWorkdir },
+  privileged: {},
+  hostTools: {},
+  dryRun: {},
+} as const;
+
+/** IDs as the container numbers them, from the text of its uid_map: user_namespaces(7). */
+function mapped(map: string | undefined, id: number, from: 'inside' | 'outside'): number | undefined {
+  for (const line of map?.trim().split('\n') ?? []) {
+    const [inside = 0, outside = 0, count = 0] = line.trim().split(/\s+/).map(Number);
+    const [first, other] = from === 'inside' ? [inside, outside] : [outside, inside];
+    if (id >= first && id < first + count) return id - first + other;
+  }
+  return undefined;
+}
+
+/** What /proc/PID says of a process. Throws Failure where it has ended. */
+function readStatus(pid: number) {
+  const status = readProc(pid, 'status');
+  if (status === undefined) throw new Failure(`process ${pid} has ended`);
+  const field = (name: string) => new RegExp(`^${name}:[ \\t]*(.*)$`, 'm').exec(status)?.[1] ?? '';
+  const numbers = (name: string) => field(name).split(/\s+/).filter(Boolean).map(Number);
+  return {
+    uid: numbers('Uid')[1] ?? 0,
+    gid: numbers('Gid')[1] ?? 0,
+    groups: numbers('Groups'),
+    bounding: BigInt(`0x${field('CapBnd') || 0}`),
+    permitted: BigInt(`0x${field('CapPrm') || 0}`),
+    noNewPrivileges: field('NoNewPrivs') === '1',
+    filtered: field('Seccomp') === '2',
+  };
+}
+
+/** Who the command is to be, and what it may do: as the container's first process. */
+function planInside(
+  pid: number,
+  inUserNamespace: boolean,
+  values: Values<typeof options>,
+  needsHome: boolean,
+): Inside {
+  const status = readStatus(pid);
+  const [uids, gids] = inUserNamespace
+    ? [readProc(pid, 'uid_map'), readProc(pid, 'gid_map')]
+    : ['0 0 4294967295', '0 0 4294967295'];
+  const root = `/proc/${pid}/root`;
+  const find = (text: string) => {
+    try {
+      return findUser(root, text);
+    } catch (error) {
+      throw new Failure((error as Error).message.replace(root, 'the container: '));
+    }
+  };
+  const ownUser = () => {
+    const uid = mapped(uids, status.uid, 'outside');
+    const gid = mapped(gids, status.gid, 'outside');
+    if (uid === undefined || gid === undefined)
+      throw new Failure(`the user of ${pid} has no number in its own user namespace: choose one with -u`);
+    const groups = status.groups.flatMap((group) => mapped(gids, group, 'outside') ?? []);
+    return { uid, gid, groups, home: needsHome ? find(String(uid)).home : '' };
+  };
+  const user = values.user === undefined ? ownUser() : find(values.user);
+  const hostUid = mapped(uids, user.uid, 'inside');
+  if (hostUid === undefined || mapped(gids, user.gid, 'inside') === undefined)
+    throw new Failure(
+      `there is no user ${user.uid}:${user.gid} in its user namespace: see /proc/${pid}/uid_map`,
+    );
+  // what root has is all of the bounding set at every execve(2); where the first process as root has less, so it is here
+  const bounding =
+    status.uid === hostUid && status.uid === mapped(uids, 0, 'inside')
+      ? status.bounding & status.permitted
+      : status.bounding;
+  const filter = seccompFilter(
+    process.arch,
+    capabilities.filter((_, bit) => (bounding >> BigInt(bit)) & 1n),
+  );
+  if (status.filtered && !filter && !values.privileged)
+    throw new Failure(
+      `its system calls are filtered, and there is no filter for ${process.arch} here: --privileged does without`,
+    );
+  const label = readProc(pid, 'attr/current');
+  return {
+    user,
+    hostUid,
+    setgroupsDenied: inUserNamespace && readProc(pid, 'setgroups')?.trim() === 'deny',
+    bounding: values.privileged ? undefined : bounding,
+    noNewPrivileges: status.noNewPrivileges && !values.privileged,
+    filter: status.filtered && !values.privileged ? filter : undefined,
+    confined: !values.privileged && Boolean(label) && label !== readProc(process.pid, 'attr/current'),
+  };
+}
+
+/**
+ * The directories of the first process's cgroups. Throws Failure for one that can't be joined, or that is frozen: what
+ * joins it would stand still. A user without root is let off those that he is in already.
+ */
+function planCgroups(hierarchies: Hierarchy[], pid: number, isRoot: boolean): string[] {
+  const own = readProc(process.pid, 'cgroup') ?? '';
+  const its = readProc(pid, 'cgroup') ?? '';
+  const directories = its
+    .split('\n')
+    .filter(Boolean)
+    .flatMap((line) => {
+      const [, controllers = '', path = ''] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
+      const hierarchy = hierarchies.find((candidate) => candidate.controllers.join() === controllers);
+      const directory = hierarchy && cgroupDirectory(hierarchy, path);
+      const isOwn = own.split('\n').includes(line);
+      if (!directory && !isOwn)
+        throw new Failure(
+          `cannot join the cgroup ${path} of ${controllers || 'cgroup v2'}: it is not mounted here`,
+        );
+      return directory && (isRoot || !isOwn) ? [directory] : [];
+    });
+  const isFrozen = (directory: string) =>
+    /^FROZEN|^FREEZING/.test(attempt(() => readFileSync(join(directory, 'freezer.state'), 'utf8')) ?? '') ||
+    attempt(() => readFileSync(join(directory, 'cgroup.events'), 'utf8'))?.includes('frozen 1');
+  if (directories.some(isFrozen)) throw new Failure(`${pid} is paused: stop.ts --resume lets it go on`);
+  return directories;
+}
+
+/** The namespaces of a process that differ from ours, in an order in which they can be entered. */
+function planNamespaces(pid: number, isRoot: boolean, hostTools: boolean): string[] {
+  // user_namespaces(7): entered first it gives a user the privileges for the others, last it takes none from root
+  const others = [...(hostTools ? [] : ['mnt', 'cgroup']), 'net', 'uts', 'ipc', 'time', 'pid'];
+  const kinds = !isRoot ? ['user', ...others] : hostTools ? others : [...others, 'user'];
+  return kinds.filter((kind) => {
+    const own = namespaceInode(process.pid, kind);
+    const its = namespaceInode(pid, kind);
+    if (own !== undefined && its === undefined)
+      throw new Failure(
+        isRoot ? `process ${pid} has ended` : `${pid} is another user's: needs root: try sudo`,
+      );
+    // what root starts is in a mount namespace of its own at first
+    return own !== its || (kind === 'mnt' && isRoot);
+  });
+}
+
+/** Options and facts become an entry. Throws UsageError for options that contradict each other. */
+function planEntry(values: Values<typeof options>, [target = '', ...command]: string[]): Entry {
+  const { hostTools, user, privileged, env, workdir } = values;
+  if (command.length === 0) throw new UsageError('COMMAND is missing');
+  if (hostTools && (user !== undefined || privileged))
+    throw new UsageError(
+      '--host-tools keeps the user and privileges of the caller: without -u and --privileged',
+    );
+  if (!numbered.includes(process.arch))
+    throw new Failure(`not on ${process.arch}: only ${numbered.join(' and ')}`);
+  const perl = findProgram('perl') ?? findProgram('perl', pathDirectories());
+  if (!perl) throw new Failure('needs perl: apt-get install perl-base, or dnf install perl-interpreter');
+
+  const isRoot = process.getuid?.() === 0;
+  const hierarchies = readHierarchies();
+  const { first, startTicks } = findContainer(hierarchies, target);
+  if (!first || startTicks === undefined) throw new Failure(`nothing of ${target} is running`);
+  const { pid } = first;
+  const namespaces = planNamespaces(pid, isRoot, hostTools);
+  if (!isRoot && !namespaces.includes('user'))
+    throw new Failure(`${target} has no user namespace of its own: needs root: try sudo`);
+  const environ = readProc(pid, 'environ') ?? '';
+  const isSet = (key: string) => environ.startsWith(`${key}=`) || environ.includes(`\0${key}=`);
+  const inside = hostTools ? undefined : planInside(pid, namespaces.includes('user'), values, !isSet('HOME'));
+  const environment = inside
+    ? [
+        ...(isSet('PATH') ? [] : ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin']),
+        ...(isSet('HOME') && user === undefined ? [] : [`HOME=${inside.user.home}`]),
+        ...(isatty(0) && isatty(1) ? [`TERM=${process.env.TERM ?? 'xterm'}`] : []),
+      ]
+    : [];
+  return {
+    pid,
+    startTicks,
+    namespaces,
+    cgroups: hostTools ? [] : planCgroups(hierarchies, pid, isRoot),
+    command,
+    environment: [...environment, ...env.filter(Boolean)],
+    workdir: workdir ?? (hostTools ? process.cwd() : undefined),
+    inside,
+    isRoot,
+    perl: realpathSync(perl),
+  };
+}
+
+await main(
+  import.meta.url,
+  { options, operands: [1, 1], command: true, exitCodes: { failed: 125, usage: 125 } },
+  async (values, operands) => {
+    const entry = planEntry(values, operands);
+    const program = execProgram(entry, process.arch);
+    if (values.dryRun) {
+      // a subshell of its own, so that it can be pasted into a shell that is to live on
+      process.stdout.write(`(\n${program})\n`);
+      return 0;
+    }
+    // the keys of a terminal reach the shell by themselves, but for one that is relayed, where they do nothing
+    const relays = !values.hostTools && isatty(0) && isatty(1);
+    return becomeShell(program, `exec.ts ${operands[0]}`, relays || !isatty(0));
+  },
+);

@@ -1,0 +1,595 @@
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { cgroupDirectory, cgroupPath, readHierarchies } from '../scripts/helpers/cgroup.ts';
+import { attempt, readProcesses } from '../scripts/helpers/proc.ts';
+import {
+  alive,
+  cgroups,
+  container,
+  found,
+  memoryFile,
+  namespace,
+  newName,
+  type Running,
+  start,
+  startByHand,
+  stat,
+} from './helpers/container.ts';
+import { cgroupVersion, needs } from './helpers/needs.ts';
+import { call, execute, rootfs, script, top, until } from './helpers/script.ts';
+
+const scratch = mkdtempSync(join(tmpdir(), 'barehand-exec-'));
+chmodSync(scratch, 0o755);
+after(() => rmSync(scratch, { recursive: true, force: true }));
+
+const exec = (...words: string[]) => call('exec', words);
+/** What a shell program prints in a container. */
+async function printed(target: string, program: string, ...words: string[]): Promise<string> {
+  const { code, stdout, stderr } = await exec(...words, target, '/bin/sh', '-c', program);
+  assert.deepEqual([code, stderr], [0, ''], program);
+  return stdout;
+}
+
+/** The container that most tests look into. */
+let web: Running;
+before(async () => {
+  if (container.skip) return;
+  web = await start(
+    ['--network', 'none', '--ulimit', 'nofile=100:200', '-e', 'COLOUR=blue', '-w', '/tmp'],
+    ['sleep', '1000'],
+  );
+});
+
+let lasting = 5000;
+const left: ChildProcess[] = [];
+after(() => {
+  for (const child of left) child.kill('SIGKILL');
+});
+
+/** Starts a command that lasts, and gives what it is on the host. */
+async function enter(target: string, options: string[] = [], launch = [script('exec')]) {
+  const seconds = String(++lasting);
+  const [program = '', ...words] = launch;
+  const child = spawn(program, [...words, ...options, target, 'sleep', seconds], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  left.push(child);
+  const end = once(child, 'exit') as Running['end'];
+  let said = '';
+  child.stderr?.on('data', (data) => {
+    said += data;
+  });
+  const pid = await until(`sleep ${seconds}`, () => {
+    if (child.exitCode !== null) throw new Error(`it ended with ${child.exitCode}: ${said}`);
+    return readdirSync('/proc')
+      .filter((name) => /^\d+$/.test(name))
+      .map(Number)
+      .find((pid) => commandLine(pid) === `sleep\0${seconds}\0`);
+  });
+  return { pid, child, end };
+}
+
+const commandLine = (pid: number) => attempt(() => readFileSync(`/proc/${pid}/cmdline`, 'utf8')) ?? '';
+const status = (pid: number, field: string) =>
+  new RegExp(`^${field}:[ \\t]*(.*)$`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]?.trim();
+const kinds = ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user', 'time'];
+const privileges = ['CapPrm', 'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs', 'Seccomp'];
+
+/** What one process is in, and what it may do. */
+function standing(pid: number) {
+  const root = statSync(`/proc/${pid}/root`);
+  return {
+    namespaces: Object.fromEntries(
+      kinds.filter((kind) => existsSync(`/proc/self/ns/${kind}`)).map((kind) => [kind, namespace(pid, kind)]),
+    ),
+    root: [root.dev, root.ino, readlinkSync(`/proc/${pid}/root`)],
+    directory: readlinkSync(`/proc/${pid}/cwd`),
+    cgroups: readFileSync(`/proc/${pid}/cgroup`, 'utf8'),
+    privileges: Object.fromEntries(privileges.map((name) => [name, status(pid, name)])),
+    user: [status(pid, 'Uid'), status(pid, 'Gid'), status(pid, 'Groups')],
+    limits: readFileSync(`/proc/${pid}/limits`, 'utf8'),
+  };
+}
+
+/** That a command has all that the container's first process has, and gets no more. */
+async function assertAlike(target: string, first: number, expected = standing(first)): Promise<void> {
+  const { pid, child, end } = await enter(target);
+  assert.deepEqual(standing(pid), expected);
+  child.kill('SIGTERM');
+  assert.deepEqual(await end, [143, null]);
+  assert.ok(!alive(pid));
+}
+
+test(
+  'a command is where the first process of the container is, and may do what that one may',
+  container,
+  async () => {
+    const { privileges, directory, limits } = standing(web.first);
+    // else there would be little to compare
+    assert.deepEqual([privileges.CapBnd, privileges.NoNewPrivs], ['00000000a80425fb', '1']);
+    assert.equal(directory, '/tmp');
+    assert.match(limits, /open files +100 +200 /);
+    await assertAlike(web.name, web.first);
+    await assertAlike(String(web.first), web.first);
+    await assertAlike(String(web.unshare), web.first);
+  },
+);
+
+test('it has nothing of the caller: descriptors, environment, signals, keys', container, async () => {
+  const inherited = ['bash', '-c', 'trap "" TERM; exec 5</etc/passwd 200</etc/passwd; exec "$0" "$@"'];
+  const program = '/bin/ls /proc/self/fd | xargs; env | sort; grep -E "^Sig(Blk|Ign)" /proc/self/status';
+  const { stdout } = await execute(
+    [...inherited, script('exec'), '-e', 'PATH=/bin', web.name, '/bin/sh', '-c', program],
+    { env: { ...process.env, SECRET: 'of the caller' } },
+  );
+  assert.deepEqual(stdout.split('\n'), [
+    '0 1 2 3', // the last is ls reading the folder
+    'COLOUR=blue',
+    'HOME=/root',
+    `HOSTNAME=${web.name}`,
+    'PATH=/bin',
+    'PWD=/tmp',
+    `TERM=${process.env.TERM ?? 'xterm'}`,
+    'container=barehand',
+    'SigBlk:\t0000000000000000',
+    'SigIgn:\t0000000000000000',
+    '',
+  ]);
+});
+
+test('-u, -e and -w say otherwise, in the names of the container', container, async () => {
+  const program = 'id; pwd; echo $COLOUR-$HOME-$MINE; grep CapEff /proc/self/status';
+  const words = ['-u', 'nobody', '-w', '/usr/bin', '-e', 'COLOUR=red', '-e', 'MINE=a = "b"'];
+  assert.deepEqual((await printed(web.name, program, ...words)).split('\n'), [
+    'uid=65534(nobody) gid=65534(nogroup) groups=65534(nogroup)',
+    '/usr/bin',
+    'red-/nonexistent-a = "b"',
+    'CapEff:\t0000000000000000',
+    '',
+  ]);
+  assert.equal(await printed(web.name, 'id -u; id -g; pwd', '-u', '12:34'), '12\n34\n/tmp\n');
+});
+
+/** That calls end with these codes, and say what begins with these messages, if anything. */
+async function assertEnds(calls: [words: string[], code: number, message: string][]): Promise<void> {
+  const results = await Promise.all(calls.map(([words]) => exec(...words)));
+  for (const [index, [words, code, message]] of calls.entries()) {
+    const { code: ended, stderr, stdout } = results[index] as (typeof results)[0];
+    assert.equal(stderr.slice(0, message.length), message);
+    assert.deepEqual([ended, stdout, stderr === ''], [code, '', message === ''], words.join(' '));
+  }
+}
+
+test("the exit code is the command's own, and tells what could not be", container, async () => {
+  const calls: [words: string[], code: number, message: string][] = [
+    [[web.name, '/bin/sh', '-c', 'exit 42'], 42, ''],
+    [[web.name, '/bin/sh', '-c', 'kill -KILL $$'], 137, ''],
+    [[web.name, '/bin/sh', '-c', 'kill -TERM $$'], 143, ''],
+    [[web.name, 'no-such'], 127, 'exec: no-such: No such file or directory'],
+    [[web.name, '/etc/passwd'], 126, 'exec: /etc/passwd: Permission denied'],
+    [['-w', '/no/such', web.name, 'true'], 125, 'exec: cannot enter the directory /no/such: No such file'],
+    [['-u', 'alice', web.name, 'true'], 125, 'exec: no user alice in the container: /etc/passwd'],
+  ];
+  await assertEnds(calls);
+});
+
+test("what can't be is refused in a clear line, with 125", {
+  skip: container.skip || needs('speed'),
+}, async () => {
+  await assertEnds([
+    [['-e', '=x', web.name, 'true'], 125, 'exec: not KEY=VALUE: "=x"'],
+    [['--host-tools', '-u', '0', web.name, 'true'], 125, 'exec: --host-tools keeps the user and privileges'],
+    [[web.name], 125, 'exec: COMMAND is missing'],
+    [['no-such-container', 'true'], 125, 'exec: there is no container no-such-container: ps.ts shows'],
+    [[String(process.pid), 'true'], 125, `exec: ${process.pid} is not the first process of a container`],
+  ]);
+});
+
+test("what goes in and out goes byte for byte, and -- is a word of the command's own", container, () => {
+  const input = Buffer.from(Array.from({ length: 300_000 }, (_, index) => (index * 7 + (index >> 8)) & 255));
+  const { stdout, stderr } = spawnSync(
+    script('exec'),
+    [web.name, '/bin/sh', '-c', 'cat; printf "%s\\377" "$@" >&2', 'sh', '-u', '--', 'a\nb'],
+    { input, maxBuffer: 1e7 },
+  );
+  assert.ok(stdout.equals(input));
+  assert.deepEqual(stderr, Buffer.from('-u\xff--\xffa\nb\xff', 'latin1'));
+});
+
+test(
+  'a signal reaches the command, and SIGKILL of exec.ts or of what waits for it kills it',
+  container,
+  async () => {
+    const trap = 'trap "echo got it; exit 3" TERM; echo ready; while :; do sleep 0.1; done';
+    const child = spawn(script('exec'), [web.name, '/bin/sh', '-c', trap], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    left.push(child);
+    let shown = '';
+    child.stdout.on('data', (data) => {
+      shown += data;
+      if (shown === 'ready\n') child.kill('SIGTERM');
+    });
+    assert.deepEqual(await once(child, 'exit'), [3, null]);
+    assert.equal(shown, 'ready\ngot it\n');
+
+    for (const whom of ['exec.ts', 'its waiting process']) {
+      const { pid, child, end } = await enter(web.name);
+      const waiting = Number(stat(pid)[1]);
+      process.kill(whom === 'exec.ts' ? (child.pid as number) : waiting, 'SIGKILL');
+      await end;
+      await until('its end', () => !alive(pid) && !alive(waiting));
+    }
+  },
+);
+
+test('a command that eats memory is killed by the limit of the container', container, async () => {
+  const { name, first } = await start(['--memory', '32M'], ['sleep', '1000']);
+  const { code } = await exec(name, 'tail', '/dev/zero');
+  assert.equal(code, 137);
+  assert.match(memoryFile(name, 'oomKills'), /oom_kill [1-9]/);
+  assert.ok(alive(first));
+});
+
+test('it is in the cgroups before it is anywhere else', container, async () => {
+  const { name, first } = await start([], ['sleep', '1000']);
+  const { stdout } = await exec('--dry-run', name, 'true');
+  const folders = cgroups(name);
+  const inside = () =>
+    new Set(folders.flatMap((path) => readFileSync(join(path, 'cgroup.procs'), 'utf8').trim().split('\n')));
+  const known = inside();
+  // what joins a frozen cgroup stands still, and can be looked at
+  assert.equal((await call('stop', ['--pause', name])).code, 0);
+  const { code, stderr } = await exec(name, 'true');
+  assert.deepEqual([code, stderr], [125, `exec: ${first} is paused: stop.ts --resume lets it go on\n`]);
+  const child = spawn('sh', ['-c', stdout], { stdio: 'ignore' });
+  left.push(child);
+  const end = once(child, 'exit');
+  const pid = Number(await until('it to join', () => [...inside()].find((pid) => !known.has(pid))));
+  for (const kind of ['pid_for_children', 'uts', 'ipc', 'cgroup'])
+    assert.equal(namespace(pid, kind), namespace('self', kind));
+  assert.notEqual(namespace(pid, 'mnt'), namespace(first, 'mnt'));
+  assert.equal(readlinkSync(`/proc/${pid}/exe`), '/usr/bin/perl');
+  await call('stop', ['--resume', name]);
+  assert.deepEqual(await end, [0, null]);
+});
+
+test("where the cgroup can't be joined nothing is run", {
+  skip: container.skip || needs('unshare'),
+}, async () => {
+  const blind = 'umount -R -l /sys/fs/cgroup; exec "$@"';
+  const words = [script('exec'), String(web.first), 'touch', '/ran'];
+  const { code, stderr } = await execute(['unshare', '--mount', 'sh', '-c', blind, 'sh', ...words]);
+  assert.match(stderr, /^exec: cannot join the cgroup .*: it is not mounted here$/m);
+  assert.equal(code, 125);
+  assert.equal(existsSync(join(rootfs, 'ran')), false);
+});
+
+test('--privileged lifts what holds the container back', container, async () => {
+  const { pid, child, end } = await enter(web.name, ['--privileged']);
+  assert.deepEqual(standing(pid).namespaces, standing(web.first).namespaces);
+  assert.deepEqual(standing(pid).cgroups, standing(web.first).cgroups);
+  const caller = Object.fromEntries(privileges.map((name) => [name, status(process.pid, name)]));
+  assert.deepEqual(standing(pid).privileges, caller);
+  child.kill();
+  await end;
+});
+
+test('--dry-run prints what has the same effect, and that of one process only', container, async () => {
+  const { stdout } = await exec(
+    '--dry-run',
+    '-e',
+    "A=it's",
+    web.name,
+    '/bin/sh',
+    '-c',
+    'echo "$A" $PPID; exit 5',
+  );
+  for (const shell of ['sh', 'bash']) {
+    const pasted = await execute([shell, '-c', `${stdout}echo "code $?"`]);
+    assert.deepEqual([pasted.stdout, pasted.stderr], ["it's 0\ncode 5\n", '']);
+  }
+  const others = stdout.replace(/("\$\{20\}" = )\d+/, '$11');
+  const later = await execute(['sh', '-c', others]);
+  assert.match(later.stderr, /^exec: process \d+ has ended, and another has its PID$/m);
+  assert.equal(later.code, 125);
+
+  const { first, end } = await startByHand(['sleep', '1000']);
+  const ended = (await exec('--dry-run', String(first), 'true')).stdout;
+  process.kill(first, 'SIGKILL');
+  await end;
+  const { code, stderr } = await execute(['sh', '-c', ended]);
+  assert.deepEqual([code, stderr], [125, `exec: process ${first} has ended\n`]);
+});
+
+test(
+  '--host-tools: the programs of the host, in the network and among the processes of the container',
+  container,
+  async () => {
+    const program =
+      'ls -d /work /proc/[0-9]* | wc -l; ip -brief link | cut -d" " -f1; hostname; pwd; ps -e -o pid=,args=';
+    const { stdout, stderr } = await call(
+      'exec',
+      ['--host-tools', web.name, 'sh', '-c', program.replace('/work ', `${scratch} `)],
+      { cwd: scratch },
+    );
+    assert.equal(stderr, '');
+    assert.match(stdout, new RegExp(`^\\d\nlo\n${web.name}\n${scratch}\n +1 sleep 1000\n`));
+    const { pid, child, end } = await enter(web.name, ['--host-tools']);
+    const { cgroups, privileges } = standing(pid);
+    assert.equal(cgroups, standing(process.pid).cgroups);
+    assert.deepEqual(privileges, standing(process.pid).privileges);
+    child.kill();
+    assert.deepEqual(await end, [143, null]);
+    await until('its end', () => !alive(pid));
+  },
+);
+
+test('containers made by hand: their first process has more, and so has the command', container, async () => {
+  const chroot = spawn('chroot', [rootfs, 'sleep', '1001'], { stdio: 'ignore' });
+  left.push(chroot);
+  const byHand = await startByHand(['sleep', '1003']);
+  await until('the chroot', () => commandLine(chroot.pid as number) === 'sleep\x001001\0');
+  assert.equal(status(byHand.first, 'NoNewPrivs'), '0');
+  await Promise.all([byHand.first, chroot.pid as number].map((pid) => assertAlike(String(pid), pid)));
+});
+
+test("one of root's in a user namespace", container, async (t) => {
+  const { code, stderr } = await execute(['timeout', '20', script('run'), '--userns', rootfs, 'true']);
+  if (code !== 0) return t.skip(stderr); // not every file system can be mounted with mapped IDs
+  const { first, name } = await start(['--userns'], ['sleep', '1002']);
+  await assertAlike(name, first);
+  assert.equal(await printed(name, 'id -u; id -G', '-u', 'nobody'), '65534\n65534\n');
+});
+
+test('one in a user namespace is entered by the user whose it is, and by root', {
+  skip: container.skip || needs('user-namespaces'),
+}, async () => {
+  const copy = join(scratch, 'exec.mjs');
+  cpSync(join(top, 'dist/exec.mjs'), copy);
+  const asUser = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'];
+  const unshare = ['unshare', '--user', '--map-root-user', '--mount-proc', '--pid', '--fork', '--kill-child'];
+  const holder = spawn('setpriv', [...asUser.slice(1), ...unshare, 'sleep', '1004'], {
+    stdio: 'ignore',
+    cwd: '/',
+  });
+  left.push(holder);
+  const first = await until('its first process', () =>
+    [...readProcesses().values()].find(
+      ({ pid, ppid }) => ppid === holder.pid && commandLine(pid) === 'sleep\x001004\0',
+    ),
+  );
+  const words = [...asUser, process.execPath, copy];
+  const { pid, child, end } = await enter(String(first.pid), [], words);
+  assert.deepEqual(standing(pid), standing(first.pid));
+  child.kill();
+  await end;
+  await assertAlike(String(first.pid), first.pid);
+  const { code, stderr } = await execute([...words, String(web.first), 'true']);
+  assert.deepEqual([code, stderr], [125, `exec: ${web.first} is another user's: needs root: try sudo\n`]);
+});
+
+test('a container of runc', { skip: container.skip || needs('runc') }, async () => {
+  const bundle = join(scratch, 'bundle');
+  mkdirSync(bundle);
+  await execute(['runc', 'spec'], { cwd: bundle });
+  const config = JSON.parse(readFileSync(join(bundle, 'config.json'), 'utf8'));
+  Object.assign(config.process, { terminal: false, args: ['sleep', '1005'] });
+  config.root = { path: rootfs, readonly: true };
+  writeFileSync(join(bundle, 'config.json'), JSON.stringify(config));
+  const id = newName();
+  const run = spawn('runc', ['run', '--bundle', bundle, id], { stdio: 'ignore' });
+  const end = once(run, 'exit');
+  try {
+    const first = await until('its first process', async () => {
+      const { stdout } = await execute(['runc', 'state', id]);
+      const pid = attempt(() => JSON.parse(stdout).pid as number);
+      return pid && commandLine(pid) === 'sleep\x001005\0' && pid;
+    });
+    const expected = standing(first);
+    // not what is for programs that know nothing of capabilities
+    expected.privileges.CapAmb = '0'.repeat(16);
+    await assertAlike(String(first), first, expected);
+  } finally {
+    await execute(['runc', 'kill', id, 'KILL']);
+    await end;
+    await execute(['runc', 'delete', '--force', id]);
+  }
+});
+
+for (const [engine, words] of [
+  [
+    'bwrap',
+    ['--bind', rootfs, '/', '--proc', '/proc', '--dev', '/dev', '--unshare-pid', '--die-with-parent'],
+  ],
+  ['systemd-nspawn', ['-q', '--register=no', '--keep-unit', '-M', newName(), '-D', rootfs]],
+] as const)
+  test(`a container of ${engine}`, { skip: container.skip || needs(engine) }, async () => {
+    // systemd-nspawn guesses from the rootfs which cgroup version the container needs, and misses the host's
+    const env = { ...process.env, ...(cgroupVersion === 2 && { SYSTEMD_NSPAWN_UNIFIED_HIERARCHY: '1' }) };
+    const child = spawn(engine, [...words, 'sleep', '1006'], { stdio: 'ignore', detached: true, env });
+    const end = once(child, 'exit');
+    const sleeping = () =>
+      [...readProcesses().values()].find(
+        ({ pid, nsPids }) => nsPids.length > 1 && commandLine(pid) === 'sleep\x001006\0',
+      );
+    try {
+      const { pid } = await until('its command', sleeping);
+      const first = [...readProcesses().values()].find(
+        (other) =>
+          other.nsPids.at(-1) === 1 && attempt(() => namespace(other.pid, 'pid')) === namespace(pid, 'pid'),
+      ) as { pid: number };
+      const expected = standing(first.pid);
+      // as root it has less than all of its bounding set, which is what root gets at every execve(2)
+      expected.privileges.CapBnd = expected.privileges.CapPrm;
+      await assertAlike(String(first.pid), first.pid, expected);
+    } finally {
+      // SIGKILL of systemd-nspawn would leave the container running
+      child.kill('SIGTERM');
+      await end;
+      await until('its end', () => !sleeping());
+      removeCgroupsOfNspawn();
+    }
+  });
+
+/** systemd-nspawn --keep-unit leaves these below the cgroup that it was started in. */
+function removeCgroupsOfNspawn(): void {
+  const own = readFileSync('/proc/self/cgroup', 'utf8');
+  for (const hierarchy of readHierarchies()) {
+    const directory = cgroupDirectory(hierarchy, cgroupPath(own, hierarchy) ?? '');
+    for (const name of ['payload', 'supervisor'])
+      if (directory && existsSync(join(directory, name))) rmdirSync(join(directory, name));
+  }
+}
+
+/** Starts a container on a root of its own, which is out to get the host. */
+async function startHostile(options: string[]): Promise<Running & { root: string }> {
+  const name = newName();
+  const root = join(scratch, name);
+  await execute(['cp', '-a', rootfs, root]);
+  // what the host's perl would need, if it ran in there
+  for (const [path] of (await execute(['ldd', '/usr/bin/perl'])).stdout.matchAll(/\/\S+/g))
+    await execute(['cp', '-nL', path, join(root, path)]);
+  const words = ['--name', name, ...options, root, '/bin/bash', '-c', 'while :; do read -t 1; done'];
+  const launcher = spawn(script('run'), words, { stdio: ['pipe', 'ignore', 'ignore'] });
+  const end = once(launcher, 'exit') as Running['end'];
+  return { ...(await found(name, launcher, end, '/bin/bash')), root };
+}
+
+/** A hostile container with no more capabilities than others. */
+let plain: Pick<Running & { root: string }, 'name' | 'root'>;
+
+test('a hostile container: none of its programs but COMMAND is run', container, async () => {
+  const { name, root } = await startHostile([]);
+  plain = { name, root };
+  for (const program of 'sh env setpriv nsenter unshare mount chroot setsid perl python3 script'.split(' ')) {
+    const path = join(root, 'usr/bin', program);
+    rmSync(path, { force: true });
+    writeFileSync(path, '#!/bin/bash\necho "$0 $(id)" >>/caught\n', { mode: 0o755 });
+  }
+  const { code } = await exec('-u', 'nobody', '-e', 'A=b', '-w', '/tmp', name, '/bin/true');
+  assert.deepEqual([code, existsSync(join(root, 'caught'))], [0, false]);
+  await exec(name, 'perl');
+  assert.match(readFileSync(join(root, 'caught'), 'utf8'), /^\/usr\/bin\/perl uid=0/);
+});
+
+test(
+  "what enters can't be looked into from inside, nor the host's program be written to",
+  container,
+  async () => {
+    const tracing = await startHostile(['--cap-add', 'SYS_PTRACE']);
+    /** Tries all that could be of use with the process that enters, which is halted just before it is the command. */
+    const attack = async (name: string) => {
+      const { stdout: text } = await exec('--dry-run', name, 'true');
+      const halted = text.replace('sysread $go,', 'select undef, undef, undef, 99; sysread $go,');
+      assert.notEqual(halted, text);
+      const child = spawn('sh', ['-c', halted], { stdio: 'ignore' });
+      left.push(child);
+      const end = once(child, 'exit');
+      const { nsPids } = await until('it to be inside', () =>
+        [...readProcesses().values()].find(
+          ({ pid, nsPids }) =>
+            nsPids.length > 1 &&
+            commandLine(pid).startsWith('exec.ts: true') &&
+            standing(pid).cgroups.includes(name),
+        ),
+      );
+      const tries = `cd /proc/${nsPids.at(-1)}; for at in exe cwd root fd/0; do readlink $at || echo no $at; done
+      cat environ maps || echo no memory; : >exe || :`;
+      const { stdout, stderr } = await exec(name, '/bin/bash', '-c', tries);
+      child.kill('SIGKILL');
+      await end;
+      return { stdout, stderr };
+    };
+    const seen = await Promise.all([attack(plain.name), attack(tracing.name)]);
+    assert.equal(seen[0].stdout, 'no exe\nno cwd\nno root\nno fd/0\nno memory\n');
+    assert.match(seen[0].stderr, /exe: Permission denied/);
+    // who may trace it sees it, and that is all
+    assert.match(seen[1].stdout, /^\/usr\/bin\/perl\n\/\n\/\n\/dev\/null\n/);
+    assert.match(seen[1].stderr, /exe: Read-only file system/);
+
+    // CVE-2019-5736: the container has the entering program itself run as an interpreter
+    writeFileSync(
+      join(plain.root, 'trap'),
+      `#!/proc/self/exe
+$^F = 99; open my $self, "<", "/proc/self/exe";
+print readlink("/proc/self/exe"), "\n"; $| = 1; print "";
+exec "/bin/bash", "-c", ": >/proc/self/fd/" . fileno $self;`,
+      { mode: 0o755 },
+    );
+    const { stdout, stderr } = await exec(plain.name, '/trap');
+    assert.equal(stdout, '/usr/bin/perl\n');
+    assert.match(stderr, /Read-only file system/);
+  },
+);
+
+/** What expect(1) sees of exec.ts on a terminal. */
+async function onTerminal(steps: string): Promise<string> {
+  const { stdout, stderr, code } = await execute(['expect', '-c', `set timeout 20\n${steps}`], {
+    env: { ...process.env, TERM: 'vt220', SCRIPT: script('exec'), NAME: web.name },
+  });
+  assert.deepEqual([code, stderr], [0, ''], stdout);
+  return stdout;
+}
+
+test('on a terminal the command has one of its own, with the size, keys and job control of a terminal', {
+  skip: container.skip || needs('expect'),
+}, async () => {
+  const shown = await onTerminal(String.raw`
+    spawn -noecho sh -c {stty rows 33 cols 99; stty -g; echo "of the caller: $(stat -Lc %d:%t:%T /dev/stdin)"
+      $SCRIPT -e PS1=ready: $NAME bash --norc --noediting; echo "code $?"; stty -g}
+    expect ready:
+    send {echo "tty $(tty)" $TERM $(stty size) "job control $-"; stat -Lc "device %d:%t:%T" /dev/stdin}
+    send "\r"; expect ready:
+    send "sleep 1007\r"; sleep 0.5; send "\032"; expect Stopped; expect ready:
+    send "fg\r"; sleep 0.3; send "\003"; expect ready:
+    send "echo status \$?\r"; expect ready:
+    exec stty rows 44 cols 111 < $spawn_out(slave,name)
+    sleep 0.3
+    send "echo now \$(stty size)\r"; expect ready:
+    send "exit 9\r"; expect eof`);
+  assert.match(shown, /^tty \/dev\/pts\/\d+ vt220 33 99 job control \w*m/m);
+  assert.match(shown, /^status 130\r$/m);
+  assert.match(shown, /^now 44 111\r$/m);
+  assert.match(shown, /^code 9\r$/m);
+  const [, callers] = /^of the caller: (\S+)\r$/m.exec(shown) ?? [];
+  const [, its] = /^device (\S+)\r$/m.exec(shown) ?? [];
+  assert.ok(its && callers && its !== callers, `${its} ${callers}`);
+  const modes = [...shown.matchAll(/^[0-9a-f]+(:[0-9a-f]+){20,}\r$/gm)].map(([line]) => line);
+  assert.equal(modes.length, 2);
+  assert.equal(modes[0], modes[1]);
+});
+
+test("when the terminal goes, or is not for both directions, the command can't use it", {
+  skip: container.skip || needs('expect'),
+}, async () => {
+  // with output elsewhere the terminal is there to be read, but nobody's controlling terminal
+  const shown = await onTerminal(String.raw`
+    spawn -noecho sh -c {$SCRIPT $NAME sh -c 'read line; echo "got $line"; echo x >/dev/tty' 2>&1 | cat}
+    sleep 1; send "words\r"; expect eof`);
+  assert.match(shown, /^got words\r$/m);
+  assert.match(shown, /cannot (create|open) \/dev\/tty: No such device or address/);
+  const seconds = String(++lasting);
+  const sleeping = () =>
+    [...readProcesses().keys()].find((pid) => commandLine(pid) === `sleep\0${seconds}\0`);
+  await onTerminal(`spawn -noecho sh -c {exec $SCRIPT $NAME sleep ${seconds}}; sleep 1.5; close; wait`);
+  await until('its end', () => !sleeping());
+});
