@@ -5,6 +5,7 @@ ps.ts: list the containers that run on this host, whoever made them
 
 USAGE
   ps.ts [--json] [--no-trunc]
+  ps.ts --watch [--interval SECONDS] [--count TICKS] [--json]
 
   A container is any process tree in a PID namespace or with a root directory of its own: barehand's,
   Docker's, Podman's, Kubernetes', LXC's, systemd-nspawn's, bubblewrap's, or one made by hand with
@@ -18,71 +19,117 @@ USAGE
   UP        how long ago the first process started
   MEMORY    what its memory cgroup counts / that cgroup's limit; ~ where it shares a cgroup with others:
             then the sum of its processes' resident memory, where what they share counts for each of them
+  and only where a container has it:
+  CPUS      how many CPUs its quota is worth
+  PIDS      how many processes and threads it has / how many it may have
+  OOM       how many of its processes were killed for want of memory, and whose limit it was, the last time:
+            own, a parent cgroup's, that of one inside of it, or the host's memory; ? where it can't be told
 
 OPTIONS
-      --json      an array of objects: name, pid, processes, command, rootfs, startedAt, memory (usedBytes,
-                  limitBytes, source: "cgroup" or "rss"), namespaces (inode numbers), engine; null where
-                  there is none or it can't be seen
-      --no-trunc  print long commands and paths in full
-  -h, --help      print this text
+      --watch             a live table, sorted by the keys that it names: CPU time, memory with its history, I/O
+                          and the time that its quota kept it waiting, per second; 100% is one CPU. Where it has
+                          no cgroup of its own: ~ and the sum over its processes. q ends it. Without a terminal
+                          one table after the other, or with --json one line for each tick
+      --interval SECONDS  how often it looks (default: 2)
+      --count TICKS       end after so many
+      --json              an array of objects: name, pid, processes, command, rootfs, startedAt, memory (usedBytes,
+                          limitBytes, source: "cgroup" or "rss"), limits (memoryBytes, cpus, pids), pids, cpuSeconds,
+                          oomKills (count, and of the last one level, cgroup, process, at), namespaces (inode
+                          numbers), engine; null where there is none or it can't be seen
+      --no-trunc          print long commands and paths in full
+  -h, --help              print this text
 
 EXAMPLES
   ps.ts
   ps.ts --json | jq -r '.[] | select(.engine == "docker") | .pid'
+  ps.ts --watch --json --interval 10 | jq -c '.containers[] | [.name, .cpuPercent]'
 
 CHANGES
   Nothing. Without root it shows what it can, and says how much it could not look into.
 
 SEE ALSO
-  lsns(8), pid_namespaces(7), mount_namespaces(7), chroot(2), pivot_root(2), cgroups(7), proc(5)
+  lsns(8), pid_namespaces(7), mount_namespaces(7), chroot(2), pivot_root(2), cgroups(7), proc(5), the kernel's
+  admin-guide/cgroup-v2 and admin-guide/cgroup-v1
 */
 
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { uptime } from 'node:os';
 import Table from 'cli-table3';
-import {
-  cgroupPath,
-  findHierarchy,
-  type Hierarchy,
-  memoryFiles,
-  ownCgroup,
-  readBytes,
-  readHierarchies,
-} from './helpers/cgroup.ts';
-import { main } from './helpers/cli.ts';
+import { main, UsageError } from './helpers/cli.ts';
 import {
   type Container,
   findContainers,
-  heldContainer,
+  type Identity,
   identify,
-  type Mount,
   parseMounts,
   rootfsPath,
 } from './helpers/containers.ts';
+import { type LoggedKill, type OomKills, openKernelLog, readOomKills } from './helpers/oom.ts';
 import {
   commandLine,
   namespaceInode,
   type Table as Processes,
   printable,
-  readProc,
+  readProcess,
   readProcesses,
   startTicks,
 } from './helpers/proc.ts';
+import { cut, toJson, widthOf } from './helpers/screen.ts';
 import { formatSize } from './helpers/units.ts';
+import {
+  type Accounting,
+  findPlaces,
+  type Limits,
+  type Memory,
+  type Places,
+  readAccounting,
+  readCounters,
+  readCpuSeconds,
+  readLimits,
+  readMemory,
+  readTasks,
+} from './helpers/usage.ts';
+import { formatOomKills, type Look, watch } from './helpers/watch.ts';
 
-export const options = { json: {}, noTrunc: {} };
+export const options = {
+  watch: {},
+  interval: { parse: parseInterval },
+  count: { parse: parseCount },
+  json: {},
+  noTrunc: {},
+};
 
-/** What is shown of a container. */
-export interface Row {
+/** Seconds between two looks. */
+export function parseInterval(text: string): number {
+  const seconds = Number(text);
+  if (/^[\d.]+$/.test(text) && seconds >= 0.1 && seconds <= 86_400) return seconds;
+  throw new UsageError(`--interval is a number of seconds, 0.1 to 86400, not ${text}`);
+}
+
+function parseCount(text: string): number {
+  if (/^[1-9]\d{0,8}$/.test(text)) return Number(text);
+  throw new UsageError(`--count is a number of ticks, at least 1, not ${text}`);
+}
+
+/** What is shown of a container in the table. */
+export interface TableRow {
   name: string | null;
   pid: number;
   processes: number;
   command: string;
   rootfs: string | null;
   startedAt: string | null;
-  memory: { usedBytes: number; limitBytes: number | null; source: 'cgroup' | 'rss' };
-  namespaces: Record<string, number | null>;
+  memory: Memory;
+  limits: Limits;
+  pids: number;
+  cpuSeconds: number | null;
+  oomKills: OomKills | null;
   engine: string;
+}
+
+/** What --json has of it. */
+export interface Row extends TableRow {
+  namespaces: Record<string, number | null>;
 }
 
 /** How long something has run, in its two largest units: `42s`, `5m 3s`, `3h 20m`, `12d 4h`. */
@@ -103,41 +150,84 @@ export function formatDuration(seconds: number): string {
     .join(' ');
 }
 
-/** The rows as a table of text. `now`: milliseconds, as Date.now(). */
-export function toTable(rows: Row[], now: number, truncated: boolean): string {
+interface TableColumn {
+  title: string;
+  cell: (row: TableRow) => string | number;
+  /** only where one of the rows has it */
+  if?: (row: TableRow) => boolean;
+  /** unless asked not to, cut to between these widths, at the front or at the end */
+  cut?: { from: number; to: number; front: boolean };
+}
+
+const size = (bytes: number | null) => (bytes === null ? 'none' : formatSize(bytes));
+
+const tableColumns = (now: number): TableColumn[] => [
+  { title: 'NAME', cell: ({ name }) => printable(name ?? '-') },
+  { title: 'PID', cell: ({ pid }) => pid },
+  { title: 'PROCS', cell: ({ processes }) => processes },
+  { title: 'COMMAND', cell: ({ command }) => printable(command), cut: { from: 16, to: 32, front: false } },
+  { title: 'ROOTFS', cell: ({ rootfs }) => printable(rootfs ?? '?'), cut: { from: 16, to: 40, front: true } },
+  {
+    title: 'UP',
+    cell: ({ startedAt }) =>
+      startedAt === null ? '?' : formatDuration((now - Date.parse(startedAt)) / 1000),
+  },
+  {
+    title: 'MEMORY',
+    cell: ({ memory }) =>
+      `${memory.source === 'rss' ? '~' : ''}${size(memory.usedBytes)} / ${size(memory.limitBytes)}`,
+  },
+  {
+    title: 'CPUS',
+    cell: ({ limits }) => (limits.cpus === null ? 'none' : Number(limits.cpus.toFixed(2))),
+    if: ({ limits }) => limits.cpus !== null,
+  },
+  {
+    title: 'PIDS',
+    cell: ({ pids, limits }) => `${pids} / ${limits.pids ?? 'none'}`,
+    if: ({ limits }) => limits.pids !== null,
+  },
+  {
+    title: 'OOM',
+    cell: ({ oomKills }) => formatOomKills(oomKills),
+    if: ({ oomKills }) => (oomKills?.count ?? 0) > 0,
+  },
+];
+
+/** The rows as a table of text, no wider than `width` where that can be. `now`: milliseconds, as Date.now(). */
+export function toTable(rows: TableRow[], now: number, truncated: boolean, width: number): string {
   const none = Object.fromEntries(
     'top,top-mid,top-left,top-right,bottom,bottom-mid,bottom-left,bottom-right,left,left-mid,mid,mid-mid,right,right-mid,middle'
       .split(',')
       .map((name) => [name, '']),
   );
-  const cut = (text: string, length: number) =>
-    truncated && text.length > length ? `${text.slice(0, length - 1)}…` : text;
-  const cutFront = (text: string, length: number) =>
-    truncated && text.length > length ? `…${text.slice(1 - length)}` : text;
-  const head: (string | number)[] = ['NAME', 'PID', 'PROCS', 'COMMAND', 'ROOTFS', 'UP', 'MEMORY'];
-  const lines = rows.map(({ name, pid, processes, command, rootfs, startedAt, memory }) => [
-    printable(name ?? '-'),
-    pid,
-    processes,
-    cut(printable(command), 32),
-    cutFront(printable(rootfs ?? '?'), 40),
-    startedAt === null ? '?' : formatDuration((now - Date.parse(startedAt)) / 1000),
-    `${memory.source === 'rss' ? '~' : ''}${formatSize(memory.usedBytes)} / ${memory.limitBytes === null ? 'none' : formatSize(memory.limitBytes)}`,
-  ]);
-  // cli-table3 takes time in the square of the rows of a table, so some rows each are one, of the same widths;
-  // characters that may be two columns wide are taken to be
-  const width = (cell: unknown) => String(cell).replace(/[^\0-\u10ff…]/gu, '  ').length;
-  const colWidths = head.map((_, column) =>
-    lines.reduce((most, line) => Math.max(most, width(line[column]) + 3), width(head[column]) + 3),
+  const columns = tableColumns(now).filter((column) => !column.if || rows.some(column.if));
+  const gap = 3;
+  const cells = rows.map((row) => columns.map(({ cell }) => cell(row)));
+  const widths = columns.map(({ title, cut: limit }, column) => {
+    const widest = cells.reduce((most, line) => Math.max(most, widthOf(String(line[column]))), title.length);
+    return truncated && limit ? Math.min(widest, limit.to) : widest;
+  });
+  // the paths give way first, then the commands
+  for (const [column, { cut: limit }] of [...columns.entries()].reverse()) {
+    const excess = widths.reduce((sum, its) => sum + its + gap, -gap) - width;
+    const its = widths[column] as number;
+    if (truncated && limit) widths[column] = Math.max(Math.min(its, limit.from), its - Math.max(0, excess));
+  }
+  const fitted = cells.map((line) =>
+    line.map((cell, column) =>
+      typeof cell === 'number' ? cell : cut(cell, widths[column] as number, columns[column]?.cut?.front),
+    ),
   );
-  const all = [head, ...lines];
+  // cli-table3 takes time in the square of the rows of a table, so some rows each are one, of the same widths
+  const all = [columns.map(({ title }) => title), ...fitted];
   let text = '';
   for (let start = 0; start < all.length; start += 16) {
     const table = new Table({
       chars: none,
-      style: { head: [], border: [], 'padding-left': 0, 'padding-right': 3 },
+      style: { head: [], border: [], 'padding-left': 0, 'padding-right': gap },
       colAligns: ['left', 'right', 'right'],
-      colWidths,
+      colWidths: widths.map((its) => its + gap),
     });
     table.push(...all.slice(start, start + 16));
     text += `${table}\n`;
@@ -145,89 +235,157 @@ export function toTable(rows: Row[], now: number, truncated: boolean): string {
   return text.replace(/ +$/gm, '').trimEnd();
 }
 
-/** The memory of a container: its cgroup's if it has one to itself, else the sum of its processes'. */
-function memoryOf(
-  table: Processes,
-  containers: Container[],
-  container: Container,
-  isOurs: boolean,
-  hierarchy?: Hierarchy,
-) {
-  const { first, members } = container;
-  const path = hierarchy && cgroupPath(readProc(first.pid, 'cgroup') ?? '', hierarchy);
-  if (hierarchy && path !== undefined) {
-    const living = [...members].filter((pid) => table.get(pid)?.zombie === false);
-    // one that the table lacks has been born since; the unshare that holds the container belongs to it, and with
-    // ours whatever run.ts and exec.ts put there
-    const isStranger = (pid: number) =>
-      !isOurs &&
-      !members.has(pid) &&
-      (pid === 0 || table.has(pid)) &&
-      heldContainer(containers, pid) !== container;
-    const directory = ownCgroup(hierarchy, path, living, isStranger);
-    const files = memoryFiles[hierarchy.version];
-    const usedBytes = directory && readBytes(`${directory}/${files.usage}`);
-    if (typeof usedBytes === 'number')
-      return {
-        usedBytes,
-        limitBytes: readBytes(`${directory}/${files.limit}`) ?? null,
-        source: 'cgroup' as const,
-      };
-  }
-  const usedBytes = [...members].reduce((sum, pid) => sum + (table.get(pid)?.rssBytes ?? 0), 0);
-  return { usedBytes, limitBytes: null, source: 'rss' as const };
+/** What stays the same: where this host keeps account, and its log. */
+interface Host {
+  accounting: Accounting;
+  logged: () => LoggedKill[];
 }
 
-function describe(
-  table: Processes,
-  containers: Container[],
-  container: Container,
-  mounts: Mount[],
-  hierarchy?: Hierarchy,
-): Row {
-  const { first, members } = container;
-  const { name, engine } = identify(table, container);
-  const ticks = startTicks(first.pid);
-  const startedAt = ticks === undefined ? undefined : Date.now() - uptime() * 1000 + ticks * 10;
+/** The processes and containers of one moment, and what has been found out about them since. */
+interface Reading {
+  table: Processes;
+  containers: Container[];
+  hidden: number;
+  bootSeconds: number;
+  known: Map<Container, { identity: Identity; places: Places; command: string }>;
+}
+
+function readAll(): Reading {
+  const table = readProcesses();
+  return { table, ...findContainers(table), bootSeconds: uptime(), known: new Map() };
+}
+
+function getToKnow({ accounting }: Host, { table, containers, known }: Reading, container: Container) {
+  const before = known.get(container);
+  if (before) return before;
+  const identity = identify(table, container);
+  const isOurs = identity.engine === 'barehand' && identity.name !== undefined;
+  const places = findPlaces(accounting, table, containers, container, isOurs);
+  const found = { identity, places, command: commandLine(container.first) };
+  known.set(container, found);
+  return found;
+}
+
+/** What a row and a look have in common. */
+function describe(host: Host, reading: Reading, container: Container) {
+  const { pid } = container.first;
+  const { identity, places, command } = getToKnow(host, reading, container);
+  const limits = readLimits(places);
+  const ticks = startTicks(pid);
   return {
-    name: name ?? null,
-    pid: first.pid,
-    processes: members.size,
-    command: commandLine(first),
-    rootfs: rootfsPath(container, mounts) ?? null,
-    startedAt: startedAt === undefined ? null : new Date(startedAt).toISOString(),
-    memory: memoryOf(table, containers, container, engine === 'barehand' && name !== undefined, hierarchy),
-    namespaces: Object.fromEntries(
-      ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user'].map((type) => [
-        type,
-        namespaceInode(first.pid, type) ?? null,
-      ]),
-    ),
-    engine,
+    places,
+    ticks,
+    shown: {
+      name: identity.name ?? null,
+      pid,
+      command,
+      memory: readMemory(places, limits, reading.table, container),
+      limits,
+      pids: readTasks(places, reading.table, container),
+      oomKills: readOomKills(places.memory, host.accounting.memory, (ticks ?? 0) / 100, host.logged),
+      engine: identity.engine,
+    },
   };
 }
 
-await main(import.meta.url, { options, operands: [0, 0] }, ({ json, noTrunc }) => {
-  const table = readProcesses();
-  const { containers, hidden } = findContainers(table);
+function listContainers(host: Host, reading: Reading): TableRow[] {
   const mounts = parseMounts(readFileSync('/proc/self/mountinfo', 'utf8'));
-  const hierarchy = findHierarchy(readHierarchies(), 'memory');
-  const rows = containers.map((container) => describe(table, containers, container, mounts, hierarchy));
+  return reading.containers.map((container) => {
+    const { places, ticks, shown } = describe(host, reading, container);
+    const { name, pid, command, memory, limits, pids, oomKills, engine } = shown;
+    const startedAt = ticks === undefined ? undefined : Date.now() - uptime() * 1000 + ticks * 10;
+    return {
+      name,
+      pid,
+      processes: container.members.size,
+      command,
+      rootfs: rootfsPath(container, mounts) ?? null,
+      startedAt: startedAt === undefined ? null : new Date(startedAt).toISOString(),
+      memory,
+      limits,
+      pids,
+      cpuSeconds: readCpuSeconds(places.time),
+      oomKills,
+      engine,
+    };
+  });
+}
 
-  // JSON.stringify escapes control characters, but not DEL, C1 and invisible ones
+/** The inodes that name a process's namespaces: for those who ask for all, as it takes as long as all the limits. */
+const namespacesOf = (pid: number) =>
+  Object.fromEntries(
+    ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user'].map((type) => [
+      type,
+      namespaceInode(pid, type) ?? null,
+    ]),
+  );
+
+/**
+ * A function that looks at all containers. What takes most of the time, to find them, is done again only where there
+ * are other PIDs than the last time, and every 5 s all the same: chroot(2) changes no PID.
+ */
+function makeLook(host: Host, first: Reading): () => Look[] {
+  let reading = first;
+  let pids = '';
+  return () => {
+    const now = readdirSync('/proc').join();
+    if (now !== pids || uptime() - reading.bootSeconds > 5) reading = readAll();
+    else
+      for (const [{ members }, { places }] of reading.known)
+        if (!places.memory || !places.pids) refresh(reading.table, members);
+    pids = now;
+    const atBootSeconds = uptime();
+    return reading.containers.flatMap((container) => {
+      const { places, ticks, shown } = describe(host, reading, container);
+      // one that has ended meanwhile
+      if (ticks === undefined) return [];
+      return [{ ...shown, ticks, counters: readCounters(places, container, atBootSeconds) }];
+    });
+  };
+}
+
+/** Reads anew what changes of processes, for want of a cgroup that tells it. */
+function refresh(table: Processes, members: Set<number>): void {
+  for (const pid of members) {
+    const process = readProcess(pid);
+    if (process) table.set(pid, process);
+  }
+}
+
+/** Says what could not be seen. */
+function admit(reading: { hidden: number }): void {
+  if (reading.hidden > 0 && process.getuid?.() !== 0)
+    console.error(
+      `ps: could not look into ${reading.hidden} processes of other users, where a root directory of their own would not show: run it as root`,
+    );
+}
+
+await main(import.meta.url, { options, operands: [0, 0] }, async (given) => {
+  const { json, noTrunc, interval: intervalSeconds = 2, count } = given;
+  const host = { accounting: readAccounting(), logged: openKernelLog() };
+  if (given.watch) {
+    if (noTrunc) throw new UsageError('--no-trunc is not for --watch');
+    const first = readAll();
+    admit(first);
+    await watch(makeLook(host, first), { intervalSeconds, count, json });
+    return 0;
+  }
+  if (given.interval !== undefined || count !== undefined)
+    throw new UsageError('--interval and --count need --watch');
+
+  const reading = readAll();
+  const rows = listContainers(host, reading);
   if (json)
     console.log(
-      JSON.stringify(rows, null, 2).replace(
-        /[\x7f-\x9f\p{Cf}\p{Zl}\p{Zp}]/gu,
-        (character) => `\\u${(character.codePointAt(0) as number).toString(16).padStart(4, '0')}`,
+      toJson(
+        rows.map((row): Row => ({ ...row, namespaces: namespacesOf(row.pid) })),
+        2,
       ),
     );
-  else if (rows.length > 0) console.log(toTable(rows, Date.now(), !noTrunc));
+  else if (rows.length > 0)
+    console.log(toTable(rows, Date.now(), !noTrunc, Math.max(80, process.stdout.columns || 120)));
   if (rows.length === 0)
     console.error('ps: no containers: nothing here runs in a PID namespace or root directory of its own');
-  if (hidden > 0 && process.getuid?.() !== 0)
-    console.error(
-      `ps: could not look into ${hidden} processes of other users, where a root directory of their own would not show: run it as root`,
-    );
+  admit(reading);
   return 0;
 });

@@ -10,14 +10,17 @@ import {
   readlinkSync,
   rmdirSync,
   rmSync,
+  writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import { cgroupDirectory, cgroupPath, readHierarchies } from '../scripts/helpers/cgroup.ts';
+import { cgroupDirectory, cgroupPath, memoryFiles, readHierarchies } from '../scripts/helpers/cgroup.ts';
+import { guessLevel, levelOf, parseLoggedKill } from '../scripts/helpers/oom.ts';
 import { descendants, readProcesses } from '../scripts/helpers/proc.ts';
-import { formatDuration, type Row } from '../scripts/ps.ts';
-import { alive, container, namespace, start, startByHand } from './helpers/container.ts';
+import { parseQuota } from '../scripts/helpers/usage.ts';
+import { formatDuration, type Row, toTable } from '../scripts/ps.ts';
+import { alive, container, memory, namespace, newName, start, startByHand } from './helpers/container.ts';
 import { cgroupVersion, needs } from './helpers/needs.ts';
 import { call, execute, rootfs, top, until } from './helpers/script.ts';
 
@@ -46,6 +49,79 @@ test('a duration is said in its two largest units', () => {
   ]);
 });
 
+const plain: Row = {
+  name: 'web',
+  pid: 4711,
+  processes: 3,
+  command: 'nginx -g daemon off; master process',
+  rootfs: '/var/lib/barehand/rootfs/debian-12-with-nginx/rootfs',
+  startedAt: new Date(0).toISOString(),
+  memory: { usedBytes: 100 * 1024 * 1024, limitBytes: null, source: 'cgroup' },
+  limits: { memoryBytes: null, cpus: null, pids: null },
+  pids: 5,
+  cpuSeconds: 1,
+  oomKills: { count: 0, level: null, cgroup: null, process: null, at: null },
+  namespaces: {},
+  engine: 'barehand',
+};
+
+test('limits and OOM kills have a column only where there are some', () => {
+  const head = (row: Row) => toTable([plain, row], 0, true, 120).split('\n', 1)[0]?.split(/ +/);
+  const always = ['NAME', 'PID', 'PROCS', 'COMMAND', 'ROOTFS', 'UP', 'MEMORY'];
+  assert.deepEqual(head(plain), always);
+  const limits = { memoryBytes: 1, cpus: 0.5, pids: null };
+  assert.deepEqual(head({ ...plain, limits }), [...always, 'CPUS']);
+  assert.deepEqual(head({ ...plain, limits: { ...limits, cpus: null, pids: 10 } }), [...always, 'PIDS']);
+  const killed = {
+    ...plain,
+    limits: { memoryBytes: 1, cpus: 1.5, pids: 10 },
+    oomKills: { count: 2, level: 'parent' as const, cgroup: '/a', process: null, at: null },
+  };
+  assert.deepEqual(head(killed), [...always, 'CPUS', 'PIDS', 'OOM']);
+  const [, one, other] = toTable([plain, killed], 0, true, 200).split('\n');
+  assert.match(one ?? '', / {3}none +5 \/ none +0$/);
+  assert.match(other ?? '', / {3}1\.5 +5 \/ 10 +2 \(parent\)$/);
+});
+
+test('the table is no wider than it may be, commands and paths give way', () => {
+  for (const width of [90, 100, 120, 140])
+    for (const line of toTable([plain, { ...plain, name: 'a-longer-name' }], 0, true, width).split('\n'))
+      assert.ok(line.length <= width, `${line.length}: ${line}`);
+  assert.match(toTable([plain], 0, true, 120), /nginx -g daemon off; master pro… +…/);
+  assert.match(toTable([plain], 0, true, 100), /nginx -g daemon off; master pro… {3}…hand\/|nginx.* {3}…/);
+  assert.ok(toTable([plain], 0, false, 90).includes(plain.command));
+  assert.ok(toTable([plain], 0, false, 90).includes(plain.rootfs ?? ''));
+});
+
+test("an OOM kill is read from a record of the kernel's log", () => {
+  const record = (text: string) => `6,6793,16496990573,-;${text}\n SUBSYSTEM=x\n`;
+  const kill = { sinceBootSeconds: 16496.990573, taskCgroup: '/barehand/web/a', name: 'a,b', pid: 26822 };
+  const rest = 'task_memcg=/barehand/web/a,task=a,b,pid=26822,uid=0';
+  const memcg = 'oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=web,mems_allowed=0';
+  assert.deepEqual(parseLoggedKill(record(`${memcg},oom_memcg=/barehand,${rest}`)), {
+    ...kill,
+    limitCgroup: '/barehand',
+  });
+  const none = 'oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0';
+  assert.deepEqual(parseLoggedKill(record(`${none},global_oom,${rest}`)), { ...kill, limitCgroup: null });
+  for (const text of ['', 'Memory cgroup out of memory: Killed process 26822 (awk)', 'oom-kill:constraint=X'])
+    assert.equal(parseLoggedKill(record(text)), undefined);
+});
+
+test('the level of an OOM kill is where the limit lies', () => {
+  const levels = [null, '/', '/a', '/a/b', '/a/b/c', '/a/bc'].map((cgroup) => levelOf(cgroup, '/a/b'));
+  assert.deepEqual(levels, ['host', 'parent', 'parent', 'own', 'inside', 'parent']);
+  assert.deepEqual(guessLevel([], '/a/b'), { level: 'host', cgroup: null });
+  assert.deepEqual(guessLevel(['/a/b/c'], '/a/b'), { level: 'inside', cgroup: '/a/b/c' });
+  assert.deepEqual(guessLevel(['/a'], '/a/b'), { level: 'parent', cgroup: '/a' });
+  assert.deepEqual(guessLevel(['/a/b', '/a'], '/a/b'), { level: null, cgroup: null });
+});
+
+test('a quota is said in CPUs', () => {
+  const quotas = ['max 100000', '50000 100000', '-1', '-1 100000', '150000\n 100000\n', '', '0 0'];
+  assert.deepEqual(quotas.map(parseQuota), [null, 0.5, null, null, 1.5, null, null]);
+});
+
 test('a container of ours is shown with all there is to know', container, async () => {
   const before = Date.now();
   const { name, first } = await start(
@@ -57,15 +133,19 @@ test('a container of ours is shown with all there is to know', container, async 
     () => [...readProcesses().values()].filter(({ ppid }) => ppid === first).length === 2 || undefined,
   );
   const row = await rowOf(first);
-  const { startedAt, memory, namespaces, ...rest } = row;
+  const { startedAt, memory, namespaces, pids, cpuSeconds, ...rest } = row;
   assert.deepEqual(rest, {
     name,
     pid: first,
     processes: 3,
     command: '/bin/sh -c sleep 100 & sleep 101',
     rootfs,
+    limits: { memoryBytes: 64 * 1024 * 1024, cpus: null, pids: null },
+    oomKills: { count: 0, level: null, cgroup: null, process: null, at: null },
     engine: 'barehand',
   });
+  assert.ok(pids >= 3 && pids < 10, String(pids));
+  assert.ok(cpuSeconds !== null && cpuSeconds > 0 && cpuSeconds < 60, String(cpuSeconds));
   assert.ok(Math.abs(Date.parse(startedAt ?? '') - before) < 60_000, String(startedAt));
   assert.equal(memory.limitBytes, 64 * 1024 * 1024);
   assert.equal(memory.source, 'cgroup');
@@ -76,12 +156,78 @@ test('a container of ours is shown with all there is to know', container, async 
 
   const { stdout } = await call('ps', ['--no-trunc']);
   const [head, ...lines] = stdout.split('\n');
-  assert.match(head as string, /^NAME +PID +PROCS +COMMAND +ROOTFS +UP +MEMORY$/);
+  // containers of others may have limits of more kinds
+  assert.match(head as string, /^NAME +PID +PROCS +COMMAND +ROOTFS +UP +MEMORY\b/);
   const line = lines.find((line) => line.includes(name)) as string;
   const expected = new RegExp(
-    `^${name} +${first} +3 +/bin/sh -c sleep 100 & sleep 101 +${rootfs} +\\d+\\w.* [\\d.]+ [KM]iB / 64 MiB$`,
+    `^${name} +${first} +3 +/bin/sh -c sleep 100 & sleep 101 +${rootfs} +\\d+\\w.* [\\d.]+ [KM]iB / 64 MiB\\b`,
   );
   assert.match(line, expected);
+});
+
+const hog = 'head -c 60000000 /dev/zero | tail >/dev/null; sleep 100';
+
+test('an OOM kill is shown, with its own limit as the cause', container, async () => {
+  const before = Date.now();
+  const { first, name } = await start(['--memory', '20M'], ['sh', '-c', hog]);
+  const row = await until('the OOM kill', async () => {
+    const row = await rowOf(first);
+    return row.oomKills?.count === 1 && row;
+  });
+  const { level, cgroup, process: killed, at } = row.oomKills as NonNullable<Row['oomKills']>;
+  assert.deepEqual([level, cgroup?.endsWith(`/${name}`), killed?.name], ['own', true, 'tail']);
+  assert.ok(Math.abs(Date.parse(at ?? '') - before) < 60_000, String(at));
+  const table = (await call('ps', [])).stdout.split('\n');
+  assert.match(table[0] ?? '', / OOM$/);
+  assert.match(table.find((line) => line.includes(name)) ?? '', / 1 \(own\)$/);
+
+  // where the log may not be read the counters tell the level, but neither whom nor when
+  const ps = ['node', join(top, 'dist/ps.mjs'), '--json'];
+  const blind = ['unshare', '-m', 'sh', '-c', 'mount --bind /dev/null /dev/kmsg && exec "$@"', 'sh', ...ps];
+  const rows: Row[] = JSON.parse((await execute(blind)).stdout);
+  assert.deepEqual(rows.find(({ pid }) => pid === first)?.oomKills, {
+    ...{ count: 1, level: 'own', cgroup, process: null, at: null },
+  });
+});
+
+test('an OOM kill for want of what a cgroup above may use is told from that', container, async () => {
+  const outer = join(memory.mountPoint, newName());
+  const inner = join(outer, 'inner');
+  const write = (file: string, text: string) => writeFileSync(file, text);
+  if (memory.version === 2) write(join(memory.mountPoint, 'cgroup.subtree_control'), '+memory');
+  mkdirSync(inner, { recursive: true });
+  const files = memoryFiles[memory.version];
+  if (memory.version === 2) write(join(outer, 'cgroup.subtree_control'), '+memory');
+  write(join(outer, files.limit), '20000000');
+  if (existsSync(join(outer, files.swap)))
+    write(join(outer, files.swap), memory.version === 2 ? '0' : '20000000');
+  const joined = 'echo 0 >"$0/cgroup.procs" && exec "$@"';
+  const words = [
+    'unshare',
+    '--pid',
+    '--fork',
+    '--kill-child',
+    `--mount-proc=${rootfs}/proc`,
+    'chroot',
+    rootfs,
+  ];
+  const held = spawn('sh', ['-c', joined, inner, ...words, 'sh', '-c', hog], { stdio: 'ignore' });
+  const end = once(held, 'exit');
+  try {
+    const row = await until('the OOM kill', async () =>
+      (await list()).find(({ oomKills }) =>
+        oomKills?.cgroup?.endsWith(outer.slice(memory.mountPoint.length)),
+      ),
+    );
+    assert.deepEqual([row.oomKills?.count, row.oomKills?.level, row.memory.source], [1, 'parent', 'cgroup']);
+    assert.equal(row.limits.memoryBytes, null);
+  } finally {
+    held.kill('SIGKILL');
+    await end;
+    await until('its end', () => readFileSync(join(inner, 'cgroup.procs'), 'utf8') === '');
+    rmdirSync(inner);
+    rmdirSync(outer);
+  }
 });
 
 test("one made by hand, with the article's commands, is shown too", container, async () => {
@@ -301,6 +447,8 @@ test('a user without root sees what there is to see, and is told what is not', c
 });
 
 test('wrong usage ends with 2', { skip: needs('speed') }, async () => {
-  assert.equal((await call('ps', ['--all'])).code, 2);
-  assert.equal((await call('ps', ['web'])).code, 2);
+  const wrong = '--all|web|--count 2|--interval 1|--watch --interval 0|--watch --count x|--watch --no-trunc';
+  await Promise.all(
+    wrong.split('|').map(async (words) => assert.equal((await call('ps', words.split(' '))).code, 2, words)),
+  );
 });
