@@ -1,14 +1,13 @@
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { after, afterEach, test } from 'node:test';
-import { cgroupDirectory, cgroupPath, memoryFiles, parent } from '../scripts/helpers/cgroup.ts';
-import { toShell } from '../scripts/helpers/plan.ts';
+import { test } from 'node:test';
+import { memoryFiles, parent } from '../scripts/helpers/cgroup.ts';
+import { parseKills } from '../scripts/helpers/oom-watch.ts';
 import { descendants, readProcesses } from '../scripts/helpers/proc.ts';
-import type { Target } from '../scripts/helpers/target.ts';
-import { planLimitMemory } from '../scripts/limit-memory.ts';
+import { cgroupNoteName } from '../scripts/helpers/target.ts';
 import {
   alive,
   container,
@@ -20,7 +19,15 @@ import {
   stat,
 } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
-import { call, execute, until } from './helpers/script.ts';
+import { call, execute, script, until } from './helpers/script.ts';
+import {
+  cgroupIn,
+  enable,
+  lastTree,
+  makeCgroup as makeCgroupIn,
+  pidCgroupIn,
+  startTree,
+} from './helpers/trees.ts';
 
 const MiB = 1024 * 1024;
 const limit = (...words: string[]) => call('limit-memory', words);
@@ -32,82 +39,11 @@ const limited = async (...words: string[]) => {
   return stdout;
 };
 
-/** The directory of a process's memory cgroup. */
-const cgroupOf = (pid: number) =>
-  cgroupDirectory(
-    memory,
-    cgroupPath(readFileSync(`/proc/${pid}/cgroup`, 'utf8'), memory) as string,
-  ) as string;
+const cgroupOf = (pid: number) => cgroupIn(memory, pid);
+const pidCgroup = (pid: number) => pidCgroupIn(memory, pid);
 const read = (directory: string, file: keyof typeof files) =>
   readFileSync(join(directory, files[file]), 'utf8').trim();
-const pidCgroup = (pid: number) => join(memory.mountPoint, parent, `pid-${pid}`);
 const countsSwap = existsSync(memory.version === 1 ? join(memory.mountPoint, files.swap) : '/proc/swaps');
-
-const trees: ChildProcess[] = [];
-/** A tree of ordinary processes: a shell, and what it starts. It says on stdout when it is complete. */
-async function startTree(program: string, stdin: 'ignore' | 'pipe' = 'ignore'): Promise<number> {
-  // should the test be killed, so is the shell
-  const shell = spawn('setpriv', ['--pdeathsig=KILL', 'sh', '-c', program], {
-    stdio: [stdin, 'pipe', 'ignore'],
-    detached: true,
-  });
-  trees.push(shell);
-  if (shell.stdout) await once(shell.stdout, 'data');
-  return shell.pid as number;
-}
-afterEach(async () => {
-  for (const shell of trees.splice(0)) {
-    const pid = shell.pid as number;
-    if (shell.exitCode === null && shell.signalCode === null) {
-      const exit = once(shell, 'exit');
-      process.kill(-pid, 'SIGKILL');
-      await exit;
-    }
-    // what it was in is empty now, or will be in a moment
-    await execute([
-      'sh',
-      '-c',
-      'for i in 1 2 3 4 5; do [ ! -d "$1" ] || rmdir "$1" || sleep 0.2; done 2>/dev/null',
-      'sh',
-      pidCgroup(pid),
-    ]);
-    await execute(['rm', '-rf', `/run/barehand/pid-${pid}`]);
-  }
-});
-
-test('a plan for a container of ours is two values, in the order that the kernel takes them', () => {
-  const target: Target = {
-    directory: '/cg/barehand/web',
-    top: undefined,
-    startTicks: undefined,
-    toMove: [],
-    origin: undefined,
-    elsewhere: [],
-    borrowed: false,
-    previous: undefined,
-  };
-  const plan = (version: 1 | 2, swapLimitBytes: number | null | undefined, size: number | null, swap = 0) =>
-    toShell(
-      planLimitMemory(
-        { version, mountPoint: '/cg' },
-        target,
-        { limitBytes: null, swapLimitBytes },
-        size,
-        swap,
-      ),
-    );
-  const v1 = (...lines: [string, string][]) =>
-    lines.map(([value, file]) => `echo ${value} > /cg/barehand/web/memory.${file}\n`).join('');
-  assert.equal(plan(1, null, 100), v1(['100', 'limit_in_bytes'], ['100', 'memsw.limit_in_bytes']));
-  assert.equal(plan(1, 50, 100), v1(['100', 'memsw.limit_in_bytes'], ['100', 'limit_in_bytes']));
-  assert.equal(plan(1, 200, 100, 50), v1(['100', 'limit_in_bytes'], ['150', 'memsw.limit_in_bytes']));
-  assert.equal(plan(1, undefined, 100), v1(['100', 'limit_in_bytes']));
-  assert.equal(plan(1, 100, null), v1(['-1', 'memsw.limit_in_bytes'], ['-1', 'limit_in_bytes']));
-  assert.equal(plan(1, 100, 100, Infinity), v1(['-1', 'memsw.limit_in_bytes'], ['100', 'limit_in_bytes']));
-  assert.equal(plan(2, null, 100), v1(['100', 'max'], ['0', 'swap.max']));
-  assert.equal(plan(2, 0, 100, 50), v1(['50', 'swap.max'], ['100', 'max']));
-  assert.equal(plan(2, 0, null), v1(['max', 'swap.max'], ['max', 'max']));
-});
 
 test('wrong usage ends with 2 and a clear line', { skip: needs('speed') }, async () => {
   for (const [words, expected] of [
@@ -153,7 +89,7 @@ test(
     let size = 40;
     for (const target of [name, first, unshare, shell, launcher.pid]) {
       const output = await limited(String(target), `${++size}M`);
-      assert.match(output, new RegExp(`limit .* -> ${size} MiB, no swap beyond it; in use now`));
+      assert.match(output, new RegExp(`limit .* -> ${size} MiB; no swap beyond it; in use now`));
       assert.equal(memoryFile(name, 'limit'), String(size * MiB));
       if (countsSwap) assert.equal(memoryFile(name, 'swap'), memory.version === 1 ? String(size * MiB) : '0');
       assert.equal(existsSync(pidCgroup(first)), false);
@@ -299,13 +235,14 @@ test('--json tells the same', container, async () => {
   const { name } = await start(['--memory', '60M'], ['sleep', '100']);
   const { usedBytes, ...result } = JSON.parse(await limited('--json', name, '50M'));
   assert.ok(usedBytes > 0 && usedBytes < 50 * MiB);
-  const swap = (size: number) => (!countsSwap ? null : memory.version === 1 ? size * MiB : 0);
+  const swap = (size: number) =>
+    countsSwap ? { swapLimitBytes: memory.version === 1 ? size * MiB : 0 } : {};
   assert.deepEqual(result, {
-    cgroup: join(memory.mountPoint, parent, name),
+    cgroups: [join(memory.mountPoint, parent, name)],
     processes: 2,
     limitBytes: 50 * MiB,
-    swapLimitBytes: swap(50),
-    before: { limitBytes: 60 * MiB, swapLimitBytes: swap(60) },
+    ...swap(50),
+    before: { limitBytes: 60 * MiB, ...swap(60) },
   });
 });
 
@@ -319,7 +256,7 @@ for (const shell of ['dash', 'bash'])
       where: descendants(readProcesses(), [top]).map(({ pid }) => cgroupOf(pid)),
       limit: read(pidCgroup(top), 'limit'),
       swap: countsSwap ? read(pidCgroup(top), 'swap') : '',
-      note: readFileSync(`/run/barehand/pid-${top}/cgroup`, 'utf8').trim(),
+      note: readFileSync(`/run/barehand/pid-${top}/${cgroupNoteName(memory)}`, 'utf8').trim(),
     });
     const plan = await limited('--dry-run', String(top), '64M');
     assert.equal(cgroupOf(top), origin);
@@ -345,21 +282,10 @@ test('several containers under one process are to be named', container, async ()
   assert.ok(stderr.includes(one.name) && stderr.includes(two.name), stderr);
 });
 
-/** Cgroups of somebody else's, as an engine or systemd makes them; removed when the tests and their trees have ended. */
-const foreign: string[] = [];
-function makeCgroup(name: string, limitBytes?: number): string {
-  const directory = join(memory.mountPoint, name);
-  mkdirSync(directory);
-  foreign.unshift(directory);
-  if (limitBytes !== undefined) writeFileSync(join(directory, files.limit), String(limitBytes));
-  return directory;
-}
-const enableMemory = (directory: string) => {
-  if (memory.version === 2) writeFileSync(join(directory, 'cgroup.subtree_control'), '+memory');
-};
-after(() => {
-  for (const directory of foreign) rmdirSync(directory);
-});
+const makeCgroup = (name: string, limitBytes?: number) =>
+  makeCgroupIn(memory, name, limitBytes === undefined ? {} : { [files.limit]: String(limitBytes) });
+const enableMemory = (directory: string) => enable(memory, directory, 'memory');
+
 test('what has a cgroup to itself is limited there, and gets its own limit back', container, async () => {
   enableMemory(memory.mountPoint);
   const directory = makeCgroup(newName(), 300 * MiB);
@@ -414,12 +340,10 @@ test('a cgroup without the memory controller is no place for a limit', {
 });
 
 test('a process inside a container is limited alone, and comes back', container, async () => {
-  const { name, first } = await start(['--memory', '80M'], ['sh', '-c', 'sleep 100 & sleep 101; true']);
-  // run.ts's own shell is the first process until it becomes the command
-  const child = await until(
-    'its sleep',
-    () =>
-      descendants(readProcesses(), [first]).find(({ name, ppid }) => name === 'sleep' && ppid === first)?.pid,
+  const { name, unshare } = await start(['--memory', '80M'], ['sh', '-c', 'sleep 100 & sleep 101; true']);
+  // run.ts's own shells are called sh too, until one of them becomes the command
+  const { pid: child, ppid: first } = await until('its sleep', () =>
+    descendants(readProcesses(), [unshare]).find(({ name }) => name === 'sleep'),
   );
   const origin = cgroupOf(first);
   const { code, stdout, stderr } = await limit(String(child), '40M');
@@ -461,7 +385,7 @@ test('what has left the tree since is still limited, and comes back with it', co
   const top = await startTree('echo complete; read -r _; (sleep 100 & echo $!); sleep 100', 'pipe');
   const origin = cgroupOf(top);
   await limited(String(top), '100M');
-  const shell = trees.at(-1);
+  const shell = lastTree();
   shell?.stdin?.end('go\n');
   const [line] = shell?.stdout ? await once(shell.stdout, 'data') : [];
   const orphan = Number(line);
@@ -489,4 +413,102 @@ test('a process that has one thread in the cgroup already, as by v1 tasks, is mo
   await limited(String(thread), '500M');
   for (const task of readTasks(top)) assert.equal(cgroupOf(task), pidCgroup(top));
   await limited('--reset', String(top));
+});
+
+test('--high, --reserve and --oom-group are set beside the limit, and all lifted; v1 refuses what it has not', {
+  skip: container.skip,
+}, async () => {
+  const { name } = await start([], ['sleep', '100']);
+  const fileOf = (file: string) => readFileSync(join(memory.mountPoint, parent, name, file), 'utf8').trim();
+  assert.match(
+    await limited(name, '60M', '--reserve', '20M'),
+    /limit none -> 60 MiB; reserve none -> 20 MiB; /,
+  );
+  const reserve = memory.version === 1 ? 'memory.soft_limit_in_bytes' : 'memory.low';
+  assert.equal(fileOf(reserve), String(20 * MiB));
+  for (const option of [['--high', '40M'], ['--oom-group']]) {
+    const { code, stdout, stderr } = await limit(name, ...option);
+    if (memory.version === 1) {
+      assert.match(
+        stderr,
+        /: cgroup v1 has nothing like memory\.\S+, and this host has the memory controller there: boot it with/,
+      );
+      assert.deepEqual([code, stdout], [1, '']);
+    } else assert.equal(code, 0, stderr);
+  }
+  if (memory.version === 2)
+    assert.deepEqual(['memory.high', 'memory.oom.group'].map(fileOf), [String(40 * MiB), '1']);
+  await limited('--reset', name);
+  assert.ok(memory.version === 2 ? fileOf(reserve) === '0' : Number(fileOf(reserve)) > 2 ** 62);
+  if (memory.version === 2)
+    assert.deepEqual(['memory.max', 'memory.high', 'memory.oom.group'].map(fileOf), ['max', 'max', '0']);
+});
+
+/** What --watch says until the target has ended, of a tree that waits for a line and then eats. */
+async function watch(directory: string, ...asUser: string[]) {
+  // a shell keeps it that ends without being killed
+  const eater = `awk 'BEGIN { for (s = "x"; length(s) < 1e7;) s = s s; system("sleep 0.5"); while (1) s = s s }'`;
+  const top = await startTree(
+    `echo $$ >${directory}/cgroup.procs; echo complete; read -r _; ${eater}; sleep 0.5; true`,
+    'pipe',
+  );
+  const argv = [...asUser, process.execPath, script('limit-memory'), '--json', '--watch', String(top)];
+  const watcher = spawn(argv[0] as string, argv.slice(1), { stdio: ['ignore', 'pipe', 'pipe'] });
+  const said = { stdout: '', stderr: '' };
+  for (const stream of ['stdout', 'stderr'] as const)
+    watcher[stream].on('data', (data) => {
+      said[stream] += data;
+    });
+  const end = once(watcher, 'close');
+  await until('the watch', () => said.stderr.includes('watching'));
+  lastTree()?.stdin?.end('go\n');
+  const [code] = await end;
+  const { stdout, stderr } = said;
+  assert.equal(code, 0, stderr);
+  assert.match(stderr, new RegExp(`limit-memory: ${top} has ended`));
+  return stdout
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+}
+
+const path = (directory: string) => directory.slice(memory.mountPoint.length);
+
+test('--watch tells who was killed, how large it was, and whose limit that was', container, async () => {
+  enableMemory(memory.mountPoint);
+  const outer = makeCgroup(newName(), 40 * MiB);
+  if (countsSwap) writeFileSync(join(outer, files.swap), memory.version === 1 ? String(40 * MiB) : '0');
+  enableMemory(outer);
+  const inner = makeCgroup(`${basename(outer)}/inner`);
+  const [above, ...more] = await watch(inner);
+  assert.deepEqual([above.name, above.level, above.cgroup, more], ['awk', 'parent', path(outer), []]);
+  assert.ok(above.bytes > 20 * MiB && above.bytes < 41 * MiB, String(above.bytes));
+  writeFileSync(join(inner, files.limit), String(30 * MiB));
+  const [own] = await watch(inner);
+  assert.deepEqual([own.name, own.level, own.cgroup, own.logged], ['awk', 'own', path(inner), true]);
+  // without the kernel's log, as users see it
+  const [seen] = await watch(inner, 'setpriv', '--reuid=65534', '--clear-groups');
+  assert.deepEqual([seen.name, seen.level, seen.cgroup, seen.logged], ['awk', 'own', path(inner), false]);
+});
+
+test("what the kernel's log says of a kill is read, of this cgroup's only", () => {
+  const record = (limit: string, task: string, pid: number) =>
+    `6,1,5000000,-;oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,${limit},task_memcg=${task},task=a b,pid=${pid},uid=0\n`;
+  const killed = (pid: number) =>
+    `3,2,5000001,-;Memory cgroup out of memory: Killed process ${pid} (a b) total-vm:9kB, anon-rss:100kB, file-rss:7kB, shmem-rss:20kB, UID:0\n`;
+  const records = [
+    record('oom_memcg=/barehand/web', '/barehand/web', 7),
+    killed(7),
+    record('oom_memcg=/barehand', '/barehand/web/inner', 8),
+    record('oom_memcg=/barehand/website', '/barehand/website', 9),
+    killed(9),
+    record('global_oom', '/barehand/web', 10),
+  ];
+  const kill = { name: 'a b', logged: true };
+  assert.deepEqual(parseKills(records, '/barehand/web'), [
+    { ...kill, pid: 7, bytes: 120 * 1024, level: 'own', cgroup: '/barehand/web' },
+    { ...kill, pid: 8, bytes: null, level: 'parent', cgroup: '/barehand' },
+    { ...kill, pid: 10, bytes: null, level: 'host', cgroup: null },
+  ]);
+  assert.equal(parseKills(records, '/').length, 4);
 });

@@ -1,7 +1,14 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { UsageError } from '../scripts/helpers/cli.ts';
-import { formatSize, parseSize } from '../scripts/helpers/units.ts';
+import {
+  formatSize,
+  parseCpus,
+  parseList,
+  parseMicroseconds,
+  parseNumber,
+  parseSize,
+} from '../scripts/helpers/units.ts';
 
 test('a letter and IEC units count in 1024s, SI units in 1000s, a bare number in bytes', () => {
   const sizes: [string, number][] = [
@@ -71,4 +78,50 @@ test('sizes are told in the unit that people read best', () => {
     [5000 * 1024 ** 4, '5000 TiB'],
   ];
   for (const [bytes, text] of sizes) assert.equal(formatSize(bytes), text);
+});
+
+const refuses = (parse: (text: string) => unknown, texts: string[], message: RegExp) => {
+  for (const text of texts)
+    assert.throws(
+      () => parse(text),
+      (error) => error instanceof UsageError && message.test(error.message),
+      text,
+    );
+};
+
+test('numbers are whole and within their range', () => {
+  const parse = (text: string) => parseNumber('N', text, 1, 100);
+  assert.deepEqual(['1', '100', '007'].map(parse), [1, 100, 7]);
+  refuses(
+    parse,
+    ['', '0', '101', '-1', '1.5', '1e2', '0x1', ' 1', '9'.repeat(40)],
+    /^N is a whole number from 1 to 100, not "/,
+  );
+});
+
+test('CPUs are a number with or without a fraction', () => {
+  assert.deepEqual(['1', '1.5', '.5', '0.01', '64'].map(parseCpus), [1, 1.5, 0.5, 0.01, 64]);
+  refuses(
+    parseCpus,
+    ['', '0', '0.001', '-1', '1,5', '1.', '150%', 'all', '1e1', '999999'],
+    /^not a number of CPUs/,
+  );
+});
+
+test('a time is in microseconds unless it says otherwise', () => {
+  assert.deepEqual(
+    ['50000', '50ms', '20us', '0.5s', '1.5ms'].map(parseMicroseconds),
+    [50_000, 50_000, 20, 500_000, 1500],
+  );
+  refuses(parseMicroseconds, ['', 'ms', '50 ms', '-5ms', '5m', '1h', '1e3'], /^not a time: /);
+});
+
+test('a list has numbers and ranges in order', () => {
+  const parse = (text: string) => parseList('--cpuset', text);
+  for (const text of ['0', '0-3', '0,2-3,7', '1-1']) assert.equal(parse(text), text);
+  refuses(
+    parse,
+    ['', '3-1', '0-', ',1', '1,', 'all', '0-1-2', '0 1', '-1', '0\n'],
+    /^--cpuset is a list as 0-2,5, not /,
+  );
 });

@@ -99,6 +99,7 @@ export function enterProgram({ namespaces, inside, workdir, isRoot }: Entry, arc
         // user_namespaces(7): groups that the namespace does not know would still count
         inside.setgroupsDenied && isRoot && 'call("setgroups", 0, 0) == 0 or fail "drop groups";',
         `opendir my $root, "root" or fail "open its root directory";${workdir === undefined ? ' opendir my $cwd, "cwd";' : ''}`,
+        isRoot && nullLines,
         'my ($environ, $limits) = (slurp("environ"), slurp("limits"));',
         inside.confined &&
           `# the profile of AppArmor, or label of SELinux, that execve(2) is to give
@@ -205,6 +206,14 @@ waitpid $pid, 0; my $status = $?;`,
     .filter((line) => typeof line === 'string')
     .join('\n');
 }
+
+/** Puts the container's /dev/null in place of the host's, whose mode fchmod(2) of a descriptor would change. */
+const nullLines = `for my $stream (\\*STDIN, \\*STDOUT, \\*STDERR) {
+  -c $stream and (stat _)[6] == 0x103 and (stat _)[1] == (stat "/dev/null")[1] or next;
+  sysopen my $node, "root/dev/null", O_NOFOLLOW | 010000000 or next;             # O_PATH
+  -c $node and (stat _)[6] == 0x103 or next;
+  open $stream, $stream == \\*STDIN ? "<" : ">", "/proc/self/fd/" . fileno $node;
+}`;
 
 /** Makes a terminal for the command. */
 const terminalLines = (hostUid: number) => `

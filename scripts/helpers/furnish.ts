@@ -42,6 +42,10 @@ function mounts(launch: Launch): [source: string, path: string, type: string, op
   const rows: [string, string, string, string][] = [['proc', '/proc', 'proc', 'nosuid,nodev,noexec']];
   const pivots = isolate.has('mount');
   if (pivots) {
+    for (const { source, path } of [...harmless, ...launch.devices])
+      if (userNamespace) rows.push([source, path, 'none', 'bind']);
+      // of its own, as chmod(2) would change the host's through a mount of that
+      else rows.push([`${rootfs}/launch${path}`, path, 'none', 'bind,nosuid,noexec']);
     const writable = privileged ? 'rw' : 'ro';
     if (!isForeignSys(launch)) rows.push(['sysfs', '/sys', 'sysfs', `${writable},nosuid,nodev,noexec`]);
     else rows.push(['masked', '/sys/fs/cgroup', 'tmpfs', 'ro,size=4k,nosuid,nodev,noexec']);
@@ -60,7 +64,8 @@ function mounts(launch: Launch): [source: string, path: string, type: string, op
       rows.push([rootfs + path, path, 'none', 'bind,ro,nosuid,nodev,noexec']);
     for (const path of masked.folders.filter(visible))
       rows.push(['tmpfs', path, 'tmpfs', 'ro,size=4k,nosuid,nodev,noexec']);
-    for (const path of masked.files.filter(visible)) rows.push(['/dev/null', path, 'none', 'bind']);
+    for (const path of masked.files.filter(visible))
+      rows.push(['/dev/null', path, 'none', 'bind,ro,nosuid,noexec']);
   }
   return rows;
 }
@@ -78,22 +83,24 @@ export function mountTable(launch: Launch): string {
 }
 
 /** What a container's /dev is furnished with: harmless devices, and the links that go with them. */
-export const devices = 'null zero full random urandom tty'.split(' ');
+const harmless: Device[] = 'null zero full random urandom tty'.split(' ').map((name) => {
+  return { source: `/dev/${name}`, path: `/dev/${name}` };
+});
 const links = 'fd stdin stdout stderr'.split(' ').map((name) => `/dev/${name}`);
 
 /** Finding a path in the root, and mounting there. */
-const functions = `# goes where PATH leads for a process whose root is $rootfs, and makes what is missing. Each step is looked at again by
+const functions = `# goes where PATH leads for a process whose root is $root, and makes what is missing. Each step is looked at again by
 # getcwd(3): a link that somebody puts there at this moment leads nowhere. KIND file: to its folder, $leaf is its name
 walk() { # PATH KIND
-  cd -P -- "$rootfs"; rest=$1 links=0 leaf=
+  cd -P -- "$root"; rest=$1 links=0 leaf=
   while [ "$rest" ]; do
     word=\${rest%%/*}
     case $rest in */*) rest=\${rest#*/};; *) rest=;; esac
-    case $word in '' | .) continue;; ..) [ "$PWD" = "$rootfs" ] || cd -P ..; continue;; esac
+    case $word in '' | .) continue;; ..) [ "$PWD" = "$root" ] || cd -P ..; continue;; esac
     if [ -L "./$word" ]; then
       links=$((links + 1)); [ $links -le 40 ] || stop "$1: too many symlinks"
       link=$(readlink -n "./$word" && echo .); link=\${link%.}
-      case $link in /*) cd -P -- "$rootfs";; esac
+      case $link in /*) cd -P -- "$root";; esac
       rest=$link\${rest:+/$rest}
     elif [ "$2$rest" = file ]; then
       leaf=$word; [ -e "./$word" ] || (set -C; : >"./$word")
@@ -102,7 +109,7 @@ walk() { # PATH KIND
       cd -P "./$word"; [ "$PWD" = "$here" ] || stop "$1 changes while it is looked at"
     fi
   done
-  case $PWD/$leaf in "$rootfs/" | "$rootfs/proc/"*) stop "$1 is no place for a mount: not / and not in /proc";; esac
+  case $PWD/$leaf in "$root/" | "$root/proc/"*) stop "$1 is no place for a mount: not / and not in /proc";; esac
 }
 # adds options to a mount and to those below it; those they have stay, since mount(8) reads them first
 restrict() { # MOUNTPOINT OPTIONS
@@ -114,7 +121,7 @@ restrict() { # MOUNTPOINT OPTIONS
 # binds SOURCE where nobody else can change anything, then moves it onto the directory that we are in, or an open file:
 # mount(8) would follow a symlink in PATH
 volume() { # SOURCE PATH OPTIONS
-  stage=$rootfs/dev/.launch/volume
+  stage=$rootfs/launch/volume
   if [ -d "$1" ]; then mkdir "$stage"; else : >"$stage"; fi
   mount --rbind -- "$1" "$stage"
   [ -z "$3" ] || restrict "$stage" "$3"
@@ -128,31 +135,50 @@ volume() { # SOURCE PATH OPTIONS
   cd /; rm -d "$stage"
 }`;
 
-/** What PID 1 does first, with the host's programs at hand. */
+/**
+ * What PID 1 does first, with the host's programs at hand. All is put together on a tmpfs over $rootfs, where nobody else
+ * can change anything, $root being the root itself; then it is moved into there.
+ */
 export function holdProgram(launch: Launch): string {
-  const { isolate, hostname, has, readOnly, userNamespace } = launch;
+  const { isolate, hostname, has, readOnly, userNamespace, seccomp } = launch;
   const pivots = isolate.has('mount');
+  const wanted = pivots ? extras(launch) : [];
   const lines = [
     'exec 2>&3 3>&-; set -e; umask 022',
     'stop() { echo "run: $*" >&2; exit 125; }',
     ...mountRoot(launch),
-    '# a mount point that is missing is made, a link in its place is not followed',
+    ...(wanted.length > 0 || isForeignSys(launch) ? [functions] : []),
+    ...(pivots ? furnishDev(launch) : []),
+    'printf \'%s\\n\' "$fstab" >"$rootfs/launch/fstab"',
+    // mount(8) passes over a line that it can't read, and says so, but ends with 0
+    'said=$(mount -a -T "$rootfs/launch/fstab" 2>&1) || stop "$said"',
+    'case $said in *"parse error"*) stop "$said";; esac',
+    ...(pivots ? finishDev(launch) : []),
+    '# a mount point that is missing is made, a link in its place is not followed: one that somebody puts there now neither',
     `for mountPoint in ${pivots ? 'proc sys dev' : 'proc'}; do`,
-    '  [ ! -L "$rootfs/$mountPoint" ] || stop "$rootfs/$mountPoint is a symlink"',
-    '  [ -d "$rootfs/$mountPoint" ] || mkdir "$rootfs/$mountPoint"',
+    '  cd -P -- "$root"; [ ! -L "./$mountPoint" ] || stop "$rootfs/$mountPoint is a symlink"',
+    '  [ -d "./$mountPoint" ] || mkdir "./$mountPoint"; cd -P "./$mountPoint"',
+    '  [ "$PWD" = "$root/$mountPoint" ] || stop "$rootfs/$mountPoint changes while it is looked at"',
+    '  mount -n -c --move "$rootfs/$mountPoint" .',
     'done',
+    ...wanted,
   ];
-  if (pivots) lines.push(...furnish(launch));
-  else
-    for (const [source, path, type, options] of mounts(launch))
-      lines.push(`mount -t ${type} -o ${options} ${quote(source)} "$rootfs"${path}`);
+  if (seccomp?.file)
+    lines.push(
+      '# the filter of system calls, for setpriv(1) to read',
+      `printf '${printfFormat(seccomp.file)}' >"$rootfs/launch/seccomp"; exec 5<"$rootfs/launch/seccomp"`,
+    );
   if (isolate.has('uts') && hostname)
     // that file is the host root's; sethostname(2) is the container's as well
     lines.push(
       userNamespace ? `hostname ${quote(hostname)}` : `echo ${quote(hostname)} >/proc/sys/kernel/hostname`,
     );
   if (isolate.has('net') && has.ip) lines.push('ip link set lo up');
-  if (readOnly) lines.push('mount -o remount,bind,ro -- "$rootfs"');
+  if (readOnly) lines.push('mount -o remount,bind,ro -- "$root"');
+  if (!pivots) lines.push('mount -n --move "$root" "$rootfs"   # chroot(2) shows its path');
+  const last = pivots ? has.shell : has.chroot;
+  // CVE-2019-5736: what becomes /proc/self/exe of a container is not to be written to
+  if (!userNamespace) lines.push(`mount -o bind,ro -- ${quote(last)} ${quote(last)}`);
   // the pivot moves the directories that processes are in as well as their root, pivot_root(2)
   lines.push('cd /');
   return lines.join('\n');
@@ -161,7 +187,12 @@ export function holdProgram(launch: Launch): string {
 /** The root itself, without device files: one that somebody makes in there opens nothing. */
 function mountRoot({ rootFlags, ephemeral, privileged, userNamespace }: Launch): string[] {
   const flags = new Set([...rootFlags, ...(privileged ? [] : ['nodev'])]);
-  if (!ephemeral) return [`mount -o ${['bind', ...flags].join()} -- "$rootfs" "$rootfs"`];
+  const size = ephemeral?.sizeBytes === undefined ? '' : `size=${ephemeral.sizeBytes},`;
+  const lines = [
+    `cd -- "$rootfs"; mount -t tmpfs -o ${size}mode=755 tmpfs "$rootfs"; root=$rootfs/root`,
+    'mkdir "$root" "$rootfs/dev" "$rootfs/proc" "$rootfs/sys" "$rootfs/launch" "$rootfs/launch/dev"',
+  ];
+  if (!ephemeral) return [...lines, `mount -c -o ${['bind', ...flags].join()} . "$root"`];
   flags.delete('ro');
   // overlayfs in a user namespace keeps its marks in user.*; in all others in trusted.*
   const options = [
@@ -169,68 +200,61 @@ function mountRoot({ rootFlags, ephemeral, privileged, userNamespace }: Launch):
     ...(userNamespace ? ['userxattr'] : []),
     'lowerdir=lower,upperdir=upper,workdir=work',
   ];
-  const size = ephemeral.sizeBytes === undefined ? '' : `size=${ephemeral.sizeBytes},`;
   return [
+    ...lines,
     '# what is written goes into memory, and away with the mount namespace. Paths are relative: in absolute ones a',
     '# colon, a comma or a backslash would mean something to overlayfs',
-    `cd -- "$rootfs"; mount -t tmpfs -o ${size}mode=700 tmpfs "$rootfs"`,
     'mkdir "$rootfs/lower" "$rootfs/upper" "$rootfs/work"; mount -c --bind . "$rootfs/lower"; cd -- "$rootfs"',
     'chown --reference=lower upper; chmod --reference=lower upper',
-    `mount -t overlay -o ${options.join()} overlay "$rootfs"`,
+    `mount -t overlay -o ${options.join()} overlay "$root"`,
   ];
 }
 
-/** A fresh /dev, the table of mounts, and what the user wants to have there besides. */
-function furnish(launch: Launch): string[] {
-  const { userNamespace, user, privileged, init, seccomp } = launch;
+/** A fresh /dev, with files for the devices that are then mounted there. */
+function furnishDev(launch: Launch): string[] {
+  const { userNamespace, privileged, devices } = launch;
+  const all = [...harmless, ...devices];
+  const folders = [...new Set(devices.map(({ path }) => dirname(path)))].filter((path) => path !== '/dev');
+  const made = folders.map((folder) => `"$rootfs"${quote(folder)} "$rootfs/launch"${quote(folder)}`);
   const lines = [
-    'mount -t tmpfs -o mode=755,size=64k,nosuid,noexec tmpfs "$rootfs/dev"; mkdir -m 700 "$rootfs/dev/.launch"',
+    `mount -t tmpfs -o mode=755,size=64k,nosuid,${privileged ? '' : 'nodev,'}noexec tmpfs "$rootfs/dev"`,
+    ...(folders.length > 0 ? [`mkdir -p ${made.join(' ')}`] : []),
+    `for device in ${all.map(({ path }) => quote(path)).join(' ')}; do : >"$rootfs$device"; done`,
   ];
-  const wanted = extras(launch);
-  if (wanted.length > 0 || isForeignSys(launch)) lines.push(functions);
+  // cp(1) makes devices and links anew, as they are on the host; in a user namespace mknod(2) makes no device
+  if (!userNamespace) {
+    lines.push(`cp -a ${harmless.map(({ source }) => source).join(' ')} "$rootfs/launch/dev/"`);
+    for (const { source, path } of devices)
+      lines.push(`cp -a -- ${quote(source)} "$rootfs/launch"${quote(path)}`);
+  }
+  lines.push(`cp -d ${links.join(' ')} "$rootfs/dev/"; ln -s pts/ptmx "$rootfs/dev/ptmx"`);
   if (isForeignSys(launch))
     lines.push(
       'mount --rbind /sys "$rootfs/sys"   # sysfs belongs to the network namespace, which is the host\'s',
       `restrict "$rootfs/sys" ${privileged ? '' : 'ro,'}nosuid,nodev,noexec`,
     );
-  lines.push(
-    'printf \'%s\\n\' "$fstab" >"$rootfs/dev/.launch/fstab"',
-    // mount(8) passes over a line that it can't read, and says so, but ends with 0
-    'said=$(mount -a -T "$rootfs/dev/.launch/fstab" 2>&1) || stop "$said"',
-    'case $said in *"parse error"*) stop "$said";; esac',
-  );
-  // cp(1) makes devices and links anew, as they are on the host; in a user namespace mknod(2) makes no device
-  const plain = devices.map((name) => `/dev/${name}`);
-  if (!userNamespace) lines.push(`cp -a ${[...plain, ...links].join(' ')} "$rootfs/dev/"`);
-  else lines.push(`cp -d ${links.join(' ')} "$rootfs/dev/"`);
-  lines.push('ln -s pts/ptmx "$rootfs/dev/ptmx"');
-  const bind = (source: string, path: string) =>
-    lines.push(`: >"$rootfs"${quote(path)}; mount --bind -- ${quote(source)} "$rootfs"${quote(path)}`);
-  if (userNamespace) for (const path of plain) bind(path, path);
-  for (const { source, path } of launch.devices) {
-    const folder = dirname(path);
-    if (folder !== '/dev') lines.push(`mkdir -p "$rootfs"${quote(folder)}`);
-    if (userNamespace) bind(source, path);
-    else lines.push(`cp -a -- ${quote(source)} "$rootfs"${quote(path)}`);
-  }
-  lines.push(...wanted);
-  if (init) {
-    bind(init, '/dev/init');
-    lines.push('mount -o remount,bind,ro,nosuid,nodev "$rootfs/dev/init"');
-  }
-  if (seccomp?.file)
+  return lines;
+}
+
+/** What else is in /dev: an init, a console; and its null in place of the host's as input or output. */
+function finishDev({ init, user }: Launch): string[] {
+  const lines: string[] = [];
+  if (init)
     lines.push(
-      '# the filter of system calls, for setpriv(1) to read',
-      `printf '${printfFormat(seccomp.file)}' >"$rootfs/dev/.launch/seccomp"; exec 5<"$rootfs/dev/.launch/seccomp"`,
+      `: >"$rootfs/dev/init"; mount --bind -- ${quote(init)} "$rootfs/dev/init"`,
+      'mount -o remount,bind,ro,nosuid,nodev "$rootfs/dev/init"',
     );
   lines.push(
+    "# chmod(2) of a descriptor would change the host's",
+    '[ ! /proc/self/fd/0 -ef /dev/null ] || exec <"$rootfs/dev/null"',
+    '[ ! /proc/self/fd/1 -ef /dev/null ] || exec >"$rootfs/dev/null"',
+    '[ ! /proc/self/fd/2 -ef /dev/null ] || exec 2>"$rootfs/dev/null"',
     '# its terminal, if it has one: found as /dev/console, for ttyname(3) looks for a name that is in its own /dev',
     'if [ "$console" ]; then',
     '  : >"$rootfs/dev/console"; mount --bind "$console" "$rootfs/dev/console"',
     `  chown ${user.uid} "$rootfs/dev/console" 2>/dev/null || :`,
     '  exec <"$rootfs/dev/console" >"$rootfs/dev/console" 2>&1',
     'fi',
-    'cd /; rm -r "$rootfs/dev/.launch"',
   );
   return lines;
 }
@@ -250,7 +274,7 @@ function extras({ volumes, tmpfs, texts, privileged }: Launch): string[] {
     })),
     ...texts.map(({ path, text }) => ({
       path,
-      line: `printf '%s\\n' ${quote(text)} >"$rootfs/dev/.launch/text"; volume "$rootfs/dev/.launch/text" ${path} nosuid,nodev,noexec; rm "$rootfs/dev/.launch/text"`,
+      line: `printf '%s\\n' ${quote(text)} >"$rootfs/launch/text"; volume "$rootfs/launch/text" ${path} nosuid,nodev,noexec; rm "$rootfs/launch/text"`,
     })),
   ];
   return lines.sort((one, other) => depth(one.path) - depth(other.path)).map(({ line }) => line);

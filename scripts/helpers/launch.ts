@@ -249,8 +249,7 @@ first=${quote(hierarchies(cgroups, name)[0] as string)}
 others=${quote(hierarchies(cgroups, name).slice(1).join(' '))}
 cgroups=; for parent in $others $first; do cgroups="$cgroups $parent/$name"; done`,
     (detached || stopSignal) && `# what the kernel does not keep of it\nrunDirectory=${quote(runDirectory)}`,
-    isolate.has('mount') &&
-      `# its mounts, as fstab(5) writes them
+    `# its mounts, as fstab(5) writes them
 fstab=${quote(mountTable(launch))}`,
     `# PID 1, while it is still a shell of the host's, furnishes the root
 hold=${quote(holdProgram(launch))}`,
@@ -416,7 +415,7 @@ function pivot(userNamespace: UserNamespace | undefined): string {
   const detach = asUser ? `${enter} umount --lazy /` : 'umount --lazy --namespace "/proc/$pid/ns/mnt" /';
   return `
 # pivot, from outside: the kernel moves the held process's root too; then the host's root, now on top, is detached
-${enter} sh -c 'cd "$1" && pivot_root . .' run "$rootfs" &&
+${enter} sh -c 'cd "$1" && pivot_root . .' run "$rootfs/root" &&
 ${detach} || { exec 8>&-; wait "$child"; exit 125; }
 `;
 }

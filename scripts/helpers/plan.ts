@@ -1,5 +1,6 @@
 // Steps: what a script is going to do to the host, as data that can be printed as shell or performed.
 import { mkdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { moveAll, moveTree } from './cgroup.ts';
 import { Failure, reason } from './cli.ts';
 import { quote, runProgram } from './programs.ts';
@@ -33,19 +34,22 @@ function commandLine(step: Step): string {
   return step.run.map(quote).join(' ');
 }
 
-/** A parent goes before its children, so that what it starts after that is born in the cgroup. */
+/** The process goes first, so that what it starts after that is born in the cgroup; then all that descend from it. */
 function moveTreeInShell(pid: number, to: string): string {
-  return `move() {
-  echo "$1" > ${quote(`${to}/cgroup.procs`)}
-  for child in $(grep -ls "^PPid:[[:space:]]$1$" /proc/[0-9]*/status | cut -d/ -f3); do move "$child"; done
-}
-move ${pid} 2>/dev/null; move ${pid} 2>/dev/null`;
+  const procs = quote(join(to, 'cgroup.procs'));
+  return `for round in 1 2 3; do
+  echo ${pid} > ${procs}
+  for pid in $(cat /proc/[0-9]*/status | awk -v top=${pid} '
+    /^Pid:/ { pid = $2 } /^PPid:/ { parent[pid] = $2 }
+    END { for (pid in parent) { at = parent[pid]; while (at != top && at in parent) at = parent[at]; if (at == top) print pid } }
+  '); do echo "$pid" > ${procs} || :; done
+done 2>/dev/null`;
 }
 
 /** The list is read whole before anybody moves, and again for those that were born meanwhile. */
 function moveAllInShell(from: string, to: string): string {
   return `for round in 1 2 3; do
-  for pid in $(cat ${quote(`${from}/cgroup.procs`)}); do echo "$pid" > ${quote(`${to}/cgroup.procs`)}; done
+  for pid in $(cat ${quote(join(from, 'cgroup.procs'))}); do echo "$pid" > ${quote(join(to, 'cgroup.procs'))} || :; done
 done 2>/dev/null`;
 }
 

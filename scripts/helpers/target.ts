@@ -1,7 +1,25 @@
 // Whom a script acts on: a container by its name, or any process by its PID; and the cgroup that is to be limited.
-import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync } from 'node:fs';
+import {
+  accessSync,
+  constants,
+  existsSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+} from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { cgroupDirectory, cgroupPath, type Hierarchy, ownCgroup, parent, processesIn } from './cgroup.ts';
+import {
+  cgroupDirectory,
+  cgroupPath,
+  type Hierarchy,
+  type LimitName,
+  ownCgroup,
+  parent,
+  processesIn,
+  type Setting,
+} from './cgroup.ts';
 import { Failure, UsageError } from './cli.ts';
 import { type Container, findContainers, heldContainer, identify, runFolder } from './containers.ts';
 import {
@@ -30,8 +48,6 @@ export interface Target {
   elsewhere: Place[];
   /** the cgroup is another engine's or a service's: its limits are to be put back one day */
   borrowed: boolean;
-  /** where there is a note of what the limits were before this project changed them: what they were */
-  previous: string[] | undefined;
 }
 
 /** Whether a word can be a container's name: no path leads out of the folder of the cgroups. */
@@ -45,11 +61,32 @@ export interface Place {
 }
 
 /**
- * What the kernel does not keep about a cgroup barehand/pid-N, or about one that is limited in place for the sake of
- * process N: `cgroup` in here is where its processes came from, `limit` what the limit was.
+ * The folder for what the kernel does not keep about a cgroup barehand/pid-N, or about one that is limited in place
+ * for the sake of process N: `HIERARCHY.cgroup` in it is where its processes came from, `CONTROLLER.limit` what the
+ * limits were.
  */
 export const notes = ({ directory, top, borrowed }: Pick<Target, 'directory' | 'top' | 'borrowed'>) =>
-  join('/run', parent, borrowed && top ? `pid-${top.pid}` : basename(directory));
+  join(runFolder(), borrowed && top ? `pid-${top.pid}` : basename(directory));
+
+/** The name of the note about a hierarchy: each of v1's has a cgroup of its own for the same process. */
+export const cgroupNoteName = ({ controllers }: Pick<Hierarchy, 'controllers'>) =>
+  `${controllers.join() || 'v2'}.cgroup`;
+
+/** The text of a limit note: since when the process runs, then what its limits were. */
+export const limitNote = ({ startTicks }: Pick<Target, 'startTicks'>, settings: Setting[]) =>
+  [startTicks, ...settings.map(({ limit, device, text }) => `${limit} ${device ?? '-'} ${text}`)].join('\n');
+
+/** What the limits of a controller were before this project changed them, if there is a note of that. */
+export function previousLimits(target: Target, controller: string): Setting[] | undefined {
+  const note =
+    target.borrowed && attempt(() => readFileSync(join(notes(target), `${controller}.limit`), 'utf8'));
+  const [ticks, ...lines] = note ? note.replace(/\n$/, '').split('\n') : [];
+  if (ticks === undefined || Number(ticks) !== target.startTicks) return undefined;
+  return lines.map((line) => {
+    const [, limit, device, text = ''] = /^(\S+) (\S+) ?(.*)$/.exec(line) ?? [];
+    return { limit: limit as LimitName, ...(device !== '-' && { device }), text };
+  });
+}
 
 /** The text of `cgroup` in the notes: the first line where the tree comes from, then who comes from elsewhere. */
 export const cgroupNote = ({ origin, elsewhere }: Pick<Target, 'origin' | 'elsewhere'>) =>
@@ -116,22 +153,39 @@ function findBelow(hierarchy: Hierarchy, tree: Process[], top: Process): string 
   );
 }
 
+/** Whether this user may write a file. */
+const isWritable = (file: string) => attempt(() => accessSync(file, constants.W_OK) ?? true) ?? false;
+
 /**
- * Finds what `text` means, a name or a PID. A container and any tree that has a cgroup to itself, with the file
- * `limit` in it, is limited there; for any other the directory is one that is still to be made, barehand/pid-N.
+ * The cgroup below which a user may make some for the processes `members` of the cgroup `origin`: for root the top of
+ * the hierarchy; for others the next one that was delegated to them and has no processes but these, cgroups(7).
+ */
+function delegatedTo({ mountPoint }: Hierarchy, origin: string, members: Set<number>): string | undefined {
+  if (process.getuid?.() === 0) return mountPoint;
+  for (let at = origin; at.startsWith(mountPoint); at = dirname(at)) {
+    const procs = join(at, 'cgroup.procs');
+    if (!isWritable(at) || !isWritable(procs)) return undefined;
+    const inIt =
+      attempt(() => readFileSync(procs, 'utf8'))
+        ?.split('\n')
+        .filter(Boolean) ?? [];
+    if (basename(at) !== parent && inIt.every((pid) => members.has(Number(pid)))) return at;
+  }
+  return undefined;
+}
+
+/**
+ * Finds what `text` means, a name or a PID. A container and any tree that has a cgroup to itself, with `files` in it,
+ * is limited there; for any other the directory is one that is still to be made, barehand/pid-N.
  * Throws UsageError for what is neither name nor PID, Failure for what does not exist or can't be limited.
  */
-export function findTarget(hierarchy: Hierarchy, text: string, limit: string): Target {
+export function findTarget(hierarchy: Hierarchy, text: string, files: string[]): Target {
   const named = (name: string) => join(hierarchy.mountPoint, parent, name);
   const ticksOf = (process_?: Process) => process_ && startTicks(process_.pid);
   const existing = (directory: string, top?: Process): Target => {
-    const borrowed = dirname(directory) !== named('');
+    const borrowed = basename(dirname(directory)) !== parent;
     const folder = notes({ directory, top, borrowed });
-    const note = attempt(() => readFileSync(join(folder, 'cgroup'), 'utf8'));
-    const [ticks, ...previous] =
-      attempt(() => readFileSync(join(folder, 'limit'), 'utf8'))
-        ?.trim()
-        .split(' ') ?? [];
+    const note = attempt(() => readFileSync(join(folder, cgroupNoteName(hierarchy)), 'utf8'));
     return {
       directory,
       top,
@@ -139,7 +193,6 @@ export function findTarget(hierarchy: Hierarchy, text: string, limit: string): T
       toMove: [],
       ...(note && !borrowed ? parseCgroupNote(note) : { origin: undefined, elsewhere: [] }),
       borrowed,
-      previous: borrowed && top && Number(ticks) === ticksOf(top) ? previous : undefined,
     };
   };
   if (!/^\d+$/.test(text)) {
@@ -149,6 +202,9 @@ export function findTarget(hierarchy: Hierarchy, text: string, limit: string): T
     return existing(named(text));
   }
 
+  // the process that it is called after may have ended before those it left behind
+  const left = named(`pid-${text}`);
+  if (!readProcess(Number(text)) && attempt(() => processesIn(left).length)) return existing(left);
   const table = readProcesses();
   const { containers } = findContainers(table);
   const { top, container } = findProcess(table, containers, Number(text));
@@ -160,7 +216,8 @@ export function findTarget(hierarchy: Hierarchy, text: string, limit: string): T
   if (path === undefined) throw new Failure(`process ${top.pid} has ended`);
   const origin = cgroupDirectory(hierarchy, path);
   // what has left the tree since, as daemons do, is still in there
-  if (origin === named(`pid-${top.pid}`)) return existing(origin, top);
+  if (origin && basename(origin) === `pid-${top.pid}` && basename(dirname(origin)) === parent)
+    return existing(origin, top);
 
   const inside = container ? [...container.members] : descendants(table, [top.pid]).map(({ pid }) => pid);
   const tops = inside.filter((pid) => !inside.includes(table.get(pid)?.ppid ?? 0));
@@ -171,24 +228,27 @@ export function findTarget(hierarchy: Hierarchy, text: string, limit: string): T
     (pid === 0 || table.has(pid)) &&
     !(container && heldContainer(containers, pid) === container);
   const own = ownCgroup(hierarchy, path, [...members], isStranger);
-  if (own && existsSync(join(own, limit))) return existing(own, top);
+  const base = origin && delegatedTo(hierarchy, origin, members);
+  const isFit = (file: string) => existsSync(file) && (!base || isWritable(file));
+  if (own && files.every((file) => isFit(join(own, file)))) return existing(own, top);
   const below = ownName(hierarchy, top.pid) ? undefined : findBelow(hierarchy, tree, top);
   if (below) return existing(named(below), top);
 
-  const places = tree.flatMap(({ pid }) => {
+  const elsewhere = tree.flatMap(({ pid }) => {
     const at = cgroupPath(readProc(pid, 'cgroup') ?? '', hierarchy);
     const directory = at === undefined ? undefined : cgroupDirectory(hierarchy, at);
-    return directory === undefined ? [] : { pid, startTicks: startTicks(pid) ?? 0, directory };
+    return directory === undefined || directory === origin
+      ? []
+      : { pid, startTicks: startTicks(pid) ?? 0, directory };
   });
   return {
-    directory: named(`pid-${top.pid}`),
+    directory: join(base ?? hierarchy.mountPoint, parent, `pid-${top.pid}`),
     top,
     startTicks: ticksOf(top),
     toMove: tree,
     origin,
-    elsewhere: places.filter(({ directory }) => directory !== origin),
+    elsewhere,
     borrowed: false,
-    previous: undefined,
   };
 }
 
@@ -196,24 +256,30 @@ export function findTarget(hierarchy: Hierarchy, text: string, limit: string): T
  * Removes the cgroups barehand/pid-N whose processes have all ended, but for those that are being made just now; and
  * the notes of processes that have ended.
  */
-export function sweepTargets({ mountPoint }: Hierarchy): void {
-  const folder = join(mountPoint, parent);
+export function sweepTargets(hierarchy: Hierarchy): void {
+  const folder = join(hierarchy.mountPoint, parent);
   for (const name of existsSync(folder) ? readdirSync(folder) : []) {
     if (!/^pid-\d+$/.test(name)) continue;
     const directory = join(folder, name);
     try {
       if (Date.now() - statSync(directory).mtimeMs < 10_000) continue;
       rmdirSync(directory); // EBUSY: somebody is in it
-      rmSync(join('/run', parent, name), { recursive: true, force: true });
+      rmSync(join(runFolder(), name, cgroupNoteName(hierarchy)), { force: true });
       rmdirSync(folder); // ENOTEMPTY: there are others
     } catch {}
   }
-  for (const name of attempt(() => readdirSync(join('/run', parent))) ?? []) {
-    const limit = attempt(() => readFileSync(join('/run', parent, name, 'limit'), 'utf8'));
-    if (limit !== undefined && Number(limit.split(' ')[0]) !== startTicks(Number(name.slice('pid-'.length))))
-      rmSync(join('/run', parent, name), { recursive: true, force: true });
+  for (const name of attempt(() => readdirSync(runFolder())) ?? []) {
+    if (!/^pid-\d+$/.test(name)) continue;
+    const files = attempt(() => readdirSync(join(runFolder(), name))) ?? [];
+    for (const file of files.filter((file) => file.endsWith('.limit'))) {
+      const ticks = attempt(() => readFileSync(join(runFolder(), name, file), 'utf8'))?.split('\n')[0];
+      if (Number(ticks) !== startTicks(Number(name.slice('pid-'.length))))
+        rmSync(join(runFolder(), name, file), { force: true });
+    }
+    const isNew = Date.now() - (attempt(() => statSync(join(runFolder(), name)).mtimeMs) ?? 0) < 10_000;
+    if (!isNew) attempt(() => rmdirSync(join(runFolder(), name)));
   }
-  attempt(() => rmdirSync(join('/run', parent)));
+  attempt(() => rmdirSync(runFolder()));
 }
 
 /** A container as a whole: its first process, and the cgroups that it has to itself. */

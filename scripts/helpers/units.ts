@@ -1,4 +1,4 @@
-// Sizes as people write them, and as they read them.
+// Sizes, numbers and lists as people write them, and as they read them.
 import { UsageError } from './cli.ts';
 
 const multipliers: Record<string, number> = {
@@ -39,4 +39,37 @@ export function formatSize(bytes: number): string {
   }
   const digits = unit === 0 || value >= 100 || Number.isInteger(value) ? 0 : 1;
   return `${value.toFixed(digits)} ${['B', 'KiB', 'MiB', 'GiB', 'TiB'][unit]}`;
+}
+
+/** Parses a whole number from `min` to `max`. `what` is what the message calls it. */
+export function parseNumber(what: string, text: string, min: number, max: number): number {
+  const number = /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN;
+  if (number >= min && number <= max) return number;
+  throw new UsageError(`${what} is a whole number from ${min} to ${max}, not ${JSON.stringify(text)}`);
+}
+
+/** Parses a number of CPUs, `1.5`. The kernel divides no finer than to a hundredth: a millisecond of 100. */
+export function parseCpus(text: string): number {
+  const cpus = /^(\d{1,5}(\.\d+)?|\.\d+)$/.test(text) ? Number(text) : Number.NaN;
+  if (cpus >= 0.01) return cpus;
+  throw new UsageError(`not a number of CPUs from 0.01 on, as 1.5: ${JSON.stringify(text)}`);
+}
+
+/** Parses a time into microseconds: `50ms`, `20000us`, `0.5s`; a bare number is microseconds. */
+export function parseMicroseconds(text: string): number {
+  const [, number, unit = 'us'] = /^(\d{1,9}(?:\.\d+)?)(us|ms|s)?$/.exec(text) ?? [];
+  if (number === undefined)
+    throw new UsageError(`not a time: ${JSON.stringify(text)}: write 50ms or 50000us`);
+  return Math.round(Number(number) * { us: 1, ms: 1000, s: 1_000_000 }[unit as 'us']);
+}
+
+/** Checks a list of CPUs or memory nodes, `0-2,5`, cpuset(7). `what` is what the message calls it. */
+export function parseList(what: string, text: string): string {
+  const isInOrder = (part: string) => {
+    const [from, to = from] = part.split('-').map(Number);
+    return Number(from) <= Number(to);
+  };
+  if (/^\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*$/.test(text) && text.split(',').every(isInOrder))
+    return text;
+  throw new UsageError(`${what} is a list as 0-2,5, not ${JSON.stringify(text)}`);
 }
