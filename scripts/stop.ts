@@ -41,12 +41,11 @@ SEE ALSO
   admin-guide/cgroup-v1/freezer-subsystem
 */
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { constants } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { lockDirectory, parent, processesIn, readHierarchies } from './helpers/cgroup.ts';
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
-import { parseSignal } from './helpers/container-options.ts';
+import { parseSignal, signalNumber } from './helpers/container-options.ts';
 import { attempt, type Process, readProc, startTicks } from './helpers/proc.ts';
 import { runProgram } from './helpers/programs.ts';
 import {
@@ -60,15 +59,13 @@ import {
 } from './helpers/target.ts';
 
 export const options = {
-  signal: { parse: (text: string) => `SIG${parseSignal(text)}` as Signal },
+  signal: { parse: parseSignal },
   timeout: { parse: parseSeconds },
   all: {},
   pause: {},
   resume: {},
   sweep: {},
 } as const;
-
-type Signal = keyof typeof constants.signals;
 
 function parseSeconds(text: string): number {
   if (/^\d{1,6}(\.\d+)?$/.test(text)) return Number(text);
@@ -78,20 +75,20 @@ function parseSeconds(text: string): number {
 const hierarchies = readHierarchies();
 
 /** Whether a signal can have any effect on a process: PID 1 of a namespace gets only what it has a handler for. */
-function handles(first: Process, signal: Signal): boolean {
-  if (signal === 'SIGKILL' || first.nsPids.length === 1) return true;
+function handles(first: Process, signal: string): boolean {
+  if (signal === 'KILL' || first.nsPids.length === 1) return true;
   const status = readProc(first.pid, 'status') ?? '';
   // what it blocks it may wait for, as inits do: with signalfd(2), or sigtimedwait(2), during which it is not blocked
   if (readProc(first.pid, 'wchan')?.includes('sigtimedwait')) return true;
   return ['SigCgt', 'SigBlk'].some((set) => {
     const mask = new RegExp(`^${set}:\\t(\\w+)$`, 'm').exec(status)?.[1] ?? '0';
-    return ((BigInt(`0x${mask}`) >> BigInt(constants.signals[signal] - 1)) & 1n) === 1n;
+    return ((BigInt(`0x${mask}`) >> BigInt(signalNumber(signal) - 1)) & 1n) === 1n;
   });
 }
 
-function send(process_: Process, signal: Signal): void {
+function send(process_: Process, signal: string): void {
   try {
-    process.kill(process_.pid, signal);
+    process.kill(process_.pid, signalNumber(signal));
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ESRCH')
       throw new Failure(`cannot signal ${process_.pid}: ${reason(error)}`);
@@ -134,8 +131,8 @@ function killAll(container: WholeContainer): void {
   }
   // PID 1 first: the kernel ends all of its namespace with it
   const { first, startTicks: started } = container;
-  if (first && startTicks(first.pid) === started) send(first, 'SIGKILL');
-  for (const process_ of livingProcesses(container)) send(process_, 'SIGKILL');
+  if (first && startTicks(first.pid) === started) send(first, 'KILL');
+  for (const process_ of livingProcesses(container)) send(process_, 'KILL');
 }
 
 /** A cgroup's directory and those in it, in the order in which they can be removed. */
@@ -164,9 +161,9 @@ async function removeCgroups({ cgroups, name }: WholeContainer): Promise<string[
 }
 
 /** The signal that a container wants to be asked with: what run.ts --stop-signal said. */
-function stopSignal({ name }: WholeContainer): Signal {
+function stopSignal({ name }: WholeContainer): string {
   const text = name && attempt(() => readFileSync(join(notesFolder(name), 'stop-signal'), 'utf8').trim());
-  return text ? (`SIG${parseSignal(text)}` as Signal) : 'SIGTERM';
+  return text ? parseSignal(text) : 'TERM';
 }
 
 /** Whether what a launch has left is all that there is: it keeps its notes where it has come to an end. */
@@ -175,7 +172,7 @@ const hasEnded = (name: string) => existsSync(join(notesFolder(name), 'status'))
 /** Stops one container. Returns what happened, for people. Throws Failure naming what would not end. */
 async function stop(
   container: WholeContainer,
-  asked: Signal | undefined,
+  asked: string | undefined,
   timeoutSeconds: number,
 ): Promise<string> {
   const { first, label, name, cgroups } = container;
@@ -187,20 +184,20 @@ async function stop(
       await sleep(50);
     }
   };
-  let how = `${label}: ended after ${signal}`;
+  let how = `${label}: ended after SIG${signal}`;
   await setFrozen(container, false).catch(() => {}); // a frozen v1 cgroup can't be killed until it is thawed
   if (!first) how = `${label}: nothing of it was running`;
   if (!first && cgroups.length === 0) how = `${label}: had ended, its log is removed`;
   if (first && !handles(first, signal)) {
     killAll(container);
-    how = `${label}: killed, for its first process does not handle ${signal}`;
+    how = `${label}: killed, for its first process does not handle SIG${signal}`;
   } else if (first) {
     send(first, signal);
     // the tree of a container without a PID namespace does not end with its first process
     if (first.nsPids.length === 1) for (const process_ of livingProcesses(container)) send(process_, signal);
     if (!(await wait(timeoutSeconds * 1000))) {
       killAll(container);
-      how = `${label}: killed, ${timeoutSeconds} s after ${signal}`;
+      how = `${label}: killed, ${timeoutSeconds} s after SIG${signal}`;
     }
   }
   for (let tries = 0; tries < 5 && !(await wait(1000)); tries++) killAll(container); // forking bombs included

@@ -31,7 +31,8 @@ async function bundle(name) {
     logLevel: 'warning',
     banner: {
       // zx and others call require(), which an ES module has to make for itself
-      js: `#!/usr/bin/env node
+      // --: node 20 takes --env-file for itself, wherever it stands
+      js: `#!/usr/bin/env -S node --
 ${header}
 // Built from scripts/${name}; the project's own code comes last, before the licences.
 import { createRequire as $require } from 'node:module';

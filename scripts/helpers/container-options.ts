@@ -4,7 +4,7 @@ import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { constants } from 'node:os';
 import { join, resolve } from 'node:path';
-import { UsageError } from './cli.ts';
+import { reason, UsageError } from './cli.ts';
 import type { Device, Tmpfs, Volume } from './furnish.ts';
 
 /** A name that is a directory's, a host name's and a word of the shell's at once. `pid-N` is limit-memory's. */
@@ -26,8 +26,13 @@ export function parseVariable(text: string): string {
 
 /** The variables in a file, one a line as in `-e`; lines with # are comments, and quotes mean nothing. */
 export function parseVariableFile(path: string): string[] {
-  if (!existsSync(path)) throw new UsageError(`--env-file: there is no ${path}`);
-  const lines = readFileSync(path, 'utf8').split(/\r?\n/);
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (error) {
+    throw new UsageError(`--env-file ${path}: ${reason(error)}`);
+  }
+  const lines = text.split(/\r?\n/);
   return lines
     .filter((line) => line.trim() && !line.startsWith('#'))
     .map((line) => parseVariable(line.trimStart()));
@@ -119,15 +124,21 @@ export function parseNameserver(text: string): string {
   return `nameserver ${text}`;
 }
 
-/** `TERM`, `SIGTERM` or `15` as `TERM`. */
+/** `TERM`, `SIGTERM` or `15` as `TERM`; also RTMIN+3, which systemd as a container's init wants. */
 export function parseSignal(text: string): string {
-  const names = Object.entries(constants.signals);
-  const [name] = names.find(
-    ([name, number]) => name === `SIG${text.toUpperCase().replace(/^SIG/, '')}` || String(number) === text,
-  ) ?? ['', 0];
-  if (name === '') throw new UsageError(`no such signal: ${text}: see signal(7)`);
-  return name.slice('SIG'.length);
+  const word = text.toUpperCase().replace(/^SIG/, '');
+  const [name] =
+    Object.entries(constants.signals).find(
+      ([name, number]) => name === `SIG${word}` || String(number) === word,
+    ) ?? [];
+  if (name) return name.slice('SIG'.length);
+  if (/^RTMIN(\+\d{1,2})?$/.test(word) && signalNumber(word) <= 64) return word;
+  throw new UsageError(`no such signal: ${text}: see signal(7)`);
 }
+
+/** The number of a signal that parseSignal has named. signal(7): for the C library RTMIN is 34. */
+export const signalNumber = (name: string): number =>
+  constants.signals[`SIG${name}` as NodeJS.Signals] ?? 34 + Number(name.slice('RTMIN+'.length));
 
 /** `seccomp=unconfined` or `no-new-privileges[=false]`: what is lifted, or asked for and there anyway. */
 export function parseSecurity(text: string): { seccomp?: false; newPrivileges?: boolean } {

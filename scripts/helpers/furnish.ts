@@ -113,10 +113,11 @@ walk() { # PATH KIND
 }
 # adds options to a mount and to those below it; those they have stay, since mount(8) reads them first
 restrict() { # MOUNTPOINT OPTIONS
-  while read -r _ _ _ _ point _; do
+  # proc(5) writes a blank as \\040; printf(1) reads \\0040 so, whatever digit comes next
+  sed 's/\\\\/\\\\0/g' /proc/self/mountinfo | while read -r _ _ _ _ point _; do
     point=$(printf '%b.' "$point"); point=\${point%.}
     case $point in "$1" | "$1"/*) mount -o "remount,bind,$2" "$point";; esac
-  done </proc/self/mountinfo
+  done
 }
 # binds SOURCE where nobody else can change anything, then moves it onto the directory that we are in, or an open file:
 # mount(8) would follow a symlink in PATH
@@ -128,7 +129,7 @@ volume() { # SOURCE PATH OPTIONS
   if [ -d "$stage" ]; then
     walk "$2" directory; mount -n -c --move "$stage" .
   else
-    walk "$2" file; exec 9<"./$leaf"
+    walk "$2" file; [ -f "./$leaf" ] || stop "$2 is no file"; exec 9<"./$leaf"
     [ "$(readlink -n /proc/self/fd/9)" = "$PWD/$leaf" ] || stop "$2 changes while it is looked at"
     mount -n -c --move "$stage" /proc/self/fd/9; exec 9<&-
   fi
@@ -144,8 +145,8 @@ export function holdProgram(launch: Launch): string {
   const pivots = isolate.has('mount');
   const wanted = pivots ? extras(launch) : [];
   const lines = [
-    'exec 2>&3 3>&-; set -e; umask 022',
-    'stop() { echo "run: $*" >&2; exit 125; }',
+    'set -e; umask 022',
+    'stop() { echo "$*" >&2; exit 125; }   # the launching shell reads it',
     ...mountRoot(launch),
     ...(wanted.length > 0 || isForeignSys(launch) ? [functions] : []),
     ...(pivots ? furnishDev(launch) : []),
@@ -180,17 +181,19 @@ export function holdProgram(launch: Launch): string {
   // CVE-2019-5736: what becomes /proc/self/exe of a container is not to be written to
   if (!userNamespace) lines.push(`mount -o bind,ro -- ${quote(last)} ${quote(last)}`);
   // the pivot moves the directories that processes are in as well as their root, pivot_root(2)
-  lines.push('cd /');
+  lines.push('cd /; exec 2>&3 3>&-');
   return lines.join('\n');
 }
 
 /** The root itself, without device files: one that somebody makes in there opens nothing. */
 function mountRoot({ rootFlags, ephemeral, privileged, userNamespace }: Launch): string[] {
   const flags = new Set([...rootFlags, ...(privileged ? [] : ['nodev'])]);
-  const size = ephemeral?.sizeBytes === undefined ? '' : `size=${ephemeral.sizeBytes},`;
+  const size = ephemeral ? ephemeral.sizeBytes && `size=${ephemeral.sizeBytes},` : 'size=1m,';
   const lines = [
-    `cd -- "$rootfs"; mount -t tmpfs -o ${size}mode=755 tmpfs "$rootfs"; root=$rootfs/root`,
-    'mkdir "$root" "$rootfs/dev" "$rootfs/proc" "$rootfs/sys" "$rootfs/launch" "$rootfs/launch/dev"',
+    // mount_namespaces(7): an unbindable mount is left out of a volume that ROOTFS lies in
+    'cd -- "$rootfs"; mount -t tmpfs -o mode=755,unbindable tmpfs "$rootfs"; root=$rootfs/root',
+    'mkdir "$root" "$rootfs/dev" "$rootfs/proc" "$rootfs/sys" "$rootfs/launch"',
+    `mount -t tmpfs -o ${size ?? ''}mode=755 tmpfs "$rootfs/launch"; mkdir "$rootfs/launch/dev"`,
   ];
   if (!ephemeral) return [...lines, `mount -c -o ${['bind', ...flags].join()} . "$root"`];
   flags.delete('ro');
@@ -204,7 +207,8 @@ function mountRoot({ rootFlags, ephemeral, privileged, userNamespace }: Launch):
     ...lines,
     '# what is written goes into memory, and away with the mount namespace. Paths are relative: in absolute ones a',
     '# colon, a comma or a backslash would mean something to overlayfs',
-    'mkdir "$rootfs/lower" "$rootfs/upper" "$rootfs/work"; mount -c --bind . "$rootfs/lower"; cd -- "$rootfs"',
+    'layers=$rootfs/launch; mkdir "$layers/lower" "$layers/upper" "$layers/work"',
+    'mount -c --bind . "$layers/lower"; cd -- "$layers"',
     'chown --reference=lower upper; chmod --reference=lower upper',
     `mount -t overlay -o ${options.join()} overlay "$root"`,
   ];
@@ -248,12 +252,12 @@ function finishDev({ init, user }: Launch): string[] {
     "# chmod(2) of a descriptor would change the host's",
     '[ ! /proc/self/fd/0 -ef /dev/null ] || exec <"$rootfs/dev/null"',
     '[ ! /proc/self/fd/1 -ef /dev/null ] || exec >"$rootfs/dev/null"',
-    '[ ! /proc/self/fd/2 -ef /dev/null ] || exec 2>"$rootfs/dev/null"',
+    '[ ! /proc/self/fd/3 -ef /dev/null ] || exec 3>"$rootfs/dev/null"',
     '# its terminal, if it has one: found as /dev/console, for ttyname(3) looks for a name that is in its own /dev',
     'if [ "$console" ]; then',
     '  : >"$rootfs/dev/console"; mount --bind "$console" "$rootfs/dev/console"',
     `  chown ${user.uid} "$rootfs/dev/console" 2>/dev/null || :`,
-    '  exec <"$rootfs/dev/console" >"$rootfs/dev/console" 2>&1',
+    '  exec <"$rootfs/dev/console" >"$rootfs/dev/console" 3>&1',
     'fi',
   );
   return lines;

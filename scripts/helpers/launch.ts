@@ -272,9 +272,10 @@ export PATH LC_ALL SHELL rootfs fstab hold drop release start cgroups`,
       pipes(detached !== undefined),
       userNamespace && mapUsers(userNamespace),
       hold(launch),
-      'read -r pid <&7',
+      '# what is said before PID 1 is ready is about why it will not be; then comes its PID',
+      'while read -r pid <&7; do case $pid in *[!0-9]*) echo "run: $pid" >&2;; *) break;; esac; done',
       userNamespace && 'kill "$holder"; wait "$holder" 2>/dev/null',
-      `case $pid in '' | *[!0-9]*) [ -z "$pid" ] || echo "run: $pid" >&2; exec 8>&-; wait "$child"; exit 125;; esac`,
+      '[ "$pid" ] || { exec 8>&-; wait "$child"; exit 125; }',
       isolate.has('mount') && pivot(userNamespace),
       `# a signal for this shell is meant for the command\n${signalHandlers(isolate.has('pid'), detached !== undefined)}`,
       '# release, and wait; a signal ends wait early',
@@ -342,7 +343,8 @@ trap sweep EXIT`;
 
 /** Without cgroups the lock on the directory is what shows that the name is in use. */
 const takeDirectory = ({ detached }: Launch) => `
-mkdir -p "$runDirectory" && exec 9<"$runDirectory" && flock --nonblock 9 || fail "the name $name is in use: choose another --name"
+mkdir -p "$runDirectory" || exit 125
+exec 9<"$runDirectory"; flock --nonblock 9 || fail "the name $name is in use: choose another --name"
 rm -f "$runDirectory"/*${detached ? '' : `\ntrap 'rm -r "$runDirectory"' EXIT`}`;
 
 /** The pipes between the launching shell and PID 1, and that of a detached container's output. */
