@@ -33,6 +33,17 @@ OPTIONS
   --dns ADDRESS         a name server in its own /etc/resolv.conf; may be repeated
 
   --memory SIZE         no more than SIZE, and no swap beyond it: 100M is 100 * 1024^2, 100MB is 100 * 1000^2
+  --memory-swap SIZE|-1  memory and swap together; -1 is any swap
+  --memory-reservation SIZE  what it is to be left with when memory is scarce
+  --cpus N              no more than N processors' time, as 1.5
+  --cpuset-cpus LIST    on these processors only, as 0-1,3
+  --cpuset-mems LIST    from these memory nodes only
+  --cpu-shares N        its part of what several want; 1024 is everybody's
+  --pids-limit N|-1     no more than N processes and threads
+  --device-read-bps PATH:SIZE  no more bytes a second from the disk that PATH is or lies on; may be repeated
+  --device-write-bps PATH:SIZE  the same for writing
+  --device-read-iops PATH:N  no more operations a second; may be repeated
+  --device-write-iops PATH:N  the same for writing
   --ulimit NAME=SOFT[:HARD]  a limit of getrlimit(2), as nofile=1024; may be repeated
   --network host|none   the host's network (default), or none but its own loopback
   --userns              root in it is no root on the host; for users without root it always is so
@@ -76,14 +87,16 @@ import { hostname as osHostname } from 'node:os';
 import { basename, join } from 'node:path';
 import { isatty } from 'node:tty';
 import { capabilities, keptCapabilities, parseCapabilities } from './helpers/capabilities.ts';
-import { readHierarchies } from './helpers/cgroup.ts';
+import { type LaunchLimits, readHierarchies } from './helpers/cgroup.ts';
 import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
 import {
+  orUnlimited,
   parseDevice,
   parseHost,
   parseLimit,
   parseName,
   parseNameserver,
+  parseRate,
   parseSecurity,
   parseSignal,
   parseTmpfs,
@@ -102,7 +115,7 @@ import { type Launch, launchProgram, namespaceFlags, planCgroups } from './helpe
 import { becomeShell } from './helpers/programs.ts';
 import { defaultShell, findRootfs, findUser } from './helpers/rootfs.ts';
 
-import { parseSize } from './helpers/units.ts';
+import { parseCpus, parseList, parseNumber, parseSize } from './helpers/units.ts';
 import { freeNamespace, lockedBy, rootlessNamespace } from './helpers/userns.ts';
 
 export const options = {
@@ -127,6 +140,17 @@ export const options = {
   addHost: { parse: parseHost, many: true },
   dns: { parse: parseNameserver, many: true },
   memory: { parse: parseSize },
+  memorySwap: { parse: orUnlimited(parseSize) },
+  memoryReservation: { parse: parseSize },
+  cpus: { parse: parseCpus },
+  cpusetCpus: { parse: (text: string) => parseList('--cpuset-cpus', text) },
+  cpusetMems: { parse: (text: string) => parseList('--cpuset-mems', text) },
+  cpuShares: { parse: (text: string) => parseNumber('--cpu-shares', text, 2, 262_144) },
+  pidsLimit: { parse: orUnlimited((text) => parseNumber('--pids-limit', text, 1, 4_194_304)) },
+  deviceReadBps: { parse: parseRate('readBps'), many: true },
+  deviceWriteBps: { parse: parseRate('writeBps'), many: true },
+  deviceReadIops: { parse: parseRate('readIops'), many: true },
+  deviceWriteIops: { parse: parseRate('writeIops'), many: true },
   ulimit: { parse: parseLimit, many: true },
   network: { parse: parseNetwork },
   userns: {},
@@ -195,6 +219,29 @@ function planInit(): { init: string | undefined; words: string[] } {
   return init ? { init, words: ['/dev/init', '--'] } : { init, words: shellInit };
 }
 
+/** The limits of its cgroups. Throws UsageError for those that contradict each other. */
+function planLimits(values: Values<typeof options>): LaunchLimits {
+  const { memory, memorySwap } = values;
+  if (memorySwap !== undefined && (memory === undefined || memorySwap < memory))
+    throw new UsageError('--memory-swap is memory and swap together: it needs --memory, and is not less');
+  return {
+    memoryBytes: memory,
+    memorySwapBytes: memorySwap,
+    memoryReservationBytes: values.memoryReservation,
+    cpus: values.cpus,
+    cpuset: values.cpusetCpus,
+    mems: values.cpusetMems,
+    cpuShares: values.cpuShares,
+    pids: values.pidsLimit,
+    devices: [
+      ...values.deviceReadBps,
+      ...values.deviceWriteBps,
+      ...values.deviceReadIops,
+      ...values.deviceWriteIops,
+    ],
+  };
+}
+
 /** Options and facts become a launch. Throws UsageError for options that contradict each other. */
 async function planLaunch(
   values: Values<typeof options>,
@@ -214,8 +261,9 @@ async function planLaunch(
   const userNamespace = findNamespace(name, values.userns);
   if (!isRoot && !(isolate.has('mount') && isolate.has('pid')))
     throw new UsageError('without root --isolate must have mount and pid');
-  if (!isRoot && values.memory)
-    throw new Failure('cannot limit memory without root: a cgroup can be made by root only: sudo run.ts ...');
+  const limits = planLimits(values);
+  if (!isRoot && Object.values(limits).some((limit) => limit !== undefined && String(limit) !== ''))
+    throw new Failure('cannot limit it without root, who alone can make a cgroup: sudo run.ts ...');
   const user = findUser(rootfs, values.user ?? (isolate.has('mount') ? image.user : undefined) ?? '0');
   if (userNamespace?.single && (user.uid !== 0 || user.gid !== 0))
     throw new Failure(
@@ -276,7 +324,7 @@ async function planLaunch(
       values.privileged || security.seccomp === false
         ? undefined
         : planSeccomp(kept, isolate.has('mount') && !security.newPrivileges),
-    cgroups: isRoot ? planCgroups(readHierarchies(), name, values.memory) : undefined,
+    cgroups: isRoot ? planCgroups(readHierarchies(), name, limits) : undefined,
     runDirectory: join(runFolder(), name),
     detached: values.detach ? { logBytes: values.logSize ?? 1024 * 1024 } : undefined,
     stopSignal: values.stopSignal ?? (image.stopSignal && parseSignal(image.stopSignal)),

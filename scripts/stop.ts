@@ -16,7 +16,8 @@ OPTIONS
   --all             every container that run.ts has made
   --pause           freeze it instead: it keeps its memory and gets no CPU
   --resume          thaw it
-  --sweep           only remove what crashed launches have left: cgroups without a process, logs without an end
+  --sweep           only remove what crashed launches have left: cgroups without a process, logs without an end,
+                    interfaces, rules and bridges of network.ts that nobody uses
   -h, --help        this text
 
   A first process that does not handle the signal never learns of it, pid_namespaces(7): it is killed without waiting.
@@ -46,6 +47,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { lockDirectory, parent, processesIn, readHierarchies } from './helpers/cgroup.ts';
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
 import { parseSignal, signalNumber } from './helpers/container-options.ts';
+import { sweepNetworks } from './helpers/network.ts';
 import { attempt, type Process, readProc, startTicks } from './helpers/proc.ts';
 import { runProgram } from './helpers/programs.ts';
 import {
@@ -244,6 +246,8 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
       console.log(`${name}: removed`);
     }
     for (const hierarchy of hierarchies) sweepTargets(hierarchy);
+    const networks = await sweepNetworks().catch((error) => [`networks: ${reason(error)}`]);
+    for (const what of networks) console.log(what);
     return 0;
   }
 

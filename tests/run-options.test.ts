@@ -15,6 +15,8 @@ import { call, execute, rootfs } from './helpers/script.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'barehand-run-options-'));
 after(() => execute(['rm', '-r', scratch]));
+/** For what starts a lot and depends little on the kernel. */
+const slow = { skip: container.skip || needs('speed') };
 
 /** A root file system that a test may change, and whose path has all that shells and mount(8) trip over. */
 const root = join(scratch, 'it\'s 1 "root", \\040 $HOME:*');
@@ -29,7 +31,7 @@ before(async () => {
   writeFileSync(join(source, 'file'), 'of the host\n');
 });
 
-test('options that contradict each other are refused', container, async () => {
+test('options that contradict each other are refused', slow, async () => {
   for (const [options, expected] of [
     ['--disk 1M', /--disk needs --ephemeral/],
     ['--log-size 1M', /--log-size needs --detach/],
@@ -63,7 +65,7 @@ test('a volume is writable, or read-only with all below it; its flags stay', con
   assert.equal(readFileSync(join(source, 'new'), 'utf8'), 'new\n');
 });
 
-test('paths may have any character; what is inside another volume comes after it', container, async () => {
+test('paths may have any character; what is inside another volume comes after it', slow, async () => {
   const odd = 'a b|a 1|,c=1|"q"|it\'s|back\\slash|$HOME `id`|*?[a]|#1|-o|ä\u2028|\\040|line\nfeed'.split('|');
   const volumes = odd.map((name, index) => {
     mkdirSync(join(scratch, 'odd', name), { recursive: true });
@@ -102,7 +104,7 @@ test('where a volume goes is found as a process of the container would find it',
   assert.equal(await state(source), before);
 });
 
-test('where nothing can be mounted is refused, and what was to be shown stays whole', container, async () => {
+test('where nothing can be mounted is refused, and what was to be shown stays whole', slow, async () => {
   link(root, 'to-proc:/proc loop:/loop');
   await execute(['mkfifo', join(root, 'fifo')]);
   const before = await state(source);
@@ -121,7 +123,7 @@ test('where nothing can be mounted is refused, and what was to be shown stays wh
 });
 
 test('a link that is put where a file is to be mounted leads nowhere', {
-  skip: container.skip || needs('perl', 'speed'),
+  skip: slow.skip || needs('perl'),
 }, async () => {
   const outside = join(scratch, 'outside');
   await execute(['install', '-D', '/dev/null', join(outside, 'file')]);
@@ -225,7 +227,7 @@ for (const [what, hidden] of [
   ['tini-static', []],
   ["the root's shell", inits],
 ] as const) {
-  const skip = container.skip || (what === 'tini-static' && needs(what));
+  const skip = container.skip || needs(what === 'tini-static' ? what : 'speed');
   const how = { root, launch: without(...hidden) };
 
   test(`--init, ${what}: exit codes, input, orphans, signals`, { skip }, async () => {
@@ -250,7 +252,7 @@ for (const [what, hidden] of [
   });
 }
 
-test('the environment: --env-file, then -e; it is for the container alone', container, async () => {
+test('the environment: --env-file, then -e; it is for the container alone', slow, async () => {
   const [file, spy, spied] = [join(scratch, 'env'), join(scratch, 'spy.cjs'), join(scratch, 'spied')];
   writeFileSync(spy, `require('node:fs').writeFileSync(${JSON.stringify(spied)}, '')`);
   writeFileSync(file, `# no\nA=file\nB=file\nCALLER\nLD_DEBUG=help\nNODE_OPTIONS=--require=${spy}\n`);
@@ -261,7 +263,7 @@ test('the environment: --env-file, then -e; it is for the container alone', cont
   assert.equal(existsSync(spied), false);
 });
 
-test('--add-host and --dns are files of its own', container, async () => {
+test('--add-host and --dns are files of its own', slow, async () => {
   const files = () => ['hosts', 'resolv.conf'].map((name) => readFileSync(join(root, 'etc', name), 'utf8'));
   const before = files();
   const options = '--hostname box --add-host db:10.1.2.3 --add-host six:fe80::1 --dns 9.9.9.9 --dns ::1';
@@ -291,7 +293,7 @@ test('--stop-signal is noted for stop.ts, for as long as the container lives', c
   assert.equal(existsSync(`/run/barehand/${name}`), false);
 });
 
-test("what is not said is as the root's image says", container, async () => {
+test("what is not said is as the root's image says", slow, async () => {
   const image = join(scratch, 'image');
   await copy(image);
   const configure = (config: object) => writeFileSync(join(image, '.image.json'), JSON.stringify({ config }));
@@ -357,7 +359,7 @@ test('-d prints the name at once; output and the exit code are kept; no node sta
   assert.equal(kept(name, 'status'), '42\n');
 });
 
-test('--log-size bounds what is kept of the output, and the end of it is there', container, async () => {
+test('--log-size bounds what is kept of the output, and the end of it is there', slow, async () => {
   const name = await detach('--log-size 64k', 'seq 1 450000; echo the end');
   const exact = await detach('--log-size 64k', 'head -c 65536 /dev/zero');
   await ended(name);
@@ -389,7 +391,7 @@ test('-d says at once why it fails, if it does before the command starts', conta
 });
 
 test('with --init Ctrl-C reaches the command', {
-  skip: container.skip || needs('expect', 'speed'),
+  skip: slow.skip || needs('expect'),
 }, async () => {
   const command = [rootfs, 'sh', '-c', 'trap "exit 5" INT; echo re""ady; while :; do sleep 0.1; done'];
   for (const hidden of [[], inits]) {
@@ -397,4 +399,23 @@ test('with --init Ctrl-C reaches the command', {
     const dialogue = `spawn ${words}; expect ready; send "\\003"; expect eof; puts "code [lindex [wait] 3]"`;
     assert.match((await execute(['expect', '-c', `set timeout 60; ${dialogue}`])).stdout, /code 5\n$/);
   }
+});
+
+test('limits are in its cgroups before it runs, as Docker names them', container, async () => {
+  const name = newName();
+  const options =
+    '--memory 50M --memory-swap 60M --cpus 0.5 --cpuset-cpus 0 --cpu-shares 512 --pids-limit 20';
+  await call('run', ['-d', '--name', name, ...options.split(' '), rootfs, 'sleep', '100']);
+  try {
+    const [row] = JSON.parse((await call('ps', ['--json'])).stdout).filter(
+      (one: { name: string }) => one.name === name,
+    );
+    assert.deepEqual(row.limits, { memoryBytes: 50 * 1024 ** 2, cpus: 0.5, pids: 20 });
+    const status = readFileSync(`/proc/${row.pid}/status`, 'utf8');
+    assert.match(status, /^Cpus_allowed_list:\t0$/m);
+  } finally {
+    await call('stop', [name]);
+  }
+  await refused(/--memory-swap is memory and swap together/, '--memory 50M --memory-swap 40M', {});
+  await refused(/PATH:RATE/, '--device-read-bps nonsense', {});
 });

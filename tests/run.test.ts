@@ -434,7 +434,16 @@ test(
   container,
   async () => {
     const host = readdirSync('/proc').filter((entry) => /^\d+$/.test(entry)).length;
-    const seen = (await stdout('--isolate', 'chroot', rootfs, 'sh', '-c', 'for process in /proc/[0-9]*; do echo "$process"; done'))
+    const seen = (
+      await stdout(
+        '--isolate',
+        'chroot',
+        rootfs,
+        'sh',
+        '-c',
+        'for process in /proc/[0-9]*; do echo "$process"; done',
+      )
+    )
       .trim()
       .split('\n').length;
     assert.ok(seen > host / 2 && seen > 3, `${seen} of ${host}`);

@@ -24,7 +24,8 @@ for kind in "${kinds[@]}"; do
   for file in ${files[*]:-$(ls -S tests/*.test.ts)}; do
     [ ${#files[@]} -gt 0 ] || case $kind:${file#tests/} in
       # what these test does not depend on the kernel, and would be slow here
-      *:build.* | *:cgroup.* | *:cli.* | *:docs.* | *:fetch-rootfs* | *:plan.* | *:scripts.* | *:units.*) continue ;;
+      *:build.* | *:cgroup.* | *:cli.* | *:container-options.* | *:docs.* | *:fetch-rootfs* | *:network-plan.* | *:plan.*) continue ;;
+      *:run-crash.* | *:scripts.* | *:units.*) continue ;;
       "$native":limit-*.* | "$native":stop.*) ;;
       "$native":*) continue ;;
     esac
@@ -45,7 +46,7 @@ node tests/vm/strip.mjs "$results/stripped"
 node=$(command -v node)
 
 run() { # KIND FILE: its output into $log
-  tests/vm-run.sh --cgroup "$1" --timeout 900 --share "$results" --env BAREHAND_STRIPPED="$results/stripped" \
+  tests/vm-run.sh --cgroup "$1" --timeout 2400 --share "$results" --env BAREHAND_STRIPPED="$results/stripped" \
     --env "BAREHAND_REQUIRE=root,namespaces,cgroup-${1/hybrid/v1}" --env BAREHAND_SLOW=1 \
     --env "PATH=${node%/*}:$PATH" -- node --jitless --import ./tests/vm/stripped.mjs --test-reporter=spec \
     "${options[@]}" "$2" >"$log" 2>&1 &

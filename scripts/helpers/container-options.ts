@@ -5,7 +5,9 @@ import { isIP } from 'node:net';
 import { constants } from 'node:os';
 import { join, resolve } from 'node:path';
 import { reason, UsageError } from './cli.ts';
+import { findDisk } from './disk.ts';
 import type { Device, Tmpfs, Volume } from './furnish.ts';
+import { parseNumber, parseSize } from './units.ts';
 
 /** A name that is a directory's, a host name's and a word of the shell's at once. `pid-N` is limit-memory's. */
 export function parseName(text: string): string {
@@ -93,6 +95,22 @@ export function parseDevice(text: string): Device {
     throw new UsageError(`--device: ${from} is no device of this host`);
   return { source: realpathSync(from), path };
 }
+
+/** A parser that also takes Docker's -1, for no limit. */
+export const orUnlimited =
+  (parse: (text: string) => number) =>
+  (text: string): number =>
+    text === '-1' ? Infinity : parse(text);
+
+/** A parser of `PATH:RATE`: the disk that PATH is or lies on, and bytes or operations a second. */
+export const parseRate =
+  (limit: 'readBps' | 'writeBps' | 'readIops' | 'writeIops') =>
+  (text: string): { limit: typeof limit; device: string; value: number } => {
+    const [, path = '', rate = ''] = /^(.+):([^:]+)$/.exec(text) ?? [];
+    if (path === '') throw new UsageError(`PATH:RATE is wanted, not ${text}`);
+    const value = limit.endsWith('Bps') ? parseSize(rate) : parseNumber('the rate', rate, 1, 4_294_967_295);
+    return { limit, device: findDisk(path).device, value };
+  };
 
 /** The limits of getrlimit(2), as Docker and prlimit(1) call them. */
 const limits =

@@ -2,11 +2,10 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
-  countsSwap,
-  findHierarchy,
   type Hierarchy,
+  type LaunchLimits,
+  limitWrites,
   lockDirectory,
-  memoryFiles,
   offeredControllers,
   parent,
 } from './cgroup.ts';
@@ -76,11 +75,7 @@ export interface CgroupPlan {
 }
 
 /** The cgroups of a container in every hierarchy, and what is written before it joins them. */
-export function planCgroups(
-  hierarchies: Hierarchy[],
-  name: string,
-  limitBytes: number | undefined,
-): CgroupPlan {
+export function planCgroups(hierarchies: Hierarchy[], name: string, limits: LaunchLimits): CgroupPlan {
   const before: [string, string][] = [];
   for (const hierarchy of hierarchies) {
     const { version, controllers, mountPoint } = hierarchy;
@@ -97,15 +92,7 @@ export function planCgroups(
       for (const level of [mountPoint, join(mountPoint, parent)])
         before.push([join(level, 'cgroup.subtree_control'), enabled.map((word) => `+${word}`).join(' ')]);
   }
-  const memory = findHierarchy(hierarchies, 'memory');
-  if (limitBytes !== undefined) {
-    if (!memory) throw new Failure('cannot limit memory: this host has no memory controller, cgroups(7)');
-    const directory = join(memory.mountPoint, parent, name);
-    const swap = memory.version === 1 ? String(limitBytes) : '0';
-    const files = memoryFiles[memory.version];
-    before.push([join(directory, files.limit), String(limitBytes)]);
-    if (countsSwap(memory)) before.push([join(directory, files.swap), swap]);
-  }
+  before.push(...limitWrites(hierarchies, name, limits));
   const lock = lockDirectory(hierarchies);
   const first = hierarchies.find(({ mountPoint }) => mountPoint === lock);
   if (!lock || !first)
@@ -278,9 +265,10 @@ export PATH LC_ALL SHELL rootfs fstab hold drop release start cgroups`,
       '[ "$pid" ] || { exec 8>&-; wait "$child"; exit 125; }',
       isolate.has('mount') && pivot(userNamespace),
       `# a signal for this shell is meant for the command\n${signalHandlers(isolate.has('pid'), detached !== undefined)}`,
+      detached && !cgroups && notePid,
       '# release, and wait; a signal ends wait early',
       'echo >&8; exec 8>&-',
-      detached && keepLog(detached.logBytes, cgroups === undefined),
+      detached && keepLog(detached.logBytes, cgroups !== undefined),
       `while :; do
   wait "$child"; code=$?
   kill -0 "$child" 2>/dev/null || break
@@ -422,15 +410,13 @@ ${detach} || { exec 8>&-; wait "$child"; exit 125; }
 `;
 }
 
+/** Which process it is, and when that started, proc(5): without a cgroup nothing else knows it by its name. */
+const notePid =
+  'read -r stat <"/proc/$pid/stat"; set -- ${stat##*) }; echo "$pid ${20}" >"$runDirectory/pid"';
+
 /** The log of a detached container: two files, each no longer than half of what is to be kept. */
-const keepLog = (logBytes: number, notesPid: boolean) => `
-${
-  notesPid
-    ? `# which process it is, and when that started, proc(5): without a cgroup nothing else knows it by its name
-read -r stat <"/proc/$pid/stat"; set -- $\{stat##*) }; echo "$pid $\{20}" >"$runDirectory/pid"
-`
-    : ''
-}${notesPid ? '' : '# who keeps the log holds a lock on its folder, which nothing of the container does\nexec 9<"$runDirectory"; flock 9\n'}# detached: tell the caller, and keep what the container says: in log, and what was in there before in log.1
+const keepLog = (logBytes: number, locks: boolean) => `
+${locks ? '# who keeps the log holds a lock on its folder, which nothing of the container does\nexec 9<"$runDirectory"; flock 9\n' : ''}# detached: tell the caller, and keep what the container says: in log, and what was in there before in log.1
 : >"$runDirectory/log"; echo started; exec >/dev/null 2>&1
 while :; do
   stdbuf -o0 head -c ${Math.ceil(logBytes / 2)} <&5 >"$runDirectory/log" & head=$!

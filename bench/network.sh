@@ -1,0 +1,79 @@
+#!/bin/bash
+# Throughput between two containers on a bridge of network.ts's beside the same pair made by hand with ip(8), and how
+# long attach takes beside the plain commands. All in a network namespace that stands for the host.
+#
+#   bench/network.sh [RUNS]    10 by default. Throughput is the best of all runs, taken in turns, since what else runs on
+#                              the machine only lowers it; times are medians
+set -eu
+cd "$(dirname "$(readlink -f "$0")")/.."
+if [ -z "${BENCH_INSIDE:-}" ]; then
+  for program in iperf3 nft ip; do
+    command -v $program >/dev/null || { echo "bench: $program is missing: apt-get install iperf3 nftables iproute2" >&2; exit 1; }
+  done
+  npm run --silent build
+  BENCH_INSIDE=1 exec unshare --net --mount --propagation private "$0" "$@"
+fi
+runs=${1:-10}
+pids=()
+trap 'kill "${pids[@]}" 2>/dev/null || :' EXIT
+median() { sort -g | awk '{ all[NR] = $1 } END { print all[int((NR + 1) / 2)] }'; }
+milliseconds() { local start=${EPOCHREALTIME/./}; "$@" >/dev/null 2>&1; echo $(((${EPOCHREALTIME/./} - start) / 1000)); }
+holder() { # sets $pid: a process with a network namespace of its own
+  unshare --net sleep 1000 &
+  pid=$!
+  pids+=($pid)
+  until [ "$(readlink /proc/$pid/ns/net)" != "$(readlink /proc/$$/ns/net)" ]; do sleep 0.02; done
+}
+
+ip link set lo up
+byHand() { # PID NUMBER: what a runbook would have
+  ip link add name "v$2" type veth peer name eth0 netns "$1"
+  ip link set dev "v$2" master br0 up
+  nsenter --target "$1" --net ip link set lo up
+  nsenter --target "$1" --net ip address add "10.99.0.$2/24" dev eth0
+  nsenter --target "$1" --net ip link set eth0 up
+  nsenter --target "$1" --net ip route add default via 10.99.0.1
+}
+bridgeByHand() {
+  ip link add name br0 type bridge
+  ip address add 10.99.0.1/24 dev br0
+  ip link set br0 up
+  nft -f - <<<'table ip byhand { chain post { type nat hook postrouting priority 100
+    ip saddr 10.99.0.0/24 oifname != "br0" masquerade
+    }
+  }'
+}
+bridgeByHand
+holder && one=$pid && holder && other=$pid && holder && third=$pid && holder && fourth=$pid
+byHand "$one" 2
+byHand "$other" 3
+dist/network.mjs attach --no-files "$third" >/dev/null
+dist/network.mjs attach --no-files "$fourth" >/dev/null
+serverOf() { nsenter --target "$1" --net iperf3 -s >/dev/null 2>&1 & pids+=($!); }
+serverOf "$other"
+serverOf "$fourth"
+sleep 0.5
+throughput() { # PID ADDRESS: Gbit/s
+  nsenter --target "$1" --net iperf3 -c "$2" -t 1 -O 0.2 -J | awk '/"sum_received"/ { found = 1 } found && /bits_per_second/ { gsub(/[^0-9.e+]/, "", $2); printf "%.2f\n", $2 / 1e9; exit }'
+}
+hand=() ours=()
+for _ in $(seq "$runs"); do
+  hand+=("$(throughput "$one" 10.99.0.3)")
+  ours+=("$(throughput "$third" 10.88.0.3)")
+done
+byHand=$(printf '%s\n' "${hand[@]}" | sort -g | tail -n 1)
+byUs=$(printf '%s\n' "${ours[@]}" | sort -g | tail -n 1)
+printf '%-44s %8s\n' 'between two containers, best' 'Gbit/s'
+printf '%-44s %8s\n' 'ip(8) by hand' "$byHand" 'network.mjs' "$byUs"
+awk -v a="$byUs" -v b="$byHand" 'BEGIN { printf "%-44s %8.2f\n\n", "ratio", a / b }'
+
+hand=() ours=() programs=()
+for number in $(seq 10 $((9 + 2 * runs))); do
+  holder && hand+=("$(milliseconds byHand "$pid" "$number")")
+  holder && ours+=("$(milliseconds dist/network.mjs attach --no-files "$pid")")
+  holder && program=$(dist/network.mjs attach --dry-run --no-files "$pid") && programs+=("$(milliseconds sh -c "$program")")
+done
+printf '%-44s %8s\n' 'attach to a bridge that is there, medians' ms
+printf '%-44s %8s\n' 'ip(8) by hand' "$(printf '%s\n' "${hand[@]}" | median)" \
+  'its shell program, with address and names' "$(printf '%s\n' "${programs[@]}" | median)" \
+  'network.mjs attach' "$(printf '%s\n' "${ours[@]}" | median)"

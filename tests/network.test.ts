@@ -1,0 +1,840 @@
+// Networks on a real kernel. A network namespace stands for the host, with a mount namespace so that its files may be
+// others; a second one is the internet. This machine's own interfaces and firewall are never touched.
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, afterEach, before, test } from 'node:test';
+import { namespace, newName } from './helpers/container.ts';
+import { needs } from './helpers/needs.ts';
+import { execute, rootfs, script, top, until } from './helpers/script.ts';
+
+const skip = needs('root', 'namespaces', 'ip', 'nft', 'socat', 'ping');
+const lab = { skip };
+/** For those that start a lot and depend little on the kernel. */
+const slow = { skip: skip || needs('speed') };
+const folder = mkdtempSync(join(tmpdir(), 'barehand-network-'));
+
+const children: ChildProcess[] = [];
+/** Starts a process that ends with this file at the latest. */
+function start(argv: string[]): ChildProcess {
+  const [program = '', ...words] = argv;
+  const child = spawn('setpriv', ['--pdeathsig=KILL', program, ...words], { stdio: 'ignore', cwd: '/' });
+  children.push(child);
+  return child;
+}
+
+let host = 0;
+let internet = 0;
+const enter = (pid: number) => [
+  'nsenter',
+  '--target',
+  String(pid),
+  '--net',
+  ...(pid === host ? ['--mount'] : []),
+];
+
+/** Runs a shell program in the network of a process, and gives what it says, trimmed; where it fails, undefined. */
+async function sh(pid: number, program: string): Promise<string | undefined> {
+  const { code, stdout } = await execute([...enter(pid), 'sh', '-c', program]);
+  return code === 0 ? stdout.trim() : undefined;
+}
+
+const network = (...words: string[]) => execute([...enter(host), script('network'), ...words]);
+
+/** The same, which has to end well and without a word on stderr. */
+async function done(...words: string[]): Promise<string> {
+  const { code, stdout, stderr } = await network(...words);
+  assert.deepEqual(
+    { code, stderr: stderr.replace(/^.*(has the host's root directory|may have CAP_NET_ADMIN).*\n/, '') },
+    { code: 0, stderr: '' },
+  );
+  return stdout;
+}
+
+/** A process with a network namespace of its own. */
+async function container(): Promise<number> {
+  const { pid = 0 } = start([...enter(host), 'unshare', '--net', 'sleep', '1000']);
+  await until('its namespace', () => isSleeping(pid) && namespace(pid, 'net') !== namespace(host, 'net'));
+  return pid;
+}
+const isSleeping = (pid: number) => readFileSync(`/proc/${pid}/comm`, 'utf8') === 'sleep\n';
+
+/** Kills them, and waits until their interfaces have gone with them. */
+async function endAll(pids: number[]): Promise<void> {
+  const inodes = pids.map((pid) => /\d+/.exec(namespace(pid, 'net'))?.[0]);
+  for (const pid of pids) process.kill(pid, 'SIGKILL');
+  await until('their interfaces to go', async () => {
+    const links = await sh(host, 'ip -o link');
+    return !inodes.some((inode) => links?.includes(`bh${inode}`));
+  });
+}
+
+/** All that a network changes: links, addresses, routes, rules and settings. */
+async function snapshot(pid = host): Promise<string> {
+  const said = await sh(
+    pid,
+    `ip -o link | sed 's/^[0-9]*: //; s/@if[0-9]*//; s/ link-netnsid.*//'
+    ip -o address | sed 's/^[0-9]*: //; s/ *valid_lft.*//'
+    ip route show table all; ip -6 route show table all; nft list ruleset; ip rule
+    cd /proc/sys/net; grep -rs . ipv4 ipv6 | grep -v '/route/flush\\|_key\\|udp_mem\\|/neigh/.*_time\\|stat_refresh' | sort`,
+  );
+  assert(said);
+  return said;
+}
+
+/** Compares two of these, and names only the lines that differ. */
+function same(is: string, was: string, message = ''): void {
+  const [now, before] = [is.split('\n'), was.split('\n')];
+  const more = now.filter((line) => !before.includes(line)).map((line) => `+ ${line}`);
+  const less = before.filter((line) => !now.includes(line)).map((line) => `- ${line}`);
+  assert.equal([...more, ...less].join('\n'), '', message);
+}
+
+/** Has something listen in a network that answers each with `text` and the address that it comes from. */
+function serve(pid: number, how: string, text: string): ChildProcess {
+  return start([...enter(pid), 'socat', `${how},fork,reuseaddr`, `SYSTEM:echo ${text} $SOCAT_PEERADDR`]);
+}
+
+/** Asks, until there is an answer: what serves may be about to start. */
+async function ask(pid: number, target: string): Promise<string> {
+  const input = target.startsWith('UDP') ? 'echo ?; sleep 0.1' : 'true';
+  for (let tries = 0; tries < 50; tries++) {
+    const said = await sh(
+      pid,
+      `(${input}) | timeout 3 socat -t${target.startsWith('UDP') ? 0.2 : 2} - ${target} 2>/dev/null`,
+    );
+    if (said) return said;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  throw new Error(`no answer of ${target}`);
+}
+/** Whether a connection is refused, or lost. */
+const isClosed = async (pid: number, target: string) =>
+  !(await sh(pid, `timeout 1 socat -t1 - ${target},connect-timeout=0.5 </dev/null`));
+
+const realBefore = skip
+  ? ''
+  : (
+      await execute([
+        'sh',
+        '-c',
+        'ip -o addr; ip route; ip -6 route; nft list ruleset; sysctl -a 2>/dev/null | grep forwarding',
+      ])
+    ).stdout;
+
+before(async () => {
+  if (skip) return;
+  host = start(['unshare', '--net', '--mount', '--propagation', 'private', 'sleep', '1000']).pid ?? 0;
+  internet = start(['unshare', '--net', 'sleep', '1000']).pid ?? 0;
+  await until('the namespaces', () =>
+    [host, internet].every((pid) => isSleeping(pid) && namespace(pid, 'net') !== namespace('self', 'net')),
+  );
+  await sh(
+    host,
+    `ip link add eth0 mtu 1400 type veth peer name eth0 mtu 1400 netns ${internet}
+    echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad
+    ip link set lo up; ip address add 198.51.100.2/24 dev eth0; ip address add 2001:db8::2/64 dev eth0 nodad
+    ip link set eth0 up; ip route add default via 198.51.100.1; ip -6 route add default via 2001:db8::1`,
+  );
+  await sh(
+    internet,
+    `ip link set lo up; ip address add 198.51.100.1/24 dev eth0; ip address add 2001:db8::1/64 dev eth0 nodad
+    ip address add 203.0.113.1/32 dev lo; ip link set eth0 up`,
+  );
+  await until('the link', () => sh(internet, 'ping -c 1 -W 1 198.51.100.2 && ping -c 1 -W 1 2001:db8::2'));
+});
+
+// a test that fails leaves nothing for the next
+afterEach(async () => {
+  if (skip || !(await sh(host, 'nft list tables'))?.includes('barehand-')) return;
+  for (const { pid } of JSON.parse((await network('ls', '--json')).stdout))
+    await network('detach', String(pid));
+  await network('sweep');
+});
+
+after(async () => {
+  for (const child of children.reverse())
+    if (child.exitCode === null && child.signalCode === null) {
+      child.kill('SIGKILL');
+      await once(child, 'exit');
+    }
+  rmSync(folder, { recursive: true, force: true });
+  if (skip) return;
+  const now = await execute([
+    'sh',
+    '-c',
+    'ip -o addr; ip route; ip -6 route; nft list ruleset; sysctl -a 2>/dev/null | grep forwarding',
+  ]);
+  assert.equal(now.stdout, realBefore, "this machine's own network is as it was");
+});
+
+/** The address that `attach` says. */
+const addressIn = (said: string) => / has ([\d.]+)/.exec(said)?.[1] ?? '';
+const address6In = (said: string) => / and ([\da-f:]+)/.exec(said)?.[1] ?? '';
+
+test(
+  'two containers reach each other and the outside, which sees the host; detach leaves nothing',
+  lab,
+  async () => {
+    const before = await snapshot();
+    const [one, other] = [await container(), await container()];
+    const said = [await done('attach', String(one)), await done('attach', String(other))];
+    const [address, second] = said.map(addressIn) as [string, string];
+    assert.deepEqual([address, second], ['10.88.0.2', '10.88.0.3']);
+    assert.match(
+      said[0] as string,
+      new RegExp(`^${one}: eth0 has 10\\.88\\.0\\.2 and fd[\\da-f:]+::2 on barehand0\n$`),
+    );
+    const address6 = address6In(said[1] as string);
+
+    for (const target of [
+      second,
+      address6,
+      '10.88.0.1',
+      '198.51.100.2',
+      '203.0.113.1',
+      '2001:db8::1',
+      '127.0.0.1',
+    ])
+      assert(await sh(one, `ping -c 1 -W 2 ${target}`), target);
+    serve(other, 'TCP-LISTEN:80', 'tcp');
+    serve(other, 'UDP-LISTEN:80', 'udp');
+    serve(other, 'TCP6-LISTEN:81', 'tcp6');
+    assert.equal(await ask(one, `TCP:${second}:80`), `tcp ${address}`);
+    assert.equal(await ask(one, `UDP:${second}:80`), `udp ${address}`);
+    assert.match(await ask(one, `TCP6:[${address6}]:81`), /^tcp6 \[fd/);
+    serve(internet, 'TCP-LISTEN:80', 'tcp');
+    serve(internet, 'UDP-LISTEN:80', 'udp');
+    serve(internet, 'TCP6-LISTEN:81,ipv6only', 'tcp6');
+    assert.equal(await ask(one, 'TCP:203.0.113.1:80'), 'tcp 198.51.100.2');
+    assert.equal(await ask(one, 'UDP:198.51.100.1:80'), 'udp 198.51.100.2');
+    assert.match(await ask(one, 'TCP6:[2001:db8::1]:81'), /^tcp6 \[2001:0?db8:.*2\]$/);
+    // the host's loopback is not theirs, though published ports are reached from there
+    serve(host, 'TCP-LISTEN:82,bind=127.0.0.1', 'private');
+    await ask(host, 'TCP:127.0.0.1:82');
+    await sh(one, 'ip route add 127.9.9.9 via 10.88.0.1; echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet');
+    await sh(
+      one,
+      'ip address del 127.0.0.1/8 dev lo; ip route del local 127.0.0.0/8 table local; ip route add 127.0.0.1 via 10.88.0.1',
+    );
+    assert(await isClosed(one, 'TCP:127.0.0.1:82'));
+
+    assert.match((await sh(one, 'ip link show eth0')) ?? '', /mtu 1400/);
+    const links = (await sh(host, "ip -o link | sed 's/^[0-9]*: \\([^:@]*\\).*/\\1/'"))?.split('\n') ?? [];
+    assert.equal(links.length, 5);
+    for (const name of links) assert(name.length <= 15, name);
+
+    const listed = JSON.parse(await done('ls', '--json'));
+    assert.deepEqual(
+      listed.map(({ pid, bridge, address }: Record<string, unknown>) => [pid, bridge, address]),
+      [
+        [one, 'barehand0', address],
+        [other, 'barehand0', second],
+      ],
+    );
+    assert.match(
+      await done('ls'),
+      new RegExp(`^NAME +PID.*\npid-${one} +${one} +barehand0 +bh\\d+ +${address} `),
+    );
+    const again = await network('attach', String(one));
+    assert.deepEqual([again.code, again.stderr.includes('is on barehand0 already')], [1, true]);
+
+    assert.equal(await done('detach', String(one)), '');
+    assert(await sh(other, 'ping -c 1 -W 2 203.0.113.1'));
+    await done('detach', String(other));
+    same(await snapshot(), before);
+    assert.equal(await done('ls', '--json'), '[]\n');
+  },
+);
+
+test(
+  'published ports: from outside, from the host, from the container itself; each but once',
+  lab,
+  async () => {
+    const before = await snapshot();
+    const [one, other] = [await container(), await container()];
+    await done('attach', '-p', '8080:80', '-p', '5353:53/udp', String(one));
+    await done('attach', String(other));
+    await done('publish', String(one), '127.0.0.1:8081:80', '[2001:db8::2]:8082:81');
+    serve(one, 'TCP-LISTEN:80', 'web');
+    serve(one, 'UDP-LISTEN:53', 'dns');
+    serve(one, 'TCP6-LISTEN:81,ipv6only', 'web6');
+    assert.equal(await ask(internet, 'TCP:198.51.100.2:8080'), 'web 198.51.100.1');
+    assert.equal(await ask(internet, 'UDP:198.51.100.2:5353'), 'dns 198.51.100.1');
+    assert.match(await ask(internet, 'TCP6:[2001:db8::2]:8082'), /^web6 /);
+    for (const from of [host, one, other])
+      assert.match(await ask(from, 'TCP:198.51.100.2:8080'), /^web /, `from ${from}`);
+    assert.match(await ask(host, 'TCP:127.0.0.1:8080'), /^web 10\.88\.0\.1$/);
+    assert.match(await ask(host, 'UDP:127.0.0.1:5353'), /^dns /);
+    assert.match(await ask(host, 'TCP:127.0.0.1:8081'), /^web /);
+    assert(await isClosed(internet, 'TCP:198.51.100.2:8081'), 'on 127.0.0.1 only');
+
+    for (const taken of ['8080:1', '127.0.0.1:8080:1', '8081:1', '127.0.0.1:8081:1']) {
+      const { code, stderr } = await network('publish', String(other), taken);
+      assert.deepEqual([code, stderr.includes('is published already')], [1, true], `${taken}: ${stderr}`);
+    }
+    await done('publish', String(other), '198.51.100.2:8081:80', '8080:80/udp');
+    serve(host, 'TCP-LISTEN:9000', 'host');
+    await ask(host, 'TCP:127.0.0.1:9000');
+    const { code, stderr } = await network('publish', String(other), '9000:80');
+    assert.deepEqual(
+      [code, stderr],
+      [1, 'network: port 9000/tcp is in use by a process of this host: ss -lnp shows which\n'],
+    );
+    const [{ ports }] = JSON.parse(await done('ls', '--json'));
+    assert.deepEqual(
+      ports.map(({ hostPort }: { hostPort: number }) => hostPort),
+      [8080, 5353, 8081, 8082],
+    );
+
+    await done('detach', String(one));
+    assert(await isClosed(internet, 'TCP:198.51.100.2:8080'));
+    await done('detach', String(other));
+    same(await snapshot(), before);
+  },
+);
+
+/** A container of run.ts's in the host's stead, on a root whose changes go into memory. */
+async function runContainer(options: string[] = [], root = rootfs): Promise<{ name: string; pid: number }> {
+  const name = newName();
+  start([
+    ...enter(host),
+    script('run'),
+    '--network',
+    'none',
+    '--name',
+    name,
+    ...options,
+    root,
+    'sleep',
+    '1000',
+  ]);
+  const pid = await until(name, async () => {
+    const { stdout } = await execute([
+      'sh',
+      '-c',
+      `grep -lsx "Name:.sleep" /proc/[0-9]*/status | while read -r file; do grep -q '/${name}$' "\${file%status}cgroup" && echo "$file"; done`,
+    ]);
+    return Number(/\/proc\/(\d+)/.exec(stdout)?.[1]) || undefined;
+  });
+  return { name, pid };
+}
+const inside = async (pid: number, program: string) =>
+  (await execute(['nsenter', '--target', String(pid), '--all', 'sh', '-c', program])).stdout;
+
+test('names: the others by /etc/hosts, all else by the name server that the host has', {
+  skip: needs('root', 'namespaces', 'cgroup', 'nft', 'dnsmasq'),
+}, async () => {
+  const before = await snapshot();
+  writeFileSync(
+    join(folder, 'resolv.conf'),
+    'nameserver 127.0.0.1\nnameserver 203.0.113.1\nsearch example.net\n',
+  );
+  await sh(host, `mount --bind ${folder}/resolv.conf /etc/resolv.conf`);
+  start([
+    ...enter(internet),
+    'dnsmasq',
+    '-k',
+    '-C',
+    '/dev/null',
+    '--no-hosts',
+    '--no-resolv',
+    '--user=root',
+    '--pid-file',
+    '--listen-address=203.0.113.1',
+    '--bind-interfaces',
+    '--address=/far.example.net/203.0.113.7',
+  ]);
+  const [one, other] = [await runContainer(['--ephemeral']), await runContainer(['--ephemeral'])];
+  await done('attach', one.name);
+  await done('attach', '--name', 'db', other.name);
+  const resolv = await inside(one.pid, 'cat /etc/resolv.conf');
+  assert.match(resolv, /^# by barehand barehand0\nnameserver 203\.0\.113\.1\nsearch example\.net\n/);
+  assert.match(
+    await until(
+      'an answer',
+      async () => (await inside(one.pid, 'getent hosts far.example.net')) || undefined,
+    ),
+    /^203\.0\.113\.7 /,
+  );
+  assert.match(await inside(one.pid, 'getent ahostsv4 db'), /^10\.88\.0\.3 /);
+  assert.match(await inside(other.pid, `getent ahostsv4 ${one.name}`), /^10\.88\.0\.2 /);
+  assert.match(await inside(other.pid, `getent ahostsv6 db`), /^fd/);
+  await done('detach', other.name);
+  assert.doesNotMatch(await inside(one.pid, 'cat /etc/hosts'), /db/);
+  assert.doesNotMatch(await inside(other.pid, 'cat /etc/hosts /etc/resolv.conf'), /barehand/);
+  // where the loopback's is systemd-resolved, whom that asks
+  writeFileSync(join(folder, 'resolv.conf'), 'nameserver 127.0.0.53\n');
+  await sh(
+    host,
+    `mount -t tmpfs tmpfs /run/systemd 2>/dev/null || { mount -t tmpfs tmpfs /run; mkdir /run/systemd; }; mkdir -p /run/systemd/resolve; echo nameserver 198.51.100.1 >/run/systemd/resolve/resolv.conf`,
+  );
+  await done('attach', other.name);
+  assert.match(await inside(other.pid, 'cat /etc/resolv.conf'), /^# .*\nnameserver 198\.51\.100\.1\n/);
+  await sh(host, 'umount /etc/resolv.conf');
+  for (const { name } of [one, other]) await done('detach', name);
+  same(await snapshot(), before);
+});
+
+test('a hostile root file system leads to no file of the host', {
+  skip: skip || needs('speed'),
+}, async () => {
+  const before = await snapshot();
+  const bait = join(folder, 'bait');
+  const root = join(folder, 'root');
+  const program = `
+    mkdir -p ${bait} ${root}; echo bait >${bait}/hosts; echo bait >${bait}/resolv.conf; mount --bind ${rootfs} ${root}
+    mount -t tmpfs tmpfs ${root}/tmp; mkdir ${root}/tmp/upper ${root}/tmp/work
+    mount -t overlay -o lowerdir=${rootfs},upperdir=${root}/tmp/upper,workdir=${root}/tmp/work overlay ${root}; cd ${root}`;
+  const shapes = [
+    `rm -rf etc; ln -s ${bait} etc`,
+    `rm -f etc/hosts etc/resolv.conf; ln -s ${bait}/hosts etc/hosts; ln -s ${bait}/resolv.conf etc/resolv.conf`,
+    'rm -f etc/hosts etc/resolv.conf; mkfifo etc/hosts etc/resolv.conf',
+    'rm -rf etc/hosts etc/resolv.conf; mkdir etc/hosts etc/resolv.conf',
+    'rm -rf etc',
+  ];
+  for (const shape of shapes) {
+    const { pid: holder = 0 } = start([
+      ...enter(host),
+      'unshare',
+      '--net',
+      '--mount',
+      '--propagation',
+      'private',
+      'sh',
+      '-ec',
+      `${program}\n${shape}\nexec chroot . sleep 1000`,
+    ]);
+    await until(shape, async () => (await execute(['cat', `/proc/${holder}/comm`])).stdout === 'sleep\n');
+    const { code, stderr } = await network('attach', String(holder), '--dns', '203.0.113.1');
+    assert.deepEqual(
+      [code, /\/etc\/resolv.conf of .* stays as it is/.test(stderr)],
+      [0, true],
+      `${shape}: ${stderr}`,
+    );
+    assert.equal((await network('detach', String(holder))).code, 0);
+    assert.deepEqual(
+      ['hosts', 'resolv.conf'].map((name) => readFileSync(join(bait, name), 'utf8')),
+      ['bait\n', 'bait\n'],
+    );
+  }
+  same(await snapshot(), before);
+});
+
+test(
+  '--internal has no way out, --isolated none to its neighbours, and no bridge leads to another',
+  lab,
+  async () => {
+    const before = await snapshot();
+    const [inner, second, normal, alone] = [
+      await container(),
+      await container(),
+      await container(),
+      await container(),
+    ];
+    const words = ['attach', '--bridge', 'inner', '--internal', '--subnet', '10.9.8.0/24'];
+    assert.match(await done(...words, String(inner)), /eth0 has 10\.9\.8\.2 and .* on inner/);
+    const settings = await sh(host, 'cat /proc/sys/net/ipv4/ip_forward');
+    assert.equal(settings, '0', 'nothing has to be forwarded');
+    await done('attach', '--bridge', 'inner', '--ip', '10.9.8.100', String(second));
+    assert(await sh(inner, 'ping -c 1 -W 2 10.9.8.100'));
+    await done('attach', String(normal));
+    await done('attach', '--isolated', String(alone));
+    for (const [from, to] of [
+      [inner, '203.0.113.1'],
+      [inner, '10.88.0.2'],
+      [normal, '10.9.8.2'],
+      [normal, '10.88.0.3'],
+      [alone, '10.88.0.2'],
+    ] as const)
+      if (from !== alone && to !== '10.88.0.3')
+        assert.equal(await sh(from, `ping -c 1 -W 1 ${to}`), undefined, `${from} ${to}`);
+    // a default route of its own making leads it nowhere either
+    await sh(inner, 'ip route add default via 10.9.8.1');
+    assert.equal(await sh(inner, 'ping -c 1 -W 1 203.0.113.1'), undefined);
+    assert(await sh(alone, 'ping -c 1 -W 2 203.0.113.1'));
+    const third = await container();
+    await done('attach', '--isolated', String(third));
+    assert.equal(await sh(alone, 'ping -c 1 -W 1 10.88.0.4'), undefined);
+    const refused = await network('publish', String(inner), '80:80');
+    assert.match(refused.stderr, /an --internal network has no way in/);
+    // on two networks at once
+    assert.match(await done('attach', '--bridge', 'inner', String(normal)), /eth1 has 10\.9\.8\.3/);
+    assert(await sh(normal, 'ping -c 1 -W 2 10.9.8.2 && ping -c 1 -W 2 203.0.113.1'));
+    await done('detach', '--bridge', 'inner', String(normal));
+    for (const pid of [normal, alone, third]) await done('detach', String(pid));
+    assert.equal(await sh(host, 'cat /proc/sys/net/ipv4/ip_forward'), '0');
+    for (const pid of [inner, second]) await done('detach', String(pid));
+    same(await snapshot(), before);
+  },
+);
+
+test('twenty at the same moment have addresses of their own; a subnet that is full says so', {
+  skip: skip || needs('speed'),
+}, async () => {
+  const before = await snapshot();
+  const pids = await Promise.all(Array.from({ length: 20 }, container));
+  const results = await Promise.all(pids.map((pid) => network('attach', '--bridge', 'crowd', String(pid))));
+  const addresses = results.map(({ stdout }) => addressIn(stdout));
+  assert.equal(new Set(addresses).size, 20, results.map(({ stderr }) => stderr).join(''));
+  assert(addresses.every((address) => address.startsWith('10.88.0.')));
+  for (const pid of pids.slice(1, 4))
+    assert(await sh(pids[0] as number, `ping -c 1 -W 2 ${addresses[pids.indexOf(pid)]}`));
+  await Promise.all(pids.slice(0, 3).map((pid) => done('detach', String(pid))));
+  await endAll(pids.slice(6));
+  await done('sweep');
+  for (const pid of pids.slice(3, 6)) await done('detach', String(pid));
+  same(await snapshot(), before);
+
+  const few = pids.slice(0, 6);
+  const small = await Promise.all(
+    few.map((pid) => network('attach', '--bridge', 'small', '--subnet', '10.7.7.8/29', String(pid))),
+  );
+  assert.equal(small.filter(({ code }) => code === 0).length, 5);
+  assert.match(small.map(({ stderr }) => stderr).join(''), /all addresses of 10\.7\.7\.8\/29 are in use/);
+  const free = few.find((_, index) => small[index]?.code === 1);
+  const taken = await network('attach', '--bridge', 'small', '--ip', '10.7.7.10', String(free));
+  assert.match(taken.stderr, /10\.7\.7\.10 is in use/);
+  await endAll(few);
+  await done('sweep');
+  same(await snapshot(), before);
+});
+
+test('limit: so much and no more, each way', { skip: skip || needs('iperf3', 'tc', 'speed') }, async () => {
+  const [one, other] = [await container(), await container()];
+  await done('attach', String(one));
+  await done('attach', String(other));
+  const measure = async (...words: string[]) => {
+    start([...enter(other), 'iperf3', '-s', '-1', '-p', '5301']);
+    // the server may be about to start
+    const said = await until('iperf3', async () => {
+      const json = await sh(one, `iperf3 -c 10.88.0.3 -p 5301 -t 1.5 -O 0.5 -J ${words.join(' ')}`);
+      return json?.includes('"sum_received"') && json;
+    });
+    return JSON.parse(said).end.sum_received.bits_per_second / 1e6;
+  };
+  await done('limit', String(one), '--rate-in', '50M', '--rate-out', '20M');
+  const out = await measure();
+  const into = await measure('-R');
+  assert(out > 16 && out < 22, `out: ${out}`);
+  assert(into > 40 && into < 55, `in: ${into}`);
+  await done('limit', String(one), '--rate', '0');
+  await done('limit', String(one), '--rate', '0');
+  assert((await measure()) > 200);
+  for (const pid of [one, other]) await done('detach', String(pid));
+});
+
+test('a firewall that drops what is forwarded is named, with the command that mends it', slow, async () => {
+  const clean = await snapshot();
+  const one = await container();
+  const program = 'ping -c 1 -W 1 203.0.113.1';
+  const walls: [make: string, owner: RegExp, unmake: string][] = [
+    [
+      'nft add table inet wall; nft "add chain inet wall through { type filter hook forward priority 0; policy drop; }"',
+      /nft's table inet wall drops/,
+      'nft delete table inet wall',
+    ],
+    ...(needs('iptables')
+      ? []
+      : ([
+          [
+            'iptables -N DOCKER-USER; iptables -A DOCKER-USER -j RETURN; iptables -A FORWARD -j DOCKER-USER; iptables -P FORWARD DROP',
+            /Docker drops/,
+            'iptables -P FORWARD ACCEPT; iptables -F; iptables -X',
+          ],
+          ['iptables -A FORWARD -j REJECT', /iptables drops/, 'iptables -F'],
+        ] as [string, RegExp, string][])),
+  ];
+  for (const [make, owner, unmake] of walls) {
+    await sh(host, make);
+    const { code, stderr } = await network('attach', String(one));
+    const line = stderr.split('\n').find((line) => owner.test(line)) ?? '';
+    assert.deepEqual([code, line !== ''], [0, true], `${make}: ${stderr}`);
+    assert.equal(await sh(one, program), undefined);
+    const commands = line.slice(line.indexOf('in or out: ') + 'in or out: '.length);
+    assert((await sh(host, commands.replaceAll(';', ' &&'))) !== undefined, commands);
+    assert(await sh(one, program), commands);
+    await done('detach', String(one));
+    await done('attach', String(one)); // it knows the bridge now: nothing to say
+    await done('detach', String(one));
+    await sh(host, unmake);
+  }
+  // iptables' own empty tables stay
+  await sh(host, 'nft delete table ip filter; nft delete table ip6 filter; nft delete table ip nat');
+  same(await snapshot(), clean);
+});
+
+test('what --dry-run prints has the same effect, and changes nothing until it is typed', slow, async () => {
+  const before = await snapshot();
+  const one = await container();
+  const words = [String(one), '-p', '8080:80', '--dns', '203.0.113.1'];
+  const program = (await network('attach', '--dry-run', ...words)).stdout;
+  same(await snapshot(), before);
+  const type = (text: string) => execute([...enter(host), 'sh'], { input: text });
+  // the index and hardware address of an interface are new each time
+  const plain = (text: string) =>
+    text
+      .replace(/\b([\da-f]{2}:){5}[\da-f]{2}\b|fe80::[\da-f:]+/g, '#')
+      .replace(/^.*(neigh|fe80|\/bh\d|ff00).*$/gm, '');
+  assert.equal((await type(program)).code, 0);
+  const typed = plain(await snapshot());
+  const publish = (await network('publish', '--dry-run', String(one), '8081:81')).stdout;
+  assert.deepEqual(await type(publish), { code: 0, signal: null, stdout: '', stderr: '' });
+  const published = plain(await snapshot());
+  const detach = (await network('detach', '--dry-run', String(one))).stdout;
+  assert.deepEqual(await type(detach), { code: 0, signal: null, stdout: '', stderr: '' });
+  same(await snapshot(), before);
+  await done('attach', ...words);
+  same(plain(await snapshot()), typed);
+  await done('publish', String(one), '8081:81');
+  same(plain(await snapshot()), published);
+  await done('detach', String(one));
+});
+
+test('the lines for a launch do the same from a shell of their own', slow, async () => {
+  const before = await snapshot();
+  const one = await container();
+  const helper = join(top, 'scripts/helpers/network.ts');
+  const module = `const { readNetwork, launchLines, defaultBridge } = await import('${helper}');
+    const network = await readNetwork({ bridge: defaultBridge });
+    const ports = [{ host: undefined, hostPort: 8080, port: 80, protocol: 'tcp' }];
+    process.stdout.write(JSON.stringify(launchLines(network, { ip: undefined, isolated: false, ports, noFiles: true })));`;
+  const loader = join(top, 'scripts/helpers/strip-types.mjs');
+  const node = [
+    ...enter(host),
+    process.execPath,
+    '--import',
+    loader,
+    '--input-type=module',
+    '--eval',
+    module,
+  ];
+  const { define, attach, leave } = JSON.parse((await execute(node)).stdout);
+  const launch = `pid=${one} name=web link=mine; fail() { exit 125; }; sweep() { exit 125; }
+    ${define}
+    ${attach}
+    [ "$network" ] || exit 125
+    echo "$link $network"; nsenter --target $pid --net ping -c 1 -W 2 203.0.113.1 >/dev/null || exit 1
+    kill -KILL $pid
+    ${leave}`;
+  for (const shell of ['dash', 'bash'].filter((shell) => !needs(shell))) {
+    const target = shell === 'dash' ? one : await container();
+    const { code, stdout, stderr } = await execute([...enter(host), shell], {
+      input: launch.replace(`pid=${one}`, `pid=${target}`),
+    });
+    assert.deepEqual([code, stderr], [0, ''], shell);
+    assert.match(stdout, /^mine bh\d+ eth0 10\.88\.0\.2 fd[\da-f:]+::2\n$/);
+    same(await snapshot(), before);
+  }
+});
+
+test('what ended containers and killed calls have left is swept', slow, async () => {
+  const before = await snapshot();
+  const one = await container();
+  await done('attach', '-p', '8080:80', String(one));
+  process.kill(one, 'SIGKILL');
+  await until(
+    'its interface to go',
+    async () => !(await sh(host, 'ip -o link show type veth master barehand0')),
+  );
+  assert.match((await sh(host, 'nft list tables')) ?? '', /barehand-bh/);
+  assert.match(await done('sweep'), /^rules of bh\d+: removed\nbarehand0: removed\n$/);
+  same(await snapshot(), before);
+
+  const other = await container();
+  for (const share of [0.2, 0.4, 0.5, 0.6]) {
+    const program = (await network('attach', '--dry-run', '-p', '8080:80', String(other))).stdout;
+    // killed after a share of its commands: each is told from the next by a trace
+    const lines = Number(
+      await sh(
+        host,
+        `cat >${folder}/program <<'E_N_D'\n${program}\nE_N_D\nsh -x ${folder}/program 2>&1 >/dev/null | grep -c '^+'`,
+      ),
+    );
+    await network('detach', String(other));
+    same(await snapshot(), before);
+    await execute([
+      ...enter(host),
+      'bash',
+      '-c',
+      `trap 'n=$((n + 1)); [ $n -lt ${Math.floor(lines * share)} ] || kill -KILL $BASHPID' DEBUG; set -o functrace; . ${folder}/program`,
+    ]);
+    await done('sweep');
+    // all that it wanted is there, or nothing is
+    if (JSON.parse(await done('ls', '--json')).length > 0) {
+      assert(await sh(other, 'ping -c 1 -W 2 203.0.113.1'), `killed after ${share}`);
+      await done('detach', String(other));
+    }
+    same(await snapshot(), before, `killed after ${share}`);
+  }
+  assert.equal(await done('sweep'), '');
+});
+
+test('forwarding that was on stays on, and so does what a router told', lab, async () => {
+  const before = await snapshot();
+  await sh(
+    host,
+    'echo 1 >/proc/sys/net/ipv4/ip_forward; echo 0 >/proc/sys/net/ipv4/conf/all/accept_redirects',
+  );
+  await sh(
+    host,
+    'ip -6 route del default; ip -6 route add default via 2001:db8::1 dev eth0 proto ra expires 1000',
+  );
+  const with1 = (await snapshot()).replaceAll(/expires \d+sec/g, '');
+  const one = await container();
+  await done('attach', String(one));
+  assert.equal(await sh(host, 'cat /proc/sys/net/ipv6/conf/eth0/accept_ra'), '2');
+  assert(await sh(one, 'ping -c 1 -W 2 2001:db8::1'));
+  await done('detach', String(one));
+  same((await snapshot()).replaceAll(/expires \d+sec/g, ''), with1);
+  await sh(
+    host,
+    'echo 0 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv4/conf/all/accept_redirects',
+  );
+  await sh(host, 'ip -6 route del default; ip -6 route add default via 2001:db8::1');
+  same(await snapshot(), before);
+});
+
+test('without nft it is done with iptables', { skip: skip || needs('iptables') }, async () => {
+  const rules = () => sh(host, 'iptables-save; ip6tables-save');
+  await sh(host, 'for table in raw nat filter; do iptables -t $table -S; ip6tables -t $table -S; done');
+  const before = [await snapshot(), (await rules())?.match(/^-A .*$|^:barehand.*$/gm)?.join('\n')];
+  const nft = ((await sh(host, 'command -v nft')) ?? '').trim();
+  const tables =
+    (await sh(host, 'iptables -P FORWARD DROP; ip6tables -P FORWARD DROP; nft list tables')) ?? '';
+  await sh(host, `for file in /usr/sbin/nft /sbin/nft ${nft}; do mount --bind /dev/null "$file"; done`);
+  const [one, other] = [await container(), await container()];
+  try {
+    await done('attach', '-p', '8080:80', String(one));
+    await done('attach', String(other));
+    await done('publish', String(one), '127.0.0.1:8081:80');
+    serve(one, 'TCP-LISTEN:80', 'web');
+    serve(internet, 'TCP-LISTEN:83', 'tcp');
+    assert.equal(await ask(other, 'TCP:203.0.113.1:83'), 'tcp 198.51.100.2');
+    assert.equal(await ask(internet, 'TCP:198.51.100.2:8080'), 'web 198.51.100.1');
+    for (const target of ['TCP:127.0.0.1:8080', 'TCP:127.0.0.1:8081', 'TCP:198.51.100.2:8080'])
+      assert.match(await ask(host, target), /^web/);
+    assert.match(await ask(one, 'TCP:198.51.100.2:8080'), /^web/);
+    assert(await sh(one, 'ping -c 1 -W 2 2001:db8::1'));
+    assert.match((await network('publish', String(other), '8080:1')).stderr, /is published already/);
+    const [{ ports }] = JSON.parse(await done('ls', '--json'));
+    assert.equal(ports.length, 2);
+    await done('detach', String(one));
+    process.kill(other, 'SIGKILL');
+    await until(
+      'its interface to go',
+      async () => !(await sh(host, 'ip -o link show type veth master barehand0')),
+    );
+    await done('sweep');
+  } finally {
+    await sh(host, `for file in /usr/sbin/nft /sbin/nft ${nft}; do umount "$file"; done`);
+    await sh(host, 'iptables -P FORWARD ACCEPT; ip6tables -P FORWARD ACCEPT');
+  }
+  assert.equal((await rules())?.match(/^-A .*$|^:barehand.*$/gm)?.join('\n'), before[1]);
+  // iptables-nft leaves tables that are empty
+  const others = (text = '') => text.replace(/^table ip6? \w+ \{[\s\S]*?^\}\n/gm, '').replace(/\n+/g, '\n');
+  same(others(await snapshot()), others(before[0]), tables);
+});
+
+test('without root pasta carries the packets', {
+  skip: needs('root', 'user-namespaces', 'pasta', 'speed'),
+}, async () => {
+  // some hosts have it for root alone
+  await sh(host, 'mount -t tmpfs tmpfs /dev/net; mknod -m 666 /dev/net/tun c 10 200');
+  const asUser = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'];
+  const holder = start([
+    ...enter(host),
+    ...asUser,
+    'unshare',
+    '--user',
+    '--map-root-user',
+    '--net',
+    'sleep',
+    '1000',
+  ]);
+  const pid = String(holder.pid);
+  await until(
+    'its namespace',
+    async () => (await execute(['cat', `/proc/${pid}/comm`])).stdout === 'sleep\n',
+  );
+  const user = (...words: string[]) => execute([...enter(host), ...asUser, script('network'), ...words]);
+  const { code, stdout, stderr } = await user('attach', '-p', '8088:8000', pid);
+  assert.deepEqual([code, stdout, stderr], [0, `${pid}: carried by pasta\n`, '']);
+  serve(internet, 'TCP-LISTEN:84', 'tcp');
+  const namespaces = ['nsenter', '--target', pid, '--user', '--net', '--preserve-credentials'];
+  const answer = await until(
+    'an answer',
+    async () =>
+      (
+        await execute([...namespaces, 'timeout', '2', 'socat', '-t1', '-', 'TCP:203.0.113.1:84'], {
+          input: '',
+        })
+      ).stdout || undefined,
+  );
+  // passt 2023 says it again and again when one side closes at once
+  assert.match(answer, /^tcp 198\.51\.100\.2\n/);
+  start([...namespaces, 'socat', 'TCP-LISTEN:8000,fork,reuseaddr', 'SYSTEM:echo web']);
+  assert.equal(await ask(internet, 'TCP:198.51.100.2:8088'), 'web');
+  assert.match((await user('ls')).stdout, /pasta/);
+  const isOver = async () => JSON.parse((await user('ls', '--json')).stdout).length === 0;
+  assert.equal((await user('detach', pid)).code, 0);
+  await until('it to end', isOver);
+  assert.equal((await user('attach', pid)).code, 0);
+  holder.kill('SIGKILL');
+  await until('it to end with the container', isOver);
+});
+
+test('wrong usage is refused in a line', slow, async () => {
+  const own = String(host);
+  const wrong: [string[], RegExp][] = [
+    [['frobnicate'], /there is no command frobnicate: attach, publish/],
+    [['attach'], /attach needs a TARGET/],
+    [['attach', 'a', 'b'], /one operand too many: b/],
+    [['publish', '1'], /publish needs a port/],
+    [['publish', '1', '80'], /a port is \[IP:\]HOSTPORT:PORT/],
+    [['publish', '1', '0:80'], /a port is/],
+    [['publish', '1', '70000:80'], /a port is/],
+    [['publish', '1', '999.1.1.1:80:80'], /a port is/],
+    [['attach', '--bridge', 'a b', '1'], /--bridge is a name/],
+    [['attach', '--bridge', 'sixteen-letters-', '1'], /--bridge is a name/],
+    [['attach', '--subnet', '10.0.0.0/8', '1'], /--subnet is like 10\.88\.0\.0\/16/],
+    [['attach', '--subnet', 'fd00::/64', '1'], /--subnet is like/],
+    [['attach', '--ip', 'x', '1'], /--ip is an IPv4 address/],
+    [['attach', '--dns', 'x', '1'], /--dns is an IP address/],
+    [['attach', '--rate', '1M', '1'], /--rate does not go with attach/],
+    [['limit', '1'], /limit needs --rate/],
+    [['limit', '1', '--rate', 'fast'], /a rate is bits in a second/],
+    [['ls', 'web'], /one operand too many: web/],
+    [['attach', '../x'], /neither a name nor a PID/],
+  ];
+  const failing: [string[], RegExp][] = [
+    [['attach', '4194399'], /there is no process 4194399/],
+    [['attach', own], /has the host's network/],
+    [['attach', 'no-such'], /there is no container no-such/],
+    [['detach', String(internet)], /is on no bridge/],
+    [['attach', '--bridge', 'eth0', String(internet)], /eth0 is not one that this made/],
+    [['attach', '--subnet', '198.51.100.0/28', String(internet)], /overlaps with 198\.51\.100\.0\/24/],
+    [
+      ['attach', '--ip', '10.9.9.9', String(internet)],
+      /is not an address for a container in 10\.88\.0\.0\/16/,
+    ],
+    [['attach', '--ip', '10.88.0.1', String(internet)], /whose first is the host's/],
+  ];
+  const results = await Promise.all(wrong.map(([words]) => network(...words)));
+  for (const [index, [words, expected]] of wrong.entries()) {
+    const { code, stdout, stderr } = results[index] as (typeof results)[number];
+    assert.deepEqual([code, stdout], [2, ''], `${words.join(' ')}: ${stderr}`);
+    assert.match(stderr, expected);
+    assert.match(stderr, /\nTry 'network.ts --help'.\n$/);
+  }
+  const failed = await Promise.all(failing.map(([words]) => network(...words)));
+  for (const [index, [words, expected]] of failing.entries()) {
+    const { code, stdout, stderr } = failed[index] as (typeof failed)[number];
+    assert.deepEqual([code, stdout], [1, ''], `${words.join(' ')}: ${stderr}`);
+    assert.match(stderr, expected);
+    assert.equal(stderr.split('\n').length, 2);
+  }
+});
