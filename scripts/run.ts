@@ -263,7 +263,7 @@ async function planLaunch(
     throw new UsageError('without root --isolate must have mount and pid');
   const limits = planLimits(values);
   if (!isRoot && Object.values(limits).some((limit) => limit !== undefined && String(limit) !== ''))
-    throw new Failure('cannot limit it without root, who alone can make a cgroup: sudo run.ts ...');
+    throw new Failure('cannot limit a container without root, who alone may make a cgroup: sudo run.ts ...');
   const user = findUser(rootfs, values.user ?? (isolate.has('mount') ? image.user : undefined) ?? '0');
   if (userNamespace?.single && (user.uid !== 0 || user.gid !== 0))
     throw new Failure(

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -15,7 +15,6 @@ import { call, execute, rootfs } from './helpers/script.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'barehand-run-options-'));
 after(() => execute(['rm', '-r', scratch]));
-/** For what starts a lot and depends little on the kernel. */
 const slow = { skip: container.skip || needs('speed') };
 
 /** A root file system that a test may change, and whose path has all that shells and mount(8) trip over. */
@@ -203,7 +202,6 @@ test('--userns: root in the container is nobody on the host, and the files are i
   const asUser = `--userns -u nobody -v ${source}:/v:ro --device /dev/full`;
   const show = 'id -un; stat -c %U /etc /v; cat /v/file; test -c /dev/full && echo full';
   await says(show, [[asUser, 'nobody', 'root', 'nobody', 'of the host', 'full']], how);
-  // with a root that is thrown away, over one that is seen with mapped IDs
   const change = 'rm -r /usr/share; mkdir /usr/share; stat -c %u:%g /usr/share /etc/passwd; touch /more';
   if (!needsAttributes) await says(change, [['--userns --ephemeral', '0:0', '0:0']], how);
   assert.equal(existsSync(join(how.root, 'more')), false);
@@ -211,14 +209,17 @@ test('--userns: root in the container is nobody on the host, and the files are i
   await refused(/NOFILE/, '--userns --ulimit nofile=2:1', inTime);
   // a volume with the root in it: some of its mounts are covered by others
   await says('ls /v/plain/usr | grep bin', [[`--userns -v ${scratch}:/v:ro`, 'bin', 'sbin']], inTime);
-  const base = async () => {
-    const { first } = await start(['--userns', '--ephemeral'], ['sleep', '100']);
-    const [inside, outside, size] = readFileSync(`/proc/${first}/uid_map`, 'utf8').trim().split(/\s+/);
-    assert.deepEqual([inside, size], ['0', '65536']);
-    assert.match(readFileSync(`/proc/${first}/status`, 'utf8'), new RegExp(`^Uid:(\\t${outside}){4}$`, 'm'));
-    return Number(outside);
+  const shared = join(scratch, 'shared');
+  await execute(['mkdir', '-m', '1777', shared]);
+  const base = async (name: string) => {
+    const program = `touch /v/${name}; cat /proc/self/uid_map; sleep 1`;
+    const map = await said(`--userns --name ${name} -v ${shared}:/v`, program, how);
+    const [inside, outside, count] = map.trim().split(/\s+/).map(Number);
+    assert.deepEqual([inside, outside, count], [0, statSync(join(shared, name)).uid, 65536]);
+    return outside as number;
   };
-  assert.ok(Math.abs((await base()) - (await base())) >= 65536);
+  const [one = 0, other = 0] = await Promise.all([base(newName()), base(newName())]);
+  assert.ok(Math.abs(one - other) >= 65536, `${one} ${other}`);
 });
 
 /** What run.ts --init takes on this host, in its order; dumb-init and the like are seldom static. */

@@ -30,6 +30,16 @@ const explained: { what: string; differences: RegExp; perhaps?: true }[] = [
     perhaps: true,
   },
   { what: '`/proc/interrupts`', differences: /^mount \/proc\/interrupts: none, /, perhaps: true },
+  {
+    what: '`/dev/core`',
+    differences: /^(dev|device) \/dev\/core: (\/proc\/kcore|0 0), none$/,
+    perhaps: true,
+  },
+  {
+    what: '`/dev/stdin`, `/dev/stdout`, `/dev/stderr`',
+    differences: /^dev \/dev\/std\w+: \/proc\/self\/fd\/\d, fd\/\d$/,
+    perhaps: true,
+  },
   { what: 'cgroup file systems', differences: /^mount \/sys\/fs\/cgroup(\/\S+)?: \w+, none$/, perhaps: true },
   { what: 'cgroup namespace', differences: /^(namespaces|cgroup)( \S+)?: /, perhaps: true },
   { what: 'open files', differences: /^limit Max open files: 1024 1024, /, perhaps: true },
