@@ -1,25 +1,26 @@
 #!/bin/bash
-# vm-test.sh [KIND...] [FILE...] [--test-...]: the tests that meet the kernel, in throw-away VMs with cgroups of each KIND:
+# vm-test.sh [KIND...] [FILE...] [KIND:FILE...] [--test-...]: the tests that meet the kernel, in throw-away VMs with cgroups of each KIND:
 # v2 and v1 unless said otherwise, or hybrid. FILEs are names in tests/, as run.test.ts; all unless said otherwise,
 # but for cgroups such as this machine has itself: there only what is about cgroups, as the rest runs here, faster.
-# What begins with --test- goes to node, as --test-name-pattern='same moment'.
+# KIND:FILE is one of them by itself. What begins with --test- goes to node, as --test-name-pattern='same moment'.
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/.."
 
 kinds=() files=() options=()
+jobs=() # "KIND FILE", each in a VM of its own, the longest first
 for word; do
   case $word in
     v1 | v2 | hybrid) kinds+=("$word") ;;
     --test-*) options+=("$word") ;;
+    v1:*.test.ts | v2:*.test.ts | hybrid:*.test.ts) jobs+=("${word%%:*} tests/${word#*:}") ;;
     *.test.ts) files+=("tests/$(basename "$word")") ;;
     *) echo "vm-test: neither v1, v2, hybrid nor a test file: $word" >&2 && exit 2 ;;
   esac
 done
-[ ${#kinds[@]} -gt 0 ] || kinds=(v2 v1)
+[ ${#kinds[@]} -gt 0 ] || [ ${#jobs[@]} -gt 0 ] || kinds=(v2 v1)
 native=v2
 [ ! -d /sys/fs/cgroup/memory ] || native=v1
 
-jobs=() # "KIND FILE", each in a VM of its own, the longest first
 for kind in "${kinds[@]}"; do
   for file in ${files[*]:-$(ls -S tests/*.test.ts)}; do
     [ ${#files[@]} -gt 0 ] || case $kind:${file#tests/} in
