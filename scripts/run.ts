@@ -45,7 +45,8 @@ OPTIONS
   --device-read-iops PATH:N  no more operations a second; may be repeated
   --device-write-iops PATH:N  the same for writing
   --ulimit NAME=SOFT[:HARD]  a limit of getrlimit(2), as nofile=1024; may be repeated
-  --network host|none   the host's network (default), or none but its own loopback
+  --network NETWORK     host (default), none but its own loopback, bridge: an interface on a bridge of network.ts
+  -p, --publish [IP:]HOSTPORT:PORT[/udp]  with --network bridge: a port of the host's leads to it; may be repeated
   --userns              root in it is no root on the host; for users without root it always is so
   --cap-add CAP         keep one more of capabilities(7), or ALL; may be repeated
   --cap-drop CAP        drop one more, or ALL; may be repeated
@@ -112,6 +113,7 @@ import { idmapWords } from './helpers/idmap.ts';
 import { readImageConfig } from './helpers/image.ts';
 import { findInit, shellInit } from './helpers/init.ts';
 import { type Launch, launchProgram, namespaceFlags, planCgroups } from './helpers/launch.ts';
+import { defaultBridge, isListening, launchLines, parsePort, readNetwork } from './helpers/network.ts';
 import { becomeShell } from './helpers/programs.ts';
 import { defaultShell, findRootfs, findUser } from './helpers/rootfs.ts';
 
@@ -153,6 +155,7 @@ export const options = {
   deviceWriteIops: { parse: parseRate('writeIops'), many: true },
   ulimit: { parse: parseLimit, many: true },
   network: { parse: parseNetwork },
+  publish: { short: 'p', parse: parsePort, many: true },
   userns: {},
   capAdd: { parse: parseCapabilities, many: true },
   capDrop: { parse: parseCapabilities, many: true },
@@ -162,9 +165,9 @@ export const options = {
   dryRun: {},
 } as const;
 
-function parseNetwork(text: string): 'host' | 'none' {
-  if (text === 'host' || text === 'none') return text;
-  throw new UsageError(`--network is host or none, not ${text}`);
+function parseNetwork(text: string): 'host' | 'none' | 'bridge' {
+  if (text === 'host' || text === 'none' || text === 'bridge') return text;
+  throw new UsageError(`--network is host, none or bridge, not ${text}`);
 }
 
 function parseIsolate(text: string): Set<string> {
@@ -175,12 +178,12 @@ function parseIsolate(text: string): Set<string> {
   return new Set(words);
 }
 
-/** The files that --add-host and --dns make. */
-function textFiles(hosts: string[], nameservers: string[], hostname: string): Text[] {
+/** The files that --add-host and --dns make, and that a network fills. */
+function textFiles(hosts: string[], nameservers: string[], hostname: string, always: boolean): Text[] {
   const localhost = `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t${hostname}`;
   return [
-    ...(hosts.length > 0 ? [{ path: '/etc/hosts', text: [localhost, ...hosts].join('\n') }] : []),
-    ...(nameservers.length > 0 ? [{ path: '/etc/resolv.conf', text: nameservers.join('\n') }] : []),
+    ...(always || hosts.length > 0 ? [{ path: '/etc/hosts', text: [localhost, ...hosts].join('\n') }] : []),
+    ...(always || nameservers.length > 0 ? [{ path: '/etc/resolv.conf', text: nameservers.join('\n') }] : []),
   ];
 }
 
@@ -191,6 +194,8 @@ function checkOptions(values: Values<typeof options>, isolate: Set<string>): voi
   if (values.logSize && !values.detach) throw new UsageError('--log-size needs --detach');
   if (values.disk && !values.ephemeral)
     throw new UsageError('--disk needs --ephemeral: it bounds what goes there');
+  if (values.publish.length > 0 && values.network !== 'bridge')
+    throw new UsageError('--publish needs --network bridge');
   if (values.init && !isolate.has('pid'))
     throw new UsageError('--init needs --isolate pid: it is to be PID 1');
   if (isolate.has('mount')) return;
@@ -211,6 +216,17 @@ function findNamespace(name: string, userns: boolean): Launch['userNamespace'] {
   const locked = lockedBy();
   if (locked) throw new Failure(locked);
   return rootlessNamespace();
+}
+
+/** Its interface on the bridge: its address is found when it runs. */
+async function planBridge({ dns, publish }: Values<typeof options>): Promise<Launch['bridge']> {
+  const network = await readNetwork({
+    bridge: defaultBridge,
+    dns: dns.map((line) => line.split(' ')[1] as string),
+  });
+  for (const port of publish)
+    if (isListening(port)) throw new Failure(`port ${port.hostPort} of this host is in use: ss -ltnup`);
+  return launchLines(network, { ip: undefined, isolated: false, ports: publish, noFiles: false });
 }
 
 /** What --init puts before the command, and the host's program for it. */
@@ -251,7 +267,7 @@ async function planLaunch(
   const rootfs = realpathSync(findRootfs(operand));
   if (rootfs === '/') throw new UsageError('ROOTFS is / itself: that is the host, not a container');
   const isolate = values.isolate ?? new Set(['mount', 'pid', 'uts', 'ipc', 'cgroup']);
-  if (values.network === 'none') isolate.add('net');
+  if (values.network === 'none' || values.network === 'bridge') isolate.add('net');
   checkOptions(values, isolate);
   const image = readImageConfig(rootfs);
 
@@ -295,6 +311,11 @@ async function planLaunch(
   const own = words.length > 0 || values.entrypoint !== undefined ? words : image.command;
   const command = [...entrypoint, ...own];
   if (command.length === 0) command.push(defaultShell(rootfs));
+  const bridge = values.network === 'bridge' ? await planBridge(values) : undefined;
+  if (bridge && (!isRoot || !isolate.has('mount') || userNamespace))
+    throw new Failure(
+      '--network bridge needs root, and goes neither with --userns nor without --isolate mount yet',
+    );
   const { init, words: before } = values.init ? planInit() : { init: undefined, words: [] };
   const host = readHost([...environment.values()]);
   return {
@@ -305,7 +326,7 @@ async function planLaunch(
     readOnly: values.readOnly,
     volumes: values.volume,
     tmpfs: values.tmpfs,
-    texts: textFiles(values.addHost, values.dns, hostname ?? osHostname()),
+    texts: textFiles(values.addHost, values.dns, hostname ?? osHostname(), bridge !== undefined),
     devices: values.device,
     shmBytes: values.shmSize ?? 64 * 1024 * 1024,
     command: [...before, ...command],
@@ -314,6 +335,7 @@ async function planLaunch(
     hostname,
     workdir: values.workdir ?? (isolate.has('mount') ? image.workdir : undefined) ?? '/',
     user,
+    bridge,
     limits: values.ulimit,
     isolate,
     userNamespace,

@@ -838,3 +838,29 @@ test('wrong usage is refused in a line', slow, async () => {
     assert.equal(stderr.split('\n').length, 2);
   }
 });
+
+test('run.ts --network bridge gives at the start what attach would, and takes it away at the end', {
+  skip: skip || needs('cgroup'),
+}, async () => {
+  const before = await snapshot();
+  const run = (...words: string[]) =>
+    execute([...enter(host), script('run'), '--network', 'bridge', '--ephemeral', ...words]);
+  const name = newName();
+  const started = await run('-d', '--name', name, '-p', '8080:80', rootfs, 'sleep', '100');
+  assert.deepEqual([started.code, started.stdout, started.stderr], [0, `${name}\n`, '']);
+  try {
+    const rows = JSON.parse((await execute([script('ps'), '--json'])).stdout);
+    const { pid } = rows.find((row: { name: string }) => row.name === name);
+    serve(pid, 'TCP-LISTEN:80', 'web');
+    assert.match(await ask(internet, 'TCP:198.51.100.2:8080'), /^web 198\.51\.100\.1$/);
+    const other = await run(rootfs, 'sh', '-c', 'cat /etc/hosts; ip -o -4 address show eth0');
+    assert.match(other.stdout, new RegExp(`^10\\.88\\.0\\.2\\t${name}\\b`, 'm'));
+    assert.match(other.stdout, /inet 10\.88\.0\.3\/16/);
+    assert.match((await run('-p', '8080:80', rootfs, 'true')).stderr, /8080/);
+  } finally {
+    await execute([script('stop'), name]);
+  }
+  same(await snapshot(), before);
+  assert.match((await run('--userns', rootfs, 'true')).stderr, /^run: --network bridge needs root/);
+  assert.match((await execute([script('run'), '-p', '80:80', rootfs, 'true'])).stderr, /--publish needs/);
+});

@@ -383,7 +383,9 @@ test("-d outlives the caller's terminal, and ends when it is asked to", containe
 });
 
 test('-d says at once why it fails, if it does before the command starts', container, async () => {
-  await refused(/no place for a mount/, `-d -v ${source}:/`);
+  const failing = backgroundName();
+  await refused(/no place for a mount/, `-d --name ${failing} -v ${source}:/`);
+  assert.equal(existsSync(keptFile(failing, '')), false);
 
   const name = await detach('-w /no/such', 'echo never');
   await ended(name);

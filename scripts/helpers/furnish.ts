@@ -114,10 +114,14 @@ walk() { # PATH KIND
 # adds options to a mount and to those below it; those they have stay, since mount(8) reads them first
 restrict() { # MOUNTPOINT OPTIONS
   # proc(5) writes a blank as \\040; printf(1) reads \\0040 so, whatever digit comes next
-  sed 's/\\\\/\\\\0/g' /proc/self/mountinfo | while read -r _ _ _ _ point _; do
-    point=$(printf '%b.' "$point"); point=\${point%.}
-    case $point in "$1" | "$1"/*) mount -o "remount,bind,$2" "$point";; esac
-  done
+  sed 's/\\\\/\\\\0/g' /proc/self/mountinfo | {
+    found=
+    while read -r _ _ _ _ point _; do
+      point=$(printf '%b.' "$point"); point=\${point%.}
+      case $point in "$1" | "$1"/*) mount -o "remount,bind,$2" "$point" || exit 1; found=yes;; esac
+    done
+    [ "$found" ]
+  } || stop "cannot make $1 $2"
 }
 # binds SOURCE where nobody else can change anything, then moves it onto the directory that we are in, or an open file:
 # mount(8) would follow a symlink in PATH

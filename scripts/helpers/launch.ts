@@ -49,6 +49,8 @@ export interface Launch {
   privileged: boolean;
   /** how the seccomp filter is loaded; undefined: there is none */
   seccomp: SeccompLoader | undefined;
+  /** lines that give it an interface on a bridge, and take it away: see launchLines of network.ts */
+  bridge: { define: string; attach: string; leave: string } | undefined;
   /** undefined: the caller may make none */
   cgroups: CgroupPlan | undefined;
   /** the directory for what the kernel does not keep: the log and exit status of a detached one, the stop signal */
@@ -224,7 +226,8 @@ function startProgram(launch: Launch): string {
  * exit code, or 125 if there was no container.
  */
 export function launchProgram(launch: Launch): string {
-  const { name, rootfs, isolate, cgroups, userNamespace, detached, stopSignal, runDirectory } = launch;
+  const { name, rootfs, isolate, cgroups, userNamespace, detached, stopSignal, runDirectory, bridge } =
+    launch;
   const parts = [
     `PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C SHELL=/bin/sh
 name=${quote(name)}
@@ -244,6 +247,7 @@ hold=${quote(holdProgram(launch))}`,
 drop=${quote(`exec ${dropLines(launch).join(' \\\n  ')}`)}`,
     `# PID 1, without privileges, waits until it is shut in, then becomes the command
 release=${quote(releaseProgram(launch))}`,
+    bridge && `# its interface, and what goes with it\n${bridge.define}\nnetwork=`,
     `# what runs that: a process in the container's cgroups, then in its namespaces
 start=${quote(startProgram(launch))}
 export PATH LC_ALL SHELL rootfs fstab hold drop release start cgroups`,
@@ -264,6 +268,8 @@ export PATH LC_ALL SHELL rootfs fstab hold drop release start cgroups`,
       userNamespace && 'kill "$holder"; wait "$holder" 2>/dev/null',
       '[ "$pid" ] || { exec 8>&-; wait "$child"; exit 125; }',
       isolate.has('mount') && pivot(userNamespace),
+      bridge &&
+        `# its network; without one it is not released\n${bridge.attach}\n[ "$network" ] || { exec 8>&-; wait "$child"; exit 125; }`,
       `# a signal for this shell is meant for the command\n${signalHandlers(isolate.has('pid'), detached !== undefined)}`,
       detached && !cgroups && notePid,
       '# release, and wait; a signal ends wait early',
@@ -299,7 +305,7 @@ const hierarchies = ({ directories }: CgroupPlan, name: string) =>
   directories.map((directory) => directory.slice(0, -name.length - 1));
 
 /** Takes the name, and sees to it that it is given back. */
-function takeName({ detached, stopSignal, runDirectory, name }: Launch, cgroups: CgroupPlan): string {
+function takeName({ detached, stopSignal, runDirectory, name, bridge }: Launch, cgroups: CgroupPlan): string {
   const directory = quote(runDirectory);
   const notes = detached || stopSignal ? `mkdir -p ${directory} || exit 125\n` : '';
   return `
@@ -317,7 +323,7 @@ fi
 mkdir -p $cgroups || exit 125
 [ ! -d ${directory} ] || rm -rf ${directory}   # what is left of an earlier ${name}
 ${notes}sweep() {
-  exec 9<${quote(cgroups.lock)}; flock 9
+${bridge ? `  ${bridge.leave}\n` : ''}  exec 9<${quote(cgroups.lock)}; flock 9
   for try in 1 2 3 4 5 6 7 8 9 10; do
     # whatever is still in there: what a command without a PID namespace has left running, or what others put in
     while read -r left; do kill -KILL "$left"; done <"$first/$name/cgroup.procs"

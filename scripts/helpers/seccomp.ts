@@ -156,8 +156,14 @@ export interface SeccompLoader {
 /** The number of prctl(2), which perl has no other way to call. */
 const prctl: Record<string, number> = { x64: 157, arm64: 167 };
 
+/** The number of keyctl(2). */
+const keyctl: Record<string, number> = { x64: 250, arm64: 219 };
+
 /** prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, struct sock_fprog *), then execvp(3), with env(1)'s exit codes. */
-const perlProgram = (architecture: string) => `my $filter = pack "H*", shift;
+const perlProgram = (
+  architecture: string,
+) => `syscall(${keyctl[architecture]}, 1, 0); # keyrings(7): a session keyring that is not the caller's
+my $filter = pack "H*", shift;
 my $fprog = pack "S x6 P", length($filter) / 8, $filter;
 if (syscall(${prctl[architecture]}, 22, 2, $fprog, 0, 0) != 0) {
   print STDERR "run: cannot load the seccomp filter: $!\\n";
