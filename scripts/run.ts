@@ -361,7 +361,8 @@ await main(
   async (values, operands) => {
     const plan = await planLaunch(values, operands);
     const program = launchProgram(plan);
-    if (plan.privileged) console.error('run: --privileged: root in this container is as root on the host');
+    if (plan.privileged && !plan.userNamespace)
+      console.error('run: --privileged: root in this container is as root on the host');
     if (values.dryRun) {
       // a subshell of its own, so that it can be pasted into a shell that is to live on
       process.stdout.write(`(\n${program})\n`);

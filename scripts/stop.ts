@@ -212,13 +212,9 @@ async function stop(
       `${label} was sent SIGKILL, but has not ended: ${states.join(', ')}: state D waits in the kernel, see /proc/PID/stack`,
     );
   }
-  // whoever keeps its log is to come to an end first
-  for (
-    let tries = 0;
-    name && first && existsSync(notesFolder(name)) && !hasEnded(name) && tries < 20;
-    tries++
-  )
-    await sleep(50);
+  // whoever keeps its log holds this lock: until all of it is written, and its network is taken away
+  if (name && first && existsSync(notesFolder(name)))
+    await runProgram(['flock', '--timeout', '5', notesFolder(name), 'true']);
   const busy = await removeCgroups(container);
   if (busy.length > 0)
     throw new Failure(`${label} has ended, but its cgroups can't be removed: ${busy.join(', ')}`);

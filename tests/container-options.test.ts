@@ -350,7 +350,7 @@ test('an init is the first that is there and needs nothing of the root that it r
   const { path, asked } = found({});
   assert.equal(path, undefined);
   assert.equal(asked[0], 'tini-static');
-  assert.ok(asked.includes('/usr/libexec/podman/catatonit'));
+  assert.ok(asked.includes('/usr/libexec/docker/docker-init'));
   assert.equal(found({ tini: isStatic, 'dumb-init': isStatic }).path, 'tini');
   assert.equal(found({ tini: dynamic, 'dumb-init': isStatic }).path, 'dumb-init');
   assert.equal(found({ '/usr/bin/docker-init': isStatic }).path, '_usr_bin_docker-init');

@@ -25,14 +25,11 @@ function isStatic(path: string): boolean {
   }
 }
 
-/** Where Docker, Podman and the distributions keep such programs. */
+/** Where Docker and the distributions keep such programs. Not catatonit: it ends with 1 where a command is not found. */
 const candidates = [
   'tini-static',
-  'catatonit',
   'tini',
   'dumb-init',
-  '/usr/libexec/podman/catatonit',
-  '/usr/lib/podman/catatonit',
   '/usr/bin/docker-init',
   '/usr/libexec/docker/docker-init',
 ];

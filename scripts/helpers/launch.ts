@@ -232,6 +232,7 @@ export function launchProgram(launch: Launch): string {
     `PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C SHELL=/bin/sh
 name=${quote(name)}
 rootfs=${quote(rootfs)}
+kept= network=
 fail() { echo "run: $*" >&2; exit 125; }`,
     cgroups &&
       `# the container's cgroup in each hierarchy, and all of them in the order in which they can be removed
@@ -247,7 +248,7 @@ hold=${quote(holdProgram(launch))}`,
 drop=${quote(`exec ${dropLines(launch).join(' \\\n  ')}`)}`,
     `# PID 1, without privileges, waits until it is shut in, then becomes the command
 release=${quote(releaseProgram(launch))}`,
-    bridge && `# its interface, and what goes with it\n${bridge.define}\nnetwork=`,
+    bridge && `# its interface, and what goes with it\n${bridge.define}`,
     `# what runs that: a process in the container's cgroups, then in its namespaces
 start=${quote(startProgram(launch))}
 export PATH LC_ALL SHELL rootfs fstab hold drop release start cgroups`,
@@ -257,7 +258,7 @@ export PATH LC_ALL SHELL rootfs fstab hold drop release start cgroups`,
 
   function body(launch: Launch): string {
     return [
-      cgroups ? takeName(launch, cgroups) : (detached || stopSignal) && takeDirectory(launch),
+      cgroups ? takeName(launch, cgroups) : (detached || stopSignal) && takeDirectory,
       stopSignal && `echo ${stopSignal} >"$runDirectory/stop-signal" || exit 125`,
       ...(cgroups?.before.map(([file, value]) => `echo ${quote(value)} >${quote(file)} || exit 125`) ?? []),
       pipes(detached !== undefined),
@@ -331,15 +332,15 @@ ${bridge ? `  ${bridge.leave}\n` : ''}  exec 9<${quote(cgroups.lock)}; flock 9
     [ -d "$first/$name" ] || break
     sleep 0.1
   done 2>/dev/null
-${stopSignal && !detached ? '  rm -r "$runDirectory"\n' : ''}}
+${detached || stopSignal ? '  [ "$kept" ] || rm -r "$runDirectory"\n' : ''}}
 trap sweep EXIT`;
 }
 
 /** Without cgroups the lock on the directory is what shows that the name is in use. */
-const takeDirectory = ({ detached }: Launch) => `
+const takeDirectory = `
 mkdir -p "$runDirectory" || exit 125
 exec 9<"$runDirectory"; flock --nonblock 9 || fail "the name $name is in use: choose another --name"
-rm -f "$runDirectory"/*${detached ? '' : `\ntrap 'rm -r "$runDirectory"' EXIT`}`;
+rm -f "$runDirectory"/*; trap '[ "$kept" ] || rm -r "$runDirectory"' EXIT`;
 
 /** The pipes between the launching shell and PID 1, and that of a detached container's output. */
 const pipes = (detached: boolean) => `
@@ -423,7 +424,7 @@ const notePid =
 /** The log of a detached container: two files, each no longer than half of what is to be kept. */
 const keepLog = (logBytes: number, locks: boolean) => `
 ${locks ? '# who keeps the log holds a lock on its folder, which nothing of the container does\nexec 9<"$runDirectory"; flock 9\n' : ''}# detached: tell the caller, and keep what the container says: in log, and what was in there before in log.1
-: >"$runDirectory/log"; echo started; exec >/dev/null 2>&1
+: >"$runDirectory/log"; kept=yes; echo started; exec >/dev/null 2>&1
 while :; do
   stdbuf -o0 head -c ${Math.ceil(logBytes / 2)} <&5 >"$runDirectory/log" & head=$!
   while kill -0 "$head"; do wait "$head"; done
