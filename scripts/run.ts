@@ -46,7 +46,8 @@ OPTIONS
   --device-write-iops PATH:N  the same for writing
   --ulimit NAME=SOFT[:HARD]  a limit of getrlimit(2), as nofile=1024; may be repeated
   --network NETWORK     host (default), none but its own loopback, bridge: an interface on a bridge of network.ts
-  -p, --publish [IP:]HOSTPORT:PORT[/udp]  with --network bridge: a port of the host's leads to it; may be repeated
+  -p, --publish PORTS   with --network bridge: HOSTPORT:PORT leads a port of the host's to it, with IP: before it at
+                        one address only, with /udp behind it; may be repeated
   --userns              root in it is no root on the host; for users without root it always is so
   --cap-add CAP         keep one more of capabilities(7), or ALL; may be repeated
   --cap-drop CAP        drop one more, or ALL; may be repeated
