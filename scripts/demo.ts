@@ -36,7 +36,7 @@ import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
 import { findHierarchy, memoryFiles, parent, readHierarchies } from './helpers/cgroup.ts';
 import { Failure, main } from './helpers/cli.ts';
-import { findProgram, pathDirectories, quote, runProgram } from './helpers/programs.ts';
+import { findInPath, quote, runProgram } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
 
 export const options = { keep: {} } as const;
@@ -79,8 +79,7 @@ async function findMissing(): Promise<string[]> {
   if (process.getuid?.() !== 0) return ['root: containers of this demo are made by root: sudo'];
   const missing: string[] = [];
   for (const tool of ['unshare', 'nsenter', 'setpriv', 'mount', 'pivot_root', 'flock', 'tar', 'ldd']) {
-    if (!findProgram(tool, pathDirectories()))
-      missing.push(`${tool}(1): apt-get install util-linux tar libc-bin`);
+    if (!findInPath(tool)) missing.push(`${tool}(1): apt-get install util-linux tar libc-bin`);
   }
   for (const flag of ['mount', 'pid', 'uts', 'ipc', 'cgroup']) {
     const { exitCode, stderr } = await runProgram(['unshare', `--${flag}`, '--fork', 'true']);

@@ -52,7 +52,7 @@ import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
 import { parseVariable, parseWorkdir } from './helpers/container-options.ts';
 import { type Entry, execProgram, type Inside, numbered } from './helpers/enter.ts';
 import { attempt, namespaceInode, readProc } from './helpers/proc.ts';
-import { becomeShell, findProgram, pathDirectories } from './helpers/programs.ts';
+import { becomeShell, findInPath, findProgram } from './helpers/programs.ts';
 import { findUser } from './helpers/rootfs.ts';
 import { seccompFilter } from './helpers/seccomp.ts';
 import { findContainer } from './helpers/target.ts';
@@ -206,7 +206,7 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
     );
   if (!numbered.includes(process.arch))
     throw new Failure(`not on ${process.arch}: only ${numbered.join(' and ')}`);
-  const perl = findProgram('perl') ?? findProgram('perl', pathDirectories());
+  const perl = findProgram('perl') ?? findInPath('perl');
   if (!perl) throw new Failure('needs perl: apt-get install perl-base, or dnf install perl-interpreter');
 
   const isRoot = process.getuid?.() === 0;

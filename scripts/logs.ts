@@ -40,10 +40,10 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { readHierarchies } from './helpers/cgroup.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
-import { runFolder } from './helpers/containers.ts';
+import { notesFolder, runFolder } from './helpers/containers.ts';
 import { attempt } from './helpers/proc.ts';
 import { runProgram } from './helpers/programs.ts';
-import { isName, namedContainer, notesFolder } from './helpers/target.ts';
+import { isName, namedContainer } from './helpers/target.ts';
 
 export const options = {
   follow: { short: 'f' },
@@ -132,8 +132,12 @@ await main(import.meta.url, { options, operands: [1, 1] }, async ({ follow, tail
   readSync(file, newer, 0, position, 0);
   const all = Buffer.concat([older ?? Buffer.alloc(0), newer]);
   await print(tail === undefined ? all : all.subarray(lastLines(all, tail)));
+  let isKept = true;
+  // waits as long as there is a keeper; it must not outlive this, should this be killed
+  if (follow)
+    runProgram(['setpriv', '--pdeathsig=TERM', 'flock', folder, 'true']).then(() => (isKept = false));
   while (follow) {
-    const isLast = ended() !== undefined || !(await lives());
+    const isLast = ended() !== undefined || !isKept;
     position = await printRest(file, position);
     const current = statSync(log, { throwIfNoEntry: false });
     if (current && current.ino !== fstatSync(file).ino) {

@@ -63,6 +63,7 @@ import Table from 'cli-table3';
 import { parseAddress, parseSubnet, type Subnet } from './helpers/addresses.ts';
 import { readHierarchies } from './helpers/cgroup.ts';
 import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
+import { parsePort } from './helpers/container-options.ts';
 import { findContainers, identify } from './helpers/containers.ts';
 import {
   type Attachment,
@@ -74,7 +75,6 @@ import {
   isListening,
   linksOf,
   parseBridge,
-  parsePort,
   publishPortsProgram,
   readAttachments,
   readNetwork,

@@ -86,11 +86,11 @@ SEE ALSO
 */
 import { realpathSync } from 'node:fs';
 import { hostname as osHostname } from 'node:os';
-import { basename, join } from 'node:path';
+import { basename } from 'node:path';
 import { isatty } from 'node:tty';
 import { capabilities, keptCapabilities, parseCapabilities } from './helpers/capabilities.ts';
 import { type LaunchLimits, readHierarchies } from './helpers/cgroup.ts';
-import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
+import { Failure, kebab, main, UsageError, type Values } from './helpers/cli.ts';
 import {
   orUnlimited,
   parseDevice,
@@ -98,6 +98,7 @@ import {
   parseLimit,
   parseName,
   parseNameserver,
+  parsePort,
   parseRate,
   parseSecurity,
   parseSignal,
@@ -107,15 +108,14 @@ import {
   parseVolume,
   parseWorkdir,
 } from './helpers/container-options.ts';
-import { runFolder } from './helpers/containers.ts';
+import { notesFolder } from './helpers/containers.ts';
 import type { Text } from './helpers/furnish.ts';
-import { find, mountFlags, planSeccomp, readHost } from './helpers/host.ts';
+import { mountFlags, planSeccomp, readHost } from './helpers/host.ts';
 import { idmapWords } from './helpers/idmap.ts';
 import { readImageConfig } from './helpers/image.ts';
 import { findInit, shellInit } from './helpers/init.ts';
 import { type Launch, launchProgram, namespaceFlags, planCgroups } from './helpers/launch.ts';
-import { defaultBridge, isListening, launchLines, parsePort, readNetwork } from './helpers/network.ts';
-import { becomeShell } from './helpers/programs.ts';
+import { becomeShell, findInPath } from './helpers/programs.ts';
 import { defaultShell, findRootfs, findUser } from './helpers/rootfs.ts';
 
 import { parseCpus, parseList, parseNumber, parseSize } from './helpers/units.ts';
@@ -201,11 +201,12 @@ function checkOptions(values: Values<typeof options>, isolate: Set<string>): voi
     throw new UsageError('--init needs --isolate pid: it is to be PID 1');
   if (isolate.has('mount')) return;
   for (const [option, given] of Object.entries(values))
-    if (needMount.includes(option) && given !== undefined && given !== false && String(given) !== '')
-      throw new UsageError(
-        `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)} needs --isolate mount: a chroot has no such thing`,
-      );
+    if (needMount.includes(option) && isGiven(given))
+      throw new UsageError(`--${kebab(option)} needs --isolate mount: a chroot has no such thing`);
 }
+
+/** Whether an option is there at all: a flag that is set, a value, or a list with something in it. */
+const isGiven = (value: unknown) => [value].flat().some((one) => one !== undefined && one !== false);
 
 const needMount = 'user workdir volume tmpfs device shmSize readOnly ephemeral addHost dns userns init'.split(
   ' ',
@@ -221,6 +222,8 @@ function findNamespace(name: string, userns: boolean): Launch['userNamespace'] {
 
 /** Its interface on the bridge: its address is found when it runs. */
 async function planBridge({ dns, publish }: Values<typeof options>): Promise<Launch['bridge']> {
+  // not loaded where it is not needed
+  const { defaultBridge, isListening, launchLines, readNetwork } = await import('./helpers/network.ts');
   const network = await readNetwork({
     bridge: defaultBridge,
     dns: dns.map((line) => line.split(' ')[1] as string),
@@ -232,7 +235,7 @@ async function planBridge({ dns, publish }: Values<typeof options>): Promise<Lau
 
 /** What --init puts before the command, and the host's program for it. */
 function planInit(): { init: string | undefined; words: string[] } {
-  const init = findInit(find);
+  const init = findInit(findInPath);
   return init ? { init, words: ['/dev/init', '--'] } : { init, words: shellInit };
 }
 
@@ -279,14 +282,14 @@ async function planLaunch(
   if (!isRoot && !(isolate.has('mount') && isolate.has('pid')))
     throw new UsageError('without root --isolate must have mount and pid');
   const limits = planLimits(values);
-  if (!isRoot && Object.values(limits).some((limit) => limit !== undefined && String(limit) !== ''))
+  if (!isRoot && Object.values(limits).some(isGiven))
     throw new Failure('cannot limit a container without root, who alone may make a cgroup: sudo run.ts ...');
   const user = findUser(rootfs, values.user ?? (isolate.has('mount') ? image.user : undefined) ?? '0');
   if (userNamespace?.single && (user.uid !== 0 || user.gid !== 0))
     throw new Failure(
       'there is only one user in this container, 0: for others you need a line in /etc/subuid and /etc/subgid, and newuidmap(1)',
     );
-  const names = isolate.has('uts') && (!userNamespace || find('hostname'));
+  const names = isolate.has('uts') && (!userNamespace || findInPath('hostname'));
   if (values.hostname && !names)
     throw new Failure('--hostname without root needs hostname(1), which is not here');
   const hostname = names ? (values.hostname ?? name) : undefined;
@@ -348,7 +351,7 @@ async function planLaunch(
         ? undefined
         : planSeccomp(kept, isolate.has('mount') && !security.newPrivileges),
     cgroups: isRoot ? planCgroups(readHierarchies(), name, limits) : undefined,
-    runDirectory: join(runFolder(), name),
+    runDirectory: notesFolder(name),
     detached: values.detach ? { logBytes: values.logSize ?? 1024 * 1024 } : undefined,
     stopSignal: values.stopSignal ?? (image.stopSignal && parseSignal(image.stopSignal)),
     masked: host.masked,

@@ -41,20 +41,19 @@ SEE ALSO
   kill(1), signal(7), cgroups(7), the kernel's admin-guide/cgroup-v2 (cgroup.kill, cgroup.freeze) and
   admin-guide/cgroup-v1/freezer-subsystem
 */
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { lockDirectory, parent, processesIn, readHierarchies } from './helpers/cgroup.ts';
+import { cgroupsBelow, lockDirectory, parent, processesIn, readHierarchies } from './helpers/cgroup.ts';
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
 import { parseSignal, signalNumber } from './helpers/container-options.ts';
-import { sweepNetworks } from './helpers/network.ts';
+import { notesFolder } from './helpers/containers.ts';
 import { attempt, type Process, readProc, startTicks } from './helpers/proc.ts';
 import { runProgram } from './helpers/programs.ts';
 import {
   findContainer,
   livingProcesses,
   namedContainer,
-  notesFolder,
   ownContainers,
   sweepTargets,
   type WholeContainer,
@@ -138,11 +137,7 @@ function killAll(container: WholeContainer): void {
 }
 
 /** A cgroup's directory and those in it, in the order in which they can be removed. */
-function innermostFirst(directory: string): string[] {
-  const entries = attempt(() => readdirSync(directory, { withFileTypes: true })) ?? [];
-  const inside = entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(directory, name));
-  return [...inside.flatMap(innermostFirst), directory];
-}
+const innermostFirst = (directory: string) => [directory, ...cgroupsBelow(directory)].reverse();
 
 /** Removes the cgroups of a container of ours, and those in it. Returns what is there still, without a process. */
 async function removeCgroups({ cgroups, name }: WholeContainer): Promise<string[]> {
@@ -242,6 +237,7 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
       console.log(`${name}: removed`);
     }
     for (const hierarchy of hierarchies) sweepTargets(hierarchy);
+    const { sweepNetworks } = await import('./helpers/network.ts'); // not loaded where it is not needed
     const networks = await sweepNetworks().catch((error) => [`networks: ${reason(error)}`]);
     for (const what of networks) console.log(what);
     return 0;

@@ -5,7 +5,6 @@ import {
   chmodSync,
   cpSync,
   existsSync,
-  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -25,6 +24,7 @@ import {
   cgroups,
   container,
   found,
+  makeBundle,
   memoryFile,
   namespace,
   newName,
@@ -389,12 +389,7 @@ test('one in a user namespace is entered by the user whose it is, and by root', 
 
 test('a container of runc', { skip: container.skip || needs('runc') }, async () => {
   const bundle = join(scratch, 'bundle');
-  mkdirSync(bundle);
-  await execute(['runc', 'spec'], { cwd: bundle });
-  const config = JSON.parse(readFileSync(join(bundle, 'config.json'), 'utf8'));
-  Object.assign(config.process, { terminal: false, args: ['sleep', '1005'] });
-  config.root = { path: rootfs, readonly: true };
-  writeFileSync(join(bundle, 'config.json'), JSON.stringify(config));
+  await makeBundle(bundle, ['sleep', '1005']);
   const id = newName();
   const run = spawn('runc', ['run', '--bundle', bundle, id], { stdio: 'ignore' });
   const end = once(run, 'exit');

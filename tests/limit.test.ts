@@ -38,9 +38,9 @@ import { descendants, readProcesses } from '../scripts/helpers/proc.ts';
 import type { Target } from '../scripts/helpers/target.ts';
 import { cpuSettings } from '../scripts/limit-cpu.ts';
 import { memorySettings } from '../scripts/limit-memory.ts';
-import { container } from './helpers/container.ts';
+import { container, makeBundle } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
-import { call, execute, rootfs, script, until } from './helpers/script.ts';
+import { call, execute, script, until } from './helpers/script.ts';
 import {
   cgroupIn,
   enable,
@@ -576,19 +576,14 @@ test('runc sets the same limits: the files hold the same, and its own are put ba
 }, async () => {
   const id = `test-${process.pid}-runc`;
   const bundle = join(folder, 'bundle');
-  mkdirSync(bundle);
-  await execute(['runc', 'spec'], { cwd: bundle });
-  const config = JSON.parse(readFileSync(join(bundle, 'config.json'), 'utf8'));
-  config.root.path = rootfs;
-  config.process.terminal = false;
-  config.process.args = ['sleep', '100'];
-  config.linux.cgroupsPath = `/${id}`;
-  config.linux.resources = {
-    memory: { limit: 64 * 1024 * 1024, swap: 64 * 1024 * 1024, reservation: 32 * 1024 * 1024 },
-    cpu: { shares: 512, quota: 150_000, period: 100_000, cpus: '0' },
-    pids: { limit: 33 },
-  };
-  writeFileSync(join(bundle, 'config.json'), JSON.stringify(config));
+  await makeBundle(bundle, ['sleep', '100'], {
+    cgroupsPath: `/${id}`,
+    resources: {
+      memory: { limit: 64 * 1024 * 1024, swap: 64 * 1024 * 1024, reservation: 32 * 1024 * 1024 },
+      cpu: { shares: 512, quota: 150_000, period: 100_000, cpus: '0' },
+      pids: { limit: 33 },
+    },
+  });
   const runc = spawn('runc', ['run', id], { cwd: bundle, stdio: 'ignore' });
   const end = once(runc, 'exit');
   try {

@@ -11,7 +11,7 @@ import {
   parseSubnet,
   type Subnet,
 } from '../scripts/helpers/addresses.ts';
-import { parsePort } from '../scripts/helpers/network.ts';
+import { parsePort } from '../scripts/helpers/container-options.ts';
 import { advice, droppingChains } from '../scripts/helpers/network-advice.ts';
 import { parseRate, planRate } from '../scripts/network.ts';
 

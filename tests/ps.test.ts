@@ -20,7 +20,16 @@ import { guessLevel, levelOf, parseLoggedKill } from '../scripts/helpers/oom.ts'
 import { descendants, readProcesses } from '../scripts/helpers/proc.ts';
 import { parseQuota } from '../scripts/helpers/usage.ts';
 import { formatDuration, type Row, toTable } from '../scripts/ps.ts';
-import { alive, container, memory, namespace, newName, start, startByHand } from './helpers/container.ts';
+import {
+  alive,
+  container,
+  makeBundle,
+  memory,
+  namespace,
+  newName,
+  start,
+  startByHand,
+} from './helpers/container.ts';
 import { cgroupVersion, needs } from './helpers/needs.ts';
 import { call, execute, rootfs, top, until } from './helpers/script.ts';
 
@@ -372,16 +381,7 @@ test('a container of runc is told from others, with its ID and limit', {
   skip: container.skip || needs('runc'),
 }, async () => {
   const bundle = join(scratch, 'bundle');
-  mkdirSync(bundle);
-  await execute(['runc', 'spec'], { cwd: bundle });
-  const config = JSON.parse(readFileSync(join(bundle, 'config.json'), 'utf8'));
-  Object.assign(config.process, { terminal: false, args: ['sleep', '99'] });
-  config.root = { path: rootfs, readonly: true };
-  config.linux.resources = { memory: { limit: 77 * 1024 * 1024 } };
-  rmSync(join(bundle, 'config.json'));
-  await execute(['sh', '-c', 'cat >"$1"', 'sh', join(bundle, 'config.json')], {
-    input: JSON.stringify(config),
-  });
+  await makeBundle(bundle, ['sleep', '99'], { resources: { memory: { limit: 77 * 1024 * 1024 } } });
   const id = `ps-test-${process.pid}`;
   const run = spawn('runc', ['run', '--bundle', bundle, id], { stdio: 'ignore' });
   const end = once(run, 'exit');

@@ -113,6 +113,15 @@ export function cgroupDirectory(hierarchy: Hierarchy, path: string): string | un
   return join(hierarchy.mountPoint, path.slice(hierarchy.root.length));
 }
 
+/** A cgroup's path in the whole tree, as the kernel's log has it; undefined for a directory that is not in it. */
+export function pathOf(hierarchy: Hierarchy, directory: string): string | undefined {
+  const { mountPoint, root } = hierarchy;
+  const path = directory.startsWith(`${mountPoint}/`)
+    ? join(root, directory.slice(mountPoint.length))
+    : undefined;
+  return path !== undefined && cgroupDirectory(hierarchy, path) === directory ? path : undefined;
+}
+
 /** Names of the memory controller's files, and the word that lifts a limit; see cgroups(7) and the kernel's admin guide. */
 export const memoryFiles = {
   1: {
@@ -399,13 +408,22 @@ export function limitWrites(
   });
 }
 
+/** The cgroups below one, each before those below it. */
+export function cgroupsBelow(directory: string): string[] {
+  // a directory of cgroupfs has a link for each directory in it, which is quicker than listing its many files
+  if ((attempt(() => statSync(directory).nlink) ?? 0) <= 2) return [];
+  const entries = attempt(() => readdirSync(directory, { withFileTypes: true })) ?? [];
+  return entries
+    .filter((entry) => entry.isDirectory())
+    .map((entry) => join(directory, entry.name))
+    .flatMap((below) => [below, ...cgroupsBelow(below)]);
+}
+
 /** The processes of a cgroup and of all cgroups below it; 0 for one that the reader's PID namespace does not show. */
 export function processesIn(directory: string): number[] {
-  const own = readFileSync(join(directory, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number);
-  // a directory of cgroupfs has a link for each directory in it, which is quicker than listing its many files
-  if (statSync(directory).nlink <= 2) return own;
-  const below = readdirSync(directory, { withFileTypes: true }).filter((entry) => entry.isDirectory());
-  return [...own, ...below.flatMap((entry) => processesIn(join(directory, entry.name)))];
+  return [directory, ...cgroupsBelow(directory)].flatMap((cgroup) =>
+    readFileSync(join(cgroup, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number),
+  );
 }
 
 /**

@@ -47,7 +47,8 @@ export function reason(error: unknown): string {
 
 type Named = Option & { key: string; name: string };
 
-const kebab = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+/** How an option of the table is written: `dryRun` is dry-run. */
+export const kebab = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 
 /**
  * Parses argv (without node and the script) by the table. `dryRun` in the table is `--dry-run`, `noTrunc` is

@@ -7,6 +7,7 @@ import { join, resolve } from 'node:path';
 import { reason, UsageError } from './cli.ts';
 import { findDisk } from './disk.ts';
 import type { Device, Tmpfs, Volume } from './furnish.ts';
+import type { Port } from './network-rules.ts';
 import { parseNumber, parseSize } from './units.ts';
 
 /** A name that is a directory's, a host name's and a word of the shell's at once. `pid-N` is limit-memory's. */
@@ -140,6 +141,23 @@ export function parseHost(text: string): string {
 export function parseNameserver(text: string): string {
   if (!isIP(text)) throw new UsageError(`--dns is the address of a name server, not ${text}`);
   return `nameserver ${text}`;
+}
+
+/** Reads PORT, HOSTPORT:PORT or IP:HOSTPORT:PORT, with /udp perhaps. Throws UsageError for what is none. */
+export function parsePort(text: string): Port {
+  const [, host, hostPort = '', port = '', protocol = 'tcp'] =
+    /^(?:(\[[^\]]+\]|[\d.]+):)?(\d{1,5}):(\d{1,5})(?:\/(tcp|udp))?$/.exec(text) ?? [];
+  const address = host?.replace(/^\[|\]$/g, '');
+  const inRange = [hostPort, port].every((word) => Number(word) >= 1 && Number(word) <= 65535);
+  if (!inRange || (address !== undefined && isIP(address) === 0))
+    throw new UsageError(`a port is [IP:]HOSTPORT:PORT[/udp], as 8080:80, not ${text}`);
+  const all = address === '0.0.0.0' || address === '::';
+  return {
+    host: all ? undefined : address,
+    hostPort: Number(hostPort),
+    port: Number(port),
+    protocol: protocol as 'tcp' | 'udp',
+  };
 }
 
 /** `TERM`, `SIGTERM` or `15` as `TERM`; also RTMIN+3, which systemd as a container's init wants. */

@@ -24,6 +24,9 @@ export const runFolder = () =>
     ownFolder,
   );
 
+/** Where a container of ours keeps what the kernel does not: its log, its exit status, its stop signal. */
+export const notesFolder = (name: string) => join(runFolder(), name);
+
 /** A process's root directory: which one, and the path to it as far as it can be told. undefined: not to be seen. */
 export interface Root {
   stats: Stats;
@@ -232,6 +235,8 @@ export interface Mount {
   /** of this mount: ro, nosuid, nodev ... */
   options: string[];
   type: string;
+  /** what is mounted: a device file, or a word */
+  source: string;
   superOptions: string;
 }
 
@@ -243,16 +248,24 @@ export function parseMounts(mountinfo: string): Mount[] {
     .map((line) => {
       const [left = '', right = ''] = line.split(' - ');
       const [, , device = '', root = '', mountPoint = '', options = ''] = left.split(' ');
-      const [type = '', , superOptions = ''] = right.split(' ');
+      const [type = '', source = '', superOptions = ''] = right.split(' ');
       return {
         device,
         options: options.split(','),
         root: unescapeMountinfo(root),
         mountPoint: unescapeMountinfo(mountPoint),
         type,
+        source: unescapeMountinfo(source),
         superOptions,
       };
     });
+}
+
+/** The mount that a path without symlinks is on: the deepest that covers it, and of several there the last. */
+export function mountOf(path: string, mounts: Mount[]): Mount | undefined {
+  const around = mounts.filter(({ mountPoint }) => isBelow(path, mountPoint));
+  const deepest = Math.max(...around.map(({ mountPoint }) => mountPoint.length));
+  return around.findLast(({ mountPoint }) => mountPoint.length === deepest);
 }
 
 /**

@@ -3,6 +3,7 @@ import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { unescapeMountinfo } from './cgroup.ts';
 import { Failure } from './cli.ts';
+import { mountOf, parseMounts } from './containers.ts';
 import { attempt } from './proc.ts';
 
 /** A disk that limits can be set for, and how it was found. */
@@ -35,7 +36,7 @@ export function findDisk(path: string, type = ''): Disk {
     return { device: readFileSync(join(disk, 'dev'), 'utf8').trim(), name: basename(disk), type };
   }
   // a file system without a device number of its own disk's: the mount says what it is made of
-  const mount = mountOf(realpathSync(path));
+  const mount = mountOf(realpathSync(path), parseMounts(readFileSync('/proc/self/mountinfo', 'utf8')));
   if (mount?.type === 'overlay') {
     const upper = /(?:^|,)upperdir=([^,]*)/.exec(mount.superOptions)?.[1];
     const lower = /(?:^|,)lowerdir=([^,:]*)/.exec(mount.superOptions)?.[1];
@@ -47,17 +48,4 @@ export function findDisk(path: string, type = ''): Disk {
   throw new Failure(
     `${path} is on ${mount?.type ?? 'a file system'}, which has no disk of its own${mount?.type === 'tmpfs' ? ': it is in memory' : ''}: name the device, as /dev/sda`,
   );
-}
-
-/** The mount that a path is on, of /proc/self/mountinfo. */
-function mountOf(path: string): { type: string; source: string; superOptions: string } | undefined {
-  const lines = readFileSync('/proc/self/mountinfo', 'utf8').trim().split('\n');
-  const mounts = lines.map((line) => {
-    const [left = '', right = ''] = line.split(' - ');
-    const [type = '', source = '', superOptions = ''] = right.split(' ');
-    return { mountPoint: unescapeMountinfo(left.split(' ')[4] ?? ''), type, source, superOptions };
-  });
-  const isOn = (mountPoint: string) => `${path}/`.startsWith(mountPoint === '/' ? '/' : `${mountPoint}/`);
-  const deepest = Math.max(...mounts.map(({ mountPoint }) => (isOn(mountPoint) ? mountPoint.length : 0)));
-  return mounts.findLast(({ mountPoint }) => isOn(mountPoint) && mountPoint.length === deepest);
 }

@@ -1,9 +1,9 @@
 // Facts about this host that a launch depends on: devices, what /proc and /sys hold, programs, how calls are filtered.
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { Failure } from './cli.ts';
-import { parseMounts } from './containers.ts';
+import { mountOf, parseMounts } from './containers.ts';
 import type { Launch } from './launch.ts';
-import { findProgram, pathDirectories } from './programs.ts';
+import { findInPath, findProgram } from './programs.ts';
 import { type SeccompLoader, seccompFilter, seccompLoader } from './seccomp.ts';
 
 /** runc's default lists of what a container must not see or change under /proc and /sys. */
@@ -16,9 +16,6 @@ const readOnlyPaths = '/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigge
 
 /** What a file in the host's /dev must be before a container gets the like: major * 256 + minor, devices.txt. */
 const deviceNumbers = { null: 0x103, zero: 0x105, full: 0x107, random: 0x108, urandom: 0x109, tty: 0x500 };
-
-/** A program of this host's, where its PATH leads. */
-export const find = (program: string) => findProgram(program, pathDirectories());
 
 /** What the launch has to know of this host. Throws Failure where a device is not what its name says. */
 export function readHost(
@@ -38,26 +35,20 @@ export function readHost(
       readOnly: readOnlyPaths.filter((path) => existsSync(path)),
     },
     has: {
-      ip: find('ip') !== undefined,
-      chroot: find('chroot') ?? '/usr/sbin/chroot',
+      ip: findInPath('ip') !== undefined,
+      chroot: findInPath('chroot') ?? '/usr/sbin/chroot',
       // dash drops variables whose names it can't use, as discovery.type; bash hands them on
       shell: environment.every((variable) => /^\w+=/.test(variable))
         ? '/bin/sh'
-        : (find('bash') ?? '/bin/bash'),
+        : (findInPath('bash') ?? '/bin/bash'),
     },
   };
 }
 
 /** Options of the mount that a path lies on which a bind mount has to keep; a user could not lift them either. */
 export function mountFlags(path: string): string[] {
-  const around = parseMounts(readFileSync('/proc/self/mountinfo', 'utf8')).filter(
-    ({ mountPoint }) => path === mountPoint || path.startsWith(mountPoint === '/' ? '/' : `${mountPoint}/`),
-  );
-  // the last of those that cover it: later mounts lie over earlier ones
-  const innermost = around.reduce((one, other) =>
-    other.mountPoint.length >= one.mountPoint.length ? other : one,
-  );
-  return innermost.options.filter((option) => ['ro', 'nosuid', 'nodev', 'noexec'].includes(option));
+  const mount = mountOf(path, parseMounts(readFileSync('/proc/self/mountinfo', 'utf8')));
+  return mount?.options.filter((option) => ['ro', 'nosuid', 'nodev', 'noexec'].includes(option)) ?? [];
 }
 
 /**

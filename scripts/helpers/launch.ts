@@ -233,7 +233,8 @@ export function launchProgram(launch: Launch): string {
 name=${quote(name)}
 rootfs=${quote(rootfs)}
 kept= network=
-fail() { echo "run: $*" >&2; exit 125; }`,
+fail() { echo "run: $*" >&2; exit 125; }
+giveUp() { exec 8>&-; wait "$child"; exit 125; }   # PID 1 ends when nobody can release it`,
     cgroups &&
       `# the container's cgroup in each hierarchy, and all of them in the order in which they can be removed
 first=${quote(hierarchies(cgroups, name)[0] as string)}
@@ -267,10 +268,9 @@ export PATH LC_ALL SHELL rootfs fstab hold drop release start cgroups`,
       '# what is said before PID 1 is ready is about why it will not be; then comes its PID',
       'while read -r pid <&7; do case $pid in *[!0-9]*) echo "run: $pid" >&2;; *) break;; esac; done',
       userNamespace && 'kill "$holder"; wait "$holder" 2>/dev/null',
-      '[ "$pid" ] || { exec 8>&-; wait "$child"; exit 125; }',
+      '[ "$pid" ] || giveUp',
       isolate.has('mount') && pivot(userNamespace),
-      bridge &&
-        `# its network; without one it is not released\n${bridge.attach}\n[ "$network" ] || { exec 8>&-; wait "$child"; exit 125; }`,
+      bridge && `# its network; without one it is not released\n${bridge.attach}\n[ "$network" ] || giveUp`,
       `# a signal for this shell is meant for the command\n${signalHandlers(isolate.has('pid'), detached !== undefined)}`,
       detached && !cgroups && notePid,
       '# release, and wait; a signal ends wait early',
@@ -413,7 +413,7 @@ function pivot(userNamespace: UserNamespace | undefined): string {
   return `
 # pivot, from outside: the kernel moves the held process's root too; then the host's root, now on top, is detached
 ${enter} sh -c 'cd "$1" && pivot_root . .' run "$rootfs/root" &&
-${detach} || { exec 8>&-; wait "$child"; exit 125; }
+${detach} || giveUp
 `;
 }
 

@@ -3,6 +3,7 @@ import { accessSync, constants, existsSync, readFileSync, rmdirSync } from 'node
 import { basename, dirname, join } from 'node:path';
 import {
   amount,
+  countsSwap,
   findHierarchy,
   type Hierarchy,
   type LimitName,
@@ -300,8 +301,7 @@ function foreseen({ version, mountPoint }: Hierarchy, target: Target, limit: Lim
   if (!form || form.device !== undefined) return [];
   // not every kernel counts swap; v2's root has no limits at all, so there it is not to be seen
   const swap = join(target.origin ?? '', form.files[0]);
-  const counted = existsSync(version === 1 ? join(mountPoint, form.files[0]) : '/proc/swaps');
-  if (limit === 'swap' && !existsSync(swap) && !counted) return [];
+  if (limit === 'swap' && !existsSync(swap) && !countsSwap({ version, mountPoint })) return [];
   // cpuset of v1: the cgroup above it is filled from the root
   const text = form.none ?? attempt(() => readFileSync(join(mountPoint, form.files[0]), 'utf8').trim()) ?? '';
   return [{ limit, text }];

@@ -4,7 +4,7 @@
 import { readFileSync } from 'node:fs';
 import type { Firewall } from './network-rules.ts';
 import { attempt } from './proc.ts';
-import { findProgram, pathDirectories, runProgram } from './programs.ts';
+import { findInPath, runProgram } from './programs.ts';
 
 /** A chain that sees forwarded packets, as `nft list ruleset` or `iptables-save` has it. */
 interface Chain {
@@ -85,8 +85,8 @@ export function advice(bridge: string, chains: Chain[], all: string): string[] {
 
 /** What is to be said of this host's firewall: nothing where it lets a bridge through, or knows it already. */
 export async function firewallAdvice(bridge: string, firewall: Firewall): Promise<string[]> {
-  const has = (program: string) => findProgram(program, pathDirectories()) !== undefined;
-  const read = async (argv: string[]) => (has(argv[0] as string) ? (await runProgram(argv)).stdout : '');
+  const read = async (argv: string[]) =>
+    findInPath(argv[0] as string) ? (await runProgram(argv)).stdout : '';
   const nft = firewall === 'nft' ? await read(['nft', 'list', 'ruleset']) : '';
   const legacy = await Promise.all(
     (['ip', 'ip6'] as const).map(async (family) => {

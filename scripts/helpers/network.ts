@@ -2,7 +2,6 @@
 // other in its network namespace. What is there is found from the kernel; what is done is shell, for run.ts to put
 // into a launch. docs/network.md explains it.
 import { existsSync, readFileSync, statSync } from 'node:fs';
-import { isIP } from 'node:net';
 import {
   formatAddress,
   formatSubnet,
@@ -25,7 +24,7 @@ import {
   readPorts,
 } from './network-rules.ts';
 import { attempt, namespaceInode } from './proc.ts';
-import { findProgram, pathDirectories, quote, runProgram } from './programs.ts';
+import { findInPath, quote, runProgram } from './programs.ts';
 
 /** What a network is to be like; what is not said is as the bridge is already, or as it is by default. */
 export interface Wishes {
@@ -97,14 +96,13 @@ async function output(argv: string[]): Promise<string> {
 const readJson = async <Row>(argv: string[]): Promise<Row[]> =>
   (JSON.parse((await output(argv)) || '[]') as Row[]).filter((row) => Object.keys(row as object).length > 0);
 
-const has = (program: string) => findProgram(program, pathDirectories()) !== undefined;
-
 /** Which firewall this host has. Throws Failure where programs are missing that a network is made with. */
 export function findFirewall(): Firewall {
   for (const program of ['ip', 'nsenter', 'flock'])
-    if (!has(program)) throw new Failure(`${program}(8) is not here: apt-get install iproute2 util-linux`);
-  if (has('nft')) return 'nft';
-  if (has('iptables')) return 'iptables';
+    if (!findInPath(program))
+      throw new Failure(`${program}(8) is not here: apt-get install iproute2 util-linux`);
+  if (findInPath('nft')) return 'nft';
+  if (findInPath('iptables')) return 'iptables';
   throw new Failure('neither nft(8) nor iptables(8) is here: apt-get install nftables');
 }
 
@@ -554,25 +552,9 @@ export async function runShell(program: string): Promise<string> {
 
 /** Removes what crashed calls and ended containers have left of their networks. Returns what it was. */
 export async function sweepNetworks(): Promise<string[]> {
-  if (process.getuid?.() !== 0 || !has('ip') || !(has('nft') || has('iptables'))) return [];
+  if (process.getuid?.() !== 0 || !findInPath('ip') || !(findInPath('nft') || findInPath('iptables')))
+    return [];
   return (await runShell(sweepProgram(findFirewall()))).split('\n').filter(Boolean);
-}
-
-/** Reads PORT, HOSTPORT:PORT or IP:HOSTPORT:PORT, with /udp perhaps. Throws UsageError for what is none. */
-export function parsePort(text: string): Port {
-  const [, host, hostPort = '', port = '', protocol = 'tcp'] =
-    /^(?:(\[[^\]]+\]|[\d.]+):)?(\d{1,5}):(\d{1,5})(?:\/(tcp|udp))?$/.exec(text) ?? [];
-  const address = host?.replace(/^\[|\]$/g, '');
-  const inRange = [hostPort, port].every((word) => Number(word) >= 1 && Number(word) <= 65535);
-  if (!inRange || (address !== undefined && isIP(address) === 0))
-    throw new UsageError(`a port is [IP:]HOSTPORT:PORT[/udp], as 8080:80, not ${text}`);
-  const all = address === '0.0.0.0' || address === '::';
-  return {
-    host: all ? undefined : address,
-    hostPort: Number(hostPort),
-    port: Number(port),
-    protocol: protocol as 'tcp' | 'udp',
-  };
 }
 
 /** Whether a process of the host listens on a port, by /proc/net, proc(5): the container would take it from it. */

@@ -2,9 +2,9 @@
 import { constants, openSync, readFileSync, readSync } from 'node:fs';
 import { uptime } from 'node:os';
 import { dirname, join } from 'node:path';
-import { cgroupDirectory, type Hierarchy, memoryFiles, readBytes } from './cgroup.ts';
+import { cgroupDirectory, cgroupsBelow, type Hierarchy, memoryFiles, pathOf, readBytes } from './cgroup.ts';
 import { attempt } from './proc.ts';
-import { cgroupsBelow, numberOf, type Places, pathOf } from './usage.ts';
+import { numberOf, type Places } from './usage.ts';
 
 /** Where memory was short: the container's own limit, one above it, one of a cgroup inside of it, or the host. */
 export type Level = 'own' | 'parent' | 'inside' | 'host';

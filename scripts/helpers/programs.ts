@@ -16,6 +16,9 @@ export function findProgram(name: string, directories = systemDirectories): stri
   return candidates.find((path) => existsSync(path) && statSync(path).isFile());
 }
 
+/** A program of this host's, where its PATH leads; undefined where there is none. */
+export const findInPath = (name: string) => findProgram(name, pathDirectories());
+
 /** Quotes a word for any POSIX shell. zx's own quote() writes $'…', which dash does not know. */
 export function quote(word: string): string {
   return /^[\w/.:=,@%+-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;

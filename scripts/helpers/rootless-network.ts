@@ -6,12 +6,11 @@ import { Failure, reason } from './cli.ts';
 import type { Attachment } from './network.ts';
 import type { Port } from './network-rules.ts';
 import { commandLine, namespaceInode, readProc, readProcesses } from './proc.ts';
-import { findProgram, pathDirectories, quote, runProgram } from './programs.ts';
+import { findInPath, quote, runProgram } from './programs.ts';
 
 /** The words that connect the namespaces of `pid`, or why there are none. Throws Failure with what to install. */
 export function rootlessWords(pid: number | string, ports: Port[]): string[] {
-  const has = (program: string) => findProgram(program, pathDirectories()) !== undefined;
-  if (has('pasta')) {
+  if (findInPath('pasta')) {
     const publish = ports.flatMap(({ host, hostPort, port, protocol }) => [
       protocol === 'udp' ? '-u' : '-t',
       `${host === undefined ? '' : `${host}/`}${hostPort}:${port}`,
@@ -33,7 +32,7 @@ export function rootlessWords(pid: number | string, ports: Port[]): string[] {
       String(pid),
     ];
   }
-  if (has('slirp4netns')) {
+  if (findInPath('slirp4netns')) {
     if (ports.length > 0) throw new Failure('slirp4netns publishes no ports here: apt-get install passt');
     return ['slirp4netns', '--configure', '--disable-host-loopback', String(pid), 'tap0'];
   }

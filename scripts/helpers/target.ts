@@ -21,7 +21,14 @@ import {
   type Setting,
 } from './cgroup.ts';
 import { Failure, UsageError } from './cli.ts';
-import { type Container, findContainers, heldContainer, identify, runFolder } from './containers.ts';
+import {
+  type Container,
+  findContainers,
+  heldContainer,
+  identify,
+  notesFolder,
+  runFolder,
+} from './containers.ts';
 import {
   attempt,
   descendants,
@@ -313,9 +320,6 @@ function firstOf(pids: number[]): Process | undefined {
     processes[0]
   );
 }
-
-/** Where a container of ours keeps what the kernel does not: its log, its exit status, its stop signal. */
-export const notesFolder = (name: string) => join(runFolder(), name);
 
 /** A container without cgroups: it has ended and left a log, or a user has made it who can make no cgroups. */
 function withoutCgroups(name: string): WholeContainer {

@@ -1,6 +1,6 @@
 // What a container may use and what it uses: limits, counters of the kernel, rates from two looks at them. See
 // cgroups(7), the kernel's admin-guide/cgroup-v2 and admin-guide/cgroup-v1.
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   cgroupDirectory,
@@ -9,6 +9,7 @@ import {
   type Hierarchy,
   memoryFiles,
   ownCgroup,
+  pathOf,
   readBytes,
   readHierarchies,
 } from './cgroup.ts';
@@ -71,10 +72,9 @@ export function readAccounting(hierarchies = readHierarchies()): Accounting {
     const hierarchy = findHierarchy(hierarchies, controller);
     if (hierarchy) accounting[resource] = hierarchy;
   }
-  // v2 counts CPU time in every cgroup, whether or not the controller is there; v1 calls io blkio
+  // v2 counts CPU time in every cgroup, whether or not the controller is there
   const time = accounting.time ?? hierarchies.find(({ version }) => version === 2);
-  const io = findHierarchy(hierarchies, 'blkio') ?? accounting.io;
-  return { ...accounting, ...(time && { time }), ...(io && { io }) };
+  return { ...accounting, ...(time && { time }) };
 }
 
 /**
@@ -273,24 +273,4 @@ function workBetween(before: Counters, now: Counters, key: keyof Work): number |
     if (done !== null) sum = (sum ?? 0) + Math.max(0, done);
   }
   return sum;
-}
-
-/** A cgroup's path in the whole tree, as the kernel's log has it; undefined for a directory that is not in it. */
-export function pathOf(hierarchy: Hierarchy, directory: string): string | undefined {
-  const { mountPoint, root } = hierarchy;
-  const path = directory.startsWith(`${mountPoint}/`)
-    ? join(root, directory.slice(mountPoint.length))
-    : undefined;
-  return path !== undefined && cgroupDirectory(hierarchy, path) === directory ? path : undefined;
-}
-
-/** The cgroups below one. */
-export function cgroupsBelow(directory: string): string[] {
-  // a directory of cgroupfs has a link for each directory in it, which is quicker than listing its many files
-  if ((attempt(() => statSync(directory).nlink) ?? 0) <= 2) return [];
-  const entries = attempt(() => readdirSync(directory, { withFileTypes: true })) ?? [];
-  return entries
-    .filter((entry) => entry.isDirectory())
-    .map((entry) => join(directory, entry.name))
-    .flatMap((below) => [below, ...cgroupsBelow(below)]);
 }

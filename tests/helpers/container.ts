@@ -1,13 +1,13 @@
 // Containers for tests: started by run.ts or by hand, looked at from the host, ended whatever becomes of the test.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync, readlinkSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before } from 'node:test';
 import { findHierarchy, memoryFiles, parent, readHierarchies } from '../../scripts/helpers/cgroup.ts';
 import { attempt, readProcesses } from '../../scripts/helpers/proc.ts';
 import { needs } from './needs.ts';
-import { call, rootfs, script, until } from './script.ts';
+import { call, execute, rootfs, script, until } from './script.ts';
 
 /** For tests that make containers. */
 export const container = { skip: needs('root', 'namespaces', 'cgroup') };
@@ -109,6 +109,18 @@ after(async () => {
     await end;
   }
 });
+
+/** Makes a bundle of what `runc spec` says, with the rootfs and a command; `linux` is added to that part of it. */
+export async function makeBundle(bundle: string, args: string[], linux: object = {}): Promise<void> {
+  mkdirSync(bundle);
+  await execute(['runc', 'spec'], { cwd: bundle });
+  const file = join(bundle, 'config.json');
+  const config = JSON.parse(readFileSync(file, 'utf8'));
+  Object.assign(config.process, { terminal: false, args });
+  config.root = { path: rootfs, readonly: true };
+  Object.assign(config.linux, linux);
+  writeFileSync(file, JSON.stringify(config));
+}
 
 /** Starts a container as the article does: no cgroup, no name, held by the unshare(1) whose PID comes first. */
 export async function startByHand(command: string[]): Promise<Omit<Running, 'name'>> {
