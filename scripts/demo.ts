@@ -196,7 +196,7 @@ await main(import.meta.url, { options, operands: [0, 0] }, async ({ keep }) => {
       'Namespaces: the container sees itself alone',
       'The same ps, started by a shell in namespaces of its own: the shell is PID 1, ps another, and that is all.',
       `unshare --pid --fork --mount-proc=${shown(rootfs)}/proc chroot ${shown(rootfs)} /bin/bash   # as the article does
-${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all that this one does: some 100 lines of shell`,
+${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all that this one does: some 200 lines of shell`,
     );
     show(await step('run', rootfs, '/bin/sh', '-c', 'ps aux; true'));
 
