@@ -16,6 +16,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { attempt } from '../scripts/helpers/proc.ts';
+import { newName } from './helpers/container.ts';
 import { needsAttributes, state } from './helpers/folders.ts';
 import { each, inside, mounted, refused, said, says } from './helpers/inside.ts';
 import { needs } from './helpers/needs.ts';
@@ -202,7 +203,8 @@ test('what a user cannot have is refused in one line', rootless, async () => {
 /** Starts one in the background. Its programs on the host have the name in their environment. */
 async function detach(name: string, options: string, program: string, words = launch): Promise<void> {
   const marked = ['env', `MARK=${name}`, ...words];
-  assert.equal(await said(`-d --name ${name} ${options}`, program, { root, launch: marked }), `${name}\n`);
+  const named = `${program} # ${name}`;
+  assert.equal(await said(`-d --name ${name} ${options}`, named, { root, launch: marked }), `${name}\n`);
 }
 
 /** The living processes of whose environment or words this is a part. */
@@ -215,25 +217,35 @@ const withText = (file: 'environ' | 'cmdline', text: string) =>
 /** What is alive of a container on the host, and in it, where its command has the name among its words. */
 const alive = (name: string) => [
   ...withText('environ', `MARK=${name}\0`),
-  ...withText('cmdline', `# ${name}`),
+  ...withText('cmdline', `# ${name}\0`),
 ];
 
+/** Waits until a detached one has ended, and says what there is if it doesn't. */
+async function ended(name: string): Promise<void> {
+  const hasStatus = () => existsSync(kept(name, 'status'));
+  try {
+    await until(`the end of ${name}`, () => hasStatus() && alive(name).length === 0);
+  } catch (error) {
+    const words = alive(name).map((pid) => attempt(() => readFileSync(`/proc/${pid}/cmdline`, 'utf8')));
+    const log = attempt(() => readFileSync(kept(name, 'log'), 'utf8'));
+    throw new Error(JSON.stringify({ hasStatus: hasStatus(), log, words }), { cause: error });
+  }
+}
+
 test('-d keeps output and exit code below XDG_RUNTIME_DIR, and a name is taken once', rootless, async () => {
+  const name = newName();
   const wait = 'until [ -e /go/on ]; do sleep 0.1; done';
-  await detach(
-    'one',
-    `-v ${source}:/go:ro`,
-    `read -r line || echo no input; echo error >&2; ${wait}; exit 42`,
-  );
-  assert.equal(existsSync(kept('one', 'status')), false);
-  await refused(/the name one is in use/, '-d --name one', how);
+  const program = `read -r line || echo no input; echo error >&2; ${wait}; exit 42`;
+  await detach(name, `-v ${source}:/go:ro`, program);
+  assert.equal(existsSync(kept(name, 'status')), false);
+  await refused(new RegExp(`the name ${name} is in use`), `-d --name ${name}`, how);
   writeFileSync(join(source, 'on'), '');
-  await until('its end', () => existsSync(kept('one', 'status')) && alive('one').length === 0);
-  assert.equal(readFileSync(kept('one', 'log'), 'utf8'), 'no input\nerror\n');
-  assert.equal(readFileSync(kept('one', 'status'), 'utf8'), '42\n');
-  await detach('one', '', 'echo again');
-  await until('its end', () => existsSync(kept('one', 'status')) && alive('one').length === 0);
-  assert.equal(readFileSync(kept('one', 'log'), 'utf8'), 'again\n');
+  await ended(name);
+  assert.equal(readFileSync(kept(name, 'log'), 'utf8'), 'no input\nerror\n');
+  assert.equal(readFileSync(kept(name, 'status'), 'utf8'), '42\n');
+  await detach(name, '', 'echo again');
+  await ended(name);
+  assert.equal(readFileSync(kept(name, 'log'), 'utf8'), 'again\n');
 });
 
 test('SIGKILL of the launcher leaves nothing, SIGTERM reaches the command', rootless, async () => {
