@@ -1,179 +1,35 @@
-// Networks on a real kernel. A network namespace stands for the host, with a mount namespace so that its files may be
-// others; a second one is the internet. This machine's own interfaces and firewall are never touched.
+// Networks on a real kernel, in a laboratory of network namespaces: see helpers/network-lab.ts.
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, afterEach, before, test } from 'node:test';
-import { namespace, newName } from './helpers/container.ts';
+import { test } from 'node:test';
+import { newName } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
+import {
+  address6In,
+  addressIn,
+  ask,
+  container,
+  done,
+  endAll,
+  enter,
+  folder,
+  host,
+  inside,
+  internet,
+  isClosed,
+  lab,
+  network,
+  runContainer,
+  same,
+  serve,
+  sh,
+  skip,
+  slow,
+  snapshot,
+  start,
+} from './helpers/network-lab.ts';
 import { execute, rootfs, script, top, until } from './helpers/script.ts';
-
-const skip = needs('root', 'namespaces', 'ip', 'nft', 'socat', 'ping');
-const lab = { skip };
-/** For those that start a lot and depend little on the kernel. */
-const slow = { skip: skip || needs('speed') };
-const folder = mkdtempSync(join(tmpdir(), 'barehand-network-'));
-
-const children: ChildProcess[] = [];
-/** Starts a process that ends with this file at the latest. */
-function start(argv: string[]): ChildProcess {
-  const [program = '', ...words] = argv;
-  const child = spawn('setpriv', ['--pdeathsig=KILL', program, ...words], { stdio: 'ignore', cwd: '/' });
-  children.push(child);
-  return child;
-}
-
-let host = 0;
-let internet = 0;
-const enter = (pid: number) => [
-  'nsenter',
-  '--target',
-  String(pid),
-  '--net',
-  ...(pid === host ? ['--mount'] : []),
-];
-
-/** Runs a shell program in the network of a process, and gives what it says, trimmed; where it fails, undefined. */
-async function sh(pid: number, program: string): Promise<string | undefined> {
-  const { code, stdout } = await execute([...enter(pid), 'sh', '-c', program]);
-  return code === 0 ? stdout.trim() : undefined;
-}
-
-const network = (...words: string[]) => execute([...enter(host), script('network'), ...words]);
-
-/** The same, which has to end well and without a word on stderr. */
-async function done(...words: string[]): Promise<string> {
-  const { code, stdout, stderr } = await network(...words);
-  assert.deepEqual(
-    { code, stderr: stderr.replace(/^.*(has the host's root directory|may have CAP_NET_ADMIN).*\n/, '') },
-    { code: 0, stderr: '' },
-  );
-  return stdout;
-}
-
-/** A process with a network namespace of its own. */
-async function container(): Promise<number> {
-  const { pid = 0 } = start([...enter(host), 'unshare', '--net', 'sleep', '1000']);
-  await until('its namespace', () => isSleeping(pid) && namespace(pid, 'net') !== namespace(host, 'net'));
-  return pid;
-}
-const isSleeping = (pid: number) => readFileSync(`/proc/${pid}/comm`, 'utf8') === 'sleep\n';
-
-/** Kills them, and waits until their interfaces have gone with them. */
-async function endAll(pids: number[]): Promise<void> {
-  const inodes = pids.map((pid) => /\d+/.exec(namespace(pid, 'net'))?.[0]);
-  for (const pid of pids) process.kill(pid, 'SIGKILL');
-  await until('their interfaces to go', async () => {
-    const links = await sh(host, 'ip -o link');
-    return !inodes.some((inode) => links?.includes(`bh${inode}`));
-  });
-}
-
-/** All that a network changes: links, addresses, routes, rules and settings. */
-async function snapshot(pid = host): Promise<string> {
-  const said = await sh(
-    pid,
-    `ip -o link | sed 's/^[0-9]*: //; s/@if[0-9]*//; s/ link-netnsid.*//'
-    ip -o address | sed 's/^[0-9]*: //; s/ *valid_lft.*//'
-    ip route show table all; ip -6 route show table all; nft list ruleset; ip rule
-    cd /proc/sys/net; grep -rs . ipv4 ipv6 | grep -v '/route/flush\\|_key\\|udp_mem\\|/neigh/.*_time\\|stat_refresh' | sort`,
-  );
-  assert(said);
-  return said;
-}
-
-/** Compares two of these, and names only the lines that differ. */
-function same(is: string, was: string, message = ''): void {
-  const [now, before] = [is.split('\n'), was.split('\n')];
-  const more = now.filter((line) => !before.includes(line)).map((line) => `+ ${line}`);
-  const less = before.filter((line) => !now.includes(line)).map((line) => `- ${line}`);
-  assert.equal([...more, ...less].join('\n'), '', message);
-}
-
-/** Has something listen in a network that answers each with `text` and the address that it comes from. */
-function serve(pid: number, how: string, text: string): ChildProcess {
-  return start([...enter(pid), 'socat', `${how},fork,reuseaddr`, `SYSTEM:echo ${text} $SOCAT_PEERADDR`]);
-}
-
-/** Asks, until there is an answer: what serves may be about to start. */
-async function ask(pid: number, target: string): Promise<string> {
-  const input = target.startsWith('UDP') ? 'echo ?; sleep 0.1' : 'true';
-  for (let tries = 0; tries < 50; tries++) {
-    const said = await sh(
-      pid,
-      `(${input}) | timeout 3 socat -t${target.startsWith('UDP') ? 0.2 : 2} - ${target} 2>/dev/null`,
-    );
-    if (said) return said;
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
-  throw new Error(`no answer of ${target}`);
-}
-/** Whether a connection is refused, or lost. */
-const isClosed = async (pid: number, target: string) =>
-  !(await sh(pid, `timeout 1 socat -t1 - ${target},connect-timeout=0.5 </dev/null`));
-
-const realBefore = skip
-  ? ''
-  : (
-      await execute([
-        'sh',
-        '-c',
-        'ip -o addr; ip route; ip -6 route; nft list ruleset; sysctl -a 2>/dev/null | grep forwarding',
-      ])
-    ).stdout;
-
-before(async () => {
-  if (skip) return;
-  host = start(['unshare', '--net', '--mount', '--propagation', 'private', 'sleep', '1000']).pid ?? 0;
-  internet = start(['unshare', '--net', 'sleep', '1000']).pid ?? 0;
-  await until('the namespaces', () =>
-    [host, internet].every((pid) => isSleeping(pid) && namespace(pid, 'net') !== namespace('self', 'net')),
-  );
-  await sh(
-    host,
-    `ip link add eth0 mtu 1400 type veth peer name eth0 mtu 1400 netns ${internet}
-    echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad
-    ip link set lo up; ip address add 198.51.100.2/24 dev eth0; ip address add 2001:db8::2/64 dev eth0 nodad
-    ip link set eth0 up; ip route add default via 198.51.100.1; ip -6 route add default via 2001:db8::1`,
-  );
-  await sh(
-    internet,
-    `ip link set lo up; ip address add 198.51.100.1/24 dev eth0; ip address add 2001:db8::1/64 dev eth0 nodad
-    ip address add 203.0.113.1/32 dev lo; ip link set eth0 up`,
-  );
-  await until('the link', () => sh(internet, 'ping -c 1 -W 1 198.51.100.2 && ping -c 1 -W 1 2001:db8::2'));
-});
-
-// a test that fails leaves nothing for the next
-afterEach(async () => {
-  if (skip || !(await sh(host, 'nft list tables'))?.includes('barehand-')) return;
-  for (const { pid } of JSON.parse((await network('ls', '--json')).stdout))
-    await network('detach', String(pid));
-  await network('sweep');
-});
-
-after(async () => {
-  for (const child of children.reverse())
-    if (child.exitCode === null && child.signalCode === null) {
-      child.kill('SIGKILL');
-      await once(child, 'exit');
-    }
-  rmSync(folder, { recursive: true, force: true });
-  if (skip) return;
-  const now = await execute([
-    'sh',
-    '-c',
-    'ip -o addr; ip route; ip -6 route; nft list ruleset; sysctl -a 2>/dev/null | grep forwarding',
-  ]);
-  assert.equal(now.stdout, realBefore, "this machine's own network is as it was");
-});
-
-/** The address that `attach` says. */
-const addressIn = (said: string) => / has ([\d.]+)/.exec(said)?.[1] ?? '';
-const address6In = (said: string) => / and ([\da-f:]+)/.exec(said)?.[1] ?? '';
 
 test(
   'two containers reach each other and the outside, which sees the host; detach leaves nothing',
@@ -296,34 +152,6 @@ test(
     same(await snapshot(), before);
   },
 );
-
-/** A container of run.ts's in the host's stead, on a root whose changes go into memory. */
-async function runContainer(options: string[] = [], root = rootfs): Promise<{ name: string; pid: number }> {
-  const name = newName();
-  start([
-    ...enter(host),
-    script('run'),
-    '--network',
-    'none',
-    '--name',
-    name,
-    ...options,
-    root,
-    'sleep',
-    '1000',
-  ]);
-  const pid = await until(name, async () => {
-    const { stdout } = await execute([
-      'sh',
-      '-c',
-      `grep -lsx "Name:.sleep" /proc/[0-9]*/status | while read -r file; do grep -q '/${name}$' "\${file%status}cgroup" && echo "$file"; done`,
-    ]);
-    return Number(/\/proc\/(\d+)/.exec(stdout)?.[1]) || undefined;
-  });
-  return { name, pid };
-}
-const inside = async (pid: number, program: string) =>
-  (await execute(['nsenter', '--target', String(pid), '--all', 'sh', '-c', program])).stdout;
 
 test('names: the others by /etc/hosts, all else by the name server that the host has', {
   skip: needs('root', 'namespaces', 'cgroup', 'nft', 'dnsmasq'),
