@@ -61,16 +61,15 @@ SEE ALSO
 */
 import Table from 'cli-table3';
 import { parseAddress, parseSubnet, type Subnet } from './helpers/addresses.ts';
-import { readHierarchies } from './helpers/cgroup.ts';
 import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
 import { parsePort } from './helpers/container-options.ts';
-import { findContainers, identify } from './helpers/containers.ts';
 import {
   type Attachment,
   attachProgram,
   defaultBridge,
   detachProgram,
   findFirewall,
+  findNetwork,
   hasHostRoot,
   isListening,
   linksOf,
@@ -85,9 +84,9 @@ import {
 import { firewallAdvice } from './helpers/network-advice.ts';
 import type { Port } from './helpers/network-rules.ts';
 import { perform, type Step, toShell } from './helpers/plan.ts';
-import { namespaceInode, printable, readProc, readProcess, readProcesses } from './helpers/proc.ts';
+import { printable, readProc } from './helpers/proc.ts';
 import { attachRootless, detachRootless, readRootless } from './helpers/rootless-network.ts';
-import { isName, namedContainer } from './helpers/target.ts';
+import { isName } from './helpers/target.ts';
 
 export const options = {
   bridge: { parse: parseBridge },
@@ -151,50 +150,9 @@ export function parseRate(text: string): number {
   throw new UsageError(`a rate is bits in a second from 8K to 400G, as 10M, or 0 for no limit; not ${text}`);
 }
 
-/** Whom a command acts on. */
-interface Target {
-  pid: number;
-  name: string;
-}
-
-/** Finds the process whose network namespace is meant. Throws Failure where it is the host's. */
-function findTarget(text: string): Target {
-  let pid = Number(text);
-  let name = `pid-${text}`;
-  if (/^\d+$/.test(text)) {
-    const process_ = readProcess(pid);
-    if (!process_ || process_.zombie)
-      throw new Failure(`there is no process ${text}: ps.ts shows containers, ps(1) processes`);
-    const table = readProcesses();
-    const { containers } = findContainers(table);
-    const inode = namespaceInode(pid, 'net');
-    // unshare(1) has the namespace too, but not the root directory, and its child may outlive it
-    const container =
-      containers.find(({ first }) => first.pid === pid) ??
-      containers.find(({ first }) => first.ppid === pid && namespaceInode(first.pid, 'net') === inode);
-    pid = container?.first.pid ?? process_.pid;
-    const known = container && identify(table, container);
-    name = known?.name && isName(known.name) && known.name.length <= 63 ? known.name : `pid-${pid}`;
-  } else {
-    if (!isName(text)) throw new UsageError(`neither a name nor a PID: ${JSON.stringify(text)}`);
-    const { first } = namedContainer(readHierarchies(), text);
-    if (!first) throw new Failure(`nothing of ${text} is running`);
-    pid = first.pid;
-    name = text;
-  }
-  const inode = namespaceInode(pid, 'net');
-  if (inode === undefined)
-    throw new Failure(`may not look at the network namespace of ${text}: run it as root, or as its owner`);
-  if (inode === namespaceInode(process.pid, 'net'))
-    throw new Failure(
-      `${text} has the host's network: start it with run.ts --network none, or unshare --net`,
-    );
-  return { pid, name };
-}
-
 /** The attachments of a target, on one bridge or all. Throws Failure where there are none. */
 async function attached(text: string, bridge: string | undefined): Promise<Attachment[]> {
-  const own = linksOf(await readAttachments(), findTarget(text).pid);
+  const own = linksOf(await readAttachments(), findNetwork(text).pid);
   const chosen = own.filter((one) => bridge === undefined || one.bridge === bridge);
   if (chosen.length === 0)
     throw new Failure(`${text} is on no bridge${bridge ? ` ${bridge}` : ''}: network.ts attach ${text}`);
@@ -230,7 +188,7 @@ function checkPorts(ports: Port[], internal: boolean): void {
 }
 
 async function attach(text: string, values: Values<typeof options>): Promise<void> {
-  const { pid, name } = findTarget(text);
+  const { pid, name } = findNetwork(text);
   if (process.getuid?.() !== 0) return attachRootless(pid, text, values.publish, values.dryRun);
   const bridge = values.bridge ?? defaultBridge;
   const network = await readNetwork({ ...values, bridge });
@@ -281,7 +239,7 @@ async function limit(text: string, values: Values<typeof options>): Promise<void
   const steps: Step[] = [];
   const { runProgram } = await import('./helpers/programs.ts');
   for (const { link, interface: inside } of await attached(text, values.bridge)) {
-    const { pid } = findTarget(text);
+    const { pid } = findNetwork(text);
     const ways: [string[], string, number | undefined][] = [
       [[], link, rateIn],
       [['nsenter', '--target', String(pid), '--net'], inside, rateOut],
@@ -300,7 +258,7 @@ async function limit(text: string, values: Values<typeof options>): Promise<void
 }
 
 async function detach(text: string, values: Values<typeof options>): Promise<void> {
-  if (process.getuid?.() !== 0) return detachRootless(findTarget(text).pid, text, values.dryRun);
+  if (process.getuid?.() !== 0) return detachRootless(findNetwork(text).pid, text, values.dryRun);
   const program = detachProgram(findFirewall(), await attached(text, values.bridge));
   if (values.dryRun) process.stdout.write(program);
   else await runShell(program);

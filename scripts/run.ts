@@ -45,7 +45,8 @@ OPTIONS
   --device-read-iops PATH:N  no more operations a second; may be repeated
   --device-write-iops PATH:N  the same for writing
   --ulimit NAME=SOFT[:HARD]  a limit of getrlimit(2), as nofile=1024; may be repeated
-  --network NETWORK     host (default), none but its own loopback, bridge: an interface on a bridge of network.ts
+  --network NETWORK     host (default); none but its own loopback; bridge: an interface on a bridge of network.ts, or
+                        without root by pasta(1) or slirp4netns(1); container:NAME: the one that another has
   -p, --publish PORTS   with --network bridge: HOSTPORT:PORT leads a port of the host's to it, with IP: before it at
                         one address only, with /udp behind it; may be repeated
   --userns              root in it is no root on the host; for users without root it always is so
@@ -109,12 +110,12 @@ import {
   parseWorkdir,
 } from './helpers/container-options.ts';
 import { notesFolder } from './helpers/containers.ts';
-import type { Text } from './helpers/furnish.ts';
 import { mountFlags, planSeccomp, readHost } from './helpers/host.ts';
 import { idmapWords } from './helpers/idmap.ts';
 import { readImageConfig } from './helpers/image.ts';
 import { findInit, shellInit } from './helpers/init.ts';
 import { type Launch, launchProgram, namespaceFlags, planCgroups } from './helpers/launch.ts';
+import { parseNetwork, planNetwork } from './helpers/launch-network.ts';
 import { becomeShell, findInPath } from './helpers/programs.ts';
 import { defaultShell, findRootfs, findUser } from './helpers/rootfs.ts';
 
@@ -166,26 +167,12 @@ export const options = {
   dryRun: {},
 } as const;
 
-function parseNetwork(text: string): 'host' | 'none' | 'bridge' {
-  if (text === 'host' || text === 'none' || text === 'bridge') return text;
-  throw new UsageError(`--network is host, none or bridge, not ${text}`);
-}
-
 function parseIsolate(text: string): Set<string> {
   const known = ['chroot', ...Object.keys(namespaceFlags)];
   const words = text.split(',');
   for (const word of words)
     if (!known.includes(word)) throw new UsageError(`--isolate does not know ${word}: ${known.join(', ')}`);
   return new Set(words);
-}
-
-/** The files that --add-host and --dns make, and that a network fills. */
-function textFiles(hosts: string[], nameservers: string[], hostname: string, always: boolean): Text[] {
-  const localhost = `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t${hostname}`;
-  return [
-    ...(always || hosts.length > 0 ? [{ path: '/etc/hosts', text: [localhost, ...hosts].join('\n') }] : []),
-    ...(always || nameservers.length > 0 ? [{ path: '/etc/resolv.conf', text: nameservers.join('\n') }] : []),
-  ];
 }
 
 /** Throws UsageError for options that contradict each other. */
@@ -195,7 +182,7 @@ function checkOptions(values: Values<typeof options>, isolate: Set<string>): voi
   if (values.logSize && !values.detach) throw new UsageError('--log-size needs --detach');
   if (values.disk && !values.ephemeral)
     throw new UsageError('--disk needs --ephemeral: it bounds what goes there');
-  if (values.publish.length > 0 && values.network !== 'bridge')
+  if (values.publish.length > 0 && values.network?.kind !== 'bridge')
     throw new UsageError('--publish needs --network bridge');
   if (values.init && !isolate.has('pid'))
     throw new UsageError('--init needs --isolate pid: it is to be PID 1');
@@ -218,19 +205,6 @@ function findNamespace(name: string, userns: boolean): Launch['userNamespace'] {
   const locked = lockedBy();
   if (locked) throw new Failure(locked);
   return rootlessNamespace();
-}
-
-/** Its interface on the bridge: its address is found when it runs. */
-async function planBridge({ dns, publish }: Values<typeof options>): Promise<Launch['bridge']> {
-  // not loaded where it is not needed
-  const { defaultBridge, isListening, launchLines, readNetwork } = await import('./helpers/network.ts');
-  const network = await readNetwork({
-    bridge: defaultBridge,
-    dns: dns.map((line) => line.split(' ')[1] as string),
-  });
-  for (const port of publish)
-    if (isListening(port)) throw new Failure(`port ${port.hostPort} of this host is in use: ss -ltnup`);
-  return launchLines(network, { ip: undefined, isolated: false, ports: publish, noFiles: false });
 }
 
 /** What --init puts before the command, and the host's program for it. */
@@ -271,7 +245,10 @@ async function planLaunch(
   const rootfs = realpathSync(findRootfs(operand));
   if (rootfs === '/') throw new UsageError('ROOTFS is / itself: that is the host, not a container');
   const isolate = values.isolate ?? new Set(['mount', 'pid', 'uts', 'ipc', 'cgroup']);
-  if (values.network === 'none' || values.network === 'bridge') isolate.add('net');
+  const choice = values.network ?? { kind: 'host' };
+  if (choice.kind === 'none' || choice.kind === 'bridge') isolate.add('net');
+  if (choice.kind === 'container' && isolate.has('net'))
+    throw new UsageError('--network container: shares a network that --isolate net would not');
   checkOptions(values, isolate);
   const image = readImageConfig(rootfs);
 
@@ -315,11 +292,16 @@ async function planLaunch(
   const own = words.length > 0 || values.entrypoint !== undefined ? words : image.command;
   const command = [...entrypoint, ...own];
   if (command.length === 0) command.push(defaultShell(rootfs));
-  const bridge = values.network === 'bridge' ? await planBridge(values) : undefined;
-  if (bridge && (!isRoot || !isolate.has('mount') || userNamespace))
-    throw new Failure(
-      '--network bridge needs root, and goes neither with --userns nor without --isolate mount yet',
-    );
+  const network = await planNetwork({
+    choice,
+    ports: values.publish,
+    hosts: values.addHost,
+    nameservers: values.dns,
+    hostname: hostname ?? osHostname(),
+    isRoot,
+    hasFiles: isolate.has('mount'),
+  });
+  if (network.warning) console.error(`run: ${network.warning}`);
   const { init, words: before } = values.init ? planInit() : { init: undefined, words: [] };
   const host = readHost([...environment.values()]);
   return {
@@ -330,7 +312,7 @@ async function planLaunch(
     readOnly: values.readOnly,
     volumes: values.volume,
     tmpfs: values.tmpfs,
-    texts: textFiles(values.addHost, values.dns, hostname ?? osHostname(), bridge !== undefined),
+    texts: network.texts,
     devices: values.device,
     shmBytes: values.shmSize ?? 64 * 1024 * 1024,
     command: [...before, ...command],
@@ -339,7 +321,8 @@ async function planLaunch(
     hostname,
     workdir: values.workdir ?? (isolate.has('mount') ? image.workdir : undefined) ?? '/',
     user,
-    bridge,
+    connection: network.connection,
+    joins: network.joins,
     limits: values.ulimit,
     isolate,
     userNamespace,

@@ -77,7 +77,7 @@ test('wrong usage and a missing rootfs end with 125 and one clear line', {
     [['--name', 'pid-1', '/tmp'], /not a name/],
     [['-e', '=x', '/tmp'], /not KEY=VALUE/],
     [['-w', 'tmp', '/tmp'], /begins with \//],
-    [['--network', 'bride', '/tmp'], /host, none or bridge/],
+    [['--network', 'bride', '/tmp'], /host, none, bridge or container:NAME/],
     [['--cap-add', 'fly', '/tmp'], /no such capability: fly/],
     [['--isolate', 'time-and-space', '/tmp'], /does not know time-and-space/],
     [['--isolate', 'pid', '--hostname', 'x', '/tmp'], /needs --isolate uts/],

@@ -49,8 +49,10 @@ export interface Launch {
   privileged: boolean;
   /** how the seccomp filter is loaded; undefined: there is none */
   seccomp: SeccompLoader | undefined;
-  /** lines that give it an interface on a bridge, and take it away: see launchLines of network.ts */
-  bridge: { define: string; attach: string; leave: string } | undefined;
+  /** undefined: no interface but what its network namespace has already */
+  connection: Connection | undefined;
+  /** whose network namespace it shares, instead of the host's: `label` is what the user called it */
+  joins: { pid: number; inode: number; label: string } | undefined;
   /** undefined: the caller may make none */
   cgroups: CgroupPlan | undefined;
   /** the directory for what the kernel does not keep: the log and exit status of a detached one, the stop signal */
@@ -63,6 +65,16 @@ export interface Launch {
   /** programs of the host: ip(8)? where is chroot(1), which shell hands on the environment, which words mount a
    * tree with mapped IDs */
   has: { ip: boolean; chroot: string; shell: string; idmap: string[] | undefined };
+}
+
+/**
+ * Lines of shell that give it an interface, and take it away: see launchLines of network.ts. `attach` leaves $network
+ * empty where it failed, and has said why.
+ */
+export interface Connection {
+  define: string;
+  attach: string;
+  leave: string;
 }
 
 /** Directories and values of the container's cgroups; every directory is `…/barehand/NAME` in one hierarchy. */
@@ -182,11 +194,18 @@ const quoteAll = (words: string[]) => words.map(quote).join(' ');
 
 /** What becomes PID 1, from the moment at which it is still a process of the host's: cgroups, descriptors, namespaces. */
 function startProgram(launch: Launch): string {
-  const { isolate, cgroups, userNamespace, has } = launch;
+  const { isolate, cgroups, userNamespace, has, joins } = launch;
   const flags = Object.entries(namespaceFlags).flatMap(([word, flag]) => (isolate.has(word) ? [flag] : []));
   // without --isolate mount the mounts are still nobody else's business
   if (!isolate.has('mount')) flags.push('--mount');
   const chain: string[] = [];
+  if (joins)
+    // another process may have that PID by now, or its namespace may be another
+    chain.push(
+      `nsenter --target ${joins.pid} --net`,
+      `sh -c '[ "$(readlink /proc/self/ns/net)" = "$1" ] || { echo "$2 has ended" >&2; exit 125; }; shift 2; exec "$@"' \
+    run 'net:[${joins.inode}]' ${quote(joins.label)}`,
+    );
   if (userNamespace) {
     // the files of the rootfs are the host root's: in a mount with mapped IDs they are the container's root's
     if (userNamespace.byRoot)
@@ -226,7 +245,7 @@ function startProgram(launch: Launch): string {
  * exit code, or 125 if there was no container.
  */
 export function launchProgram(launch: Launch): string {
-  const { name, rootfs, isolate, cgroups, userNamespace, detached, stopSignal, runDirectory, bridge } =
+  const { name, rootfs, isolate, cgroups, userNamespace, detached, stopSignal, runDirectory, connection } =
     launch;
   const parts = [
     `PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C SHELL=/bin/sh
@@ -249,7 +268,7 @@ hold=${quote(holdProgram(launch))}`,
 drop=${quote(`exec ${dropLines(launch).join(' \\\n  ')}`)}`,
     `# PID 1, without privileges, waits until it is shut in, then becomes the command
 release=${quote(releaseProgram(launch))}`,
-    bridge && `# its interface, and what goes with it\n${bridge.define}`,
+    connection && `# its interface, and what goes with it\n${connection.define}`,
     `# what runs that: a process in the container's cgroups, then in its namespaces
 start=${quote(startProgram(launch))}
 export PATH LC_ALL SHELL rootfs fstab hold drop release start cgroups`,
@@ -270,7 +289,8 @@ export PATH LC_ALL SHELL rootfs fstab hold drop release start cgroups`,
       userNamespace && 'kill "$holder"; wait "$holder" 2>/dev/null',
       '[ "$pid" ] || giveUp',
       isolate.has('mount') && pivot(userNamespace),
-      bridge && `# its network; without one it is not released\n${bridge.attach}\n[ "$network" ] || giveUp`,
+      connection &&
+        `# its network; without one it is not released\n${connection.attach}\n[ "$network" ] || giveUp`,
       `# a signal for this shell is meant for the command\n${signalHandlers(isolate.has('pid'), detached !== undefined)}`,
       detached && !cgroups && notePid,
       '# release, and wait; a signal ends wait early',
@@ -279,7 +299,7 @@ export PATH LC_ALL SHELL rootfs fstab hold drop release start cgroups`,
       `while :; do
   wait "$child"; code=$?
   kill -0 "$child" 2>/dev/null || break
-done
+done${connection && !cgroups ? `\n${connection.leave}` : ''}
 # unshare(1) before 2.40 takes a SIGKILL of its child for a failure of its own
 read -r said <&7 && case $said in *sigprocmask*) code=137;; *) echo "run: $said" >&2;; esac`,
       detached ? 'echo "${status:-$code}" >"$runDirectory/status"' : 'exit "${status:-$code}"',
@@ -306,7 +326,10 @@ const hierarchies = ({ directories }: CgroupPlan, name: string) =>
   directories.map((directory) => directory.slice(0, -name.length - 1));
 
 /** Takes the name, and sees to it that it is given back. */
-function takeName({ detached, stopSignal, runDirectory, name, bridge }: Launch, cgroups: CgroupPlan): string {
+function takeName(
+  { detached, stopSignal, runDirectory, name, connection }: Launch,
+  cgroups: CgroupPlan,
+): string {
   const directory = quote(runDirectory);
   const notes = detached || stopSignal ? `mkdir -p ${directory} || exit 125\n` : '';
   return `
@@ -324,7 +347,7 @@ fi
 mkdir -p $cgroups || exit 125
 [ ! -d ${directory} ] || rm -rf ${directory}   # what is left of an earlier ${name}
 ${notes}sweep() {
-${bridge ? `  ${bridge.leave}\n` : ''}  exec 9<${quote(cgroups.lock)}; flock 9
+${connection ? `  ${connection.leave}\n` : ''}  exec 9<${quote(cgroups.lock)}; flock 9
   for try in 1 2 3 4 5 6 7 8 9 10; do
     # whatever is still in there: what a command without a PID namespace has left running, or what others put in
     while read -r left; do kill -KILL "$left"; done <"$first/$name/cgroup.procs"

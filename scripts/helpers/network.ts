@@ -13,7 +13,9 @@ import {
   type Subnet,
   sizeOf,
 } from './addresses.ts';
+import { readHierarchies } from './cgroup.ts';
 import { Failure, UsageError } from './cli.ts';
+import { findContainers, identify } from './containers.ts';
 import {
   bridgeProgram,
   type Firewall,
@@ -23,8 +25,9 @@ import {
   publishProgram,
   readPorts,
 } from './network-rules.ts';
-import { attempt, namespaceInode } from './proc.ts';
+import { attempt, namespaceInode, readProcess, readProcesses } from './proc.ts';
 import { findInPath, quote, runProgram } from './programs.ts';
+import { isName, namedContainer } from './target.ts';
 
 /** What a network is to be like; what is not said is as the bridge is already, or as it is by default. */
 export interface Wishes {
@@ -153,7 +156,7 @@ export function parseBridge(text: string): string {
 }
 
 /** Name servers as a container can use them: not those on the host's loopback. */
-function readNameservers(): { nameservers: string[]; search: string[] } {
+export function readNameservers(): { nameservers: string[]; search: string[] } {
   const read = (file: string) => attempt(() => readFileSync(file, 'utf8')) ?? '';
   const servers = (text: string) =>
     [...text.matchAll(/^[ \t]*nameserver[ \t]+(\S+)/gm)].map(([, server = '']) => server);
@@ -574,3 +577,44 @@ export const hasHostRoot = (pid: number) => {
   const [own, its] = ['/', `/proc/${pid}/root`].map((path) => attempt(() => statSync(path)));
   return own?.ino === its?.ino && own?.dev === its?.dev;
 };
+
+/** A process with a network namespace of its own. */
+export interface NetworkTarget {
+  pid: number;
+  name: string;
+}
+
+/** Finds the process whose network namespace is meant. Throws Failure where it is the host's. */
+export function findNetwork(text: string): NetworkTarget {
+  let pid = Number(text);
+  let name = `pid-${text}`;
+  if (/^\d+$/.test(text)) {
+    const process_ = readProcess(pid);
+    if (!process_ || process_.zombie)
+      throw new Failure(`there is no process ${text}: ps.ts shows containers, ps(1) processes`);
+    const table = readProcesses();
+    const { containers } = findContainers(table);
+    const inode = namespaceInode(pid, 'net');
+    // unshare(1) has the namespace too, but not the root directory, and its child may outlive it
+    const container =
+      containers.find(({ first }) => first.pid === pid) ??
+      containers.find(({ first }) => first.ppid === pid && namespaceInode(first.pid, 'net') === inode);
+    pid = container?.first.pid ?? process_.pid;
+    const known = container && identify(table, container);
+    name = known?.name && isName(known.name) && known.name.length <= 63 ? known.name : `pid-${pid}`;
+  } else {
+    if (!isName(text)) throw new UsageError(`neither a name nor a PID: ${JSON.stringify(text)}`);
+    const { first } = namedContainer(readHierarchies(), text);
+    if (!first) throw new Failure(`nothing of ${text} is running`);
+    pid = first.pid;
+    name = text;
+  }
+  const inode = namespaceInode(pid, 'net');
+  if (inode === undefined)
+    throw new Failure(`may not look at the network namespace of ${text}: run it as root, or as its owner`);
+  if (inode === namespaceInode(process.pid, 'net'))
+    throw new Failure(
+      `${text} has the host's network: start it with run.ts --network none, or unshare --net`,
+    );
+  return { pid, name };
+}
