@@ -1,5 +1,5 @@
 // Furnishing a container's root: the shell program that PID 1 runs while it still has the host's programs at hand.
-import { dirname } from 'node:path';
+import { basename, dirname } from 'node:path';
 import type { Launch } from './launch.ts';
 import { quote } from './programs.ts';
 import { printfFormat } from './seccomp.ts';
@@ -39,15 +39,21 @@ const fstabPath = (path: string) =>
 /** What is mounted in every container, in this order: source, path, type, options. */
 function mounts(launch: Launch): [source: string, path: string, type: string, options: string][] {
   const { rootfs, isolate, privileged, masked, cgroups, userNamespace, shmBytes } = launch;
-  const rows: [string, string, string, string][] = [['proc', '/proc', 'proc', 'nosuid,nodev,noexec']];
+  const rows: [string, string, string, string][] = [
+    ['proc', '/proc', 'proc', 'nosuid,nodev,noexec,X-mount.mkdir'],
+  ];
   const pivots = isolate.has('mount');
   if (pivots) {
     for (const { source, path } of [...harmless, ...launch.devices])
       if (userNamespace) rows.push([source, path, 'none', 'bind']);
-      // of its own, as chmod(2) would change the host's through a mount of that
-      else rows.push([`${rootfs}/launch${path}`, path, 'none', 'bind,nosuid,noexec']);
+    // of its own, as chmod(2) would change the host's through a mount of that
+    for (const { path } of userNamespace ? [] : harmless)
+      rows.push([`${rootfs}/launch/${basename(path)}`, path, 'none', 'bind,nosuid,noexec']);
+    for (const { path } of userNamespace ? [] : launch.devices)
+      rows.push([`${rootfs}/launch${path}`, path, 'none', 'bind,nosuid,noexec']);
     const writable = privileged ? 'rw' : 'ro';
-    if (!isForeignSys(launch)) rows.push(['sysfs', '/sys', 'sysfs', `${writable},nosuid,nodev,noexec`]);
+    if (!isForeignSys(launch))
+      rows.push(['sysfs', '/sys', 'sysfs', `${writable},nosuid,nodev,noexec,X-mount.mkdir`]);
     else rows.push(['masked', '/sys/fs/cgroup', 'tmpfs', 'ro,size=4k,nosuid,nodev,noexec']);
     if (isolate.has('cgroup') && cgroups?.version === 2)
       rows.push(['cgroup2', '/sys/fs/cgroup', 'cgroup2', `${writable},nosuid,nodev,noexec`]);
@@ -73,13 +79,61 @@ function mounts(launch: Launch): [source: string, path: string, type: string, op
 /** sysfs(5) shows a network namespace, and can be mounted by its owner only: all others get the host's. */
 const isForeignSys = ({ userNamespace, isolate }: Launch) => userNamespace && !isolate.has('net');
 
-/** The container's mounts in the form of fstab(5), in the order in which they are made. */
-export function mountTable(launch: Launch): string {
-  return mounts(launch)
-    .map(([source, path, type, options]) =>
-      [fstabPath(source), fstabPath(launch.rootfs + path), type, options, '0 0'].join(' '),
+const fstab = (rows: [source: string, target: string, type: string, options: string][]) =>
+  rows
+    .map(([source, target, type, options]) =>
+      [fstabPath(source), fstabPath(target), type, options, '0 0'].join(' '),
     )
     .join('\n');
+
+/** The container's mounts in the form of fstab(5), in the order in which they are made. */
+export const mountTable = (launch: Launch) =>
+  fstab([
+    ...mounts(launch).map(
+      ([source, path, type, options]) =>
+        [source, launch.rootfs + path, type, options] as [string, string, string, string],
+    ),
+    // at last to where they belong, which nobody can replace: see into
+    ...into(launch).map(
+      ([folder, descriptor]) =>
+        [`${launch.rootfs}/${folder}`, `/proc/self/fd/${descriptor}`, 'none', 'rbind'] as [
+          string,
+          string,
+          string,
+          string,
+        ],
+    ),
+  ]);
+
+/** Directories of the root that get mounts, and descriptors for them. /dev is not among them: what is open in there goes with it. */
+const into = ({ isolate }: Launch): [folder: string, descriptor: number][] =>
+  isolate.has('mount')
+    ? [
+        ['proc', 7],
+        ['sys', 8],
+      ]
+    : [['proc', 7]];
+
+/**
+ * What all is put together on, in the form of fstab(5): the root itself, without device files, so that one that somebody
+ * makes in there opens nothing; a place for the launch; /dev.
+ */
+export function baseTable(launch: Launch): string {
+  const { rootfs, isolate, rootFlags, ephemeral, privileged } = launch;
+  const flags = ['bind', ...rootFlags, ...(privileged ? [] : ['nodev'])];
+  const size = ephemeral ? ephemeral.sizeBytes && `size=${ephemeral.sizeBytes},` : 'size=1m,';
+  const device = `mode=755,size=64k,nosuid,${privileged ? '' : 'nodev,'}noexec`;
+  const make = 'X-mount.mkdir';
+  return fstab([
+    ['tmpfs', `${rootfs}/launch`, 'tmpfs', `${size ?? ''}mode=755,${make}`],
+    // ROOTFS is under the tmpfs by now, and can be reached by whoever has it as his working directory
+    ephemeral
+      ? ['/proc/self/cwd', `${rootfs}/launch/lower`, 'none', `bind,${make}`]
+      : ['/proc/self/cwd', `${rootfs}/root`, 'none', [...new Set(flags), make].join()],
+    ...(isolate.has('mount')
+      ? [['tmpfs', `${rootfs}/dev`, 'tmpfs', `${device},${make}`] as [string, string, string, string]]
+      : []),
+  ]);
 }
 
 /** What a container's /dev is furnished with: harmless devices, and the links that go with them. */
@@ -154,18 +208,17 @@ export function holdProgram(launch: Launch): string {
     ...mountRoot(launch),
     ...(wanted.length > 0 || isForeignSys(launch) ? [functions] : []),
     ...(pivots ? furnishDev(launch) : []),
-    'printf \'%s\\n\' "$fstab" >"$rootfs/launch/fstab"',
-    // mount(8) passes over a line that it can't read, and says so, but ends with 0
-    'said=$(mount -a -T "$rootfs/launch/fstab" 2>&1) || stop "$said"',
-    'case $said in *"parse error"*) stop "$said";; esac',
-    ...(pivots ? finishDev(launch) : []),
-    '# a mount point that is missing is made, a link in its place is not followed: one that somebody puts there now neither',
-    `for mountPoint in ${pivots ? 'proc sys dev' : 'proc'}; do`,
-    '  cd -P -- "$root"; [ ! -L "./$mountPoint" ] || stop "$rootfs/$mountPoint is a symlink"',
-    '  [ -d "./$mountPoint" ] || mkdir "./$mountPoint"; cd -P "./$mountPoint"',
-    '  [ "$PWD" = "$root/$mountPoint" ] || stop "$rootfs/$mountPoint changes while it is looked at"',
-    '  mount -n -c --move "$rootfs/$mountPoint" .',
-    'done',
+    '# goes to a mount point of the root. One that is missing is made; a link in its place is not followed, nor one that',
+    '# somebody puts there now',
+    'into() {',
+    '  cd -P -- "$root"; [ ! -L "./$1" ] || stop "$rootfs/$1 is a symlink"',
+    '  [ -d "./$1" ] || mkdir "./$1"; cd -P "./$1"',
+    '  [ "$PWD" = "$root/$1" ] || stop "$rootfs/$1 changes while it is looked at"',
+    '}',
+    ...into(launch).map(([folder, descriptor]) => `into ${folder}; exec ${descriptor}<.`),
+    'mountAll "$fstab"',
+    ...(pivots ? [...finishDev(launch), 'into dev; mount -n -c --move "$rootfs/dev" .'] : []),
+    'exec 7<&- 8<&-',
     ...wanted,
   ];
   if (seccomp?.file)
@@ -189,31 +242,32 @@ export function holdProgram(launch: Launch): string {
   return lines.join('\n');
 }
 
-/** The root itself, without device files: one that somebody makes in there opens nothing. */
+/** The root itself, and what it is put together on. */
 function mountRoot({ rootFlags, ephemeral, privileged, userNamespace }: Launch): string[] {
-  const flags = new Set([...rootFlags, ...(privileged ? [] : ['nodev'])]);
-  const size = ephemeral ? ephemeral.sizeBytes && `size=${ephemeral.sizeBytes},` : 'size=1m,';
   const lines = [
+    '# mounts what is said in the form of fstab(5). mount(8) passes over a line that it can not read, says so, and ends with 0',
+    'mountAll() {',
+    '  printf \'%s\\n\' "$1" >"$rootfs/fstab"; said=$(mount -c -a -T "$rootfs/fstab" 2>&1) || stop "$said"',
+    '  case $said in *"parse error"*) stop "$said";; esac',
+    '}',
     // mount_namespaces(7): an unbindable mount is left out of a volume that ROOTFS lies in
     'cd -- "$rootfs"; mount -t tmpfs -o mode=755,unbindable tmpfs "$rootfs"; root=$rootfs/root',
-    'mkdir "$root" "$rootfs/dev" "$rootfs/proc" "$rootfs/sys" "$rootfs/launch"',
-    `mount -t tmpfs -o ${size ?? ''}mode=755 tmpfs "$rootfs/launch"; mkdir "$rootfs/launch/dev"`,
+    'mountAll "$base"',
   ];
-  if (!ephemeral) return [...lines, `mount -c -o ${['bind', ...flags].join()} . "$root"`];
+  if (!ephemeral) return lines;
+  const flags = new Set([...rootFlags, ...(privileged ? [] : ['nodev'])]);
   flags.delete('ro');
   // overlayfs in a user namespace keeps its marks in user.*; in all others in trusted.*
   const options = [
     ...flags,
     ...(userNamespace ? ['userxattr'] : []),
-    'lowerdir=lower,upperdir=upper,workdir=work',
+    'lowerdir=lower,upperdir=upper,workdir=work,X-mount.mkdir',
   ];
   return [
     ...lines,
     '# what is written goes into memory, and away with the mount namespace. Paths are relative: in absolute ones a',
     '# colon, a comma or a backslash would mean something to overlayfs',
-    'layers=$rootfs/launch; mkdir "$layers/lower" "$layers/upper" "$layers/work"',
-    'mount -c --bind . "$layers/lower"; cd -- "$layers"',
-    'chown --reference=lower upper; chmod --reference=lower upper',
+    'cd -- "$rootfs/launch"; mkdir upper work; chown --reference=lower upper; chmod --reference=lower upper',
     `mount -t overlay -o ${options.join()} overlay "$root"`,
   ];
 }
@@ -223,22 +277,23 @@ function furnishDev(launch: Launch): string[] {
   const { userNamespace, privileged, devices } = launch;
   const all = [...harmless, ...devices];
   const folders = [...new Set(devices.map(({ path }) => dirname(path)))].filter((path) => path !== '/dev');
-  const made = folders.map((folder) => `"$rootfs"${quote(folder)} "$rootfs/launch"${quote(folder)}`);
+  const made = folders.flatMap((folder) =>
+    ['"$rootfs"', '"$rootfs/launch"'].map((base) => base + quote(folder)),
+  );
   const lines = [
-    `mount -t tmpfs -o mode=755,size=64k,nosuid,${privileged ? '' : 'nodev,'}noexec tmpfs "$rootfs/dev"`,
-    ...(folders.length > 0 ? [`mkdir -p ${made.join(' ')}`] : []),
+    ...(devices.length > 0 ? [`mkdir -p "$rootfs/launch/dev" ${made.join(' ')}`] : []),
     `for device in ${all.map(({ path }) => quote(path)).join(' ')}; do : >"$rootfs$device"; done`,
   ];
   // cp(1) makes devices and links anew, as they are on the host; in a user namespace mknod(2) makes no device
   if (!userNamespace) {
-    lines.push(`cp -a ${harmless.map(({ source }) => source).join(' ')} "$rootfs/launch/dev/"`);
+    lines.push(`cp -a ${harmless.map(({ source }) => source).join(' ')} "$rootfs/launch/"`);
     for (const { source, path } of devices)
       lines.push(`cp -a -- ${quote(source)} "$rootfs/launch"${quote(path)}`);
   }
   lines.push(`cp -d ${links.join(' ')} "$rootfs/dev/"; ln -s pts/ptmx "$rootfs/dev/ptmx"`);
   if (isForeignSys(launch))
     lines.push(
-      'mount --rbind /sys "$rootfs/sys"   # sysfs belongs to the network namespace, which is the host\'s',
+      'mkdir "$rootfs/sys"; mount --rbind /sys "$rootfs/sys"   # sysfs belongs to the network namespace, which is the host\'s',
       `restrict "$rootfs/sys" ${privileged ? '' : 'ro,'}nosuid,nodev,noexec`,
     );
   return lines;

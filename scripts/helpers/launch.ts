@@ -10,7 +10,15 @@ import {
   parent,
 } from './cgroup.ts';
 import { Failure } from './cli.ts';
-import { type Device, holdProgram, mountTable, type Text, type Tmpfs, type Volume } from './furnish.ts';
+import {
+  baseTable,
+  type Device,
+  holdProgram,
+  mountTable,
+  type Text,
+  type Tmpfs,
+  type Volume,
+} from './furnish.ts';
 import { quote } from './programs.ts';
 import type { User } from './rootfs.ts';
 import type { SeccompLoader } from './seccomp.ts';
@@ -260,7 +268,8 @@ first=${quote(hierarchies(cgroups, name)[0] as string)}
 others=${quote(hierarchies(cgroups, name).slice(1).join(' '))}
 cgroups=; for parent in $others $first; do cgroups="$cgroups $parent/$name"; done`,
     (detached || stopSignal) && `# what the kernel does not keep of it\nrunDirectory=${quote(runDirectory)}`,
-    `# its mounts, as fstab(5) writes them
+    `# the root itself and its mounts, as fstab(5) writes them
+base=${quote(baseTable(launch))}
 fstab=${quote(mountTable(launch))}`,
     `# PID 1, while it is still a shell of the host's, furnishes the root
 hold=${quote(holdProgram(launch))}`,
@@ -271,7 +280,7 @@ release=${quote(releaseProgram(launch))}`,
     connection && `# its interface, and what goes with it\n${connection.define}`,
     `# what runs that: a process in the container's cgroups, then in its namespaces
 start=${quote(startProgram(launch))}
-export PATH LC_ALL SHELL rootfs fstab hold drop release start cgroups`,
+export PATH LC_ALL SHELL rootfs base fstab hold drop release start cgroups`,
     detached ? detach(launch) : body(launch),
   ];
   return `${parts.filter(Boolean).join('\n\n')}\n`;
@@ -435,7 +444,7 @@ function pivot(userNamespace: UserNamespace | undefined): string {
   const detach = asUser ? `${enter} umount --lazy /` : 'umount --lazy --namespace "/proc/$pid/ns/mnt" /';
   return `
 # pivot, from outside: the kernel moves the held process's root too; then the host's root, now on top, is detached
-${enter} sh -c 'cd "$1" && pivot_root . .' run "$rootfs/root" &&
+${enter} sh -c 'cd "$1" && exec pivot_root . .' run "$rootfs/root" &&
 ${detach} || giveUp
 `;
 }
