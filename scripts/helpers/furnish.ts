@@ -36,12 +36,13 @@ const fstabPath = (path: string) =>
     (byte) => `\\${byte.charCodeAt(0).toString(8).padStart(3, '0')}`,
   );
 
-/** What is mounted in every container, in this order: source, path, type, options. */
-function mounts(launch: Launch): [source: string, path: string, type: string, options: string][] {
+/** A line of fstab(5); targets of the container's own mounts are paths in there. */
+type Mount = [source: string, target: string, type: string, options: string];
+
+/** What is mounted in every container, in this order. */
+function mounts(launch: Launch): Mount[] {
   const { rootfs, isolate, privileged, masked, cgroups, userNamespace, shmBytes } = launch;
-  const rows: [string, string, string, string][] = [
-    ['proc', '/proc', 'proc', 'nosuid,nodev,noexec,X-mount.mkdir'],
-  ];
+  const rows: Mount[] = [['proc', '/proc', 'proc', 'nosuid,nodev,noexec,X-mount.mkdir']];
   const pivots = isolate.has('mount');
   if (pivots) {
     for (const { source, path } of [...harmless, ...launch.devices])
@@ -79,61 +80,45 @@ function mounts(launch: Launch): [source: string, path: string, type: string, op
 /** sysfs(5) shows a network namespace, and can be mounted by its owner only: all others get the host's. */
 const isForeignSys = ({ userNamespace, isolate }: Launch) => userNamespace && !isolate.has('net');
 
-const fstab = (rows: [source: string, target: string, type: string, options: string][]) =>
+const fstab = (rows: Mount[]) =>
   rows
-    .map(([source, target, type, options]) =>
-      [fstabPath(source), fstabPath(target), type, options, '0 0'].join(' '),
-    )
+    .map(([source, target, ...rest]) => [fstabPath(source), fstabPath(target), ...rest, '0 0'].join(' '))
     .join('\n');
 
 /** The container's mounts in the form of fstab(5), in the order in which they are made. */
 export const mountTable = (launch: Launch) =>
   fstab([
-    ...mounts(launch).map(
-      ([source, path, type, options]) =>
-        [source, launch.rootfs + path, type, options] as [string, string, string, string],
-    ),
+    ...mounts(launch).map(([source, path, ...rest]): Mount => [source, launch.rootfs + path, ...rest]),
     // at last to where they belong, which nobody can replace: see into
     ...into(launch).map(
-      ([folder, descriptor]) =>
-        [`${launch.rootfs}/${folder}`, `/proc/self/fd/${descriptor}`, 'none', 'rbind'] as [
-          string,
-          string,
-          string,
-          string,
-        ],
+      ([folder, fd]): Mount => [`${launch.rootfs}/${folder}`, `/proc/self/fd/${fd}`, 'none', 'rbind'],
     ),
   ]);
 
-/** Directories of the root that get mounts, and descriptors for them. /dev is not among them: what is open in there goes with it. */
-const into = ({ isolate }: Launch): [folder: string, descriptor: number][] =>
-  isolate.has('mount')
-    ? [
-        ['proc', 7],
-        ['sys', 8],
-      ]
-    : [['proc', 7]];
+/** Directories of the root that get mounts, and descriptors for them. Not /dev: what is open in there goes with it. */
+const into = ({ isolate }: Launch): [folder: string, fd: number][] => [
+  ['proc', 7],
+  ...(isolate.has('mount') ? [['sys', 8] as [string, number]] : []),
+];
 
 /**
  * What all is put together on, in the form of fstab(5): the root itself, without device files, so that one that somebody
  * makes in there opens nothing; a place for the launch; /dev.
  */
-export function baseTable(launch: Launch): string {
-  const { rootfs, isolate, rootFlags, ephemeral, privileged } = launch;
-  const flags = ['bind', ...rootFlags, ...(privileged ? [] : ['nodev'])];
-  const size = ephemeral ? ephemeral.sizeBytes && `size=${ephemeral.sizeBytes},` : 'size=1m,';
-  const device = `mode=755,size=64k,nosuid,${privileged ? '' : 'nodev,'}noexec`;
+export function baseTable({ rootfs, isolate, rootFlags, ephemeral, privileged }: Launch): string {
   const make = 'X-mount.mkdir';
-  return fstab([
+  const size = ephemeral ? ephemeral.sizeBytes && `size=${ephemeral.sizeBytes},` : 'size=1m,';
+  const flags = [...new Set([...rootFlags, ...(privileged ? [] : ['nodev'])])];
+  const rows: Mount[] = [
     ['tmpfs', `${rootfs}/launch`, 'tmpfs', `${size ?? ''}mode=755,${make}`],
-    // ROOTFS is under the tmpfs by now, and can be reached by whoever has it as his working directory
+    // ROOTFS is under a tmpfs by now, and can be reached by whoever has it as his working directory
     ephemeral
       ? ['/proc/self/cwd', `${rootfs}/launch/lower`, 'none', `bind,${make}`]
-      : ['/proc/self/cwd', `${rootfs}/root`, 'none', [...new Set(flags), make].join()],
-    ...(isolate.has('mount')
-      ? [['tmpfs', `${rootfs}/dev`, 'tmpfs', `${device},${make}`] as [string, string, string, string]]
-      : []),
-  ]);
+      : ['/proc/self/cwd', `${rootfs}/root`, 'none', ['bind', ...flags, make].join()],
+  ];
+  const device = `mode=755,size=64k,nosuid,${privileged ? '' : 'nodev,'}noexec,${make}`;
+  if (isolate.has('mount')) rows.push(['tmpfs', `${rootfs}/dev`, 'tmpfs', device]);
+  return fstab(rows);
 }
 
 /** What a container's /dev is furnished with: harmless devices, and the links that go with them. */
