@@ -218,7 +218,8 @@ async function attach(text: string, values: Values<typeof options>): Promise<voi
   const [, inside, address, address6] = said.split(' ');
   console.log(`${text}: ${inside} has ${[address, address6].filter(Boolean).join(' and ')} on ${bridge}`);
   if (!network.internal)
-    for (const line of await firewallAdvice(bridge, network.firewall)) console.error(`network: ${line}`);
+    for (const line of await firewallAdvice(bridge, network.firewall, network.rules))
+      console.error(`network: ${line}`);
 }
 
 async function publish(text: string, words: string[], values: Values<typeof options>): Promise<void> {

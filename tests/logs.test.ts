@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { existsSync, statSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, test } from 'node:test';
 import { lastLines } from '../scripts/logs.ts';
 import { container, newName } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
-import { call, rootfs, script, until } from './helpers/script.ts';
+import { call, execute, rootfs, script, until } from './helpers/script.ts';
 
 const names: string[] = [];
 after(async () => {
@@ -82,6 +84,32 @@ test('a long log is bounded, and its end is kept, also for --follow', container,
   // a flood may be rotated away between two looks, but the end is there
   assert.match((await followed).stdout, /line 3000 of a long log \.+\nlast\n$/);
 });
+
+test(
+  'a log that can not be written holds nobody up: its folder is full, or has gone',
+  container,
+  async () => {
+    const seen = mkdtempSync(join(tmpdir(), 'barehand-logs-'));
+    after(() => rmSync(seen, { recursive: true }));
+    for (const [what, before, meanwhile] of [
+      ['full', 'mount -t tmpfs -o size=16k tmpfs /run/barehand', ':'],
+      ['gone', 'mount -t tmpfs tmpfs /run/barehand', 'rm -r /run/barehand/*'],
+    ] as const) {
+      // more than a pipe holds
+      const command = `sleep 0.5; seq 100000; touch /seen/${what}`;
+      const run = `${script('run')} -d --name ${newName()} -v ${seen}:/seen ${rootfs} sh -c '${command}'`;
+      const mounts = `mkdir -p /run/barehand; ${before}; ${run} && ${meanwhile}`;
+      const { code, stderr } = await execute(['unshare', '--mount', 'sh', '-c', mounts]);
+      assert.deepEqual([code, stderr], [0, '']);
+      await until(`the end of one whose folder is ${what}`, () => existsSync(join(seen, what)));
+      // nobody keeps the log any more
+      await until('the end of all', async () => {
+        const { stdout } = await execute(['sh', '-c', `grep -ls -- '${seen} /seen' /proc/[0-9]*/environ`]);
+        return stdout === '';
+      });
+    }
+  },
+);
 
 test('what has no log is told apart', { skip: container.skip || needs('speed') }, async () => {
   for (const [words, code, expected] of [

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { after, afterEach, test } from 'node:test';
 import { newName } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import {
@@ -208,6 +208,12 @@ const inUser = (program: string, ...options: string[]) =>
     '-c',
     program,
   );
+
+/** Those in the background; none outlives a test, whatever became of it. */
+const owned: string[] = [];
+afterEach(async () => {
+  for (const name of owned.splice(0)) await asUser('stop', name);
+});
 
 /** The carriers of this user's that there are. */
 const carriers = async () =>

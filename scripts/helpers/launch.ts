@@ -459,7 +459,9 @@ ${locks ? '# who keeps the log holds a lock on its folder, which nothing of the 
 : >"$runDirectory/log"; kept=yes; echo started; exec >/dev/null 2>&1
 while :; do
   stdbuf -o0 head -c ${Math.ceil(logBytes / 2)} <&5 >"$runDirectory/log" & head=$!
-  while kill -0 "$head"; do wait "$head"; done
+  while wait "$head"; ended=$?; kill -0 "$head"; do :; done
+  # it can't be written: the folder has gone or is full. What is said is lost then, but nobody waits to be heard
+  [ "$ended" = 0 ] || { cat <&5 & cat=$!; while kill -0 "$cat"; do wait "$cat"; done; break; }
   [ "$(stat -c %s "$runDirectory/log")" -lt ${Math.ceil(logBytes / 2)} ] && break
   mv "$runDirectory/log" "$runDirectory/log.1"
 done`;

@@ -83,11 +83,14 @@ export function advice(bridge: string, chains: Chain[], all: string): string[] {
   );
 }
 
-/** What is to be said of this host's firewall: nothing where it lets a bridge through, or knows it already. */
-export async function firewallAdvice(bridge: string, firewall: Firewall): Promise<string[]> {
+/**
+ * What is to be said of this host's firewall, whose `rules` are as readRules has them: nothing where it lets a bridge
+ * through, or knows it already.
+ */
+export async function firewallAdvice(bridge: string, firewall: Firewall, rules: string): Promise<string[]> {
   const read = async (argv: string[]) =>
     findInPath(argv[0] as string) ? (await runProgram(argv)).stdout : '';
-  const nft = firewall === 'nft' ? await read(['nft', 'list', 'ruleset']) : '';
+  const nft = firewall === 'nft' ? rules : '';
   const legacy = await Promise.all(
     (['ip', 'ip6'] as const).map(async (family) => {
       // asked for a table that is not there iptables-legacy makes it

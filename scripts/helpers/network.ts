@@ -54,6 +54,8 @@ export interface Network {
   acceptRa: string[];
   nameservers: string[];
   search: string[];
+  /** all rules of the firewall as they are now */
+  rules: string;
 }
 
 /** A container's interface, as the kernel and the alias of its outer end tell it. */
@@ -76,8 +78,8 @@ interface Link {
   master?: string;
   group?: string;
   ifalias?: string;
-  address?: string;
   linkinfo?: { info_kind?: string };
+  addr_info?: { local: string; prefixlen: number; scope: string }[];
 }
 
 interface Route {
@@ -96,8 +98,9 @@ async function output(argv: string[]): Promise<string> {
   return stdout;
 }
 
-const readJson = async <Row>(argv: string[]): Promise<Row[]> =>
-  (JSON.parse((await output(argv)) || '[]') as Row[]).filter((row) => Object.keys(row as object).length > 0);
+/** What `ip -j` says; an interface that just goes leaves an empty object. */
+const parseRows = <Row>(text = ''): Row[] =>
+  (JSON.parse(text.trim() || '[]') as Row[]).filter((row) => Object.keys(row as object).length > 0);
 
 /** Which firewall this host has. Throws Failure where programs are missing that a network is made with. */
 export function findFirewall(): Firewall {
@@ -109,19 +112,16 @@ export function findFirewall(): Firewall {
   throw new Failure('neither nft(8) nor iptables(8) is here: apt-get install nftables');
 }
 
-/** All rules of the firewall, as text. */
-export async function readRules(firewall: Firewall): Promise<string> {
-  if (firewall === 'nft') return output(['nft', 'list', 'ruleset']);
-  const commands = existsSync('/proc/sys/net/ipv6') ? ['iptables-save', 'ip6tables-save'] : ['iptables-save'];
-  return (await Promise.all(commands.map((command) => output([command])))).join('');
-}
-
-const readLinks = () => readJson<Link>(['ip', '-j', '-d', 'link', 'show']);
+/** The commands that say all rules of the firewall. */
+const rulesCommands = (firewall: Firewall) =>
+  firewall === 'nft'
+    ? ['nft list ruleset']
+    : ['iptables-save', ...(existsSync('/proc/sys/net/ipv6') ? ['ip6tables-save'] : [])];
 
 /** The interfaces that containers have got, in the order in which they got them. */
 export async function readAttachments(): Promise<Attachment[]> {
-  const rules = await readRules(findFirewall());
-  return attachments(await readLinks(), rules);
+  const { links, rules } = await readFacts(findFirewall());
+  return attachments(links, rules);
 }
 
 function attachments(links: Link[], rules: string): Attachment[] {
@@ -170,29 +170,31 @@ export function readNameservers(): { nameservers: string[]; search: string[] } {
   return { nameservers: servers(text).filter((server) => !isLoopback(server)), search };
 }
 
+/** What the kernel shows, all of one moment: nobody makes a network meanwhile. */
+async function readFacts(firewall: Firewall) {
+  const program = `exec 9</proc/self/ns/net; flock 9
+    ip -j -d address show; printf '\\0'
+    ip -j -4 route show table all; printf '\\0'
+    [ ! -d /proc/sys/net/ipv6 ] || ip -j -6 route show table all; printf '\\0'
+    ${rulesCommands(firewall).join('; ')}`;
+  const [links, routes, routes6, rules = ''] = (await output(['sh', '-ec', program])).split('\0');
+  return {
+    links: parseRows<Link>(links),
+    routes: parseRows<Route>(routes),
+    routes6: parseRows<Route>(routes6),
+    rules,
+  };
+}
+
 /** What the network is like, or will be. Throws Failure for a bridge that is another's, or not as it is wished. */
 export async function readNetwork(wishes: Wishes): Promise<Network> {
   const { bridge } = wishes;
   const firewall = findFirewall();
-  const [links, routes, routes6, addresses] = await Promise.all([
-    readLinks(),
-    readJson<Route>(['ip', '-j', '-4', 'route', 'show', 'table', 'all']),
-    existsSync('/proc/sys/net/ipv6')
-      ? readJson<Route>(['ip', '-j', '-6', 'route', 'show', 'table', 'all'])
-      : [],
-    readJson<{ ifname: string; addr_info: { local: string; prefixlen: number; scope: string }[] }>([
-      'ip',
-      '-j',
-      'addr',
-      'show',
-    ]),
-  ]);
+  const { links, routes, routes6, rules } = await readFacts(firewall);
   const own = links.find(({ ifname }) => ifname === bridge);
   if (own && (own.linkinfo?.info_kind !== 'bridge' || own.group !== String(group)))
     throw new Failure(`the interface ${bridge} is not one that this made: choose another --bridge`);
-  const subnets = (own ? addresses : [])
-    .filter(({ ifname }) => ifname === bridge)
-    .flatMap(({ addr_info }) => addr_info)
+  const subnets = (own?.addr_info ?? [])
     .filter(({ scope }) => scope === 'global')
     .flatMap(({ local, prefixlen }) => parseSubnet(`${local}/${prefixlen}`) ?? []);
   const isOutside = ({ dst, type, dev }: Route) =>
@@ -205,10 +207,9 @@ export async function readNetwork(wishes: Wishes): Promise<Network> {
     dev === bridge ? [] : (parseSubnet(dst) ?? []),
   );
   const avoid = [...used, ...nameservers.flatMap((server) => parseSubnet(server) ?? [])];
-  const rules = own && (await readRules(firewall));
   const internal =
-    rules?.includes(`iifname "${bridge}" oifname != "${bridge}" drop`) ||
-    rules?.includes(`-i ${bridge} ! -o ${bridge} -j DROP`);
+    rules.includes(`iifname "${bridge}" oifname != "${bridge}" drop`) ||
+    rules.includes(`-i ${bridge} ! -o ${bridge} -j DROP`);
   const found = (version: 4 | 6) => subnets.find((subnet) => subnet.version === version);
   const check = (wished: Subnet | undefined, version: 4 | 6) => {
     const is = found(version);
@@ -224,7 +225,7 @@ export async function readNetwork(wishes: Wishes): Promise<Network> {
   };
   check(wishes.subnet, 4);
   check(wishes.subnet6, 6);
-  if (own && internal !== undefined && wishes.internal && !internal)
+  if (own && wishes.internal && !internal)
     throw new Failure(`${bridge} is there already and is not --internal: choose another --bridge`);
   const ipv6 =
     !wishes.noIpv6 &&
@@ -237,7 +238,7 @@ export async function readNetwork(wishes: Wishes): Promise<Network> {
     bridge,
     subnet,
     subnet6: own ? found(6) : ipv6 ? (wishes.subnet6 ?? localSubnet(seed)) : undefined,
-    internal: own ? internal === true : wishes.internal === true,
+    internal: own ? internal : wishes.internal === true,
     // IPv6 takes no less, RFC 8200
     mtu,
     firewall,
@@ -249,6 +250,7 @@ export async function readNetwork(wishes: Wishes): Promise<Network> {
     ],
     nameservers,
     search: wishes.dns?.length ? [] : resolv.search,
+    rules,
   };
 }
 
@@ -424,7 +426,8 @@ address add ${at(subnet)} dev ${bridge}${subnet6 ? `\naddress add ${at(subnet6)}
 link set dev ${bridge} up
 END
 }
-[ -e /proc/sys/net/ipv4/conf/${bridge} ] && tables | grep -qx ${bridge} || make`;
+[ -e /proc/sys/net/ipv4/conf/${bridge} ] && tables | grep -qx ${bridge} || make
+ip -4 -o address show dev ${bridge} | grep -qF ' ${at(subnet)} ' || fail "${bridge} is another meanwhile: try again"`;
 }
 
 /**
