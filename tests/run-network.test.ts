@@ -268,9 +268,9 @@ test(
 test('without root a launcher that is killed takes the carrier with it', user, async () => {
   await prepareUser();
   const name = newName();
-  const launched = inUser('sleep 1000', '--name', name);
+  const launched = inUser('sleep 60', '--name', name);
   await until('the carrier', async () => (await carriers()) || undefined);
-  const launcher = (await execute(['pgrep', '-u', id, '-f', `run.ts ${name}$`])).stdout.trim();
+  const launcher = (await execute(['pgrep', '-o', '-u', id, '-f', `run.ts ${name}$`])).stdout.trim();
   assert.match(launcher, /^\d+$/);
   process.kill(Number(launcher), 'SIGKILL');
   await launched;
