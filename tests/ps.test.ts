@@ -18,7 +18,7 @@ import { after, test } from 'node:test';
 import { cgroupDirectory, cgroupPath, memoryFiles, readHierarchies } from '../scripts/helpers/cgroup.ts';
 import { guessLevel, levelOf, parseLoggedKill } from '../scripts/helpers/oom.ts';
 import { descendants, readProcesses } from '../scripts/helpers/proc.ts';
-import { parseQuota } from '../scripts/helpers/usage.ts';
+import { readLimits } from '../scripts/helpers/usage.ts';
 import { formatDuration, type Row, toTable } from '../scripts/ps.ts';
 import {
   alive,
@@ -126,9 +126,28 @@ test('the level of an OOM kill is where the limit lies', () => {
   assert.deepEqual(guessLevel(['/a/b', '/a'], '/a/b'), { level: null, cgroup: null });
 });
 
-test('a quota is said in CPUs', () => {
-  const quotas = ['max 100000', '50000 100000', '-1', '-1 100000', '150000\n 100000\n', '', '0 0'];
-  assert.deepEqual(quotas.map(parseQuota), [null, 0.5, null, null, 1.5, null, null]);
+test('limits are said in bytes, CPUs and processes, whatever version of cgroups has them', () => {
+  const directory = mkdtempSync(join(tmpdir(), 'barehand-limits-'));
+  after(() => rmSync(directory, { recursive: true }));
+  const limitsOf = (version: 1 | 2, files: Record<string, string>) => {
+    for (const [file, text] of Object.entries(files)) writeFileSync(join(directory, file), `${text}\n`);
+    const place = { version, directory };
+    return Object.values(readLimits({ memory: place, cpu: place, pids: place }));
+  };
+  const v1 = (memory: string, quota: string, pids: string) =>
+    limitsOf(1, {
+      'memory.limit_in_bytes': memory,
+      'cpu.cfs_quota_us': quota,
+      'cpu.cfs_period_us': '100000',
+      'pids.max': pids,
+    });
+  const v2 = (memory: string, cpu: string, pids: string) =>
+    limitsOf(2, { 'memory.max': memory, 'cpu.max': cpu, 'pids.max': pids });
+  assert.deepEqual(v1('9223372036854771712', '-1', 'max'), [null, null, null]);
+  assert.deepEqual(v1('1048576', '150000', '20'), [1048576, 1.5, 20]);
+  assert.deepEqual(v2('max', 'max 100000', 'max'), [null, null, null]);
+  assert.deepEqual(v2('4096', '50000 100000', '1'), [4096, 0.5, 1]);
+  assert.deepEqual(readLimits({}), { memoryBytes: null, cpus: null, pids: null });
 });
 
 test('a container of ours is shown with all there is to know', container, async () => {

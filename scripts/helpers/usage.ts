@@ -3,15 +3,18 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
+  amount,
   cgroupDirectory,
   cgroupPath,
   findHierarchy,
   type Hierarchy,
+  type LimitName,
   memoryFiles,
   ownCgroup,
   pathOf,
   readBytes,
   readHierarchies,
+  readLimit,
 } from './cgroup.ts';
 import { type Container, heldContainer } from './containers.ts';
 import { attempt, readProc, readProcess, type Table } from './proc.ts';
@@ -129,12 +132,6 @@ export function numberOf(text: string | undefined, key: string): number | undefi
   return found === undefined ? undefined : Number(found);
 }
 
-/** The quota in CPUs from `cpu.max`, or v1's cpu.cfs_quota_us and cpu.cfs_period_us with a space between. */
-export function parseQuota(text: string): number | null {
-  const [quota = Number.NaN, period = Number.NaN] = text.trim().split(/\s+/).map(Number);
-  return quota > 0 && period > 0 ? quota / period : null;
-}
-
 /** Bytes over all devices, from `io.stat` or v1's blkio.throttle.io_service_bytes. */
 export function parseIo(text: string): { readBytes: number; writeBytes: number } {
   const sum = (pattern: RegExp) =>
@@ -147,14 +144,11 @@ export function parseIo(text: string): { readBytes: number; writeBytes: number }
 
 /** The limits of a container's own cgroups. */
 export function readLimits({ memory, cpu, pids }: Places): Limits {
-  let quota = cpu && read(cpu.directory, cpu.version === 2 ? 'cpu.max' : 'cpu.cfs_quota_us');
-  // v1 has the period in a file of its own, and -1 for no quota
-  if (cpu?.version === 1 && Number(quota) > 0) quota += ` ${read(cpu.directory, 'cpu.cfs_period_us')}`;
-  return {
-    memoryBytes: (memory && readBytes(join(memory.directory, memoryFiles[memory.version].limit))) ?? null,
-    cpus: parseQuota(quota ?? ''),
-    pids: Number.parseInt((pids && read(pids.directory, 'pids.max')) ?? '', 10) || null,
+  const limit = (place: Places[Resource], name: LimitName) => {
+    const [setting] = place ? readLimit(name, place.version, place.directory) : [];
+    return (place && setting && amount(place.version, setting)) ?? null;
   };
+  return { memoryBytes: limit(memory, 'memory'), cpus: limit(cpu, 'cpu'), pids: limit(pids, 'pids') };
 }
 
 /** The memory of a container: its cgroup's if it has one to itself, else the sum of its processes'. */
