@@ -243,13 +243,23 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
     return 0;
   }
 
+  // one that can't be found keeps none of the others alive; a word that can't be a name stops nothing
+  const find = (text: string) => {
+    try {
+      return findContainer(hierarchies, text);
+    } catch (error) {
+      if (error instanceof Failure && !(error instanceof UsageError)) return error;
+      throw error;
+    }
+  };
   const targets = all
     ? ownContainers(hierarchies)
         .flatMap((name) => attempt(() => namedContainer(hierarchies, name)) ?? [])
         .filter(({ first, cgroups }) => first ?? cgroups[0])
-    : operands.map((text) => findContainer(hierarchies, text));
+    : operands.map(find);
   if (targets.length === 0) console.error('stop: there is no container of barehand here');
-  const work = async (target: WholeContainer) => {
+  const work = async (target: WholeContainer | Failure) => {
+    if (target instanceof Failure) throw target;
     if (!pause && !resume) return stop(target, signal, timeout);
     await setFrozen(target, pause);
     return `${target.label}: ${pause ? 'paused' : 'resumed'}`;

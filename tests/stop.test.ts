@@ -153,8 +153,13 @@ test('--sweep removes what a killed launch has left, and nothing that lives', co
 test('several at once: each is told of, one failure is the exit code', container, async () => {
   const one = await start([], ['sleep', '100']);
   const two = await start([], ['sleep', '100']);
-  const { code, stdout } = await stop(one.name, two.name);
-  assert.equal(code, 0);
+  const wrong = await stop(one.name, '../web', two.name);
+  assert.deepEqual([wrong.code, wrong.stdout], [2, ''], 'a slip of the hand stops nothing');
+  const { code, stdout, stderr } = await stop(one.name, 'no-such-container', two.name);
+  assert.deepEqual(
+    [code, stderr],
+    [1, 'stop: there is no container no-such-container: ps.ts shows those there are\n'],
+  );
   assert.deepEqual(
     stdout.split('\n').map((line) => line.split(':')[0]),
     [one.name, two.name, ''],
