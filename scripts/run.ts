@@ -72,8 +72,8 @@ EXAMPLES
   run.ts --dry-run rootfs/host | less           what would be done
 
 CHANGES
-  A cgroup barehand/NAME in each hierarchy, for as long as the container lives; not for users without root. Mounts
-  are made in a mount namespace of its own and are never seen by the host. In ROOTFS, the directories proc, sys and
+  A cgroup barehand/NAME in each hierarchy, for as long as the container lives; for users without root only if there
+  are limits, in a cgroup that is delegated to them. Mounts are made in a mount namespace of its own and are never seen by the host. In ROOTFS, the directories proc, sys and
   dev and what is mounted on are made where they are missing, and what COMMAND writes stays, but for --ephemeral.
   -d keeps output and exit status in /run/barehand/NAME, or $XDG_RUNTIME_DIR/barehand/NAME.
 
@@ -90,7 +90,7 @@ import { hostname as osHostname } from 'node:os';
 import { basename } from 'node:path';
 import { isatty } from 'node:tty';
 import { capabilities, keptCapabilities, parseCapabilities } from './helpers/capabilities.ts';
-import { type LaunchLimits, readHierarchies } from './helpers/cgroup.ts';
+import { cgroupDirectory, cgroupPath, type LaunchLimits, readHierarchies } from './helpers/cgroup.ts';
 import { Failure, kebab, main, UsageError, type Values } from './helpers/cli.ts';
 import {
   orUnlimited,
@@ -116,9 +116,11 @@ import { readImageConfig } from './helpers/image.ts';
 import { findInit, shellInit } from './helpers/init.ts';
 import { type Launch, launchProgram, namespaceFlags, planCgroups } from './helpers/launch.ts';
 import { parseNetwork, planNetwork } from './helpers/launch-network.ts';
+import { readProc } from './helpers/proc.ts';
 import { becomeShell, findInPath } from './helpers/programs.ts';
 import { defaultShell, findRootfs, findUser } from './helpers/rootfs.ts';
 
+import { delegatedTo } from './helpers/target.ts';
 import { parseCpus, parseList, parseNumber, parseSize } from './helpers/units.ts';
 import { freeNamespace, lockedBy, rootlessNamespace } from './helpers/userns.ts';
 
@@ -236,6 +238,29 @@ function planLimits(values: Values<typeof options>): LaunchLimits {
   };
 }
 
+/**
+ * The cgroups: root's at the top of every hierarchy. A user's only for limits, below one that is delegated to him, which
+ * is then as a hierarchy of its own. Throws Failure where there is none.
+ */
+function findCgroups(name: string, limits: LaunchLimits, isRoot: boolean): Launch['cgroups'] {
+  const hierarchies = readHierarchies();
+  if (isRoot) return planCgroups(hierarchies, name, limits);
+  if (!Object.values(limits).some(isGiven)) return undefined;
+  const text = readProc(process.pid, 'cgroup') ?? '';
+  let leave: string | undefined;
+  const delegated = hierarchies.flatMap((hierarchy) => {
+    const origin = cgroupDirectory(hierarchy, cgroupPath(text, hierarchy) ?? '');
+    const base = origin && delegatedTo(hierarchy, origin, new Set([process.pid]));
+    if (base && base === origin && hierarchy.version === 2) leave = base;
+    return base ? [{ ...hierarchy, mountPoint: base }] : [];
+  });
+  if (delegated.length === 0)
+    throw new Failure(
+      'cannot limit a container without root, unless a cgroup is delegated to you: sudo run.ts ..., or systemd-run --user --scope -p Delegate=yes run.ts ...',
+    );
+  return { ...planCgroups(delegated, name, limits), lock: undefined, leave };
+}
+
 /** Options and facts become a launch. Throws UsageError for options that contradict each other. */
 async function planLaunch(
   values: Values<typeof options>,
@@ -259,8 +284,6 @@ async function planLaunch(
   if (!isRoot && !(isolate.has('mount') && isolate.has('pid')))
     throw new UsageError('without root --isolate must have mount and pid');
   const limits = planLimits(values);
-  if (!isRoot && Object.values(limits).some(isGiven))
-    throw new Failure('cannot limit a container without root, who alone may make a cgroup: sudo run.ts ...');
   const user = findUser(rootfs, values.user ?? (isolate.has('mount') ? image.user : undefined) ?? '0');
   if (userNamespace?.single && (user.uid !== 0 || user.gid !== 0))
     throw new Failure(
@@ -333,7 +356,7 @@ async function planLaunch(
       values.privileged || security.seccomp === false
         ? undefined
         : planSeccomp(kept, isolate.has('mount') && !security.newPrivileges),
-    cgroups: isRoot ? planCgroups(readHierarchies(), name, limits) : undefined,
+    cgroups: findCgroups(name, limits, isRoot),
     runDirectory: notesFolder(name),
     detached: values.detach ? { logBytes: values.logSize ?? 1024 * 1024 } : undefined,
     stopSignal: values.stopSignal ?? (image.stopSignal && parseSignal(image.stopSignal)),

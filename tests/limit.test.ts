@@ -40,7 +40,7 @@ import { cpuSettings } from '../scripts/limit-cpu.ts';
 import { memorySettings } from '../scripts/limit-memory.ts';
 import { container, makeBundle } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
-import { call, execute, script, until } from './helpers/script.ts';
+import { call, execute, rootfs, script, until } from './helpers/script.ts';
 import {
   cgroupIn,
   enable,
@@ -568,6 +568,47 @@ test('a user without root limits what is in a cgroup that was delegated to him',
   assert.match(
     sentence.stderr,
     /^limit-pids: needs root, or a cgroup that is delegated to you: sudo, or start \d+ with systemd-run .*\n$/,
+  );
+});
+
+test('run.ts without root limits a container where a cgroup was delegated, and says so where none was', {
+  skip: pidsSkip || needs('user-namespaces'),
+}, async () => {
+  const uid = 65_533;
+  const { top, leaf } = delegate(`test-${process.pid}-delegated-run`, uid);
+  const own = join(folder, 'own');
+  mkdirSync(own);
+  await execute(['cp', '-a', rootfs, join(own, 'root')]);
+  await execute(['chown', '-R', `${uid}:${uid}`, own]);
+  const program = 'for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do sleep 5 & done; echo all';
+  const run = (cgroup: string) =>
+    execute(
+      [
+        ...['sh', '-c', `echo $$ >${cgroup}/cgroup.procs; exec "$@"`, 'run', 'setpriv', `--reuid=${uid}`],
+        ...[`--regid=${uid}`, '--clear-groups', process.execPath, '--', script('run'), '--pids-limit', '10'],
+        ...[join(own, 'root'), 'sh', '-c', program],
+      ],
+      { env: { ...process.env, XDG_RUNTIME_DIR: own } },
+    );
+  // in a cgroup below what was delegated, and in that itself
+  for (const cgroup of [leaf, top]) {
+    if (cgroup === top && pids.version === 2) writeFileSync(join(top, 'cgroup.subtree_control'), '-pids');
+    const { stderr } = await run(cgroup);
+    assert.match(stderr, /[Cc]annot fork/, cgroup);
+    assert.deepEqual(
+      existsSync(join(top, 'barehand'))
+        ? readdirSync(join(top, 'barehand')).filter((name) => name.startsWith('root'))
+        : [],
+      [],
+    );
+  }
+  const outside = await run(pids.mountPoint);
+  assert.deepEqual(
+    [outside.code, outside.stderr],
+    [
+      125,
+      'run: cannot limit a container without root, unless a cgroup is delegated to you: sudo run.ts ..., or systemd-run --user --scope -p Delegate=yes run.ts ...\n',
+    ],
   );
 });
 

@@ -401,7 +401,9 @@ export function limitWrites(
     const { controller } = limits[limit];
     const hierarchy = findHierarchy(hierarchies, controller);
     if (!hierarchy)
-      throw new Failure(`cannot limit ${controller}: this host has no such controller, cgroups(7)`);
+      throw new Failure(
+        `cannot limit ${controller}: this host has no such controller${process.getuid?.() === 0 ? '' : ' that is delegated to you'}, cgroups(7)`,
+      );
     const directory = join(hierarchy.mountPoint, parent, name);
     const text = value === Infinity ? noLimit(limit, hierarchy.version, directory) : String(value);
     return settingWrites(directory, hierarchy.version, { limit, text, ...(device && { device }) });

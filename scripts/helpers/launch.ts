@@ -87,8 +87,10 @@ export interface Connection {
 
 /** Directories and values of the container's cgroups; every directory is `…/barehand/NAME` in one hierarchy. */
 export interface CgroupPlan {
-  /** the mount point whose lock guards the names */
-  lock: string;
+  /** the mount point whose lock guards the names; undefined: a user's, whose names are guarded elsewhere */
+  lock: string | undefined;
+  /** whose processes have to go elsewhere first: a v2 cgroup that hands on controllers can't have any of its own */
+  leave: string | undefined;
   directories: string[];
   /** file and value, written in this order before the container joins */
   before: [file: string, value: string][];
@@ -122,6 +124,7 @@ export function planCgroups(hierarchies: Hierarchy[], name: string, limits: Laun
   const ordered = [first, ...hierarchies.filter((hierarchy) => hierarchy !== first)];
   return {
     lock,
+    leave: undefined,
     directories: ordered.map(({ mountPoint }) => join(mountPoint, parent, name)),
     before,
     version: first.version,
@@ -287,7 +290,7 @@ export PATH LC_ALL SHELL rootfs base fstab hold drop release start cgroups`,
 
   function body(launch: Launch): string {
     return [
-      cgroups ? takeName(launch, cgroups) : (detached || stopSignal) && takeDirectory,
+      cgroups?.lock ? takeName(launch, cgroups.lock) : takeOwn(launch),
       stopSignal && `echo ${stopSignal} >"$runDirectory/stop-signal" || exit 125`,
       ...(cgroups?.before.map(([file, value]) => `echo ${quote(value)} >${quote(file)} || exit 125`) ?? []),
       pipes(detached !== undefined),
@@ -301,14 +304,14 @@ export PATH LC_ALL SHELL rootfs base fstab hold drop release start cgroups`,
       connection &&
         `# its network; without one it is not released\n${connection.attach}\n[ "$network" ] || giveUp`,
       `# a signal for this shell is meant for the command\n${signalHandlers(isolate.has('pid'), detached !== undefined)}`,
-      detached && !cgroups && notePid,
+      detached && !cgroups?.lock && notePid,
       '# release, and wait; a signal ends wait early',
       'echo >&8; exec 8>&-',
-      detached && keepLog(detached.logBytes, cgroups !== undefined),
+      detached && keepLog(detached.logBytes, cgroups?.lock !== undefined),
       `while :; do
   wait "$child"; code=$?
   kill -0 "$child" 2>/dev/null || break
-done${connection && !cgroups ? `\n${connection.leave}` : ''}
+done${connection && !cgroups?.lock ? `\n${connection.leave}` : ''}
 # unshare(1) before 2.40 takes a SIGKILL of its child for a failure of its own
 read -r said <&7 && case $said in *sigprocmask*) code=137;; *) echo "run: $said" >&2;; esac`,
       detached ? 'echo "${status:-$code}" >"$runDirectory/status"' : 'exit "${status:-$code}"',
@@ -335,15 +338,12 @@ const hierarchies = ({ directories }: CgroupPlan, name: string) =>
   directories.map((directory) => directory.slice(0, -name.length - 1));
 
 /** Takes the name, and sees to it that it is given back. */
-function takeName(
-  { detached, stopSignal, runDirectory, name, connection }: Launch,
-  cgroups: CgroupPlan,
-): string {
+function takeName({ detached, stopSignal, runDirectory, name, connection }: Launch, lock: string): string {
   const directory = quote(runDirectory);
   const notes = detached || stopSignal ? `mkdir -p ${directory} || exit 125\n` : '';
   return `
 # take the name, under a lock; on the way sweep up what killed launches have left: cgroups without a process
-exec 9<${quote(cgroups.lock)}; flock 9 || exit 125
+exec 9<${quote(lock)}; flock 9 || exit 125
 for leftover in $first/*/; do
   leftover=\${leftover%/}
   case $leftover in */pid-* | */\\*) continue;; esac   # pid-N is limit-memory's
@@ -356,7 +356,7 @@ fi
 mkdir -p $cgroups || exit 125
 [ ! -d ${directory} ] || rm -rf ${directory}   # what is left of an earlier ${name}
 ${notes}sweep() {
-${connection ? `  ${connection.leave}\n` : ''}  exec 9<${quote(cgroups.lock)}; flock 9
+${connection ? `  ${connection.leave}\n` : ''}  exec 9<${quote(lock)}; flock 9
   for try in 1 2 3 4 5 6 7 8 9 10; do
     # whatever is still in there: what a command without a PID namespace has left running, or what others put in
     while read -r left; do kill -KILL "$left"; done <"$first/$name/cgroup.procs"
@@ -368,11 +368,43 @@ ${detached || stopSignal ? '  [ "$kept" ] || rm -r "$runDirectory"\n' : ''}}
 trap sweep EXIT`;
 }
 
-/** Without cgroups the lock on the directory is what shows that the name is in use. */
-const takeDirectory = `
-mkdir -p "$runDirectory" || exit 125
-exec 9<"$runDirectory"; flock --nonblock 9 || fail "the name $name is in use: choose another --name"
-rm -f "$runDirectory"/*; trap '[ "$kept" ] || rm -r "$runDirectory"' EXIT`;
+/** The same for a user, who may have no cgroups: the lock on the directory is what shows that the name is in use. */
+function takeOwn({ detached, stopSignal, cgroups }: Launch): string {
+  const notes = detached || stopSignal;
+  const lines: string[] = [];
+  if (notes)
+    lines.push(
+      'mkdir -p "$runDirectory" || exit 125',
+      'exec 9<"$runDirectory"; flock --nonblock 9 || fail "the name $name is in use: choose another --name"',
+      'rm -f "$runDirectory"/*',
+    );
+  if (cgroups)
+    lines.push(
+      '# cgroups below one that is delegated to this user, cgroups(7). An empty one is what a killed launch has left',
+      'for cgroup in $cgroups; do',
+      '  rmdir "$cgroup" 2>/dev/null; [ ! -d "$cgroup" ] || fail "the name $name is in use: choose another --name"',
+      '  mkdir -p "${cgroup%/*}" && mkdir "$cgroup" || exit 125',
+      'done',
+    );
+  if (cgroups?.leave)
+    lines.push(
+      `mkdir -p "$first/launch-$$"`,
+      `while read -r process; do echo "$process" >"$first/launch-$$/cgroup.procs"; done <${quote(`${cgroups.leave}/cgroup.procs`)}`,
+    );
+  if (notes || cgroups)
+    lines.push(
+      'sweep() {',
+      ...(cgroups
+        ? [
+            '  for try in 1 2 3 4 5 6 7 8 9 10; do rmdir $cgroups $others $first 2>/dev/null; [ -d "$first/$name" ] || break; sleep 0.1; done',
+          ]
+        : []),
+      ...(notes ? ['  [ "$kept" ] || rm -r "$runDirectory"'] : []),
+      '}',
+      'trap sweep EXIT',
+    );
+  return lines.length > 0 ? `\n${lines.join('\n')}` : '';
+}
 
 /** The pipes between the launching shell and PID 1, and that of a detached container's output. */
 const pipes = (detached: boolean) => `
@@ -409,7 +441,7 @@ export holder`;
 
 /** Starts it: with a terminal on a pseudo-terminal of its own, pty(7), else without any. */
 function hold({ detached, cgroups }: Launch): string {
-  const close = `exec 3<&- 4<&- 6>&-${cgroups ? ' 9<&-' : ''}`;
+  const close = `exec 3<&- 4<&- 6>&-${cgroups?.lock ? ' 9<&-' : ''}`;
   const without = 'console= sent= session="setsid --wait"; export console session';
   if (detached)
     return `

@@ -167,7 +167,11 @@ const isWritable = (file: string) => attempt(() => accessSync(file, constants.W_
  * The cgroup below which a user may make some for the processes `members` of the cgroup `origin`: for root the top of
  * the hierarchy; for others the next one that was delegated to them and has no processes but these, cgroups(7).
  */
-function delegatedTo({ mountPoint }: Hierarchy, origin: string, members: Set<number>): string | undefined {
+export function delegatedTo(
+  { mountPoint }: Hierarchy,
+  origin: string,
+  members: Set<number>,
+): string | undefined {
   if (process.getuid?.() === 0) return mountPoint;
   for (let at = origin; at.startsWith(mountPoint); at = dirname(at)) {
     const procs = join(at, 'cgroup.procs');
