@@ -8,7 +8,7 @@ import { findInPath, runProgram } from './programs.ts';
 
 /** A chain that sees forwarded packets, as `nft list ruleset` or `iptables-save` has it. */
 interface Chain {
-  kind: 'nft' | 'iptables';
+  kind: 'nft' | 'iptables' | 'iptables-legacy';
   family: string;
   table: string;
   name: string;
@@ -55,16 +55,17 @@ export function advice(bridge: string, chains: Chain[], all: string): string[] {
   const families = [...new Set(chains.map(({ family, name }) => `${family} ${name}`))];
   if (families.length === 0) return [];
   const commandsFor = ({ kind, family, table, name }: Chain): [owner: string, commands: string[]] => {
-    const iptables = family === 'ip6' ? 'ip6tables' : 'iptables';
+    const iptables = family === 'ip6' ? kind.replace('ip', 'ip6') : kind;
     const both = (chain: string, command = iptables) =>
       ['-i', '-o'].map((way) => `${command} -I ${chain} ${way} ${bridge} -j ACCEPT`);
-    if (kind === 'iptables' && /\bDOCKER-USER\b/.test(all) && family !== 'ip6')
+    if (kind !== 'nft' && /\bDOCKER-USER\b/.test(all) && family !== 'ip6')
       return ['Docker', both('DOCKER-USER')];
-    if (kind === 'iptables' && /\bufw6?-/.test(all))
+    if (kind !== 'nft' && /\bufw6?-/.test(all))
       return ['ufw', ['in', 'out'].map((way) => `ufw route allow ${way} on ${bridge}`)];
     if (table === 'firewalld')
       return ['firewalld', [`firewall-cmd --zone=trusted --add-interface=${bridge}`]];
-    if (kind === 'iptables') return ['iptables', both('FORWARD')];
+    // what the other flavour of iptables(8) accepts is dropped all the same
+    if (kind !== 'nft') return [kind, both('FORWARD')];
     return [
       `nft's table ${family} ${table}`,
       ['iifname', 'oifname'].map(
@@ -108,7 +109,7 @@ export async function firewallAdvice(bridge: string, firewall: Firewall, rules: 
   for (const [command, text] of legacy)
     if (firewall === 'nft' && legacyDrops(text))
       chains.push({
-        kind: 'iptables',
+        kind: 'iptables-legacy',
         family: command.startsWith('ip6') ? 'ip6' : 'ip',
         table: 'filter',
         name: 'FORWARD',
