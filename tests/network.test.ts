@@ -12,6 +12,7 @@ import {
   done,
   endAll,
   enter,
+  flavours,
   folder,
   host,
   inside,
@@ -27,6 +28,7 @@ import {
   slow,
   snapshot,
   start,
+  withIptables,
 } from './helpers/network-lab.ts';
 import { execute, rootfs, script, top, until } from './helpers/script.ts';
 
@@ -354,7 +356,7 @@ test('limit: so much and no more, each way', { skip: skip || needs('iperf3', 'tc
   for (const pid of [one, other]) await done('detach', String(pid));
 });
 
-test('a firewall that drops what is forwarded is named, with the command that mends it', slow, async () => {
+test('a firewall that drops what is forwarded is named, with the command that mends it', lab, async () => {
   const clean = await snapshot();
   const one = await container();
   const program = 'ping -c 1 -W 1 203.0.113.1';
@@ -364,16 +366,16 @@ test('a firewall that drops what is forwarded is named, with the command that me
       /nft's table inet wall drops/,
       'nft delete table inet wall',
     ],
-    ...(needs('iptables')
-      ? []
-      : ([
-          [
-            'iptables -N DOCKER-USER; iptables -A DOCKER-USER -j RETURN; iptables -A FORWARD -j DOCKER-USER; iptables -P FORWARD DROP',
-            /Docker drops/,
-            'iptables -P FORWARD ACCEPT; iptables -F; iptables -X',
-          ],
-          ['iptables -A FORWARD -j REJECT', /iptables drops/, 'iptables -F'],
-        ] as [string, RegExp, string][])),
+    ...flavours
+      .filter(({ missing }) => !missing)
+      .flatMap(({ flavour: iptables }): [string, RegExp, string][] => [
+        [
+          `${iptables} -N DOCKER-USER; ${iptables} -A DOCKER-USER -j RETURN; ${iptables} -A FORWARD -j DOCKER-USER; ${iptables} -P FORWARD DROP`,
+          /Docker drops/,
+          `${iptables} -P FORWARD ACCEPT; ${iptables} -F; ${iptables} -X`,
+        ],
+        [`${iptables} -A FORWARD -j REJECT`, /iptables(-legacy)? drops/, `${iptables} -F`],
+      ]),
   ];
   for (const [make, owner, unmake] of walls) {
     await sh(host, make);
@@ -458,7 +460,7 @@ test('the lines for a launch do the same from a shell of their own', slow, async
   }
 });
 
-test('what ended containers and killed calls have left is swept', slow, async () => {
+test('what ended containers and killed calls have left is swept', lab, async () => {
   const before = await snapshot();
   const one = await container();
   await done('attach', '-p', '8080:80', String(one));
@@ -525,7 +527,10 @@ test('forwarding that was on stays on, and so does what a router told', lab, asy
   same(await snapshot(), before);
 });
 
-test('without nft it is done with iptables', { skip: skip || needs('iptables') }, async () => {
+for (const { flavour, missing } of flavours)
+  test(`without nft it is done with ${flavour}`, { skip: missing }, () => withIptables(flavour, withoutNft));
+
+async function withoutNft(): Promise<void> {
   const rules = () => sh(host, 'iptables-save; ip6tables-save');
   await sh(host, 'for table in raw nat filter; do iptables -t $table -S; ip6tables -t $table -S; done');
   const before = [await snapshot(), (await rules())?.match(/^-A .*$|^:barehand.*$/gm)?.join('\n')];
@@ -564,7 +569,7 @@ test('without nft it is done with iptables', { skip: skip || needs('iptables') }
   // iptables-nft leaves tables that are empty
   const others = (text = '') => text.replace(/^table ip6? \w+ \{[\s\S]*?^\}\n/gm, '').replace(/\n+/g, '\n');
   same(others(await snapshot()), others(before[0]), tables);
-});
+}
 
 test('without root pasta carries the packets', {
   skip: needs('root', 'user-namespaces', 'pasta', 'speed'),

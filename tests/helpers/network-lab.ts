@@ -1,7 +1,7 @@
 // A laboratory for networks: a network namespace stands for the host, with a mount namespace so that its files may be
 // others; a second one is the internet. This machine's own interfaces and firewall are never touched.
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -15,6 +15,24 @@ export const skip = needs('root', 'namespaces', 'ip', 'nft', 'socat', 'ping');
 export const lab = { skip };
 /** For those that start a lot and depend little on the kernel. */
 export const slow = { skip: skip || needs('speed') };
+/** The flavours of iptables(8), each with the reason why it can't be tried on this machine. */
+export const flavours = ['iptables-nft', 'iptables-legacy'].map((flavour) => {
+  const tables = () => spawnSync('unshare', ['--net', flavour, '-t', 'nat', '-S']).status === 0;
+  return {
+    flavour,
+    missing: skip || needs('iptables', flavour) || (!tables() && `the kernel has no ${flavour}`),
+  };
+});
+/** Makes one of them the iptables of the host while `run` does. */
+export async function withIptables(flavour: string, run: () => Promise<void>): Promise<void> {
+  const file = (program: string) => `"$(readlink -f "$(command -v ${program})")"`;
+  assert.notEqual(await sh(host, `mount --bind ${file(flavour)} ${file('iptables')}`), undefined);
+  try {
+    await run();
+  } finally {
+    await sh(host, `umount ${file('iptables')}`);
+  }
+}
 export const folder = mkdtempSync(join(tmpdir(), 'barehand-network-'));
 
 const children: ChildProcess[] = [];
@@ -78,7 +96,8 @@ export async function snapshot(pid = host): Promise<string> {
     pid,
     `ip -o link | sed 's/^[0-9]*: //; s/@if[0-9]*//; s/ link-netnsid.*//'
     ip -o address | sed 's/^[0-9]*: //; s/ *valid_lft.*//'
-    ip route show table all; ip -6 route show table all; nft list ruleset; ip rule
+    ip route show table all; ip -6 route show table all; ip rule
+    nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'
     cd /proc/sys/net; grep -rs . ipv4 ipv6 | grep -v '/route/flush\\|_key\\|udp_mem\\|/neigh/.*_time\\|stat_refresh' | sort`,
   );
   assert(said);
@@ -111,9 +130,10 @@ export async function ask(pid: number, target: string): Promise<string> {
   }
   throw new Error(`no answer of ${target}`);
 }
-/** Whether a connection is refused, or lost. */
+/** Whether a connection is refused, or lost. Where the processor is emulated it takes longer to know. */
 export const isClosed = async (pid: number, target: string) =>
-  !(await sh(pid, `timeout 1 socat -t1 - ${target},connect-timeout=0.5 </dev/null`));
+  !(await sh(pid, `timeout ${patience} socat -t1 - ${target},connect-timeout=${patience / 2} </dev/null`));
+const patience = needs('speed') ? 10 : 1;
 
 const realBefore = skip
   ? ''
