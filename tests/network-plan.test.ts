@@ -110,7 +110,7 @@ test('who drops what is forwarded, and what lets it through', () => {
     told(
       chain('inet firewalld', 'filter_FORWARD', 'policy accept;\n\t\treject with icmpx admin-prohibited'),
     ).join(),
-    /^firewalld drops .*: firewall-cmd --zone=trusted --add-interface=barehand0$/,
+    /^firewalld drops .*: firewall-cmd --zone=trusted --add-interface=barehand0; firewall-cmd --permanent --zone=trusted --add-interface=barehand0$/,
   );
   assert.match(
     told(chain('inet filter', 'forward', 'policy drop;')).join(),

@@ -62,8 +62,11 @@ export function advice(bridge: string, chains: Chain[], all: string): string[] {
       return ['Docker', both('DOCKER-USER')];
     if (kind !== 'nft' && /\bufw6?-/.test(all))
       return ['ufw', ['in', 'out'].map((way) => `ufw route allow ${way} on ${bridge}`)];
-    if (table === 'firewalld')
-      return ['firewalld', [`firewall-cmd --zone=trusted --add-interface=${bridge}`]];
+    if (table === 'firewalld') {
+      // for now, and for after the next --reload, which forgets what was for now only: firewall-cmd(1)
+      const ways = ['firewall-cmd', 'firewall-cmd --permanent'];
+      return ['firewalld', ways.map((command) => `${command} --zone=trusted --add-interface=${bridge}`)];
+    }
     // what the other flavour of iptables(8) accepts is dropped all the same
     if (kind !== 'nft') return [kind, both('FORWARD')];
     return [
