@@ -17,11 +17,11 @@ export const lab = { skip };
 export const slow = { skip: skip || needs('speed') };
 /** The flavours of iptables(8), each with the reason why it can't be tried on this machine. */
 export const flavours = ['iptables-nft', 'iptables-legacy'].map((flavour) => {
-  const tables = () => spawnSync('unshare', ['--net', flavour, '-t', 'nat', '-S']).status === 0;
-  return {
-    flavour,
-    missing: skip || needs('iptables', flavour) || (!tables() && `the kernel has no ${flavour}`),
-  };
+  // this also loads what iptables-legacy would look for in files that the host may have others of
+  const works = (command: string) => spawnSync('unshare', ['--net', command, '-t', 'nat', '-S']).status === 0;
+  const missing = skip || needs('iptables', flavour);
+  const hasTables = !missing && [flavour, flavour.replace('ip', 'ip6')].every(works);
+  return { flavour, missing: missing || (!hasTables && `needs a kernel with ${flavour}`) };
 });
 /** Makes one of them the iptables of the host while `run` does. */
 export async function withIptables(flavour: string, run: () => Promise<void>): Promise<void> {
