@@ -224,6 +224,9 @@ test('a hostile root file system leads to no file of the host', {
     'rm -f etc/hosts etc/resolv.conf; mkfifo etc/hosts etc/resolv.conf',
     'rm -rf etc/hosts etc/resolv.conf; mkdir etc/hosts etc/resolv.conf',
     'rm -rf etc',
+    // without an end, or so long that they would fill this machine's memory
+    'for name in hosts resolv.conf; do : >etc/$name; mount --bind /dev/urandom etc/$name; done',
+    'truncate -s 4G etc/hosts etc/resolv.conf',
   ];
   for (const shape of shapes) {
     const { pid: holder = 0 } = start([

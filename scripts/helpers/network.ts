@@ -305,7 +305,11 @@ etc() {
   cd -P "/proc/$1/root" && [ "$(stat -c %d:%i .)" != "$(stat -L -c %d:%i /)" ] &&
   folder=$(stat -c %d:%i ./etc) && cd -P ./etc && [ "$(stat -c %d:%i .)" = "$folder" ]
 } 2>/dev/null
-get() { [ ! -e "./$1" ] || dd if="./$1" iflag=nofollow,nonblock status=none; }
+# nor from a device that has no end, or what would fill this host's memory
+get() {
+  [ ! -e "./$1" ] || { [ -f "./$1" ] && [ "$(stat -c %s "./$1")" -le 1048576 ] &&
+  dd if="./$1" iflag=nofollow,nonblock bs=1M count=1 status=none; }
+}
 put() { dd of="./$1" oflag=nofollow,nonblock status=none; }
 # writes the names of all on a bridge into the /etc/hosts of each: the lines that end with its name are ours
 names() {
