@@ -188,14 +188,15 @@ function checkPorts(ports: Port[], internal: boolean): void {
 }
 
 async function attach(text: string, values: Values<typeof options>): Promise<void> {
-  const { pid, name } = findNetwork(text);
+  const target = findNetwork(text);
+  const { pid } = target;
   if (process.getuid?.() !== 0) return attachRootless(pid, text, values.publish, values.dryRun);
   const bridge = values.bridge ?? defaultBridge;
   const network = await readNetwork({ ...values, bridge });
   checkPorts(values.publish, network.internal);
   const noFiles = values.noFiles || hasHostRoot(pid);
   const wanted = { ip: values.ip, isolated: values.isolated, ports: values.publish, noFiles };
-  const program = attachProgram(network, wanted, values.name ?? name, pid);
+  const program = attachProgram(network, wanted, { ...target, name: values.name ?? target.name });
   if (values.dryRun) {
     process.stdout.write(program);
     return;

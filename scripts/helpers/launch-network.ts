@@ -5,7 +5,7 @@ import { Failure, UsageError } from './cli.ts';
 import type { Text } from './furnish.ts';
 import type { Connection, Launch } from './launch.ts';
 import type { Port } from './network-rules.ts';
-import { attempt, namespaceInode } from './proc.ts';
+import { attempt } from './proc.ts';
 
 /** What --network says: `target` is a name or PID. */
 export type NetworkChoice = { kind: 'host' | 'none' | 'bridge' } | { kind: 'container'; target: string };
@@ -75,8 +75,8 @@ export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork>
     if (!isRoot)
       throw new Failure('--network container:NAME needs root: the other has another user namespace');
     const { findNetwork, hasHostRoot } = await import('./network.ts');
-    const { pid } = findNetwork(choice.target);
-    const joins = { pid, label: choice.target, inode: namespaceInode(pid, 'net') as number };
+    const { pid, inode } = findNetwork(choice.target);
+    const joins = { pid, inode, label: choice.target };
     if (!hasFiles || hasHostRoot(pid)) return { ...plain, joins };
     const its = readEtc(pid, 'hosts');
     const resolv = nameservers.length > 0 ? nameservers.join('\n') : readEtc(pid, 'resolv.conf');

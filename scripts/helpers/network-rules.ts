@@ -37,6 +37,8 @@ rules() { nft list ruleset 2>/dev/null; }   # it warns of those that iptables-nf
 tables() { rules | sed -n 's/^table inet barehand-\\(.*\\) {$/\\1/p'; }
 forget() { nft delete table inet "barehand-$1" 2>/dev/null || :; }`
     : `# the firewall: each bridge has chains, and each container with published ports; ours begin with barehand-
+iptables() { command iptables -w "$@"; }   # somebody else's call may have the lock
+ip6tables() { command ip6tables -w "$@"; }
 rules() { iptables-save; [ ! -d /proc/sys/net/ipv6 ] || ip6tables-save; } 2>/dev/null
 tables() { rules | sed -n 's/^:barehand-\\([^ ]*\\) .*/\\1/p' | sort -u; }
 forget() {
@@ -99,7 +101,7 @@ function iptablesProgram({ bridge, subnet, subnet6, internal }: BridgeRules): st
     filter: string[],
     note = '',
   ) =>
-    `${command}-restore --noflush <<END
+    `${command}-restore -w --noflush <<END
 *raw
 :${chain} - [0:0]
 -I PREROUTING -j ${chain}

@@ -460,6 +460,7 @@ exec 4<"/proc/$pid/ns/net"   # whoever gets this PID later has another
 inode=$(readlink /proc/self/fd/4); inode=\${inode#net:\\[}; inode=\${inode%]}
 halves >/dev/null || :
 [ "net:[$inode]" != "$(readlink /proc/self/ns/net)" ] || fail "$name has the host's network"
+[ "\${seen:-$inode}" = "$inode" ] || fail "$name has ended"
 link=bh$inode; number=0
 while ip link show dev "$link" >/dev/null 2>&1; do number=$((number + 1)); link=bh$inode-$number; done
 [ "$number" = 0 ] || ! members ${bridge} | grep -q "^bh$inode[- ]" || fail "$name is on ${bridge} already"
@@ -530,8 +531,8 @@ ${attachFunction(network, wanted)}
 }
 
 /** A shell program that attaches a process to a network; `--dry-run` prints it. */
-export function attachProgram(network: Network, wanted: Wanted, name: string, pid: number): string {
-  return `pid=${pid} name=${quote(name)}
+export function attachProgram(network: Network, wanted: Wanted, { name, pid, inode }: NetworkTarget): string {
+  return `pid=${pid} name=${quote(name)} seen=${inode}
 ${shared(network.firewall)}
 ${attachFunction(network, wanted)}
 attach
@@ -589,6 +590,8 @@ export const hasHostRoot = (pid: number) => {
 export interface NetworkTarget {
   pid: number;
   name: string;
+  /** of its network namespace */
+  inode: number;
 }
 
 /** Finds the process whose network namespace is meant. Throws Failure where it is the host's. */
@@ -623,5 +626,5 @@ export function findNetwork(text: string): NetworkTarget {
     throw new Failure(
       `${text} has the host's network: start it with run.ts --network none, or unshare --net`,
     );
-  return { pid, name };
+  return { pid, name, inode };
 }
