@@ -1,9 +1,9 @@
 #!/bin/bash
 # Throughput between two containers on a bridge of network.ts's beside the same pair made by hand with ip(8), and how
-# long attach takes beside the plain commands. All in a network namespace that stands for the host.
+# long attach takes beside the plain commands and podman. All in a network namespace that stands for the host.
 #
-#   bench/network.sh [RUNS]    10 by default. Throughput is the best of all runs, taken in turns, since what else runs on
-#                              the machine only lowers it; times are medians
+#   bench/network.sh [RUNS]    10 by default. Both pairs are measured in turns, each first every other time; all figures
+#                              are medians, that of the ratio is over the runs
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/.."
 if [ -z "${BENCH_INSIDE:-}" ]; then
@@ -54,18 +54,22 @@ serverOf "$other"
 serverOf "$fourth"
 sleep 0.5
 throughput() { # PID ADDRESS: Gbit/s
-  nsenter --target "$1" --net iperf3 -c "$2" -t 1 -O 0.2 -J | awk '/"sum_received"/ { found = 1 } found && /bits_per_second/ { gsub(/[^0-9.e+]/, "", $2); printf "%.2f\n", $2 / 1e9; exit }'
+  nsenter --target "$1" --net iperf3 -c "$2" -t 2 -O 0.3 -J | awk '/"sum_received"/ { found = 1 } found && /bits_per_second/ { gsub(/[^0-9.e+]/, "", $2); printf "%.2f\n", $2 / 1e9; exit }'
 }
-hand=() ours=()
-for _ in $(seq "$runs"); do
-  hand+=("$(throughput "$one" 10.99.0.3)")
-  ours+=("$(throughput "$third" 10.88.0.3)")
+hand=() ours=() ratios=()
+for run in $(seq "$runs"); do
+  for whose in $([ $((run % 2)) = 0 ] && echo hand ours || echo ours hand); do
+    case $whose in
+      hand) hand+=("$(throughput "$one" 10.99.0.3)") ;;
+      ours) ours+=("$(throughput "$third" 10.88.0.3)") ;;
+    esac
+  done
+  ratios+=("$(awk -v a="${ours[-1]}" -v b="${hand[-1]}" 'BEGIN { printf "%.2f", a / b }')")
 done
-byHand=$(printf '%s\n' "${hand[@]}" | sort -g | tail -n 1)
-byUs=$(printf '%s\n' "${ours[@]}" | sort -g | tail -n 1)
-printf '%-44s %8s\n' 'between two containers, best' 'Gbit/s'
-printf '%-44s %8s\n' 'ip(8) by hand' "$byHand" 'network.mjs' "$byUs"
-awk -v a="$byUs" -v b="$byHand" 'BEGIN { printf "%-44s %8.2f\n\n", "ratio", a / b }'
+printf '%-44s %8s\n' 'between two containers, medians' 'Gbit/s' \
+  'ip(8) by hand' "$(printf '%s\n' "${hand[@]}" | median)" 'network.mjs' "$(printf '%s\n' "${ours[@]}" | median)" \
+  'ratio' "$(printf '%s\n' "${ratios[@]}" | median)"
+printf '%-44s %8s\n\n' 'ratios, from and to' "$(printf '%s\n' "${ratios[@]}" | sort -g | sed -n '1p;$p' | tr '\n' ' ')"
 
 hand=() ours=() programs=()
 for number in $(seq 10 $((9 + 2 * runs))); do
@@ -77,3 +81,23 @@ printf '%-44s %8s\n' 'attach to a bridge that is there, medians' ms
 printf '%-44s %8s\n' 'ip(8) by hand' "$(printf '%s\n' "${hand[@]}" | median)" \
   'its shell program, with address and names' "$(printf '%s\n' "${programs[@]}" | median)" \
   'network.mjs attach' "$(printf '%s\n' "${ours[@]}" | median)"
+
+# podman's own way: a second network for containers that run, whose bridge is there after the first
+command -v podman >/dev/null && [ -x /usr/lib/podman/netavark ] || exit 0
+mount -t tmpfs tmpfs /run
+mkdir -p /run/lock /var/lib/containers
+mount -t tmpfs tmpfs /var/lib/containers
+printf '[network]\nnetwork_backend = "netavark"\n[engine]\nevents_logger = "none"\n' >/run/containers.conf
+export CONTAINERS_CONF=/run/containers.conf
+podman() { command podman --runtime runc --cgroup-manager cgroupfs --network-config-dir /run/networks "$@"; }
+podman network create one >/dev/null
+podman network create other >/dev/null
+names=() times=()
+trap 'podman rm -f -t 0 "${names[@]}" >/dev/null 2>&1; rmdir /sys/fs/cgroup/*/barehand-bench/{conmon,} /sys/fs/cgroup/barehand-bench/{conmon,} 2>/dev/null; kill "${pids[@]}" 2>/dev/null || :' EXIT
+for number in $(seq $((runs + 1))); do
+  names+=("c$number")
+  podman run -d --name "c$number" --cgroup-parent /barehand-bench --ulimit nofile=1024:1024 --ulimit nproc=1000:1000 \
+    --network one --rootfs "$PWD/rootfs/host" sleep 1000 >/dev/null 2>&1 || { echo "podman runs nothing here" >&2; exit 0; }
+  times+=("$(milliseconds podman network connect other "c$number")")
+done
+printf '%-44s %8s\n' 'podman network connect' "$(printf '%s\n' "${times[@]:1}" | median)"

@@ -38,7 +38,7 @@ test('addresses are read and written as people do', () => {
     assert.equal(parseSubnet(text), undefined, text);
 });
 
-test('a subnet that is free overlaps with none in use', () => {
+test('a subnet that is free overlaps with none in use', async () => {
   const free = (...used: string[]) => formatSubnet(freeSubnet(used.map(subnet)) as Subnet);
   assert.equal(free('192.168.1.0/24', '0.0.0.0/32'), '10.88.0.0/16');
   assert.equal(free('10.88.7.0/24', '10.89.0.1'), '10.90.0.0/16');
@@ -46,10 +46,10 @@ test('a subnet that is free overlaps with none in use', () => {
   assert.equal(free('10.0.0.0/8', '172.16.0.0/12'), '192.168.255.0/24');
   assert.equal(freeSubnet([subnet('0.0.0.0/0')]), undefined);
   assert.equal(overlap(subnet('10.0.0.0/8'), subnet('fd00::/8')), false);
-  const local = localSubnet('a host and a bridge');
+  const local = await localSubnet('a host and a bridge');
   assert.match(formatSubnet(local), /^fd[\da-f]{2}:[\da-f]{1,4}:[\da-f]{1,4}::\/64$/);
-  assert.deepEqual(localSubnet('a host and a bridge'), local);
-  assert.notDeepEqual(localSubnet('another'), local);
+  assert.deepEqual(await localSubnet('a host and a bridge'), local);
+  assert.notDeepEqual(await localSubnet('another'), local);
 });
 
 test('ports and rates', () => {

@@ -1,5 +1,4 @@
 // IP addresses and subnets: reading them, telling which overlap, choosing one that is free.
-import { createHash } from 'node:crypto';
 import { isIPv4, isIPv6 } from 'node:net';
 
 /** A subnet: the number that its first address is, and how many bits all its addresses have in common. */
@@ -87,7 +86,8 @@ export const freeSubnet = (used: Subnet[]) =>
  * A private IPv6 subnet that is nobody else's in all likelihood, RFC 4193: 40 bits made of what is particular to this
  * host and bridge, so that it is the same each time.
  */
-export function localSubnet(seed: string): Subnet {
+export async function localSubnet(seed: string): Promise<Subnet> {
+  const { createHash } = await import('node:crypto'); // not loaded where it is not needed
   const bits = createHash('sha256').update(seed).digest('hex').slice(0, 10);
   return { version: 6, first: BigInt(`0xfd${bits}0000`) << 64n, prefix: 64 };
 }

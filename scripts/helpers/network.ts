@@ -43,6 +43,8 @@ export interface Wishes {
 /** A network as it is or is to be made, and the facts about this host that it depends on. */
 export interface Network {
   bridge: string;
+  /** the bridge's hardware address */
+  mac: string;
   subnet: Subnet;
   subnet6: Subnet | undefined;
   internal: boolean;
@@ -234,10 +236,13 @@ export async function readNetwork(wishes: Wishes): Promise<Network> {
   const subnet = own ? found(4) : (wishes.subnet ?? freeSubnet(avoid));
   if (!subnet) throw new Failure('this host has routes to all private networks: choose a --subnet');
   const mtu = own?.mtu ?? links.find(({ ifname }) => ifname === outer)?.mtu ?? 1500;
+  // the bridge's own, which without one would change with the interfaces on it: a private one, made of its name
+  const octets = ((await localSubnet(bridge)).first >> 80n).toString(16).slice(2, 12).match(/../g) ?? [];
   return {
     bridge,
+    mac: ['02', ...octets].join(':'),
     subnet,
-    subnet6: own ? found(6) : ipv6 ? (wishes.subnet6 ?? localSubnet(seed)) : undefined,
+    subnet6: own ? found(6) : ipv6 ? (wishes.subnet6 ?? (await localSubnet(seed))) : undefined,
     internal: own ? internal : wishes.internal === true,
     // IPv6 takes no less, RFC 8200
     mtu,
@@ -381,10 +386,8 @@ export const sweepProgram = (firewall: Firewall) => `${leaving(firewall)}\nlocke
 
 /** The bridge and its rules, where they are not there yet. */
 function bridgeLines(network: Network): string {
-  const { bridge, subnet, subnet6, internal, mtu, outside6, acceptRa, firewall } = network;
+  const { bridge, mac, subnet, subnet6, internal, mtu, outside6, acceptRa, firewall } = network;
   const at = (net: Subnet) => `${formatAddress(net.version, net.first + 1n)}/${net.prefix}`;
-  const ids = localSubnet(bridge).first >> 80n;
-  const mac = ['02', ...(ids.toString(16).slice(2, 12).match(/../g) ?? [])].join(':');
   const forward = (version: 4 | 6, all: string) => `
 if [ "$(cat /proc/sys/${all})" = 0 ]; then
   case $note in *" ${all}="*) ;; *)
