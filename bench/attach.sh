@@ -4,6 +4,7 @@
 #
 #   bench/attach.sh [PROCESSES [RUNS]]    1000 and 10 by default
 set -eu
+unset NODE_EXTRA_CA_CERTS
 cd "$(dirname "$(readlink -f "$0")")/.."
 processes=${1:-1000} runs=${2:-10}
 npm run --silent build

@@ -13,6 +13,7 @@ if [ -z "${BENCH_INSIDE:-}" ]; then
   npm run --silent build
   BENCH_INSIDE=1 exec unshare --net --mount --propagation private "$0" "$@"
 fi
+unset NODE_EXTRA_CA_CERTS # reading them is not what is measured
 runs=${1:-10}
 pids=()
 trap 'kill "${pids[@]}" 2>/dev/null || :' EXIT
@@ -93,7 +94,14 @@ podman() { command podman --runtime runc --cgroup-manager cgroupfs --network-con
 podman network create one >/dev/null
 podman network create other >/dev/null
 names=() times=()
-trap 'podman rm -f -t 0 "${names[@]}" >/dev/null 2>&1; rmdir /sys/fs/cgroup/*/barehand-bench/{conmon,} /sys/fs/cgroup/barehand-bench/{conmon,} 2>/dev/null; kill "${pids[@]}" 2>/dev/null || :' EXIT
+made=barehand-bench # its cgroups, and podman's own if they are not there already
+compgen -G '/sys/fs/cgroup/**/libpod_parent' >/dev/null || made+=' libpod_parent'
+cleanUp() {
+  podman rm -f -t 0 "${names[@]}" >/dev/null 2>&1 || :
+  for name in $made; do rmdir /sys/fs/cgroup/{,*/}"$name"/{conmon,} 2>/dev/null || :; done
+  kill "${pids[@]}" 2>/dev/null || :
+}
+trap cleanUp EXIT
 for number in $(seq $((runs + 1))); do
   names+=("c$number")
   podman run -d --name "c$number" --cgroup-parent /barehand-bench --ulimit nofile=1024:1024 --ulimit nproc=1000:1000 \
