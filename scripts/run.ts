@@ -73,9 +73,10 @@ EXAMPLES
 
 CHANGES
   A cgroup barehand/NAME in each hierarchy, for as long as the container lives; for users without root only if there
-  are limits, in a cgroup that is delegated to them. Mounts are made in a mount namespace of its own and are never seen by the host. In ROOTFS, the directories proc, sys and
-  dev and what is mounted on are made where they are missing, and what COMMAND writes stays, but for --ephemeral.
-  -d keeps output and exit status in /run/barehand/NAME, or $XDG_RUNTIME_DIR/barehand/NAME.
+  are limits, in a cgroup that is delegated to them. Mounts are made in a mount namespace of its own and are never
+  seen by the host. In ROOTFS, the directories proc, sys and dev and what is mounted on are made where they are
+  missing, and what COMMAND writes stays, but for --ephemeral. -d keeps output and exit status in
+  /run/barehand/NAME, or $XDG_RUNTIME_DIR/barehand/NAME.
 
 UNDO
   All of it goes when COMMAND ends, but for what -d keeps: stop.ts NAME removes that. After a SIGKILL empty cgroups

@@ -389,7 +389,7 @@ function takeOwn({ detached, stopSignal, cgroups }: Launch): string {
   if (cgroups?.leave)
     lines.push(
       `mkdir -p "$first/launch-$$"`,
-      `while read -r process; do echo "$process" >"$first/launch-$$/cgroup.procs"; done <${quote(`${cgroups.leave}/cgroup.procs`)}`,
+      `while read -r process <${quote(`${cgroups.leave}/cgroup.procs`)}; do echo "$process" >"$first/launch-$$/cgroup.procs" || exit 125; done`,
     );
   if (notes || cgroups)
     lines.push(

@@ -34,7 +34,8 @@ export function carrierWords(carrier: Carrier, ports: Port[]): string[] {
     );
   if (carrier === 'slirp4netns') {
     if (ports.length > 0) throw new Failure('slirp4netns publishes no ports here: apt-get install passt');
-    return ['slirp4netns', '--configure', '--disable-host-loopback', target, 'tap0'];
+    const closed = ['--disable-host-loopback', '--enable-sandbox', '--enable-seccomp'];
+    return ['slirp4netns', '--configure', ...closed, target, 'tap0'];
   }
   const publish = (protocol: 'tcp' | 'udp') => {
     const own = ports.filter((port) => port.protocol === protocol);
