@@ -91,7 +91,15 @@ import { hostname as osHostname } from 'node:os';
 import { basename } from 'node:path';
 import { isatty } from 'node:tty';
 import { capabilities, keptCapabilities, parseCapabilities } from './helpers/capabilities.ts';
-import { cgroupDirectory, cgroupPath, type LaunchLimits, readHierarchies } from './helpers/cgroup.ts';
+import {
+  cgroupDirectory,
+  cgroupPath,
+  controllersOf,
+  findHierarchy,
+  type LaunchLimits,
+  offeredControllers,
+  readHierarchies,
+} from './helpers/cgroup.ts';
 import { Failure, kebab, main, UsageError, type Values } from './helpers/cli.ts';
 import {
   orUnlimited,
@@ -246,12 +254,17 @@ function planLimits(values: Values<typeof options>): LaunchLimits {
 function findCgroups(name: string, limits: LaunchLimits, isRoot: boolean): Launch['cgroups'] {
   const hierarchies = readHierarchies();
   if (isRoot) return planCgroups(hierarchies, name, limits);
-  if (!Object.values(limits).some(isGiven)) return undefined;
+  const wanted = controllersOf(limits);
+  if (wanted.length === 0) return undefined;
   const text = readProc(process.pid, 'cgroup') ?? '';
   let leave: string | undefined;
   const delegated = hierarchies.flatMap((hierarchy) => {
     const origin = cgroupDirectory(hierarchy, cgroupPath(text, hierarchy) ?? '');
-    const base = origin && delegatedTo(hierarchy, origin, new Set([process.pid]));
+    // v2 may have delegated a cgroup without them, while one above it has them
+    const its = wanted.filter((controller) => findHierarchy(hierarchies, controller) === hierarchy);
+    const offers = (at: string) =>
+      hierarchy.version === 1 || its.every((word) => offeredControllers({ mountPoint: at }).includes(word));
+    const base = origin && delegatedTo(hierarchy, origin, new Set([process.pid]), offers);
     if (base && base === origin && hierarchy.version === 2) leave = base;
     return base ? [{ ...hierarchy, mountPoint: base }] : [];
   });

@@ -88,8 +88,8 @@ export function findHierarchy(hierarchies: Hierarchy[], controller: string): Hie
 }
 
 /** The controllers that a v2 hierarchy has at its mount point. */
-export function offeredControllers(v2: Hierarchy): string[] {
-  return readFileSync(join(v2.mountPoint, 'cgroup.controllers'), 'utf8').trim().split(/\s+/).filter(Boolean);
+export function offeredControllers({ mountPoint }: Pick<Hierarchy, 'mountPoint'>): string[] {
+  return readFileSync(join(mountPoint, 'cgroup.controllers'), 'utf8').trim().split(/\s+/).filter(Boolean);
 }
 
 /**
@@ -364,6 +364,26 @@ export interface LaunchLimits {
   /** of whole disks, MAJ:MIN */
   devices?: { limit: 'readBps' | 'writeBps' | 'readIops' | 'writeIops'; device: string; value: number }[];
 }
+
+const launchLimits: Record<keyof LaunchLimits, LimitName> = {
+  memoryBytes: 'memory',
+  memorySwapBytes: 'swap',
+  memoryReservationBytes: 'reserve',
+  cpus: 'cpu',
+  cpuset: 'cpuset',
+  mems: 'mems',
+  cpuShares: 'weight',
+  pids: 'pids',
+  devices: 'readBps',
+};
+
+/** The controllers that limits take; none where no limit is given. */
+export const controllersOf = (wanted: LaunchLimits): string[] =>
+  Object.entries(launchLimits).flatMap(([key, limit]) =>
+    [wanted[key as keyof LaunchLimits]].flat().some((value) => value !== undefined)
+      ? limits[limit].controller
+      : [],
+  );
 
 /**
  * What is written to limit the container `name`, in an order that the kernel takes: to its own cgroups only, which

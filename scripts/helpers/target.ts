@@ -165,12 +165,13 @@ const isWritable = (file: string) => attempt(() => accessSync(file, constants.W_
 
 /**
  * The cgroup below which a user may make some for the processes `members` of the cgroup `origin`: for root the top of
- * the hierarchy; for others the next one that was delegated to them and has no processes but these, cgroups(7).
+ * the hierarchy; for others the next one that was delegated to them, `isFit`, and has no processes but these, cgroups(7).
  */
 export function delegatedTo(
   { mountPoint }: Hierarchy,
   origin: string,
   members: Set<number>,
+  isFit: (directory: string) => boolean = () => true,
 ): string | undefined {
   if (process.getuid?.() === 0) return mountPoint;
   for (let at = origin; at.startsWith(mountPoint); at = dirname(at)) {
@@ -180,7 +181,7 @@ export function delegatedTo(
       attempt(() => readFileSync(procs, 'utf8'))
         ?.split('\n')
         .filter(Boolean) ?? [];
-    if (basename(at) !== parent && inIt.every((pid) => members.has(Number(pid)))) return at;
+    if (basename(at) !== parent && isFit(at) && inIt.every((pid) => members.has(Number(pid)))) return at;
   }
   return undefined;
 }
