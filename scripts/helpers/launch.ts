@@ -386,10 +386,19 @@ function takeOwn({ detached, stopSignal, cgroups }: Launch): string {
       '  mkdir -p "${cgroup%/*}" && mkdir "$cgroup" || exit 125',
       'done',
     );
+  // what stands in the delegated cgroup itself moves into one below, and at the end back
+  const move = (from: string, to: string) =>
+    `while read -r process <"${from}/cgroup.procs"; do echo "$process" >"${to}/cgroup.procs" || return; done`;
   if (cgroups?.leave)
     lines.push(
-      `mkdir -p "$first/launch-$$"`,
-      `while read -r process <${quote(`${cgroups.leave}/cgroup.procs`)}; do echo "$process" >"$first/launch-$$/cgroup.procs" || exit 125; done`,
+      `own=${quote(cgroups.leave)} aside=$first/launch-$$; mkdir "$aside" || exit 125`,
+      `aside() { ${move('$own', '$aside')}; }; aside || exit 125`,
+      'back() {',
+      '  for level in "$first" "$own"; do',
+      '    read -r words <"$level/cgroup.subtree_control"; for word in $words; do echo "-$word" >"$level/cgroup.subtree_control"; done',
+      '  done',
+      `  ${move('$aside', '$own')}; rmdir "$aside" "$first"`,
+      '}',
     );
   if (notes || cgroups)
     lines.push(
@@ -399,6 +408,7 @@ function takeOwn({ detached, stopSignal, cgroups }: Launch): string {
             '  for try in 1 2 3 4 5 6 7 8 9 10; do rmdir $cgroups $others $first 2>/dev/null; [ -d "$first/$name" ] || break; sleep 0.1; done',
           ]
         : []),
+      ...(cgroups?.leave ? ['  back 2>/dev/null'] : []),
       ...(notes ? ['  [ "$kept" ] || rm -r "$runDirectory"'] : []),
       '}',
       'trap sweep EXIT',
