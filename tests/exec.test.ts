@@ -34,7 +34,7 @@ import {
   stat,
 } from './helpers/container.ts';
 import { cgroupVersion, needs } from './helpers/needs.ts';
-import { call, execute, rootfs, script, top, until } from './helpers/script.ts';
+import { become, call, execute, rootfs, script, top, until } from './helpers/script.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'barehand-exec-'));
 chmodSync(scratch, 0o755);
@@ -365,9 +365,8 @@ test('one in a user namespace is entered by the user whose it is, and by root', 
 }, async () => {
   const copy = join(scratch, 'exec.mjs');
   cpSync(join(top, 'dist/exec.mjs'), copy);
-  const asUser = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'];
   const unshare = ['unshare', '--user', '--map-root-user', '--mount-proc', '--pid', '--fork', '--kill-child'];
-  const holder = spawn('setpriv', [...asUser.slice(1), ...unshare, 'sleep', '1004'], {
+  const holder = spawn('setpriv', [...become(65534).slice(1), ...unshare, 'sleep', '1004'], {
     stdio: 'ignore',
     cwd: '/',
   });
@@ -377,7 +376,7 @@ test('one in a user namespace is entered by the user whose it is, and by root', 
       ({ pid, ppid }) => ppid === holder.pid && commandLine(pid) === 'sleep\x001004\0',
     ),
   );
-  const words = [...asUser, process.execPath, copy];
+  const words = [...become(65534), process.execPath, copy];
   const { pid, child, end } = await enter(String(first.pid), [], words);
   assert.deepEqual(standing(pid), standing(first.pid));
   child.kill();

@@ -40,7 +40,7 @@ import { cpuSettings } from '../scripts/limit-cpu.ts';
 import { memorySettings } from '../scripts/limit-memory.ts';
 import { container, makeBundle } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
-import { call, execute, rootfs, script, until } from './helpers/script.ts';
+import { become, call, execute, rootfs, script, until } from './helpers/script.ts';
 import {
   cgroupIn,
   enable,
@@ -524,18 +524,7 @@ test('a user without root limits what is in a cgroup that was delegated to him',
   const program = `echo $$ >${leaf}/cgroup.procs; exec setpriv --reuid=${uid} --regid=${uid} --clear-groups sh -c 'sleep 100 & echo complete; wait'`;
   const pid = await startTree(program);
   const limit = (...words: string[]) =>
-    execute(
-      [
-        'setpriv',
-        `--reuid=${uid}`,
-        `--regid=${uid}`,
-        '--clear-groups',
-        process.execPath,
-        script('limit-pids'),
-        ...words,
-      ],
-      { env: { ...process.env, XDG_RUNTIME_DIR: runtime } },
-    );
+    execute([...become(uid, runtime), process.execPath, script('limit-pids'), ...words]);
   const { code, stdout, stderr } = await limit(String(pid), '20');
   assert.equal(code, 0, stderr);
   const own = join(top, `barehand/pid-${pid}`);
@@ -582,14 +571,11 @@ test('run.ts without root limits a container where a cgroup was delegated, and s
   await execute(['chown', '-R', `${uid}:${uid}`, own]);
   const program = 'for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do sleep 5 & done; echo all';
   const run = (cgroup: string) =>
-    execute(
-      [
-        ...['sh', '-c', `echo $$ >${cgroup}/cgroup.procs; exec "$@"`, 'run', 'setpriv', `--reuid=${uid}`],
-        ...[`--regid=${uid}`, '--clear-groups', process.execPath, '--', script('run'), '--pids-limit', '10'],
-        ...[join(own, 'root'), 'sh', '-c', program],
-      ],
-      { env: { ...process.env, XDG_RUNTIME_DIR: own } },
-    );
+    execute([
+      ...['sh', '-c', `echo $$ >${cgroup}/cgroup.procs; exec "$@"`, 'run', ...become(uid, own)],
+      ...[process.execPath, '--', script('run'), '--pids-limit', '10'],
+      ...[join(own, 'root'), 'sh', '-c', program],
+    ]);
   // in a cgroup below what was delegated, and in that itself
   for (const cgroup of [leaf, top]) {
     // in v2 processes go only where no controllers are handed on

@@ -30,7 +30,7 @@ import {
   start,
   withIptables,
 } from './helpers/network-lab.ts';
-import { execute, rootfs, script, top, until } from './helpers/script.ts';
+import { become, execute, rootfs, script, top, until } from './helpers/script.ts';
 
 test(
   'two containers reach each other and the outside, which sees the host; detach leaves nothing',
@@ -579,7 +579,7 @@ test('without root pasta carries the packets', {
 }, async () => {
   // some hosts have it for root alone
   await sh(host, 'mount -t tmpfs tmpfs /dev/net; mknod -m 666 /dev/net/tun c 10 200');
-  const asUser = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'];
+  const asUser = become(65534);
   const holder = start([
     ...enter(host),
     ...asUser,

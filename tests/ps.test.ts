@@ -31,7 +31,7 @@ import {
   startByHand,
 } from './helpers/container.ts';
 import { cgroupVersion, needs } from './helpers/needs.ts';
-import { call, execute, rootfs, top, until } from './helpers/script.ts';
+import { become, call, execute, rootfs, top, until } from './helpers/script.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'barehand-ps-'));
 after(() => rmSync(scratch, { recursive: true, force: true }));
@@ -448,15 +448,7 @@ test('a user without root sees what there is to see, and is told what is not', c
   const copy = join(scratch, 'ps.mjs');
   cpSync(join(top, 'dist/ps.mjs'), copy);
   await execute(['chmod', '755', scratch, copy]);
-  const asUser = [
-    'setpriv',
-    '--reuid=65534',
-    '--regid=65534',
-    '--clear-groups',
-    readlinkSync('/proc/self/exe'),
-    copy,
-    '--json',
-  ];
+  const asUser = [...become(65534), readlinkSync('/proc/self/exe'), copy, '--json'];
   const { code, stdout, stderr } = await execute(asUser, { cwd: '/' });
   assert.equal(code, 0, stderr);
   assert.match(stderr, /could not look into \d+ processes of other users.*run it as root/);

@@ -20,9 +20,9 @@ import { newName } from './helpers/container.ts';
 import { needsAttributes, state } from './helpers/folders.ts';
 import { each, inside, mounted, refused, said, says } from './helpers/inside.ts';
 import { needs } from './helpers/needs.ts';
-import { execute, rootfs, top, until } from './helpers/script.ts';
+import { become, execute, rootfs, top, until } from './helpers/script.ts';
 
-const id = '65534';
+const id = 65534;
 const folder = mkdtempSync(join(tmpdir(), 'barehand-rootless-'));
 after(() => rmSync(folder, { recursive: true }));
 const root = join(folder, 'root');
@@ -30,21 +30,14 @@ const source = join(folder, 'source');
 const file = join(folder, 'run.mjs');
 const kept = (name: string, what = '') => join(folder, 'barehand', name, what);
 
-/** Words that become a user, and run.ts as that user. XDG_RUNTIME_DIR is the user's own folder. */
-const become = [
-  'setpriv',
-  `--reuid=${id}`,
-  `--regid=${id}`,
-  '--clear-groups',
-  'env',
-  `XDG_RUNTIME_DIR=${folder}`,
-];
-const launch = [...become, process.execPath, '--', file];
+/** run.ts as a user, whose folder it is. */
+const words = become(id, folder);
+const launch = [...words, process.execPath, '--', file];
 const how = { root, launch };
 
 const skip =
   needs('root', 'namespaces', 'user-namespaces') ||
-  ((await execute([...become, process.execPath, '--version'])).code !== 0 &&
+  ((await execute([...words, process.execPath, '--version'])).code !== 0 &&
     'needs a node that every user may run');
 const rootless = { skip };
 
@@ -196,7 +189,7 @@ test('what a user cannot have is refused in one line', rootless, async () => {
   const expected =
     /^run: this host does not let users make .*: as root: sysctl user.max_user_namespaces=10000$/m;
   await refused(expected, '', { root, launch: lock });
-  const noFolder = [...become, 'XDG_RUNTIME_DIR=/proc/none', process.execPath, '--', file];
+  const noFolder = [...words, 'XDG_RUNTIME_DIR=/proc/none', process.execPath, '--', file];
   await refused(/\/proc\/none/, '-d', { root, launch: noFolder });
 });
 
@@ -306,7 +299,7 @@ test('with subordinate IDs there are other users in it', {
   );
   await says(
     'id -un; id -u; touch /tmp/theirs; stat -c %U /tmp/theirs; refused touch /etc/x',
-    [['-u nobody', 'nobody', id, 'nobody']],
+    [['-u nobody', 'nobody', `${id}`, 'nobody']],
     withIds,
   );
   const { stdout } = await execute(['stat', '-c', '%u', join(root, 'tmp/theirs')]);

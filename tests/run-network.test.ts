@@ -17,8 +17,9 @@ import {
   sh,
   skip,
   snapshot,
+  start,
 } from './helpers/network-lab.ts';
-import { execute, rootfs, script, top, until } from './helpers/script.ts';
+import { become, execute, rootfs, script, top, until } from './helpers/script.ts';
 
 const lab = { skip: skip || needs('cgroup') };
 const call = (...words: string[]) => execute([...enter(host), script('run'), ...words]);
@@ -163,20 +164,10 @@ test("container:NAME: a link in the first's /etc leads to no file of the host", 
 });
 
 /** A user without root, who has a node, dist and a root file system of his own in a folder that all may pass. */
-const id = '65533';
+const id = 65533;
 const own = join(folder, 'user');
-const become = [
-  'setpriv',
-  `--reuid=${id}`,
-  `--regid=${id}`,
-  '--clear-groups',
-  'env',
-  `XDG_RUNTIME_DIR=${own}`,
-  process.execPath,
-  '--',
-];
 const asUser = (name: string, ...words: string[]) =>
-  execute([...enter(host), ...become, join(own, `${name}.mjs`), ...words]);
+  execute([...enter(host), ...become(id, own), process.execPath, '--', join(own, `${name}.mjs`), ...words]);
 const user = {
   skip: skip || needs('user-namespaces', 'pasta', 'speed', 'dnsmasq', 'socat'),
 };
@@ -194,10 +185,13 @@ async function prepareUser(): Promise<void> {
     host,
     `mount -t tmpfs tmpfs /dev/net && mknod -m 666 /dev/net/tun c 10 200
     echo nameserver 127.0.0.1 >${own}/resolv.conf; echo search example.net >>${own}/resolv.conf
-    mount --bind ${own}/resolv.conf /etc/resolv.conf
-    setpriv --pdeathsig=KILL dnsmasq -k -C /dev/null --no-hosts --no-resolv --user=root --pid-file= \
-      --listen-address=127.0.0.1 --bind-interfaces --address=/far.example.net/203.0.113.7 >/dev/null 2>&1 &`,
+    mount --bind ${own}/resolv.conf /etc/resolv.conf`,
   );
+  start([
+    ...[...enter(host), 'dnsmasq', '-k', '-C', '/dev/null', '--no-hosts', '--no-resolv', '--user=root'],
+    ...['--pid-file=', '--listen-address=127.0.0.1', '--bind-interfaces'],
+    '--address=/far.example.net/203.0.113.7',
+  ]);
 }
 
 /** Runs a shell program in a container of the user's, with the host's programs. */
@@ -276,7 +270,7 @@ test('without root a launcher that is killed takes the carrier with it', user, a
   const name = newName();
   const launched = inUser('sleep 60', '--name', name);
   await until('the carrier', async () => (await carriers()) || undefined);
-  const launcher = (await execute(['pgrep', '-o', '-u', id, '-f', `run.ts ${name}$`])).stdout.trim();
+  const launcher = (await execute(['pgrep', '-o', '-u', String(id), '-f', `run.ts ${name}$`])).stdout.trim();
   assert.match(launcher, /^\d+$/);
   process.kill(Number(launcher), 'SIGKILL');
   await launched;

@@ -35,6 +35,12 @@ export interface Result {
   stderr: string;
 }
 
+/** Words that start a program as a user without root; `runtime` is to be his XDG_RUNTIME_DIR. */
+export const become = (id: number, runtime?: string) => [
+  ...['setpriv', `--reuid=${id}`, `--regid=${id}`, '--clear-groups'],
+  ...(runtime === undefined ? [] : ['env', `XDG_RUNTIME_DIR=${runtime}`]),
+];
+
 /** Runs a program to its end. `input` is its standard input, none otherwise. */
 export async function execute(
   argv: string[],
