@@ -95,7 +95,7 @@ podman network create one >/dev/null
 podman network create other >/dev/null
 names=() times=()
 made=barehand-bench # its cgroups, and podman's own if they are not there already
-compgen -G '/sys/fs/cgroup/**/libpod_parent' >/dev/null || made+=' libpod_parent'
+[ -n "$(compgen -G '/sys/fs/cgroup/libpod_parent'; compgen -G '/sys/fs/cgroup/*/libpod_parent')" ] || made+=' libpod_parent'
 cleanUp() {
   podman rm -f -t 0 "${names[@]}" >/dev/null 2>&1 || :
   for name in $made; do rmdir /sys/fs/cgroup/{,*/}"$name"/{conmon,} 2>/dev/null || :; done

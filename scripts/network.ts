@@ -61,7 +61,7 @@ SEE ALSO
 */
 import Table from 'cli-table3';
 import { parseAddress, parseSubnet, type Subnet } from './helpers/addresses.ts';
-import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
+import { Failure, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
 import { parsePort } from './helpers/container-options.ts';
 import {
   type Attachment,
@@ -85,6 +85,7 @@ import { firewallAdvice } from './helpers/network-advice.ts';
 import type { Port } from './helpers/network-rules.ts';
 import { perform, type Step, toShell } from './helpers/plan.ts';
 import { printable, readProc } from './helpers/proc.ts';
+import { runProgram } from './helpers/programs.ts';
 import { attachRootless, detachRootless, readRootless } from './helpers/rootless-network.ts';
 import { isName } from './helpers/target.ts';
 
@@ -150,9 +151,9 @@ export function parseRate(text: string): number {
   throw new UsageError(`a rate is bits in a second from 8K to 400G, as 10M, or 0 for no limit; not ${text}`);
 }
 
-/** The attachments of a target, on one bridge or all. Throws Failure where there are none. */
-async function attached(text: string, bridge: string | undefined): Promise<Attachment[]> {
-  const own = linksOf(await readAttachments(), findNetwork(text).pid);
+/** The attachments of a process, on one bridge or all; `text` is what the user calls it. Throws Failure where there are none. */
+async function attached(pid: number, text: string, bridge: string | undefined): Promise<Attachment[]> {
+  const own = linksOf(await readAttachments(), pid);
   const chosen = own.filter((one) => bridge === undefined || one.bridge === bridge);
   if (chosen.length === 0)
     throw new Failure(`${text} is on no bridge${bridge ? ` ${bridge}` : ''}: network.ts attach ${text}`);
@@ -225,7 +226,7 @@ async function attach(text: string, values: Values<typeof options>): Promise<voi
 
 async function publish(text: string, words: string[], values: Values<typeof options>): Promise<void> {
   const ports = words.map(parsePort);
-  const [first] = (await attached(text, values.bridge)) as [Attachment];
+  const [first] = (await attached(findNetwork(text).pid, text, values.bridge)) as [Attachment];
   const { internal, firewall } = await readNetwork({ bridge: first.bridge ?? defaultBridge });
   checkPorts(ports, internal);
   const program = publishPortsProgram(firewall, first, ports);
@@ -239,9 +240,8 @@ async function limit(text: string, values: Values<typeof options>): Promise<void
   if (rateIn === undefined && rateOut === undefined)
     throw new UsageError('limit needs --rate, --rate-in or --rate-out');
   const steps: Step[] = [];
-  const { runProgram } = await import('./helpers/programs.ts');
-  for (const { link, interface: inside } of await attached(text, values.bridge)) {
-    const { pid } = findNetwork(text);
+  const { pid } = findNetwork(text);
+  for (const { link, interface: inside } of await attached(pid, text, values.bridge)) {
     const ways: [string[], string, number | undefined][] = [
       [[], link, rateIn],
       [['nsenter', '--target', String(pid), '--net'], inside, rateOut],
@@ -261,7 +261,7 @@ async function limit(text: string, values: Values<typeof options>): Promise<void
 
 async function detach(text: string, values: Values<typeof options>): Promise<void> {
   if (process.getuid?.() !== 0) return detachRootless(findNetwork(text).pid, text, values.dryRun);
-  const program = detachProgram(findFirewall(), await attached(text, values.bridge));
+  const program = detachProgram(findFirewall(), await attached(findNetwork(text).pid, text, values.bridge));
   if (values.dryRun) process.stdout.write(program);
   else await runShell(program);
 }
@@ -305,11 +305,8 @@ await main(
     const allowed = commands[command];
     if (!allowed) throw new UsageError(`there is no command ${command}: ${Object.keys(commands).join(', ')}`);
     for (const [option, value] of Object.entries(values)) {
-      const isGiven = value !== undefined && value !== false && !(Array.isArray(value) && value.length === 0);
-      if (isGiven && !allowed.includes(option as keyof typeof options))
-        throw new UsageError(
-          `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)} does not go with ${command}`,
-        );
+      if (isGiven(value) && !allowed.includes(option as keyof typeof options))
+        throw new UsageError(`--${kebab(option)} does not go with ${command}`);
     }
     const [target = '', ...rest] = operands;
     const takes = command === 'ls' || command === 'sweep' ? 0 : command === 'publish' ? Infinity : 1;

@@ -100,7 +100,7 @@ import {
   offeredControllers,
   readHierarchies,
 } from './helpers/cgroup.ts';
-import { Failure, kebab, main, UsageError, type Values } from './helpers/cli.ts';
+import { Failure, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
 import {
   orUnlimited,
   parseDevice,
@@ -203,9 +203,6 @@ function checkOptions(values: Values<typeof options>, isolate: Set<string>): voi
       throw new UsageError(`--${kebab(option)} needs --isolate mount: a chroot has no such thing`);
 }
 
-/** Whether an option is there at all: a flag that is set, a value, or a list with something in it. */
-const isGiven = (value: unknown) => [value].flat().some((one) => one !== undefined && one !== false);
-
 const needMount = 'user workdir volume tmpfs device shmSize readOnly ephemeral addHost dns userns init'.split(
   ' ',
 );
@@ -263,7 +260,7 @@ function findCgroups(name: string, limits: LaunchLimits, isRoot: boolean): Launc
     // v2 may have delegated a cgroup without them, while one above it has them
     const its = wanted.filter((controller) => findHierarchy(hierarchies, controller) === hierarchy);
     const offers = (at: string) =>
-      hierarchy.version === 1 || its.every((word) => offeredControllers({ mountPoint: at }).includes(word));
+      hierarchy.version === 1 || its.every((word) => offeredControllers(at).includes(word));
     const base = origin && delegatedTo(hierarchy, origin, new Set([process.pid]), offers);
     if (base && base === origin && hierarchy.version === 2) leave = base;
     return base ? [{ ...hierarchy, mountPoint: base }] : [];

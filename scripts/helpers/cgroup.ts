@@ -10,7 +10,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { Failure } from './cli.ts';
+import { Failure, isGiven } from './cli.ts';
 import { attempt, groupBy, readProc } from './proc.ts';
 
 /** One mounted cgroup hierarchy. A v1 one has its controllers (or `name=…`); the v2 one has none listed here. */
@@ -84,12 +84,12 @@ export function findHierarchy(hierarchies: Hierarchy[], controller: string): Hie
   const v1 = hierarchies.find((hierarchy) => hierarchy.controllers.includes(name));
   if (v1) return v1;
   const v2 = hierarchies.find((hierarchy) => hierarchy.version === 2);
-  return v2 && offeredControllers(v2).includes(controller) ? v2 : undefined;
+  return v2 && offeredControllers(v2.mountPoint).includes(controller) ? v2 : undefined;
 }
 
-/** The controllers that a v2 hierarchy has at its mount point. */
-export function offeredControllers({ mountPoint }: Pick<Hierarchy, 'mountPoint'>): string[] {
-  return readFileSync(join(mountPoint, 'cgroup.controllers'), 'utf8').trim().split(/\s+/).filter(Boolean);
+/** The controllers that a v2 cgroup has, which it may hand on. */
+export function offeredControllers(directory: string): string[] {
+  return readFileSync(join(directory, 'cgroup.controllers'), 'utf8').trim().split(/\s+/).filter(Boolean);
 }
 
 /**
@@ -380,9 +380,7 @@ const launchLimits: Record<keyof LaunchLimits, LimitName> = {
 /** The controllers that limits take; none where no limit is given. */
 export const controllersOf = (wanted: LaunchLimits): string[] =>
   Object.entries(launchLimits).flatMap(([key, limit]) =>
-    [wanted[key as keyof LaunchLimits]].flat().some((value) => value !== undefined)
-      ? limits[limit].controller
-      : [],
+    isGiven(wanted[key as keyof LaunchLimits]) ? limits[limit].controller : [],
   );
 
 /**

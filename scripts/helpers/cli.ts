@@ -50,6 +50,9 @@ type Named = Option & { key: string; name: string };
 /** How an option of the table is written: `dryRun` is dry-run. */
 export const kebab = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 
+/** Whether an option is there at all: a flag that is set, a value, or a list with something in it. */
+export const isGiven = (value: unknown) => [value].flat().some((one) => one !== undefined && one !== false);
+
 /**
  * Parses argv (without node and the script) by the table. `dryRun` in the table is `--dry-run`, `noTrunc` is
  * `--no-trunc`. Returns the options' values and the operands, a command's words among them; or that help is asked.

@@ -110,7 +110,7 @@ export function planCgroups(hierarchies: Hierarchy[], name: string, limits: Laun
         for (const level of levels)
           before.push([join(level, file), readFileSync(join(mountPoint, file), 'utf8').trim()]);
     // cgroups(7): a v2 controller has to be switched on in every level above
-    const offered = version === 2 ? offeredControllers(hierarchy) : [];
+    const offered = version === 2 ? offeredControllers(mountPoint) : [];
     const enabled = ['cpu', 'cpuset', 'io', 'memory', 'pids'].filter((word) => offered.includes(word));
     if (enabled.length > 0)
       for (const level of [mountPoint, join(mountPoint, parent)])

@@ -24,7 +24,7 @@ const target = '$pid';
  * The words that connect the namespaces of `$pid`. Throws Failure for ports that can't be published: by this carrier, or
  * by this user, ip(7).
  */
-export function carrierWords(carrier: Carrier, ports: Port[]): string[] {
+function carrierWords(carrier: Carrier, ports: Port[]): string[] {
   const setting = '/proc/sys/net/ipv4/ip_unprivileged_port_start';
   const firstPort = Number(attempt(() => readFileSync(setting, 'utf8')) ?? 1024);
   const low = ports.find(({ hostPort }) => hostPort < firstPort);
@@ -149,7 +149,7 @@ export async function detachRootless(pid: number, label: string, dryRun: boolean
 }
 
 /** The ports among a carrier's words: -t for TCP, -u for UDP. */
-export const portsIn = (words: string[]): Port[] =>
+const portsIn = (words: string[]): Port[] =>
   words.flatMap((word, index) => {
     const [, host, hostPort, port] = /^(?:([^/]+)\/)?(\d+):(\d+)$/.exec(word) ?? [];
     const protocol = { '-t': 'tcp', '-u': 'udp' }[words[index - 1] ?? ''];
