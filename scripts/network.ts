@@ -66,6 +66,7 @@ import { parsePort } from './helpers/container-options.ts';
 import {
   type Attachment,
   attachProgram,
+  checkPublished,
   defaultBridge,
   detachProgram,
   findFirewall,
@@ -170,22 +171,16 @@ export function planRate(enter: string[], dev: string, bits: number, isLimited: 
   return [{ run: [...enter, ...qdisc, 'replace', 'dev', dev, 'root', 'tbf', ...rate] }];
 }
 
-/** The ports that may be published. Throws Failure for one that is not free, or that leads nowhere. */
+/** Throws Failure for ports that can't be published: on this network, or as they are, or while somebody has them. */
 function checkPorts(ports: Port[], internal: boolean): void {
   if (internal && ports.length > 0)
     throw new Failure('an --internal network has no way in from outside: it publishes no ports');
-  for (const [index, port] of ports.entries()) {
-    const word = `${port.hostPort}/${port.protocol}`;
-    if (
-      ports.findIndex((other) => `${other.hostPort}/${other.protocol}` === word && other.host === port.host) <
-      index
-    )
-      throw new UsageError(`port ${word} is given twice`);
+  checkPublished(ports);
+  for (const port of ports)
     if (isListening(port))
-      throw new Failure(`port ${word} is in use by a process of this host: ss -lnp shows which`);
-    if (port.host === '::1')
-      throw new Failure('::1 can not be published: the kernel routes no IPv6 loopback: take 127.0.0.1');
-  }
+      throw new Failure(
+        `port ${port.hostPort}/${port.protocol} is in use by a process of this host: ss -lnp shows which`,
+      );
 }
 
 async function attach(text: string, values: Values<typeof options>): Promise<void> {

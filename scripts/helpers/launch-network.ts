@@ -87,12 +87,12 @@ export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork>
     };
   }
 
-  const { defaultBridge, isListening, launchLines, readNameservers, readNetwork } = await import(
-    './network.ts'
-  );
+  const { checkPublished, defaultBridge, isListening, launchLines, readNameservers, readNetwork } =
+    await import('./network.ts');
   for (const port of ports)
     if (isListening(port)) throw new Failure(`port ${port.hostPort} of this host is in use: ss -ltnup`);
   if (isRoot) {
+    checkPublished(ports);
     const dns = nameservers.map((line) => line.split(' ')[1] as string);
     const network = await readNetwork({ bridge: defaultBridge, dns });
     const connection = launchLines(network, { ip: undefined, isolated: false, ports, noFiles: !hasFiles });

@@ -571,6 +571,17 @@ export async function sweepNetworks(): Promise<string[]> {
   return (await runShell(sweepProgram(findFirewall()))).split('\n').filter(Boolean);
 }
 
+/** Throws UsageError for a port that is given twice, Failure for one that leads nowhere. */
+export function checkPublished(ports: Port[]): void {
+  const words = ports.map(({ host, hostPort, protocol }) => `${host ?? '*'} ${hostPort}/${protocol}`);
+  for (const [index, { host, hostPort, protocol }] of ports.entries()) {
+    if (words.indexOf(words[index] as string) < index)
+      throw new UsageError(`port ${hostPort}/${protocol} is given twice`);
+    if (host === '::1')
+      throw new Failure('::1 can not be published: the kernel routes no IPv6 loopback: take 127.0.0.1');
+  }
+}
+
 /** Whether a process of the host listens on a port, by /proc/net, proc(5): the container would take it from it. */
 export function isListening({ hostPort, protocol }: Port): boolean {
   return [protocol, `${protocol}6`].some((table) =>
