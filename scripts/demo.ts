@@ -34,10 +34,10 @@ import { constants } from 'node:os';
 import { dirname, extname, join, relative } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
-import { findHierarchy, memoryFiles, parent, readHierarchies } from './helpers/cgroup.ts';
+import { findHierarchy, memoryFiles, parent, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main } from './helpers/cli.ts';
-import { findInPath, quote, runProgram } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
+import { findInPath, quote, runProgram } from './helpers/shell.ts';
 
 export const options = { keep: {} } as const;
 

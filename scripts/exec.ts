@@ -46,16 +46,16 @@ SEE ALSO
 import { readFileSync, realpathSync } from 'node:fs';
 import { join } from 'node:path';
 import { isatty } from 'node:tty';
-import { capabilities } from './helpers/capabilities.ts';
-import { cgroupDirectory, type Hierarchy, readHierarchies } from './helpers/cgroup.ts';
+import { type Entry, execProgram, type Inside, numbered } from './exec/enter.ts';
+import { cgroupDirectory, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
-import { parseVariable, parseWorkdir } from './helpers/container-options.ts';
-import { type Entry, execProgram, type Inside, numbered } from './helpers/enter.ts';
-import { attempt, namespaceInode, readProc } from './helpers/proc.ts';
-import { becomeShell, findInPath, findProgram } from './helpers/programs.ts';
+import { attempt, namespaceInode, readProc } from './helpers/pids.ts';
 import { findUser } from './helpers/rootfs.ts';
-import { seccompFilter } from './helpers/seccomp.ts';
+import { becomeShell, findInPath, findProgram } from './helpers/shell.ts';
 import { findContainer } from './helpers/target.ts';
+import { capabilities } from './run/capabilities.ts';
+import { parseVariable, parseWorkdir } from './run/options.ts';
+import { seccompFilter } from './run/seccomp.ts';
 
 export const options = {
   user: { short: 'u', parse: (text: string) => text },

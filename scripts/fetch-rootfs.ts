@@ -60,13 +60,13 @@ import {
   statSync,
 } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
+import { download, shown, withProgress } from './fetch-rootfs/download.ts';
+import { makeHostRootfs } from './fetch-rootfs/host-rootfs.ts';
+import { asRoot, unpack } from './fetch-rootfs/unpack.ts';
 import { Failure, main, reason, UsageError, type Values } from './helpers/cli.ts';
-import { download, shown, withProgress } from './helpers/download.ts';
-import { makeHostRootfs } from './helpers/host-rootfs.ts';
-import { quote } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
+import { quote } from './helpers/shell.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
-import { asRoot, unpack } from './helpers/unpack.ts';
 
 const articleUrl =
   'https://github.com/ericchiang/containers-from-scratch/releases/download/v0.1.0/rootfs.tar.gz';

@@ -44,10 +44,10 @@ UNDO
 SEE ALSO
   cgroups(7), cpuset(7), sched(7), the kernel's admin-guide/cgroup-v2 and scheduler/sched-bwc, limit-memory.ts
 */
-import { type LimitName, type Setting, weightToShares } from './helpers/cgroup.ts';
+import { type LimitName, type Setting, weightToShares } from './helpers/cgroups.ts';
 import { main, UsageError } from './helpers/cli.ts';
-import { commonOptions, limitTarget, type Part } from './helpers/limit.ts';
 import { parseCpus, parseList, parseMicroseconds, parseNumber } from './helpers/units.ts';
+import { commonOptions, limitTarget, type Part } from './limit/limit.ts';
 
 export const options = {
   weight: { parse: (text: string) => parseNumber('--weight', text, 1, 10_000) },

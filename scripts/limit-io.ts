@@ -48,11 +48,11 @@ SEE ALSO
   cgroups(7), lsblk(8), the kernel's admin-guide/cgroup-v2 (IO, Writeback) and admin-guide/cgroup-v1/blkio-controller,
   limit-memory.ts
 */
-import type { Setting } from './helpers/cgroup.ts';
+import type { Setting } from './helpers/cgroups.ts';
 import { main, UsageError } from './helpers/cli.ts';
-import { findDisk } from './helpers/disk.ts';
-import { commonOptions, limitTarget } from './helpers/limit.ts';
 import { parseNumber, parseSize } from './helpers/units.ts';
+import { findDisk } from './limit/disk.ts';
+import { commonOptions, limitTarget } from './limit/limit.ts';
 
 export const options = {
   readBps: { parse: parseSize },

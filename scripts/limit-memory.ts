@@ -59,13 +59,13 @@ import {
   readBytes,
   readHierarchies,
   type Setting,
-} from './helpers/cgroup.ts';
+} from './helpers/cgroups.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
-import { commonOptions, limitTarget, type Part } from './helpers/limit.ts';
-import { type Kill, watchKills } from './helpers/oom-watch.ts';
-import { attempt, readProc, readProcess } from './helpers/proc.ts';
+import { attempt, readProc, readProcess } from './helpers/pids.ts';
 import { findTarget } from './helpers/target.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
+import { commonOptions, limitTarget, type Part } from './limit/limit.ts';
+import { type Kill, watchKills } from './limit/oom-watch.ts';
 
 export const options = {
   swap: { parse: (text: string) => (text === 'max' ? Infinity : text === '0' ? 0 : parseSize(text)) },

@@ -39,10 +39,10 @@ SEE ALSO
   cgroups(7), fork(2), the kernel's admin-guide/cgroup-v2 and admin-guide/cgroup-v1/pids, limit-memory.ts
 */
 import { join } from 'node:path';
-import { readBytes } from './helpers/cgroup.ts';
+import { readBytes } from './helpers/cgroups.ts';
 import { main, UsageError } from './helpers/cli.ts';
-import { commonOptions, limitTarget, type Part } from './helpers/limit.ts';
 import { parseNumber } from './helpers/units.ts';
+import { commonOptions, limitTarget, type Part } from './limit/limit.ts';
 
 export const options = { ...commonOptions } as const;
 

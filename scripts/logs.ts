@@ -38,11 +38,11 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { readHierarchies } from './helpers/cgroup.ts';
+import { readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { notesFolder, runFolder } from './helpers/containers.ts';
-import { attempt } from './helpers/proc.ts';
-import { runProgram } from './helpers/programs.ts';
+import { attempt } from './helpers/pids.ts';
+import { runProgram } from './helpers/shell.ts';
 import { isName, namedContainer } from './helpers/target.ts';
 
 export const options = {

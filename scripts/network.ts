@@ -60,9 +60,13 @@ SEE ALSO
   ip-link(8), veth(4), bridge(8), nft(8), tc-tbf(8), network_namespaces(7), pasta(1), slirp4netns(1), stop.ts
 */
 import Table from 'cli-table3';
-import { parseAddress, parseSubnet, type Subnet } from './helpers/addresses.ts';
 import { Failure, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
-import { parsePort } from './helpers/container-options.ts';
+import { printable, readProc } from './helpers/pids.ts';
+import { runProgram } from './helpers/shell.ts';
+import { perform, type Step, toShell } from './helpers/steps.ts';
+import { isName } from './helpers/target.ts';
+import { parseAddress, parseSubnet, type Subnet } from './network/addresses.ts';
+import { firewallAdvice } from './network/advice.ts';
 import {
   type Attachment,
   attachProgram,
@@ -81,14 +85,10 @@ import {
   runShell,
   sweepNetworks,
   sweepProgram,
-} from './helpers/network.ts';
-import { firewallAdvice } from './helpers/network-advice.ts';
-import type { Port } from './helpers/network-rules.ts';
-import { perform, type Step, toShell } from './helpers/plan.ts';
-import { printable, readProc } from './helpers/proc.ts';
-import { runProgram } from './helpers/programs.ts';
-import { attachRootless, detachRootless, readRootless } from './helpers/rootless-network.ts';
-import { isName } from './helpers/target.ts';
+} from './network/network.ts';
+import { attachRootless, detachRootless, readRootless } from './network/rootless.ts';
+import type { Port } from './network/rules.ts';
+import { parsePort } from './run/options.ts';
 
 export const options = {
   bridge: { parse: parseBridge },

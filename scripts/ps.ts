@@ -64,7 +64,6 @@ import {
   parseMounts,
   rootfsPath,
 } from './helpers/containers.ts';
-import { type LoggedKill, type OomKills, openKernelLog, readOomKills } from './helpers/oom.ts';
 import {
   commandLine,
   namespaceInode,
@@ -73,9 +72,10 @@ import {
   readProcess,
   readProcesses,
   startTicks,
-} from './helpers/proc.ts';
-import { cut, toJson, widthOf } from './helpers/screen.ts';
+} from './helpers/pids.ts';
 import { formatSize } from './helpers/units.ts';
+import { type LoggedKill, type OomKills, openKernelLog, readOomKills } from './ps/oom.ts';
+import { cut, toJson, widthOf } from './ps/screen.ts';
 import {
   type Accounting,
   findPlaces,
@@ -88,8 +88,8 @@ import {
   readLimits,
   readMemory,
   readTasks,
-} from './helpers/usage.ts';
-import { formatOomKills, type Look, watch } from './helpers/watch.ts';
+} from './ps/usage.ts';
+import { formatOomKills, type Look, watch } from './ps/watch.ts';
 
 export const options = {
   watch: {},

@@ -90,7 +90,6 @@ import { realpathSync } from 'node:fs';
 import { hostname as osHostname } from 'node:os';
 import { basename } from 'node:path';
 import { isatty } from 'node:tty';
-import { capabilities, keptCapabilities, parseCapabilities } from './helpers/capabilities.ts';
 import {
   cgroupDirectory,
   cgroupPath,
@@ -99,8 +98,21 @@ import {
   type LaunchLimits,
   offeredControllers,
   readHierarchies,
-} from './helpers/cgroup.ts';
+} from './helpers/cgroups.ts';
 import { Failure, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
+import { notesFolder } from './helpers/containers.ts';
+import { readProc } from './helpers/pids.ts';
+import { defaultShell, findRootfs, findUser } from './helpers/rootfs.ts';
+import { becomeShell, findInPath } from './helpers/shell.ts';
+import { delegatedTo } from './helpers/target.ts';
+import { parseCpus, parseList, parseNumber, parseSize } from './helpers/units.ts';
+import { capabilities, keptCapabilities, parseCapabilities } from './run/capabilities.ts';
+import { mountFlags, planSeccomp, readHost } from './run/host.ts';
+import { idmapWords } from './run/idmap.ts';
+import { readImageConfig } from './run/image.ts';
+import { findInit, shellInit } from './run/init.ts';
+import { type Launch, launchProgram, namespaceFlags, planCgroups } from './run/launch.ts';
+import { parseNetwork, planNetwork } from './run/network.ts';
 import {
   orUnlimited,
   parseDevice,
@@ -117,21 +129,8 @@ import {
   parseVariableFile,
   parseVolume,
   parseWorkdir,
-} from './helpers/container-options.ts';
-import { notesFolder } from './helpers/containers.ts';
-import { mountFlags, planSeccomp, readHost } from './helpers/host.ts';
-import { idmapWords } from './helpers/idmap.ts';
-import { readImageConfig } from './helpers/image.ts';
-import { findInit, shellInit } from './helpers/init.ts';
-import { type Launch, launchProgram, namespaceFlags, planCgroups } from './helpers/launch.ts';
-import { parseNetwork, planNetwork } from './helpers/launch-network.ts';
-import { readProc } from './helpers/proc.ts';
-import { becomeShell, findInPath } from './helpers/programs.ts';
-import { defaultShell, findRootfs, findUser } from './helpers/rootfs.ts';
-
-import { delegatedTo } from './helpers/target.ts';
-import { parseCpus, parseList, parseNumber, parseSize } from './helpers/units.ts';
-import { freeNamespace, lockedBy, rootlessNamespace } from './helpers/userns.ts';
+} from './run/options.ts';
+import { freeNamespace, lockedBy, rootlessNamespace } from './run/userns.ts';
 
 export const options = {
   name: { parse: parseName },

@@ -44,12 +44,11 @@ SEE ALSO
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { cgroupsBelow, lockDirectory, parent, processesIn, readHierarchies } from './helpers/cgroup.ts';
+import { cgroupsBelow, lockDirectory, parent, processesIn, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
-import { parseSignal, signalNumber } from './helpers/container-options.ts';
 import { notesFolder } from './helpers/containers.ts';
-import { attempt, type Process, readProc, startTicks } from './helpers/proc.ts';
-import { runProgram } from './helpers/programs.ts';
+import { attempt, type Process, readProc, startTicks } from './helpers/pids.ts';
+import { runProgram } from './helpers/shell.ts';
 import {
   findContainer,
   livingProcesses,
@@ -58,6 +57,7 @@ import {
   sweepTargets,
   type WholeContainer,
 } from './helpers/target.ts';
+import { parseSignal, signalNumber } from './run/options.ts';
 
 export const options = {
   signal: { parse: parseSignal },
@@ -237,7 +237,7 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
       console.log(`${name}: removed`);
     }
     for (const hierarchy of hierarchies) sweepTargets(hierarchy);
-    const { sweepNetworks } = await import('./helpers/network.ts'); // not loaded where it is not needed
+    const { sweepNetworks } = await import('./network/network.ts'); // not loaded where it is not needed
     const networks = await sweepNetworks().catch((error) => [`networks: ${reason(error)}`]);
     for (const what of networks) console.log(what);
     return 0;

@@ -7,10 +7,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { Failure, UsageError } from '../scripts/helpers/cli.ts';
-import * as options from '../scripts/helpers/container-options.ts';
-import { readImageConfig } from '../scripts/helpers/image.ts';
-import { findInit, shellInit } from '../scripts/helpers/init.ts';
-import { freeNamespace, lockedBy, rootlessNamespace, subordinateRange } from '../scripts/helpers/userns.ts';
+import { readImageConfig } from '../scripts/run/image.ts';
+import { findInit, shellInit } from '../scripts/run/init.ts';
+import * as options from '../scripts/run/options.ts';
+import { freeNamespace, lockedBy, rootlessNamespace, subordinateRange } from '../scripts/run/userns.ts';
 import { needs } from './helpers/needs.ts';
 import { execute, until } from './helpers/script.ts';
 

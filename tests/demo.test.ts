@@ -5,7 +5,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { test } from 'node:test';
-import { parent, readHierarchies } from '../scripts/helpers/cgroup.ts';
+import { parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { container } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, script, top } from './helpers/script.ts';

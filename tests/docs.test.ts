@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join, relative } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { test } from 'node:test';
-import { parent, readHierarchies } from '../scripts/helpers/cgroup.ts';
+import { parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { needs } from './helpers/needs.ts';
 import { top } from './helpers/script.ts';
 

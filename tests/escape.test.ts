@@ -20,9 +20,9 @@ import {
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { defaultCapabilities } from '../scripts/helpers/capabilities.ts';
-import { findInit } from '../scripts/helpers/init.ts';
-import { findProgram } from '../scripts/helpers/programs.ts';
+import { findProgram } from '../scripts/helpers/shell.ts';
+import { defaultCapabilities } from '../scripts/run/capabilities.ts';
+import { findInit } from '../scripts/run/init.ts';
 import { Attempts, byHand } from './helpers/attempts.ts';
 import { container, namespace, newName } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';

@@ -17,8 +17,8 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { cgroupDirectory, cgroupPath, readHierarchies } from '../scripts/helpers/cgroup.ts';
-import { attempt, readProcesses } from '../scripts/helpers/proc.ts';
+import { cgroupDirectory, cgroupPath, readHierarchies } from '../scripts/helpers/cgroups.ts';
+import { attempt, readProcesses } from '../scripts/helpers/pids.ts';
 import {
   alive,
   cgroups,

@@ -15,7 +15,7 @@ import {
   progressLine,
   proxyFor,
   shown,
-} from '../scripts/helpers/download.ts';
+} from '../scripts/fetch-rootfs/download.ts';
 import { archive } from './helpers/archives.ts';
 import { bundle, run, Sandbox } from './helpers/fetch.ts';
 import { needs } from './helpers/needs.ts';

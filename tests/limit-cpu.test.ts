@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { processesIn, readLimit } from '../scripts/helpers/cgroup.ts';
+import { processesIn, readLimit } from '../scripts/helpers/cgroups.ts';
 import { container, newName, start, stat } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute } from './helpers/script.ts';

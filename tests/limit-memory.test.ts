@@ -4,10 +4,10 @@ import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { test } from 'node:test';
-import { memoryFiles, parent } from '../scripts/helpers/cgroup.ts';
-import { parseKills } from '../scripts/helpers/oom-watch.ts';
-import { descendants, readProcesses } from '../scripts/helpers/proc.ts';
+import { memoryFiles, parent } from '../scripts/helpers/cgroups.ts';
+import { descendants, readProcesses } from '../scripts/helpers/pids.ts';
 import { cgroupNoteName } from '../scripts/helpers/target.ts';
+import { parseKills } from '../scripts/limit/oom-watch.ts';
 import {
   alive,
   container,

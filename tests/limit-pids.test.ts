@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { processesIn } from '../scripts/helpers/cgroup.ts';
+import { processesIn } from '../scripts/helpers/cgroups.ts';
 import { container, start } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, until } from './helpers/script.ts';

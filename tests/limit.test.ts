@@ -31,11 +31,11 @@ import {
   settingWrites,
   sharesToWeight,
   weightToShares,
-} from '../scripts/helpers/cgroup.ts';
-import { type Part, planLimit, planReset, showLimit } from '../scripts/helpers/limit.ts';
-import { toShell } from '../scripts/helpers/plan.ts';
-import { descendants, readProcesses } from '../scripts/helpers/proc.ts';
+} from '../scripts/helpers/cgroups.ts';
+import { descendants, readProcesses } from '../scripts/helpers/pids.ts';
+import { toShell } from '../scripts/helpers/steps.ts';
 import type { Target } from '../scripts/helpers/target.ts';
+import { type Part, planLimit, planReset, showLimit } from '../scripts/limit/limit.ts';
 import { cpuSettings } from '../scripts/limit-cpu.ts';
 import { memorySettings } from '../scripts/limit-memory.ts';
 import { container, makeBundle } from './helpers/container.ts';

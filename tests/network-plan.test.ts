@@ -10,10 +10,10 @@ import {
   parseAddress,
   parseSubnet,
   type Subnet,
-} from '../scripts/helpers/addresses.ts';
-import { parsePort } from '../scripts/helpers/container-options.ts';
-import { advice, droppingChains } from '../scripts/helpers/network-advice.ts';
+} from '../scripts/network/addresses.ts';
+import { advice, droppingChains } from '../scripts/network/advice.ts';
 import { parseRate, planRate } from '../scripts/network.ts';
+import { parsePort } from '../scripts/run/options.ts';
 
 const subnet = (text: string) => parseSubnet(text) as Subnet;
 

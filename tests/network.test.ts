@@ -429,7 +429,7 @@ test('what --dry-run prints has the same effect, and changes nothing until it is
 test('the lines for a launch do the same from a shell of their own', slow, async () => {
   const before = await snapshot();
   const one = await container();
-  const helper = join(top, 'scripts/helpers/network.ts');
+  const helper = join(top, 'scripts/network/network.ts');
   const module = `const { readNetwork, launchLines, defaultBridge } = await import('${helper}');
     const network = await readNetwork({ bridge: defaultBridge });
     const ports = [{ host: undefined, hostPort: 8080, port: 80, protocol: 'tcp' }];

@@ -15,10 +15,10 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import { cgroupDirectory, cgroupPath, memoryFiles, readHierarchies } from '../scripts/helpers/cgroup.ts';
-import { guessLevel, levelOf, parseLoggedKill } from '../scripts/helpers/oom.ts';
-import { descendants, readProcesses } from '../scripts/helpers/proc.ts';
-import { readLimits } from '../scripts/helpers/usage.ts';
+import { cgroupDirectory, cgroupPath, memoryFiles, readHierarchies } from '../scripts/helpers/cgroups.ts';
+import { descendants, readProcesses } from '../scripts/helpers/pids.ts';
+import { guessLevel, levelOf, parseLoggedKill } from '../scripts/ps/oom.ts';
+import { readLimits } from '../scripts/ps/usage.ts';
 import { formatDuration, type Row, toTable } from '../scripts/ps.ts';
 import {
   alive,

@@ -15,7 +15,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { attempt } from '../scripts/helpers/proc.ts';
+import { attempt } from '../scripts/helpers/pids.ts';
 import { newName } from './helpers/container.ts';
 import { needsAttributes, state } from './helpers/folders.ts';
 import { each, inside, mounted, refused, said, says } from './helpers/inside.ts';

@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { parent, readHierarchies } from '../scripts/helpers/cgroup.ts';
+import { parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { cgroups, container, newName } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs, top, until } from './helpers/script.ts';

@@ -21,7 +21,7 @@ import {
   memoryFiles,
   parent,
   readHierarchies,
-} from '../scripts/helpers/cgroup.ts';
+} from '../scripts/helpers/cgroups.ts';
 import {
   alive,
   cgroups,

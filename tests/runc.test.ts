@@ -5,7 +5,7 @@ import { existsSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileS
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { defaultCapabilities } from '../scripts/helpers/capabilities.ts';
+import { defaultCapabilities } from '../scripts/run/capabilities.ts';
 import { container, newName } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { execute, rootfs, script, top } from './helpers/script.ts';

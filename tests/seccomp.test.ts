@@ -3,9 +3,9 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'no
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import { capabilities, defaultCapabilities } from '../scripts/helpers/capabilities.ts';
-import { findProgram, systemDirectories } from '../scripts/helpers/programs.ts';
-import { printfFormat, seccompFilter, seccompLoader } from '../scripts/helpers/seccomp.ts';
+import { findProgram, systemDirectories } from '../scripts/helpers/shell.ts';
+import { capabilities, defaultCapabilities } from '../scripts/run/capabilities.ts';
+import { printfFormat, seccompFilter, seccompLoader } from '../scripts/run/seccomp.ts';
 import { needs } from './helpers/needs.ts';
 import { execute } from './helpers/script.ts';
 

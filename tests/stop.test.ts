@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { parent, readHierarchies } from '../scripts/helpers/cgroup.ts';
-import { readProcesses } from '../scripts/helpers/proc.ts';
+import { parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
+import { readProcesses } from '../scripts/helpers/pids.ts';
 import {
   alive,
   cgroups,

@@ -1,8 +1,8 @@
 // Containers: which processes are one's first, who made it, what it is called, where its root directory lies.
 import { existsSync, readlinkSync, type Stats, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { parent as ownFolder, unescapeMountinfo } from './cgroup.ts';
-import { ancestors, attempt, groupBy, namespaceInode, type Process, readProc, type Table } from './proc.ts';
+import { parent as ownFolder, unescapeMountinfo } from './cgroups.ts';
+import { ancestors, attempt, groupBy, namespaceInode, type Process, readProc, type Table } from './pids.ts';
 
 /** A container, whoever made it: the processes of a PID namespace, or a tree with a root directory of its own. */
 export interface Container {

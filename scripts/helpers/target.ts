@@ -19,7 +19,7 @@ import {
   parent,
   processesIn,
   type Setting,
-} from './cgroup.ts';
+} from './cgroups.ts';
 import { Failure, UsageError } from './cli.ts';
 import {
   type Container,
@@ -38,7 +38,7 @@ import {
   readProcesses,
   startTicks,
   type Table,
-} from './proc.ts';
+} from './pids.ts';
 
 /** A cgroup of one hierarchy, and who is in it or is to go there. */
 export interface Target {

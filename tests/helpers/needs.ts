@@ -3,7 +3,7 @@
 import { spawnSync } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
 import { join } from 'node:path';
-import { findHierarchy, readHierarchies } from '../../scripts/helpers/cgroup.ts';
+import { findHierarchy, readHierarchies } from '../../scripts/helpers/cgroups.ts';
 
 const succeeds = (command: string, ...words: string[]) =>
   spawnSync(command, words, { stdio: 'ignore' }).status === 0;

@@ -12,7 +12,7 @@ import {
   type Hierarchy,
   parent,
   readHierarchies,
-} from '../../scripts/helpers/cgroup.ts';
+} from '../../scripts/helpers/cgroups.ts';
 import { call, execute } from './script.ts';
 
 /** The hierarchies of this machine. */

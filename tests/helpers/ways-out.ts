@@ -5,7 +5,7 @@
 // memory, $KEY a key in the caller's session keyring; $HOSTNAME, $UTS its namespace, $NULL the host's /dev/null; and
 // $dir, an empty directory.
 import { existsSync, readFileSync } from 'node:fs';
-import { attempt as orUndefined } from '../../scripts/helpers/proc.ts';
+import { attempt as orUndefined } from '../../scripts/helpers/pids.ts';
 import { type Attempt, perl } from './attempts.ts';
 import { memory } from './container.ts';
 

@@ -1,0 +1,412 @@
+// A tar archive in the stream: every header is checked before a byte of it goes on to tar(1).
+// Formats: POSIX pax and ustar (pax(1)), GNU (the "Tar Internals" of GNU tar's manual).
+import { Failure, reason } from '../helpers/cli.ts';
+import { formatSize } from '../helpers/units.ts';
+
+const block = 512;
+const none = Buffer.alloc(0);
+const zeros = Buffer.alloc(1 << 16);
+/** longest payload of a pax header: file systems end extended attributes at 64 KiB */
+const maxMetadataBytes = 1 << 20;
+/** longest path that the kernel takes, path_resolution(7) */
+const maxPathBytes = 4095;
+/** tar pads its end to a record, which is 10 KiB and at most 1 MiB where someone chose so */
+const maxPaddingBytes = 1 << 24;
+
+/** What is let through, and how much of it. */
+export interface Limits {
+  /** bytes that the files may take together */
+  maxBytes: number;
+  /** why not more: `--max-size`, or the space that is free */
+  maxBytesReason: string;
+  maxEntries: number;
+  /** leading parts taken off each name; `auto`: a single top directory is taken off */
+  strip: number | 'auto';
+  /** leave device nodes out: those that no rootfs needs, or all */
+  skipDevices: 'unusual' | 'all' | undefined;
+}
+
+/** A directory's own attributes, as the archive has them. */
+export interface Attributes {
+  mode: number;
+  uid: number;
+  gid: number;
+  /** seconds since 1970, with what fraction there is */
+  mtime: string;
+}
+
+interface Entry extends Attributes {
+  type: string;
+  name: string;
+  link: string;
+  /** bytes in the archive, and bytes once unpacked: more where a file is sparse */
+  size: number;
+  realSize: number;
+  device: string;
+  /** where its data begins in the buffer */
+  end: number;
+}
+
+// null, zero, full, random, urandom, tty, console, ptmx: what debootstrap(8) makes. Anything else is a way to the host.
+const usualDevices = ['1:3', '1:5', '1:7', '1:8', '1:9', '5:0', '5:1', '5:2'];
+
+const rootDirectories =
+  'bin boot dev etc home lib lib32 lib64 libx32 media mnt opt proc root run sbin selinux srv sys tmp usr var'.split(
+    ' ',
+  );
+
+/**
+ * Reads the headers of a tar archive that comes in chunks, and throws a Failure at the first thing that is wrong.
+ * It is no second opinion on what a name means: tar runs confined. It refuses what tar would let pass.
+ */
+export class TarInspector {
+  entries = 0;
+  /** what the files take once unpacked */
+  bytes = 0;
+  skippedDevices = 0;
+  /** leading parts for tar to strip: undefined until the first entries have told */
+  strip: number | undefined;
+  /** of the directory that becomes the root, where its name is stripped to nothing */
+  rootAttributes: Attributes | undefined;
+
+  #limits: Limits;
+  /** the begin of a header whose rest is yet to come, and what is good but must wait for `strip` */
+  #held: Buffer = none;
+  #waiting: Buffer[] = [];
+  #top: string | undefined;
+  #current = '';
+  #dataLeft = 0;
+  #zeroBlocks = 0;
+  #padding = 0;
+  #received = 0;
+
+  constructor(limits: Limits) {
+    this.#limits = limits;
+    if (limits.strip !== 'auto') this.strip = limits.strip;
+  }
+
+  /** Takes the next chunk and returns what is found good: whole headers and data, and nothing after the end marker. */
+  push(chunk: Buffer): Buffer[] {
+    this.#received += chunk.length;
+    if (this.#received > this.#limits.maxBytes) this.#refuseSize();
+    const buffer = this.#held.length ? Buffer.concat([this.#held, chunk]) : chunk;
+    let from = 0;
+    let at = 0;
+    while (at < buffer.length && this.#zeroBlocks < 2) {
+      if (this.#dataLeft > 0) {
+        const length = Math.min(this.#dataLeft, buffer.length - at);
+        this.#dataLeft -= length;
+        at += length;
+      } else if (buffer.length - at < block) {
+        break;
+      } else if (isZero(buffer.subarray(at, at + block))) {
+        this.#zeroBlocks++;
+        at += block;
+      } else {
+        if (this.#zeroBlocks > 0) throw new Failure('data follow a lone block of zeros');
+        const entry = this.#read(buffer, at);
+        if (!entry) break;
+        this.#judge(entry);
+        if (this.#leavesOut(entry)) {
+          this.#waiting.push(buffer.subarray(from, at));
+          from = entry.end;
+        }
+        this.#dataLeft = Math.ceil(entry.size / block) * block;
+        at = entry.end;
+      }
+    }
+    this.#waiting.push(buffer.subarray(from, at));
+    this.#held = buffer.subarray(at);
+    if (this.#zeroBlocks === 2) {
+      this.strip ??= 0;
+      this.#checkPadding(this.#held);
+      this.#held = none;
+    }
+    return this.strip === undefined ? [] : this.#waiting.splice(0).filter((part) => part.length > 0);
+  }
+
+  /** To be called when no chunk is left: throws where the archive is cut, or is none. */
+  end(): void {
+    if (this.#received === 0) throw new Failure('it is empty');
+    if (this.#dataLeft > 0) throw new Failure(`it is cut in the data of ${show(this.#current)}`);
+    if (this.#zeroBlocks < 2)
+      throw new Failure(
+        this.entries === 0
+          ? 'it is too short for a tar archive'
+          : `it is cut: no end marker after ${show(this.#current)}`,
+      );
+    if (this.entries === 0) throw new Failure('it is a tar archive without entries');
+  }
+
+  #read(buffer: Buffer, at: number): Entry | undefined {
+    try {
+      if (this.entries === 0) checkFirst(buffer.subarray(at, at + block));
+      return readEntry(buffer, at);
+    } catch (error) {
+      if (this.entries === 0) throw error;
+      throw new Failure(`after ${show(this.#current)}: ${reason(error)}`, { cause: error });
+    }
+  }
+
+  #judge(entry: Entry): void {
+    const { type, name, link, size, realSize, end: _, ...attributes } = entry;
+    const refuse = (why: string) => {
+      throw new Failure(`entry ${show(name)}: ${why}`);
+    };
+    this.#current = name;
+    if (++this.entries > this.#limits.maxEntries)
+      throw new Failure(`it has more than ${this.#limits.maxEntries} entries: --max-entries allows more`);
+    this.bytes += Math.max(size, realSize);
+    if (this.bytes > this.#limits.maxBytes) this.#refuseSize();
+
+    if (name === '') refuse('it has no name');
+    if (/[\x00-\x1f\x7f]/.test(name + link)) refuse('a control character in a name');
+    if (name.length > maxPathBytes || link.length > maxPathBytes)
+      refuse(`a name longer than ${maxPathBytes} bytes`);
+    const parts = name.split('/').filter(Boolean);
+    if (parts.includes('..')) refuse('its name leads upwards');
+    const isRoot = parts.every((part) => part === '.');
+    if (isRoot && type !== '5') refuse('the root must be a directory');
+    if (type === '1' && link.split('/').includes('..'))
+      refuse(`a hard link to ${show(link)}, which leads upwards`);
+    if ('12'.includes(type) && link === '') refuse('a link to nothing');
+    if (type !== '0' && size > 0) refuse('data where none can be: only files have data');
+    if (type === '0' && name.endsWith('/')) refuse('a file whose name ends in /');
+
+    if (this.#limits.strip === 'auto' && !isRoot) this.#checkTop(type, name, parts);
+    if (type === '5' && this.strip && parts.length === this.strip) this.rootAttributes = attributes;
+  }
+
+  /** The first entry tells whether the names have a top directory to be stripped; the others have to agree. */
+  #checkTop(type: string, name: string, parts: string[]): void {
+    const top = parts.find((part) => part !== '.') as string;
+    if (this.strip === undefined) {
+      const isFile = parts.at(-1) === top && type !== '5';
+      if (isFile || rootDirectories.includes(top)) {
+        this.strip = 0;
+      } else {
+        this.#top = top;
+        this.strip = parts.indexOf(top) + 1;
+      }
+    } else if (this.#top !== undefined && (top !== this.#top || parts.indexOf(top) + 1 !== this.strip)) {
+      throw new Failure(
+        `it begins with the directory ${show(this.#top)} but ${show(name)} is not in it: choose --strip 0 or --strip 1`,
+      );
+    }
+  }
+
+  #leavesOut({ type, name, device }: Entry): boolean {
+    if (type !== '3' && type !== '4') return false;
+    const usual = type === '3' && usualDevices.includes(device);
+    if (usual && this.#limits.skipDevices !== 'all') return false;
+    if (!this.#limits.skipDevices)
+      throw new Failure(
+        `entry ${show(name)}: a ${type === '3' ? 'character' : 'block'} device ${device}, a way to the host: --skip-devices leaves such out`,
+      );
+    this.skippedDevices++;
+    return true;
+  }
+
+  #checkPadding(rest: Buffer): void {
+    this.#padding += rest.length;
+    if (!isZero(rest)) throw new Failure('data follow the end marker');
+    if (this.#padding > maxPaddingBytes)
+      throw new Failure(`more than ${formatSize(maxPaddingBytes)} of zeros follow the end marker`);
+  }
+
+  #refuseSize(): never {
+    throw new Failure(
+      `it unpacks to more than ${formatSize(this.#limits.maxBytes)}${this.#limits.maxBytesReason}`,
+    );
+  }
+}
+
+/** The entry whose header begins at `start`, with the headers that belong to it. undefined: more bytes are needed. */
+function readEntry(buffer: Buffer, start: number): Entry | undefined {
+  let pax: Map<string, string> | undefined;
+  let global = false;
+  const long: { name?: string; link?: string } = {};
+  for (let at = start; buffer.length >= at + block; ) {
+    const header = buffer.subarray(at, at + block);
+    checkHeader(header);
+    const type = header.toString('latin1', 156, 157);
+    const size = parseNumber(header, 124, 12, 'size');
+    at += block;
+    if (!'xgLK'.includes(type)) return completeEntry(buffer, header, at, type, size, pax, long);
+
+    if (size > maxMetadataBytes) throw new Failure(`a ${type} header of ${formatSize(size)}`);
+    const end = at + Math.ceil(size / block) * block;
+    if (buffer.length < end) return undefined;
+    const payload = buffer.subarray(at, at + size);
+    at = end;
+    if (type === 'g') {
+      if (global) throw new Failure('two global pax headers in a row');
+      global = true;
+      const key = [...parsePax(payload).keys()].find((key) => key !== 'comment');
+      if (key) throw new Failure(`a global pax header sets ${show(key)} for all that follow`);
+    } else if (type === 'x') {
+      if (pax) throw new Failure('two pax headers for one entry');
+      pax = parsePax(payload);
+    } else {
+      const which = type === 'L' ? 'name' : 'link';
+      if (long[which] !== undefined) throw new Failure(`two GNU long ${which}s for one entry`);
+      const [, text] = /^([^\0]+)\0*$/.exec(payload.toString('latin1')) ?? [];
+      if (text === undefined) throw new Failure(`a GNU long ${which} that is none`);
+      long[which] = text;
+    }
+  }
+  return undefined;
+}
+
+function completeEntry(
+  buffer: Buffer,
+  header: Buffer,
+  dataStart: number,
+  typeflag: string,
+  headerSize: number,
+  pax: Map<string, string> | undefined,
+  long: { name?: string; link?: string },
+): Entry | undefined {
+  const type = typeflag === '\0' || typeflag === '7' ? '0' : typeflag;
+  if (!'0123456S'.includes(type)) throw new Failure(`an entry of the unknown type ${show(typeflag)}`);
+  const isUstar = header[262] === 0;
+  const prefix = isUstar ? text(header, 345, 155) : '';
+  const shortName = text(header, 0, 100);
+  const ustarName = prefix ? `${prefix}/${shortName}` : shortName;
+
+  const name = agreeing('name', long.name, pax?.get('path'), ustarName);
+  const link = agreeing('link', long.link, pax?.get('linkpath'), text(header, 157, 100));
+  const size = paxNumber(pax, 'size') ?? headerSize;
+  // only what does not fit into the header's eleven octal digits may say otherwise there
+  if (size !== headerSize && size <= 0o77777777777)
+    throw new Failure(`entry ${show(name)}: the pax header says ${size} bytes, the header ${headerSize}`);
+  let end = dataStart;
+  let realSize = paxNumber(pax, 'GNU.sparse.realsize') ?? paxNumber(pax, 'GNU.sparse.size') ?? size;
+  if (type === 'S') {
+    realSize = parseNumber(header, 483, 12, 'real size');
+    // GNU's old sparse format: more blocks of the map follow while the last one says so
+    for (let more = header[482]; more; more = buffer[end - block + 504]) {
+      if (buffer.length < end + block) return undefined;
+      end += block;
+      if (end - dataStart > maxMetadataBytes) throw new Failure(`entry ${show(name)}: an endless sparse map`);
+    }
+  }
+  return {
+    type: type === 'S' ? '0' : type,
+    name: pax?.get('GNU.sparse.name') ?? name,
+    link,
+    size,
+    realSize,
+    device: `${parseNumber(header, 329, 8, 'device')}:${parseNumber(header, 337, 8, 'device')}`,
+    mode: parseNumber(header, 100, 8, 'mode') & 0o7777,
+    uid: paxNumber(pax, 'uid') ?? parseNumber(header, 108, 8, 'uid'),
+    gid: paxNumber(pax, 'gid') ?? parseNumber(header, 116, 8, 'gid'),
+    mtime: pax?.get('mtime') ?? `${parseNumber(header, 136, 12, 'mtime')}`,
+    end,
+  };
+}
+
+/** A GNU long name and a pax one: either stands for the header's, which may be cut, but not each for another. */
+function agreeing(what: string, gnu: string | undefined, pax: string | undefined, short: string): string {
+  if (gnu !== undefined && pax !== undefined && gnu !== pax)
+    throw new Failure(`two ${what}s for one entry: ${show(gnu)} and ${show(pax)}`);
+  return gnu ?? pax ?? short;
+}
+
+function checkHeader(header: Buffer): void {
+  let sum = 8 * 0x20;
+  for (let index = 0; index < 148; index++) sum += header[index] as number;
+  for (let index = 156; index < block; index++) sum += header[index] as number;
+  if (sum !== parseNumber(header, 148, 8, 'checksum')) throw new Failure('a header with a wrong checksum');
+  const magic = header.toString('latin1', 257, 265);
+  if (magic !== 'ustar\x0000' && magic !== 'ustar  \0') throw new Failure('a header neither POSIX nor GNU');
+}
+
+function checkFirst(header: Buffer): void {
+  try {
+    checkHeader(header);
+  } catch (error) {
+    const start = JSON.stringify(header.toString('latin1', 0, 16));
+    throw new Failure(`it is no tar archive, plain or compressed: ${reason(error)}; it begins with ${start}`);
+  }
+}
+
+/** Octal digits, or where these are too few GNU's base 256: the highest bit set, then a two's complement number. */
+function parseNumber(header: Buffer, offset: number, length: number, what: string): number {
+  const field = header.subarray(offset, offset + length);
+  const first = field[0] as number;
+  let value: number;
+  if (first & 0x80) {
+    const bits = BigInt(8 * length);
+    const raw = BigInt(`0x${field.toString('hex')}`);
+    value = Number(first === 0xff ? raw - (1n << bits) : raw - (1n << (bits - 1n)));
+  } else {
+    const [, digits] = /^ *([0-7]*)[ \0]*$/.exec(field.toString('latin1')) ?? [];
+    if (digits === undefined) throw new Failure(`a header whose ${what} is no number`);
+    value = Number.parseInt(digits || '0', 8);
+  }
+  const isId = what === 'uid' || what === 'gid';
+  // -1 as an owner means "leave it" to chown(2)
+  if (!Number.isSafeInteger(value) || (value < 0 && what !== 'mtime') || (isId && value >= 0xffffffff))
+    throw new Failure(`a header whose ${what} is out of range`);
+  return value;
+}
+
+/** Records are `LENGTH KEY=VALUE\n`, LENGTH counting all of it. Keys that decide what is written come once. */
+function parsePax(payload: Buffer): Map<string, string> {
+  const records = new Map<string, string>();
+  for (let at = 0; at < payload.length; ) {
+    const [prefix, digits] = /^([1-9]\d{0,6}) /.exec(payload.toString('latin1', at, at + 8)) ?? [];
+    const end = at + Number(digits);
+    const equals = payload.indexOf('=', at);
+    if (!prefix || end > payload.length || payload[end - 1] !== 0x0a || equals < 0 || equals >= end)
+      throw new Failure('a damaged pax header');
+    const key = payload.toString('latin1', at + prefix.length, equals);
+    const value = payload.toString('latin1', equals + 1, end - 1);
+    if (decisive.test(key)) {
+      if (records.has(key)) throw new Failure(`a pax header that sets ${key} twice`);
+      if (value === '' || value.includes('\0')) throw new Failure(`a pax header whose ${key} is none`);
+      if (key === 'mtime' && !/^-?\d{1,12}(\.\d+)?$/.test(value))
+        throw new Failure('a pax header whose mtime is none');
+    }
+    records.set(key, value);
+    at = end;
+  }
+  return records;
+}
+
+const decisive = /^(path|linkpath|size|uid|gid|mtime|GNU\.sparse\.(name|realsize|size))$/;
+
+function paxNumber(pax: Map<string, string> | undefined, key: string): number | undefined {
+  const value = pax?.get(key);
+  if (value === undefined) return undefined;
+  const isId = key === 'uid' || key === 'gid';
+  const number = /^\d{1,16}$/.test(value) ? Number(value) : Number.NaN;
+  if (!Number.isSafeInteger(number) || (isId && number >= 0xffffffff))
+    throw new Failure(`a pax header whose ${key} is out of range: ${show(value)}`);
+  return number;
+}
+
+function text(header: Buffer, offset: number, length: number): string {
+  const field = header.toString('latin1', offset, offset + length);
+  const nul = field.indexOf('\0');
+  return nul < 0 ? field : field.slice(0, nul);
+}
+
+function isZero(bytes: Buffer): boolean {
+  for (let at = 0; at < bytes.length; at += zeros.length) {
+    const part = bytes.subarray(at, at + zeros.length);
+    if (!part.equals(zeros.subarray(0, part.length))) return false;
+  }
+  return true;
+}
+
+/** A name from an archive, safe for a terminal. */
+function show(name: string): string {
+  const shown = JSON.stringify(Buffer.from(name, 'latin1').toString('utf8').slice(0, 200));
+  const escaped = shown.replace(
+    /[\x7f-\x9f\u2028-\u202e\u2066-\u2069]/g,
+    (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
+  return /[\\ :,]/.test(escaped) ? escaped : escaped.slice(1, -1);
+}

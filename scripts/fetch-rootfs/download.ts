@@ -1,0 +1,327 @@
+// A file from http(s), as the bytes that the server has: resumed after a break, retried, never decoded.
+import { createHash } from 'node:crypto';
+import { request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http';
+import { request as httpsRequest } from 'node:https';
+import { isIP, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { connect as tlsConnect } from 'node:tls';
+import { Failure, reason } from '../helpers/cli.ts';
+import { formatSize } from '../helpers/units.ts';
+
+const maxRedirects = 10;
+const maxFailures = 5;
+/** an attempt that brought as much was none in vain: the count of failures begins anew */
+const worthwhileBytes = 1 << 20;
+
+/** What may be set by a caller, tests above all. */
+export interface DownloadOptions {
+  /** without an answer, or without a further byte, for as long a connection is given up */
+  timeoutMilliseconds?: number;
+  /** before the first retry; doubled for each one more */
+  backoffMilliseconds?: number;
+  /** told the length once the server has named it */
+  onLength?: (bytes: number) => void;
+  /** told each break that is going to be mended, in a sentence */
+  onRetry?: (message: string) => void;
+  env?: NodeJS.ProcessEnv;
+}
+
+/** An answer that another attempt would not change. */
+class Final extends Failure {}
+
+/** Yields the bytes at `url`, in order and each once, over as many connections as it takes. Throws a Failure. */
+export async function* download(url: URL, options: DownloadOptions = {}): AsyncGenerator<Buffer> {
+  const { timeoutMilliseconds = 30_000, backoffMilliseconds = 500 } = options;
+  const hash = createHash('sha256');
+  let received = 0;
+  let length: number | undefined;
+  let validator: string | undefined;
+  let failures = 0;
+  for (;;) {
+    const receivedBefore = received;
+    try {
+      // If-Range: the rest is sent only of the file that was begun, RFC 9110 section 13.1.5
+      const range: Record<string, string> =
+        received > 0 && validator ? { Range: `bytes=${received}-`, 'If-Range': validator } : {};
+      const response = await get(url, range, timeoutMilliseconds, options.env ?? process.env);
+      const whole = wholeLength(response, received);
+      if (length !== undefined && whole !== undefined && whole !== length) throw changed();
+      length ??= whole;
+      validator ??= strongValidator(response);
+      if (received === 0 && length !== undefined) options.onLength?.(length);
+
+      // a server that does not resume sends it all again: what is known already is compared and passed over
+      let known = response.statusCode === 200 ? received : 0;
+      const again = createHash('sha256');
+      for await (const chunk of withIdleTimeout(response, timeoutMilliseconds)) {
+        const old = chunk.subarray(0, known);
+        const fresh = chunk.subarray(old.length);
+        if (old.length > 0) {
+          again.update(old);
+          known -= old.length;
+          if (known === 0 && !again.digest().equals(hash.copy().digest())) throw changed();
+        }
+        hash.update(fresh);
+        received += fresh.length;
+        if (fresh.length > 0) yield fresh;
+      }
+      if (known > 0 || (length !== undefined && received < length))
+        throw new Error(`the connection ended after ${received} of ${length ?? 'unknown'} bytes`);
+      return;
+    } catch (error) {
+      if (error instanceof Final || isHopeless(error, received)) throw failure(error);
+      failures = received - receivedBefore >= worthwhileBytes ? 1 : failures + 1;
+      if (failures > maxFailures) throw failure(error);
+      options.onRetry?.(`${reason(error)}: going on at byte ${received} (attempt ${failures + 1})`);
+      await sleep(Math.min(backoffMilliseconds * 2 ** (failures - 1), 10_000));
+    }
+  }
+}
+
+const changed = () => new Final(`it changed on the server while it was being read: start again`);
+
+function failure(error: unknown): Failure {
+  if (error instanceof Failure) return error;
+  const { code = '' } = error as NodeJS.ErrnoException;
+  const hint = /CERT|SIGNATURE|ISSUER/.test(code)
+    ? ': NODE_EXTRA_CA_CERTS=FILE adds an authority of your own'
+    : '';
+  return new Failure(`${reason(error)}${hint}`);
+}
+
+/** Errors that waiting does not mend: no such host, nobody listens, a certificate that is not trusted. */
+function isHopeless(error: unknown, received: number): boolean {
+  const { code = '' } = error as NodeJS.ErrnoException;
+  return (
+    /CERT|SIGNATURE|ISSUER|ERR_TLS|ERR_INVALID/.test(code) ||
+    (received === 0 && ['ENOTFOUND', 'ECONNREFUSED', 'EHOSTUNREACH', 'ENETUNREACH'].includes(code))
+  );
+}
+
+/** A URL for messages: without a password in it. */
+export function shown(url: URL): string {
+  const safe = new URL(url);
+  if (safe.password) safe.password = '***';
+  return safe.href;
+}
+
+/** The length of the file that an answer of 200 or 206 is of. Throws where it is not the rest that was asked for. */
+function wholeLength(response: IncomingMessage, received: number): number | undefined {
+  if (response.statusCode === 200) {
+    const { 'content-length': text } = response.headers;
+    return text === undefined ? undefined : Number(text);
+  }
+  const [, start, total] = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(response.headers['content-range'] ?? '') ?? [];
+  if (Number(start) !== received)
+    throw new Final(`the server sent another part than bytes ${received} and on`);
+  return total === '*' ? undefined : Number(total);
+}
+
+/** What If-Range takes: an ETag that is not weak, else the date. */
+function strongValidator({ headers }: IncomingMessage): string | undefined {
+  return headers.etag && !headers.etag.startsWith('W/') ? headers.etag : headers['last-modified'];
+}
+
+async function* withIdleTimeout(response: IncomingMessage, milliseconds: number): AsyncGenerator<Buffer> {
+  // the clock stands still while a slow disk, not the server, is what is waited for
+  let timer: NodeJS.Timeout | undefined;
+  const start = () => {
+    timer = setTimeout(
+      () => response.destroy(new Error(`no data for ${milliseconds / 1000} s`)),
+      milliseconds,
+    );
+  };
+  try {
+    start();
+    for await (const chunk of response) {
+      clearTimeout(timer);
+      yield chunk as Buffer;
+      start();
+    }
+  } finally {
+    clearTimeout(timer);
+    response.destroy();
+  }
+}
+
+/** Asks, follows redirects, and returns an answer of 200 or 206. Other answers are errors: some worth a retry. */
+async function get(
+  url: URL,
+  headers: Record<string, string>,
+  timeout: number,
+  env: NodeJS.ProcessEnv,
+): Promise<IncomingMessage> {
+  let target = url;
+  for (let redirects = 0; redirects <= maxRedirects; redirects++) {
+    const response = await ask(target, headers, timeout, env);
+    const { statusCode = 0, statusMessage } = response;
+    if (statusCode === 200 || (statusCode === 206 && headers.Range)) return response;
+    response.destroy();
+    const { location } = response.headers;
+    if ([301, 302, 303, 307, 308].includes(statusCode) && location) {
+      const next = new URL(location, target);
+      if (target.protocol === 'https:' && next.protocol !== 'https:')
+        throw new Final(`it leads from https to ${shown(next)}, which is not safe`);
+      if (!/^https?:$/.test(next.protocol)) throw new Final(`it leads to ${shown(next)}`);
+      target = next;
+      continue;
+    }
+    const message = `${target.host} answers ${statusCode} ${statusMessage}`;
+    throw statusCode >= 500 || statusCode === 429 || statusCode === 408
+      ? new Failure(message)
+      : new Final(message);
+  }
+  throw new Final(`more than ${maxRedirects} redirects`);
+}
+
+async function ask(
+  url: URL,
+  headers: Record<string, string>,
+  timeout: number,
+  env: NodeJS.ProcessEnv,
+): Promise<IncomingMessage> {
+  const isHttps = url.protocol === 'https:';
+  const proxy = proxyFor(url, env);
+  const options: RequestOptions = {
+    headers: { 'User-Agent': 'barehand', Accept: '*/*', 'Accept-Encoding': 'identity', ...headers },
+    agent: false,
+  };
+  if (proxy && isHttps) {
+    const socket = await tunnel(url, proxy, timeout);
+    const host = bareHost(url);
+    options.createConnection = () => tlsConnect({ socket, host, servername: isIP(host) ? '' : host });
+    // TLS ends without closing what is below it, which would keep node alive
+    return answer(
+      httpsRequest(url, options).on('close', () => socket.destroy()),
+      timeout,
+    );
+  }
+  if (proxy) {
+    return answer(
+      httpRequest({
+        ...options,
+        host: bareHost(proxy),
+        port: proxy.port || 80,
+        path: url.href,
+        headers: { ...options.headers, Host: url.host, ...proxyAuthorization(proxy) },
+      }),
+      timeout,
+    );
+  }
+  return answer(isHttps ? httpsRequest(url, options) : httpRequest(url, options), timeout);
+}
+
+function answer(asked: ReturnType<typeof httpRequest>, timeout: number): Promise<IncomingMessage> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => asked.destroy(new Error(`no answer for ${timeout / 1000} s`)), timeout);
+    asked.on('error', reject).on('response', resolve);
+    asked.on('close', () => clearTimeout(timer)).on('response', () => clearTimeout(timer));
+    asked.end();
+  });
+}
+
+/** A connection through an http proxy, RFC 9110 section 9.3.6. */
+function tunnel(url: URL, proxy: URL, timeout: number): Promise<Socket> {
+  const authority = `${url.hostname}:${url.port || 443}`;
+  return new Promise((resolve, reject) => {
+    const asked = httpRequest({
+      host: bareHost(proxy),
+      port: proxy.port || 80,
+      method: 'CONNECT',
+      path: authority,
+      headers: { Host: authority, ...proxyAuthorization(proxy) },
+      agent: false,
+    });
+    const timer = setTimeout(
+      () => asked.destroy(new Error(`no answer of the proxy for ${timeout / 1000} s`)),
+      timeout,
+    );
+    asked.on('error', reject).on('close', () => clearTimeout(timer));
+    asked.on('connect', ({ statusCode, statusMessage }, socket) => {
+      clearTimeout(timer);
+      if (statusCode === 200) return resolve(socket as Socket);
+      socket.destroy();
+      reject(new Final(`the proxy ${proxy.host} answers ${statusCode} ${statusMessage}`));
+    });
+    asked.end();
+  });
+}
+
+/** An IPv6 address without its brackets. */
+const bareHost = (url: URL) => url.hostname.replace(/^\[(.*)\]$/, '$1');
+
+function proxyAuthorization({ username, password }: URL): Record<string, string> {
+  if (!username) return {};
+  const credentials = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
+  return { 'Proxy-Authorization': `Basic ${Buffer.from(credentials).toString('base64')}` };
+}
+
+/**
+ * The proxy that the environment names for a URL, as curl(1) reads it: https_proxy, http_proxy (or in capitals),
+ * but none for the hosts and domains in no_proxy. Throws a Failure for a proxy that is not an http one.
+ */
+export function proxyFor(url: URL, env: NodeJS.ProcessEnv): URL | undefined {
+  const variable = (name: string) => env[name] || env[name.toUpperCase()] || '';
+  const proxy = variable(url.protocol === 'https:' ? 'https_proxy' : 'http_proxy') || variable('all_proxy');
+  const direct = variable('no_proxy')
+    .split(/[\s,]+/)
+    .map((entry) => entry.replace(/^\*?\./, ''))
+    .some(
+      (entry) =>
+        entry === '*' ||
+        (entry !== '' &&
+          [url.hostname, url.host].some((host) => host === entry || host.endsWith(`.${entry}`))),
+    );
+  if (!proxy || direct) return undefined;
+  const parsed = new URL(proxy.includes('://') ? proxy : `http://${proxy}`);
+  if (parsed.protocol !== 'http:')
+    throw new Final(`cannot use the proxy ${shown(parsed)}: only http:// ones`);
+  return parsed;
+}
+
+/** Passes chunks on and draws a bar of them on standard error, where that is a terminal; `length` may come later. */
+export async function* withProgress(
+  chunks: AsyncIterable<Buffer>,
+  total: { length?: number | undefined },
+  label: string,
+): AsyncGenerator<Buffer> {
+  if (!process.stderr.isTTY) return yield* chunks;
+  const start = performance.now();
+  let bytes = 0;
+  let drawn = 0;
+  try {
+    for await (const chunk of chunks) {
+      bytes += chunk.length;
+      const now = performance.now();
+      if (now - drawn > 100) {
+        drawn = now;
+        const width = process.stderr.columns || 80;
+        process.stderr.write(
+          `\r${progressLine(label, bytes, total.length, (now - start) / 1000, width)}\x1b[K`,
+        );
+      }
+      yield chunk;
+    }
+  } finally {
+    if (drawn > 0) process.stderr.write('\r\x1b[K');
+  }
+}
+
+/** `rootfs.tar.gz [#####     ]  12.3 MiB of 27 MiB, 5.1 MiB/s, 3 s left`, cut to the terminal's width. */
+export function progressLine(
+  label: string,
+  bytes: number,
+  length: number | undefined,
+  seconds: number,
+  width: number,
+): string {
+  const rate = bytes / Math.max(seconds, 0.001);
+  const share = length ? Math.min(bytes / length, 1) : undefined;
+  const bar = share === undefined ? '' : ` [${'#'.repeat(Math.round(share * 20)).padEnd(20)}]`;
+  const of = length ? ` of ${formatSize(length)}` : '';
+  const left = length && bytes > 0 ? `, ${Math.ceil((length - bytes) / rate)} s left` : '';
+  return `${label}${bar} ${formatSize(bytes)}${of}, ${formatSize(Math.round(rate))}/s${left}`.slice(
+    0,
+    width - 1,
+  );
+}

@@ -1,0 +1,150 @@
+// Waiting for the kernel to kill processes of a target for want of memory: which, how large, and whose limit it was.
+import { constants, openSync, readFileSync, readSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { cgroupDirectory, type Hierarchy, memoryFiles, processesIn, readBytes } from '../helpers/cgroups.ts';
+import {
+  attempt,
+  descendants,
+  type Process,
+  readProcess,
+  readProcesses,
+  startTicks,
+} from '../helpers/pids.ts';
+import type { Target } from '../helpers/target.ts';
+import { type Level, levelOf, parseLoggedKill } from '../ps/oom.ts';
+
+/** A process that the kernel killed for want of memory. null: not to be told without the kernel's log. */
+export interface Kill {
+  pid: number | null;
+  name: string | null;
+  bytes: number | null;
+  level: Level | null;
+  /** the cgroup whose limit it was, as its path from the root of the tree */
+  cgroup: string | null;
+  /** false: not from the kernel's log, but who has vanished */
+  logged: boolean;
+}
+
+/** Reads what the kernel's log has since the last time; undefined where this user may not read it. */
+function followLog(): (() => string[]) | undefined {
+  const file = attempt(() => openSync('/dev/kmsg', constants.O_RDONLY | constants.O_NONBLOCK));
+  if (file === undefined) return undefined;
+  const buffer = Buffer.alloc(8192);
+  const read = () => {
+    const records: string[] = [];
+    for (;;)
+      try {
+        records.push(buffer.toString('utf8', 0, readSync(file, buffer)));
+      } catch (error) {
+        // EAGAIN: that is all; EPIPE: that record has been overwritten meanwhile
+        if ((error as NodeJS.ErrnoException).code !== 'EPIPE') return records;
+      }
+  };
+  read();
+  return read;
+}
+
+/** The kills in the cgroup `own` that records of the log tell of: one says whose limit, a later one how large. */
+export function parseKills(records: string[], own: string): Kill[] {
+  return records.flatMap((record, index) => {
+    const kill = parseLoggedKill(record);
+    if (!kill || !`${kill.taskCgroup}/`.startsWith(own === '/' ? '/' : `${own}/`)) return [];
+    const { pid, name, limitCgroup } = kill;
+    const size = records.slice(index).find((line) => line.includes(`Killed process ${pid} `)) ?? '';
+    const parts = [...size.matchAll(/(?:anon|shmem)-rss:(\d+)kB/g)].map((match) => Number(match[1]) * 1024);
+    const bytes = parts.length > 0 ? parts.reduce((sum, part) => sum + part) : null;
+    return { pid, name, bytes, level: levelOf(limitCgroup, own), cgroup: limitCgroup, logged: true };
+  });
+}
+
+const numberIn = (file: string, form: RegExp) =>
+  Number(form.exec(attempt(() => readFileSync(file, 'utf8')) ?? '')?.[1] ?? 0);
+
+/** How often a cgroup and those above it have run into their limits; v1 also says whether they ever were full. */
+function readHits(hierarchy: Hierarchy, path: string) {
+  const parts = path.split('/');
+  const levels = parts.map((_, index) => parts.slice(0, index + 1).join('/') || '/');
+  return levels.map((cgroup) => {
+    const at = cgroupDirectory(hierarchy, cgroup) ?? '';
+    if (hierarchy.version === 2)
+      return { cgroup, count: numberIn(join(at, 'memory.events.local'), /^oom (\d+)$/m), isFull: false };
+    // Linux 6.18 counts no failures of the sum of memory and swap
+    const files = [memoryFiles[1].swap, 'memory.memsw.max_usage_in_bytes'];
+    const [limit, peak] = files.map((file) => readBytes(join(at, file)));
+    const isFull = typeof limit === 'number' && typeof peak === 'number' && peak > limit - 256 * 1024;
+    return { cgroup, count: numberIn(join(at, 'memory.failcnt'), /^(\d+)/), isFull };
+  });
+}
+
+/** Without the log: the only cgroup that has run into its limit since. None: the host; several: not to be told. */
+function whoseLimit(before: ReturnType<typeof readHits>, now: ReturnType<typeof readHits>, own: string) {
+  const isNew = ({ count, isFull }: (typeof now)[number], index: number) =>
+    count > (before[index]?.count ?? 0) || (isFull && !before[index]?.isFull);
+  const newly = now.filter(isNew);
+  const [hit, ...others] = newly.length > 0 ? newly : now.filter(({ isFull }) => isFull);
+  if (others.length > 0) return { level: null, cgroup: null };
+  return { level: levelOf(hit?.cgroup ?? null, own), cgroup: hit?.cgroup ?? null };
+}
+
+/**
+ * Waits until a target has ended, and calls `report` for each process of it that the kernel kills for want of memory.
+ * The counter says that there was one, the kernel's log which; without that, who has vanished since the last look.
+ */
+export async function watchKills(
+  hierarchy: Hierarchy,
+  { directory: its, toMove, origin, top, startTicks: started }: Target,
+  onReady: (directory: string) => void,
+  report: (kill: Kill) => void,
+): Promise<void> {
+  // a tree without a cgroup of its own is watched where it is, among others: of their kills nothing is said
+  const isShared = toMove.length > 0 && origin !== undefined;
+  const directory = isShared ? origin : its;
+  const path = join(hierarchy.root, directory.slice(hierarchy.mountPoint.length)).replace(/(.)\/$/, '$1');
+  const readLog = followLog();
+  const look = () => ({
+    count: numberIn(join(directory, memoryFiles[hierarchy.version].oomKills), /^oom_kill (\d+)$/m),
+    pids: isShared
+      ? descendants(readProcesses(), [top?.pid ?? 0]).map(({ pid }) => pid)
+      : (attempt(() => processesIn(directory)) ?? []),
+  });
+  let seen = look();
+  let counted = seen.count;
+  let hits = readHits(hierarchy, path); // a limit is run into for some time before somebody is killed
+  let records: string[] = [];
+  const members = new Map<number, Process | undefined>(seen.pids.map((pid) => [pid, readProcess(pid)]));
+  onReady(directory);
+  for (let late = 0; ; ) {
+    const hasEnded = top
+      ? startTicks(top.pid) !== started || readProcess(top.pid)?.zombie
+      : seen.pids.length === 0;
+    records.push(...(readLog?.() ?? []));
+    const now = look();
+    const kills = parseKills(records, path).filter(({ pid }) => !isShared || members.has(pid ?? 0));
+    const vanished = seen.pids.filter((pid) => !now.pids.includes(pid));
+    const untold = now.count - counted - kills.length;
+    const missing = isShared ? Math.min(untold, readLog ? 0 : vanished.length) : untold;
+    // the counter is ahead of the log, and of the process's end
+    if (missing > 0 && (readLog || vanished.length < missing) && late++ < 5 && !hasEnded) {
+      await sleep(20);
+      continue;
+    }
+    for (const kill of kills) report(kill);
+    const bySize = vanished
+      .flatMap((pid) => members.get(pid) ?? [])
+      .sort((one, other) => other.rssBytes - one.rssBytes);
+    for (let index = 0; index < missing; index++) {
+      const { pid = null, name = null, rssBytes: bytes = null } = bySize[index] ?? {};
+      report({ pid, name, bytes, ...whoseLimit(hits, readHits(hierarchy, path), path), logged: false });
+    }
+    if (hasEnded && (now.pids.length === 0 || isShared)) return;
+    if (now.count > seen.count) hits = readHits(hierarchy, path);
+    counted = isShared ? now.count : counted + kills.length + Math.max(0, missing);
+    seen = now;
+    late = 0;
+    records = [];
+    for (const pid of vanished) members.delete(pid);
+    for (const pid of now.pids) members.set(pid, readProcess(pid));
+    await sleep(readLog ? 100 : 20); // without the log only what was seen before can be told of
+  }
+}

@@ -1,0 +1,153 @@
+// Who was killed for want of memory, and whose limit it was: from the memory controller's counters and the kernel's log.
+import { constants, openSync, readFileSync, readSync } from 'node:fs';
+import { uptime } from 'node:os';
+import { dirname, join } from 'node:path';
+import {
+  cgroupDirectory,
+  cgroupsBelow,
+  type Hierarchy,
+  memoryFiles,
+  pathOf,
+  readBytes,
+} from '../helpers/cgroups.ts';
+import { attempt } from '../helpers/pids.ts';
+import { numberOf, type Places } from './usage.ts';
+
+/** Where memory was short: the container's own limit, one above it, one of a cgroup inside of it, or the host. */
+export type Level = 'own' | 'parent' | 'inside' | 'host';
+
+export interface OomKills {
+  count: number;
+  /** of the last one; null where it can't be told */
+  level: Level | null;
+  /** the cgroup whose limit it was */
+  cgroup: string | null;
+  process: { pid: number; name: string } | null;
+  at: string | null;
+}
+
+/** An OOM kill as the kernel's log tells it. `limitCgroup` is null where the whole host was short of memory. */
+export interface LoggedKill {
+  sinceBootSeconds: number;
+  limitCgroup: string | null;
+  taskCgroup: string;
+  name: string;
+  pid: number;
+}
+
+/** The OOM kill that a record of /dev/kmsg tells of, if it does. Its form: `6,1234,MICROSECONDS,-;TEXT`. */
+export function parseLoggedKill(record: string): LoggedKill | undefined {
+  // a name or a cgroup may contain anything but a newline, so what is told last is looked for from the end
+  const [, microseconds, , limitCgroup = null, taskCgroup = '', name = '', pid] =
+    /^\d+,\d+,(\d+),[^;]*;oom-kill:constraint=\w+,.*?,(global_oom|oom_memcg=(.*)),task_memcg=(.*),task=(.*),pid=(\d+),uid=\d+/.exec(
+      record,
+    ) ?? [];
+  if (pid === undefined) return undefined;
+  return {
+    sinceBootSeconds: Number(microseconds) / 1e6,
+    limitCgroup,
+    taskCgroup,
+    name,
+    pid: Number(pid),
+  };
+}
+
+/**
+ * A function that gives all OOM kills which the kernel's log has had so far, the oldest first; none where this user
+ * may not read it. The log is opened when it is first asked; later calls read only what is new.
+ */
+export function openKernelLog(): () => LoggedKill[] {
+  const kills: LoggedKill[] = [];
+  const buffer = Buffer.alloc(8192);
+  let file: number | undefined;
+  return () => {
+    // it has no end, so a read that would wait must not: EAGAIN
+    file ??= attempt(() => openSync('/dev/kmsg', constants.O_RDONLY | constants.O_NONBLOCK)) ?? -1;
+    for (;;) {
+      try {
+        const length = readSync(file, buffer);
+        if (length === 0) return kills;
+        if (!buffer.subarray(0, length).includes('oom-kill:')) continue;
+        const kill = parseLoggedKill(buffer.toString('utf8', 0, length));
+        if (kill) kills.push(kill);
+      } catch (error) {
+        // EPIPE: that record has been overwritten meanwhile, the next one is read
+        if ((error as NodeJS.ErrnoException).code !== 'EPIPE') return kills;
+      }
+    }
+  };
+}
+
+/** Where a limit lies, seen from a container's own cgroup; both are paths from the root of the tree. */
+export function levelOf(limitCgroup: string | null, own: string): Level {
+  if (limitCgroup === null) return 'host';
+  if (limitCgroup === own) return 'own';
+  return limitCgroup.startsWith(`${own}/`) ? 'inside' : 'parent';
+}
+
+/** Where the log says nothing. `hit`: the cgroups that have run into their limits: one, none for the host, or who knows. */
+export function guessLevel(hit: string[], own: string): Pick<OomKills, 'level' | 'cgroup'> {
+  const [cgroup = null, other] = hit;
+  return other === undefined ? { level: levelOf(cgroup, own), cgroup } : { level: null, cgroup: null };
+}
+
+const numberIn = (file: string, key: string) =>
+  numberOf(
+    attempt(() => readFileSync(file, 'utf8')),
+    key,
+  );
+
+/** Whether a cgroup ran into its own limit: in v2 with an OOM kill, in v1 perhaps without. */
+function hasHit(version: 1 | 2, directory: string): boolean {
+  if (version === 2) return (numberIn(join(directory, 'memory.events.local'), 'oom') ?? 0) > 0;
+  // v1 limits memory, and memory and swap together, and for each has the most that it was. Some kernels leave
+  // failcnt at 0; memory is counted in lots of up to 64 pages
+  return ['memory', 'memory.memsw'].some((kind) => {
+    const [failures, most, limit] = ['failcnt', 'max_usage_in_bytes', 'limit_in_bytes'].map((file) =>
+      readBytes(join(directory, `${kind}.${file}`)),
+    );
+    return Boolean(failures) || (most ?? 0) >= (limit ?? Number.POSITIVE_INFINITY) - 64 * 4096;
+  });
+}
+
+/**
+ * The OOM kills in a container's own memory cgroup; null where it has none. `logged` is asked only where there are
+ * kills; what it tells from before the container's start is of an earlier one by that name.
+ */
+export function readOomKills(
+  place: Places['memory'],
+  hierarchy: Hierarchy | undefined,
+  startedBootSeconds: number,
+  logged: () => LoggedKill[],
+): OomKills | null {
+  if (!place || !hierarchy) return null;
+  const { version, directory } = place;
+  const countOf = (cgroup: string) => numberIn(join(cgroup, memoryFiles[version].oomKills), 'oom_kill');
+  const own = countOf(directory);
+  if (own === undefined) return null; // Linux before 4.13
+  // v2's counter has those of the cgroups below in it
+  const below = version === 1 ? cgroupsBelow(directory) : [];
+  const count = below.reduce((sum, cgroup) => sum + (countOf(cgroup) ?? 0), own);
+  if (count === 0) return { count, level: null, cgroup: null, process: null, at: null };
+
+  const path = pathOf(hierarchy, directory) ?? '';
+  const last = logged().findLast(
+    ({ taskCgroup, sinceBootSeconds }) =>
+      sinceBootSeconds >= startedBootSeconds && (taskCgroup === path || taskCgroup.startsWith(`${path}/`)),
+  );
+  if (last)
+    return {
+      count,
+      level: levelOf(last.limitCgroup, path),
+      cgroup: last.limitCgroup,
+      process: { pid: last.pid, name: last.name },
+      at: new Date(Date.now() - (uptime() - last.sinceBootSeconds) * 1000).toISOString(),
+    };
+  const paths = [...cgroupsBelow(directory).map((cgroup) => pathOf(hierarchy, cgroup) ?? ''), path];
+  for (let at = dirname(path); at !== '/' && at.startsWith(hierarchy.root); at = dirname(at)) paths.push(at);
+  const hit = paths.flatMap((cgroup) => {
+    const at = cgroupDirectory(hierarchy, cgroup);
+    return at !== undefined && hasHit(version, at) ? [cgroup] : [];
+  });
+  return { count, ...guessLevel(hit, path), process: null, at: null };
+}

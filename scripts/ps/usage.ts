@@ -1,0 +1,270 @@
+// What a container may use and what it uses: limits, counters of the kernel, rates from two looks at them. See
+// cgroups(7), the kernel's admin-guide/cgroup-v2 and admin-guide/cgroup-v1.
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import {
+  amount,
+  cgroupDirectory,
+  cgroupPath,
+  findHierarchy,
+  type Hierarchy,
+  type LimitName,
+  memoryFiles,
+  ownCgroup,
+  pathOf,
+  readBytes,
+  readHierarchies,
+  readLimit,
+} from '../helpers/cgroups.ts';
+import { type Container, heldContainer } from '../helpers/containers.ts';
+import { attempt, readProc, readProcess, type Table } from '../helpers/pids.ts';
+
+/** What is counted: `cpu` has the quota and the throttling, `time` the CPU time, which v1 may keep apart. */
+export type Resource = 'memory' | 'cpu' | 'time' | 'pids' | 'io';
+
+/** The hierarchy of each, as far as this host has it. */
+export type Accounting = Partial<Record<Resource, Hierarchy>>;
+
+/** The cgroup of a container's own in each hierarchy where it has one to itself. */
+export type Places = Partial<Record<Resource, { version: 1 | 2; directory: string }>>;
+
+/** null: none. */
+export interface Limits {
+  memoryBytes: number | null;
+  cpus: number | null;
+  pids: number | null;
+}
+
+export interface Memory {
+  usedBytes: number;
+  limitBytes: number | null;
+  source: 'cgroup' | 'rss';
+}
+
+/** CPU time and bytes so far of one process, or of a whole container; null where it can't be seen. */
+export interface Work {
+  cpuSeconds: number | null;
+  readBytes: number | null;
+  writeBytes: number | null;
+}
+
+/** One look at a container's counters. */
+export interface Counters extends Work {
+  /** when, as performance.now() */
+  atMilliseconds: number;
+  /** when, since boot, as processes' starting times are */
+  atBootSeconds: number;
+  throttledSeconds: number | null;
+  /** where it has no cgroup to itself for the CPU time or the I/O: each process's work, by its PID and start */
+  processes: Map<string, Work & { startedBootSeconds: number }> | undefined;
+}
+
+/** null: not known, as of a container that was not there the last time. */
+export interface Rates {
+  cpuPercent: number | null;
+  throttledPercent: number | null;
+  readBytesPerSecond: number | null;
+  writeBytesPerSecond: number | null;
+}
+
+/** Reads where this host keeps account of what. */
+export function readAccounting(hierarchies = readHierarchies()): Accounting {
+  const names = { memory: 'memory', cpu: 'cpu', time: 'cpuacct', pids: 'pids', io: 'io' };
+  const accounting: Accounting = {};
+  for (const [resource, controller] of Object.entries(names) as [Resource, string][]) {
+    const hierarchy = findHierarchy(hierarchies, controller);
+    if (hierarchy) accounting[resource] = hierarchy;
+  }
+  // v2 counts CPU time in every cgroup, whether or not the controller is there
+  const time = accounting.time ?? hierarchies.find(({ version }) => version === 2);
+  return { ...accounting, ...(time && { time }) };
+}
+
+/**
+ * The cgroups that a container has to itself. `isOurs`: one of barehand's, where whatever run.ts and exec.ts put
+ * there belongs to it.
+ */
+export function findPlaces(
+  accounting: Accounting,
+  table: Table,
+  containers: Container[],
+  container: Container,
+  isOurs: boolean,
+): Places {
+  const { first, members } = container;
+  const cgroups = readProc(first.pid, 'cgroup') ?? '';
+  let living = [...members].filter((pid) => table.get(pid)?.zombie === false);
+  // one that has ended since is in no cgroup any more
+  const find = (hierarchy: Hierarchy, path: string) => {
+    const directory = ownCgroup(hierarchy, path, living, isStranger);
+    if (directory !== undefined) return directory;
+    const still = living.filter((pid) => readProcess(pid)?.zombie === false);
+    if (still.length === living.length) return undefined;
+    living = still;
+    return ownCgroup(hierarchy, path, living, isStranger);
+  };
+  // one that the table lacks has been born since; the unshare that holds the container belongs to it
+  const isStranger = (pid: number) =>
+    !isOurs &&
+    !members.has(pid) &&
+    (pid === 0 || table.has(pid)) &&
+    heldContainer(containers, pid) !== container;
+  const places: Places = {};
+  let own: { first: string; path: string } | undefined;
+  for (const [resource, hierarchy] of Object.entries(accounting) as [Resource, Hierarchy][]) {
+    const path = cgroupPath(cgroups, hierarchy);
+    if (path === undefined) continue;
+    // v2's is one for all; in v1 a cgroup of the same name is taken to be the same one, which saves most of the time
+    const isKnown = own !== undefined && own.first === path;
+    const directory = isKnown ? cgroupDirectory(hierarchy, own?.path ?? '') : find(hierarchy, path);
+    if (directory === undefined) continue;
+    places[resource] = { version: hierarchy.version, directory };
+    own ??= { first: path, path: pathOf(hierarchy, directory) ?? path };
+  }
+  return places;
+}
+
+const read = (directory: string, file: string) => attempt(() => readFileSync(`${directory}/${file}`, 'utf8'));
+
+/** A number in the text of a file of lines `KEY NUMBER`; undefined where it has no such line. */
+export function numberOf(text: string | undefined, key: string): number | undefined {
+  const found = new RegExp(`^${key} (\\d+)$`, 'm').exec(text ?? '')?.[1];
+  return found === undefined ? undefined : Number(found);
+}
+
+/** Bytes over all devices, from `io.stat` or v1's blkio.throttle.io_service_bytes. */
+export function parseIo(text: string): { readBytes: number; writeBytes: number } {
+  const sum = (pattern: RegExp) =>
+    [...text.matchAll(pattern)].reduce((total, [, bytes]) => total + Number(bytes), 0);
+  return {
+    readBytes: sum(/ (?:Read |rbytes=)(\d+)/g),
+    writeBytes: sum(/ (?:Write |wbytes=)(\d+)/g),
+  };
+}
+
+/** The limits of a container's own cgroups. */
+export function readLimits({ memory, cpu, pids }: Places): Limits {
+  const limit = (place: Places[Resource], name: LimitName) => {
+    const [setting] = place ? readLimit(name, place.version, place.directory) : [];
+    return (place && setting && amount(place.version, setting)) ?? null;
+  };
+  return { memoryBytes: limit(memory, 'memory'), cpus: limit(cpu, 'cpu'), pids: limit(pids, 'pids') };
+}
+
+/** The memory of a container: its cgroup's if it has one to itself, else the sum of its processes'. */
+export function readMemory({ memory }: Places, limits: Limits, table: Table, container: Container): Memory {
+  const usedBytes = memory && readBytes(join(memory.directory, memoryFiles[memory.version].usage));
+  if (typeof usedBytes === 'number') return { usedBytes, limitBytes: limits.memoryBytes, source: 'cgroup' };
+  const sum = [...container.members].reduce((total, pid) => total + (table.get(pid)?.rssBytes ?? 0), 0);
+  return { usedBytes: sum, limitBytes: null, source: 'rss' };
+}
+
+/** How many processes and threads a container has: its cgroup's count, else that of its members. */
+export function readTasks({ pids }: Places, table: Table, container: Container): number {
+  const counted = pids && attempt(() => Number(readFileSync(join(pids.directory, 'pids.current'), 'utf8')));
+  return counted ?? [...container.members].reduce((sum, pid) => sum + (table.get(pid)?.threads ?? 0), 0);
+}
+
+/** The CPU time that a cgroup has used so far, in seconds. */
+export function readCpuSeconds(place: Places['time']): number | null {
+  if (!place) return null;
+  const used =
+    place.version === 1
+      ? Number(read(place.directory, 'cpuacct.usage') ?? Number.NaN) / 1e9
+      : (numberOf(read(place.directory, 'cpu.stat'), 'usage_usec') ?? Number.NaN) / 1e6;
+  return Number.isNaN(used) ? null : used;
+}
+
+/** Reads all that rates are made from. */
+export function readCounters(
+  { cpu, time, io }: Places,
+  container: Container,
+  atBootSeconds: number,
+): Counters {
+  const atMilliseconds = performance.now();
+  const cpuSeconds = readCpuSeconds(time);
+  const stat = cpu && read(cpu.directory, 'cpu.stat');
+  const throttled =
+    cpu?.version === 1
+      ? (numberOf(stat, 'throttled_time') ?? Number.NaN) / 1e9
+      : (numberOf(stat, 'throttled_usec') ?? Number.NaN) / 1e6;
+  // the sums of v1 are without the cgroups below, but for those that say so
+  const ioText =
+    io &&
+    (io.version === 2
+      ? read(io.directory, 'io.stat')
+      : (read(io.directory, 'blkio.throttle.io_service_bytes_recursive') ??
+        read(io.directory, 'blkio.throttle.io_service_bytes')));
+  const bytes = ioText === undefined ? { readBytes: null, writeBytes: null } : parseIo(ioText);
+  return {
+    atMilliseconds,
+    atBootSeconds,
+    cpuSeconds,
+    ...bytes,
+    throttledSeconds: Number.isNaN(throttled) ? null : throttled,
+    processes:
+      cpuSeconds === null || ioText === undefined
+        ? new Map([...container.members].flatMap((pid) => readWork(pid)))
+        : undefined,
+  };
+}
+
+/** What one process has done so far, proc(5): none where it is gone, no I/O where this user may not see it. */
+function readWork(pid: number): [string, Work & { startedBootSeconds: number }][] {
+  const stat = readProc(pid, 'stat');
+  if (stat === undefined) return [];
+  // fields 14, 15 and 22, counted from behind the name, which may contain anything; in ticks of 1/100 s
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  const [user = 0, system = 0, start = 0] = [fields[11], fields[12], fields[19]].map(Number);
+  const io = readProc(pid, 'io');
+  const bytes = (key: string) => numberOf(io, `${key}_bytes:`) ?? null;
+  return [
+    [
+      `${pid} ${start}`,
+      {
+        cpuSeconds: (user + system) / 100,
+        readBytes: bytes('read'),
+        writeBytes: bytes('write'),
+        startedBootSeconds: start / 100,
+      },
+    ],
+  ];
+}
+
+/**
+ * What happened between two looks, per second of the time that has really passed. A counter that is new, or went
+ * backwards, gives null, never a negative rate.
+ */
+export function rates(before: Counters | undefined, now: Counters): Rates {
+  const seconds = before ? (now.atMilliseconds - before.atMilliseconds) / 1000 : 0;
+  const rate = (key: keyof Work | 'throttledSeconds') => {
+    if (!before || seconds <= 0) return null;
+    const done =
+      key === 'throttledSeconds' ? difference(before[key], now[key]) : workBetween(before, now, key);
+    return done === null || done < 0 ? null : done / seconds;
+  };
+  const percent = (share: number | null) => (share === null ? null : share * 100);
+  return {
+    cpuPercent: percent(rate('cpuSeconds')),
+    throttledPercent: percent(rate('throttledSeconds')),
+    readBytesPerSecond: rate('readBytes'),
+    writeBytesPerSecond: rate('writeBytes'),
+  };
+}
+
+const difference = (before: number | null, now: number | null) =>
+  before === null || now === null ? null : now - before;
+
+function workBetween(before: Counters, now: Counters, key: keyof Work): number | null {
+  if (now[key] !== null) return difference(before[key], now[key]);
+  if (!before.processes || !now.processes) return null;
+  let sum: number | null = null;
+  for (const [name, work] of now.processes) {
+    const earlier = before.processes.get(name);
+    // all that one has done which was born meanwhile; nothing of one that only came to be a member
+    const isNew = !earlier && work.startedBootSeconds >= before.atBootSeconds - 0.01;
+    const done = difference(earlier ? earlier[key] : isNew ? 0 : work[key], work[key]);
+    if (done !== null) sum = (sum ?? 0) + Math.max(0, done);
+  }
+  return sum;
+}

@@ -1,0 +1,68 @@
+// Facts about this host that a launch depends on: devices, what /proc and /sys hold, programs, how calls are filtered.
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import { Failure } from '../helpers/cli.ts';
+import { mountOf, parseMounts } from '../helpers/containers.ts';
+import { findInPath, findProgram } from '../helpers/shell.ts';
+import type { Launch } from './launch.ts';
+import { type SeccompLoader, seccompFilter, seccompLoader } from './seccomp.ts';
+
+/** runc's default lists of what a container must not see or change under /proc and /sys. */
+const maskedPaths =
+  `/proc/acpi /proc/asound /proc/interrupts /proc/kcore /proc/keys /proc/latency_stats /proc/scsi
+  /proc/timer_list /proc/timer_stats /proc/sched_debug /sys/firmware /sys/devices/virtual/powercap`.split(
+    /\s+/,
+  );
+const readOnlyPaths = '/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger'.split(' ');
+
+/** What a file in the host's /dev must be before a container gets the like: major * 256 + minor, devices.txt. */
+const deviceNumbers = { null: 0x103, zero: 0x105, full: 0x107, random: 0x108, urandom: 0x109, tty: 0x500 };
+
+/** What the launch has to know of this host. Throws Failure where a device is not what its name says. */
+export function readHost(
+  environment: string[],
+): Pick<Launch, 'masked'> & { has: Omit<Launch['has'], 'idmap'> } {
+  for (const [name, rdev] of Object.entries(deviceNumbers)) {
+    const stat = statSync(`/dev/${name}`, { throwIfNoEntry: false });
+    if (!stat?.isCharacterDevice() || stat.rdev !== rdev)
+      throw new Failure(`/dev/${name} of this host is no ${name} device: repair it: mknod(1)`);
+  }
+  const there = maskedPaths.filter((path) => existsSync(path));
+  const isFolder = (path: string) => statSync(path).isDirectory();
+  return {
+    masked: {
+      files: there.filter((path) => !isFolder(path)),
+      folders: there.filter(isFolder),
+      readOnly: readOnlyPaths.filter((path) => existsSync(path)),
+    },
+    has: {
+      ip: findInPath('ip') !== undefined,
+      chroot: findInPath('chroot') ?? '/usr/sbin/chroot',
+      // dash drops variables whose names it can't use, as discovery.type; bash hands them on
+      shell: environment.every((variable) => /^\w+=/.test(variable))
+        ? '/bin/sh'
+        : (findInPath('bash') ?? '/bin/bash'),
+    },
+  };
+}
+
+/** Options of the mount that a path lies on which a bind mount has to keep; a user could not lift them either. */
+export function mountFlags(path: string): string[] {
+  const mount = mountOf(path, parseMounts(readFileSync('/proc/self/mountinfo', 'utf8')));
+  return mount?.options.filter((option) => ['ro', 'nosuid', 'nodev', 'noexec'].includes(option)) ?? [];
+}
+
+/**
+ * How system calls are filtered on this host; where they can't be, it says so, as the container runs all the same.
+ * `bySetpriv`: setpriv(1) may do it, which can read a file, but then sets no_new_privs too.
+ */
+export function planSeccomp(kept: string[], bySetpriv: boolean): SeccompLoader | undefined {
+  const filter = seccompFilter(process.arch, kept);
+  // not by PATH: a python3 in there may be a wrapper that looks into the working directory
+  const loader =
+    filter && seccompLoader(process.arch, filter, findProgram, bySetpriv ? '/proc/self/fd/5' : undefined);
+  if (!loader)
+    console.error(
+      `run: no seccomp filter: ${filter ? 'that needs perl, python3 or util-linux 2.41' : `there is none for ${process.arch}`}`,
+    );
+  return loader;
+}

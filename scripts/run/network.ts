@@ -1,0 +1,118 @@
+// The network of a container that run.ts starts: the host's, none, another container's, or an interface of its own, on
+// a bridge for root, and for users through a process that carries the packets.
+import { constants, fstatSync, openSync, readFileSync } from 'node:fs';
+import { Failure, UsageError } from '../helpers/cli.ts';
+import { attempt } from '../helpers/pids.ts';
+import type { Port } from '../network/rules.ts';
+import type { Text } from './furnish.ts';
+import type { Connection, Launch } from './launch.ts';
+
+/** What --network says: `target` is a name or PID. */
+export type NetworkChoice = { kind: 'host' | 'none' | 'bridge' } | { kind: 'container'; target: string };
+
+/** Throws UsageError for what is none of them. */
+export function parseNetwork(text: string): NetworkChoice {
+  if (text === 'host' || text === 'none' || text === 'bridge') return { kind: text };
+  const [, target] = /^container:(.+)$/.exec(text) ?? [];
+  if (target !== undefined) return { kind: 'container', target };
+  throw new UsageError(`--network is host, none, bridge or container:NAME, not ${text}`);
+}
+
+/** What the options say that matter to a network. */
+export interface NetworkWishes {
+  choice: NetworkChoice;
+  ports: Port[];
+  /** lines of /etc/hosts and of /etc/resolv.conf */
+  hosts: string[];
+  nameservers: string[];
+  /** its own name, where it has one */
+  hostname: string;
+  isRoot: boolean;
+  /** it has a root directory that is not shared with the host, so files there are its own */
+  hasFiles: boolean;
+}
+
+/** What it is to be, and the files that go with it. */
+export interface LaunchNetwork {
+  connection: Connection | undefined;
+  joins: Launch['joins'];
+  texts: Text[];
+  /** what is to be said to the caller */
+  warning: string | undefined;
+}
+
+/**
+ * A small file of another container's /etc, which it shares its network with; undefined where there is none of that
+ * kind. Its links would be followed into the host's files, so there may be none: open(2) O_NOFOLLOW.
+ */
+function readEtc(pid: number, name: string): string | undefined {
+  const { O_RDONLY, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK } = constants;
+  return attempt(() => {
+    const folder = openSync(`/proc/${pid}/root/etc`, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    const file = openSync(`/proc/self/fd/${folder}/${name}`, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+    if (!fstatSync(file).isFile() || fstatSync(file).size > 32_768) return undefined;
+    const text = readFileSync(file, 'utf8').trim();
+    return text.includes('\0') ? undefined : text;
+  });
+}
+
+/** Facts about this host, and wishes, become a network. Throws Failure for what this host or this user can't have. */
+export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork> {
+  const { choice, ports, hosts, nameservers, hostname, isRoot, hasFiles } = wishes;
+  const own = `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t${hostname}`;
+  const files = (hostsText?: string, resolvText?: string): Text[] => [
+    ...(hostsText === undefined ? [] : [{ path: '/etc/hosts', text: [hostsText, ...hosts].join('\n') }]),
+    ...(resolvText === undefined ? [] : [{ path: '/etc/resolv.conf', text: resolvText }]),
+  ];
+  const asked = files(
+    hosts.length > 0 ? own : undefined,
+    nameservers.length > 0 ? nameservers.join('\n') : undefined,
+  );
+  const plain = { connection: undefined, joins: undefined, texts: asked, warning: undefined };
+  if (choice.kind === 'host' || choice.kind === 'none') return plain;
+
+  if (choice.kind === 'container') {
+    if (!isRoot)
+      throw new Failure('--network container:NAME needs root: the other has another user namespace');
+    const { findNetwork, hasHostRoot } = await import('../network/network.ts');
+    const { pid, inode } = findNetwork(choice.target);
+    const joins = { pid, inode, label: choice.target };
+    if (!hasFiles || hasHostRoot(pid)) return { ...plain, joins };
+    const its = readEtc(pid, 'hosts');
+    const resolv = nameservers.length > 0 ? nameservers.join('\n') : readEtc(pid, 'resolv.conf');
+    return {
+      ...plain,
+      joins,
+      texts: files(its === undefined ? own : `${its}\n127.0.1.1\t${hostname}`, resolv),
+    };
+  }
+
+  const { checkPublished, defaultBridge, isListening, launchLines, readNameservers, readNetwork } =
+    await import('../network/network.ts');
+  for (const port of ports)
+    if (isListening(port)) throw new Failure(`port ${port.hostPort} of this host is in use: ss -ltnup`);
+  if (isRoot) {
+    checkPublished(ports);
+    const dns = nameservers.map((line) => line.split(' ')[1] as string);
+    const network = await readNetwork({ bridge: defaultBridge, dns });
+    const connection = launchLines(network, { ip: undefined, isolated: false, ports, noFiles: !hasFiles });
+    // attach fills them
+    return { ...plain, connection, texts: hasFiles ? files(own, nameservers.join('\n')) : [] };
+  }
+  const { carrierLines, findCarrier, forwarder } = await import('../network/rootless.ts');
+  const carrier = findCarrier();
+  if (!carrier && ports.length > 0) throw new Failure(`--publish: ${noCarrier}`);
+  if (!carrier) return { ...plain, warning: `it has no network but its own loopback: ${noCarrier}` };
+  const { search } = readNameservers();
+  const resolv = [
+    `nameserver ${forwarder[carrier]}`,
+    ...(search.length > 0 ? [`search ${search.join(' ')}`] : []),
+  ];
+  return {
+    ...plain,
+    connection: carrierLines(carrier, ports),
+    texts: files(own, (nameservers.length > 0 ? nameservers : resolv).join('\n')),
+  };
+}
+
+const noCarrier = 'without root that takes pasta(1) or slirp4netns(1): apt-get install passt';

@@ -1,0 +1,188 @@
+// What people write after Docker's options, and what it means: volumes, variables, limits, hosts. Each parser throws
+// UsageError, which says what would have been right.
+import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import { isIP } from 'node:net';
+import { constants } from 'node:os';
+import { join, resolve } from 'node:path';
+import { reason, UsageError } from '../helpers/cli.ts';
+import { parseNumber, parseSize } from '../helpers/units.ts';
+import { findDisk } from '../limit/disk.ts';
+import type { Port } from '../network/rules.ts';
+import type { Device, Tmpfs, Volume } from './furnish.ts';
+
+/** A name that is a directory's, a host name's and a word of the shell's at once. `pid-N` is limit-memory's. */
+export function parseName(text: string): string {
+  if (/^[a-z0-9][a-z0-9_.-]{0,62}$/i.test(text) && !/^pid-\d+$/.test(text)) return text;
+  throw new UsageError(
+    `not a name: ${JSON.stringify(text)}: up to 63 of a-z, 0-9, "_", "." and "-"; not pid-N`,
+  );
+}
+
+/** `KEY=VALUE`, or `KEY` for what the caller has under that name: '' if that is nothing. */
+export function parseVariable(text: string): string {
+  const [key = ''] = text.split('=', 1);
+  if (key === '' || text.includes('\0')) throw new UsageError(`not KEY=VALUE: ${JSON.stringify(text)}`);
+  if (text.includes('=')) return text;
+  const value = process.env[key];
+  return value === undefined ? '' : `${key}=${value}`;
+}
+
+/** The variables in a file, one a line as in `-e`; lines with # are comments, and quotes mean nothing. */
+export function parseVariableFile(path: string): string[] {
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (error) {
+    throw new UsageError(`--env-file ${path}: ${reason(error)}`);
+  }
+  const lines = text.split(/\r?\n/);
+  return lines
+    .filter((line) => line.trim() && !line.startsWith('#'))
+    .map((line) => parseVariable(line.trimStart()));
+}
+
+/** An absolute path in the container. It may lead over symlinks, and upwards: it can't lead out. */
+function parsePath(option: string, text: string): string {
+  if (text.startsWith('/') && !/[\0\n]/.test(text)) return text;
+  throw new UsageError(`--${option}: a path in the container begins with /: ${JSON.stringify(text)}`);
+}
+
+export const parseWorkdir = (text: string) => parsePath('workdir', text);
+
+/** `SRC:DST[:OPTIONS]`, options ro, rw, nosuid, noexec with commas. A colon in SRC is written as `\:`. */
+export function parseVolume(text: string): Volume {
+  const [from = '', to = '', words = 'rw', ...more] = text
+    .split(/(?<!\\):/)
+    .map((part) => part.replaceAll('\\:', ':'));
+  if (to === '' || more.length > 0) throw new UsageError(`--volume is SRC:DST[:ro], not ${text}`);
+  if (!/^[./]/.test(from))
+    throw new UsageError(`--volume: SRC is a path of this host, it begins with / or ./, not ${from}`);
+  const source = resolve(from);
+  if (!existsSync(source))
+    throw new UsageError(`--volume: there is no ${source} on this host: mkdir -p ${source}`);
+  const options = words.split(',');
+  for (const word of options)
+    if (!['ro', 'rw', 'nosuid', 'noexec'].includes(word))
+      throw new UsageError(`--volume: options are ro, rw, nosuid and noexec, not ${word}`);
+  return {
+    source: realpathSync(source),
+    path: parsePath('volume', to),
+    options: options.filter((word) => word !== 'rw'),
+  };
+}
+
+/** `DST[:OPTIONS]`, mount(8)'s options for tmpfs. As Docker's it is nosuid and noexec unless it says otherwise. */
+export function parseTmpfs(text: string): Tmpfs {
+  const [to = '', words = ''] = text.split(/:(.*)/s);
+  const options = ['nosuid', 'noexec'];
+  for (const word of words.split(',').filter(Boolean)) {
+    if (!/^(rw|ro|(no)?(suid|exec)|size=\d+[kmg%]?|mode=[0-7]{3,4}|(uid|gid|nr_inodes)=\d+)$/i.test(word))
+      throw new UsageError(`--tmpfs: no such option of tmpfs(5) here: ${word}`);
+    options.push(word);
+  }
+  return { path: parsePath('tmpfs', to), options };
+}
+
+/** `SRC[:DST]`, a device of this host's and its path below /dev. */
+export function parseDevice(text: string): Device {
+  const [from = '', to = from, access] = text.split(':');
+  if (access !== undefined && access !== 'rwm')
+    throw new UsageError(`--device: who may read or write it is up to its mode and -u, not to :${access}`);
+  const path = to.startsWith('/') ? join('/dev', '/', to.slice('/dev/'.length)) : '';
+  if (path !== to || path === '/dev/' || /[\0\n]/.test(path))
+    throw new UsageError(`--device: its path in the container is below /dev/, not ${to}`);
+  const stat = existsSync(from) ? statSync(from) : undefined;
+  if (!stat?.isCharacterDevice() && !stat?.isBlockDevice())
+    throw new UsageError(`--device: ${from} is no device of this host`);
+  return { source: realpathSync(from), path };
+}
+
+/** A parser that also takes Docker's -1, for no limit. */
+export const orUnlimited =
+  (parse: (text: string) => number) =>
+  (text: string): number =>
+    text === '-1' ? Infinity : parse(text);
+
+/** A parser of `PATH:RATE`: the disk that PATH is or lies on, and bytes or operations a second. */
+export const parseRate =
+  (limit: 'readBps' | 'writeBps' | 'readIops' | 'writeIops') =>
+  (text: string): { limit: typeof limit; device: string; value: number } => {
+    const [, path = '', rate = ''] = /^(.+):([^:]+)$/.exec(text) ?? [];
+    if (path === '') throw new UsageError(`PATH:RATE is wanted, not ${text}`);
+    const value = limit.endsWith('Bps') ? parseSize(rate) : parseNumber('the rate', rate, 1, 4_294_967_295);
+    return { limit, device: findDisk(path).device, value };
+  };
+
+/** The limits of getrlimit(2), as Docker and prlimit(1) call them. */
+const limits =
+  'core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack'.split(
+    ' ',
+  );
+
+/** `NAME=SOFT[:HARD]` as an option of prlimit(1). */
+export function parseLimit(text: string): string {
+  const [, name = '', soft = '', hard = soft] =
+    /^(\w+)=(-1|\d+|unlimited)(?::(-1|\d+|unlimited))?$/.exec(text) ?? [];
+  if (!limits.includes(name))
+    throw new UsageError(`--ulimit is NAME=SOFT[:HARD], NAME one of ${limits.join(' ')}: not ${text}`);
+  const value = (word: string) => (word === '-1' ? 'unlimited' : word);
+  return `--${name}=${value(soft)}:${value(hard)}`;
+}
+
+/** `NAME:ADDRESS`, as a line of hosts(5). */
+export function parseHost(text: string): string {
+  const [, name = '', address = ''] = /^([\w.-]+)[:=](.*)$/.exec(text) ?? [];
+  const bare = address.replace(/^\[(.*)\]$/, '$1');
+  if (!isIP(bare)) throw new UsageError(`--add-host is NAME:ADDRESS, not ${text}`);
+  return `${bare}\t${name}`;
+}
+
+/** An address, as a line of resolv.conf(5). */
+export function parseNameserver(text: string): string {
+  if (!isIP(text)) throw new UsageError(`--dns is the address of a name server, not ${text}`);
+  return `nameserver ${text}`;
+}
+
+/** Reads PORT, HOSTPORT:PORT or IP:HOSTPORT:PORT, with /udp perhaps. Throws UsageError for what is none. */
+export function parsePort(text: string): Port {
+  const [, host, hostPort = '', port = '', protocol = 'tcp'] =
+    /^(?:(\[[^\]]+\]|[\d.]+):)?(\d{1,5}):(\d{1,5})(?:\/(tcp|udp))?$/.exec(text) ?? [];
+  const address = host?.replace(/^\[|\]$/g, '');
+  const inRange = [hostPort, port].every((word) => Number(word) >= 1 && Number(word) <= 65535);
+  if (!inRange || (address !== undefined && isIP(address) === 0))
+    throw new UsageError(`a port is [IP:]HOSTPORT:PORT[/udp], as 8080:80, not ${text}`);
+  const all = address === '0.0.0.0' || address === '::';
+  return {
+    host: all ? undefined : address,
+    hostPort: Number(hostPort),
+    port: Number(port),
+    protocol: protocol as 'tcp' | 'udp',
+  };
+}
+
+/** `TERM`, `SIGTERM` or `15` as `TERM`; also RTMIN+3, which systemd as a container's init wants. */
+export function parseSignal(text: string): string {
+  const word = text.toUpperCase().replace(/^SIG/, '');
+  const [name] =
+    Object.entries(constants.signals).find(
+      ([name, number]) => name === `SIG${word}` || String(number) === word,
+    ) ?? [];
+  if (name) return name.slice('SIG'.length);
+  if (/^RTMIN(\+\d{1,2})?$/.test(word) && signalNumber(word) <= 64) return word;
+  throw new UsageError(`no such signal: ${text}: see signal(7)`);
+}
+
+/** The number of a signal that parseSignal has named. signal(7): for the C library RTMIN is 34. */
+export const signalNumber = (name: string): number =>
+  constants.signals[`SIG${name}` as NodeJS.Signals] ?? 34 + Number(name.slice('RTMIN+'.length));
+
+/** `seccomp=unconfined` or `no-new-privileges[=false]`: what is lifted, or asked for and there anyway. */
+export function parseSecurity(text: string): { seccomp?: false; newPrivileges?: boolean } {
+  const [, key, value = 'true'] = /^(seccomp|no-new-privileges)(?:[=:](\w+))?$/.exec(text) ?? [];
+  if (key === 'seccomp' && value === 'unconfined') return { seccomp: false };
+  if (key === 'no-new-privileges' && /^(true|false)$/.test(value))
+    return { newPrivileges: value === 'false' };
+  throw new UsageError(
+    `--security-opt is seccomp=unconfined or no-new-privileges=false, not ${text}: the rest is on already`,
+  );
+}

@@ -1,0 +1,179 @@
+import assert from 'node:assert/strict';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { Failure } from '../scripts/helpers/cli.ts';
+import { quote } from '../scripts/helpers/shell.ts';
+import { perform, type Step, toShell } from '../scripts/helpers/steps.ts';
+import { needs } from './helpers/needs.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'barehand-plan-'));
+after(() => rmSync(folder, { recursive: true }));
+
+const hostile = [
+  '',
+  ' ',
+  'plain/path-1.0_x:y=z,@%+',
+  "it's",
+  "''",
+  '"double" $HOME `id` $(id) ${x}',
+  'a;b&c|d>e<f(g)h{i}j[k]l*m?n~o!p#q',
+  '~root',
+  '#comment',
+  '-n',
+  '--',
+  '\\',
+  '\\n\\0101\\c',
+  'two\nlines\n',
+  'tab\tand\rreturn',
+  '\u001b[31m',
+  'ünïcödé 容器 🐳',
+  '!!',
+  '%s%n',
+  '{a,b}',
+  "'\\''",
+];
+
+for (const shell of [['dash'], ['bash'], ['busybox', 'sh']])
+  test(`${shell.join(' ')} reads a quoted word as it was`, { skip: needs(shell[0] as string) }, () => {
+    const [program, ...words] = shell as [string, ...string[]];
+    const script = hostile.map((word) => `printf '%s\\0' ${quote(word)}\n`).join('');
+    const read = execFileSync(program, [...words, '-c', script], { encoding: 'utf8' });
+    assert.deepEqual(read.split('\0').slice(0, -1), hostile);
+  });
+
+test('words that need no quotes have none', () => {
+  assert.equal(quote('/sys/fs/cgroup/memory.max'), '/sys/fs/cgroup/memory.max');
+  assert.equal(quote('--map-root-user=yes'), '--map-root-user=yes');
+});
+
+test('a plan is printed as people type it, with its reasons', () => {
+  assert.equal(
+    toShell([
+      { why: 'a cgroup', mkdir: '/sys/fs/cgroup/web' },
+      { write: '100', to: '/sys/fs/cgroup/web/pids.max' },
+      { run: ['mount', '--bind', '/a b', '/c'] },
+      { rmdir: '/sys/fs/cgroup/web' },
+    ]),
+    `# a cgroup
+mkdir -p /sys/fs/cgroup/web
+echo 100 > /sys/fs/cgroup/web/pids.max
+mount --bind '/a b' /c
+rmdir /sys/fs/cgroup/web
+`,
+  );
+});
+
+/** Everything below a folder: names, and contents without the newline that echo adds. */
+function contents(path: string): unknown {
+  return readdirSync(path, { withFileTypes: true }).map((entry) => [
+    entry.name,
+    entry.isDirectory()
+      ? contents(join(path, entry.name))
+      : readFileSync(join(path, entry.name), 'utf8').replace(/\n$/, ''),
+  ]);
+}
+
+function plan(root: string): Step[] {
+  return [
+    { mkdir: join(root, 'deep/er') },
+    { mkdir: join(root, 'deep') },
+    { mkdir: join(root, 'gone') },
+    { rmdir: join(root, 'gone') },
+    ...hostile
+      .filter((text) => !text.endsWith('\n'))
+      .map((text, index): Step => ({ why: 'a value', write: text, to: join(root, `value ${index}`) })),
+    { write: 'first', to: join(root, 'again') },
+    { write: 'second', to: join(root, 'again') },
+    { run: ['touch', ...hostile.filter((word) => !/^$|\/|^-/.test(word)).map((word) => join(root, word))] },
+  ];
+}
+
+for (const shell of [['dash'], ['bash'], ['busybox', 'sh']])
+  test(`a plan that is piped into ${shell.join(' ')} does what performing it does`, {
+    skip: needs(shell[0] as string),
+  }, async () => {
+    const [performed, typed] = ['performed', shell[0] as string].map((name) => join(folder, name));
+    for (const root of [performed, typed] as string[]) {
+      rmSync(root, { recursive: true, force: true });
+      mkdirSync(root);
+    }
+    await perform(plan(performed as string));
+    const [program, ...words] = shell as [string, ...string[]];
+    execFileSync(program, [...words, '-eu'], { input: toShell(plan(typed as string)) });
+    assert.deepEqual(contents(typed as string), contents(performed as string));
+    assert(readdirSync(typed as string).includes("it's"));
+  });
+
+test('a command gets nothing to read, and may be noisy', async () => {
+  await perform([{ run: ['sh', '-c', 'cat; echo noise; echo noise >&2'] }]);
+});
+
+test('what ZX_ variables say does not steer a plan, nor is bash needed', () => {
+  const url = new URL('../scripts/helpers/steps.ts', import.meta.url).href;
+  const program = `const { perform } = await import('${url}'); await perform([{ run: ['touch', ${JSON.stringify(join(folder, 'zx'))}] }]);`;
+  const bin = join(folder, 'bin');
+  mkdirSync(bin);
+  execFileSync('ln', ['-s', execFileSync('which', ['touch'], { encoding: 'utf8' }).trim(), bin]);
+  const { status, stderr } = spawnSync(
+    process.execPath,
+    [
+      '--import',
+      new URL('../scripts/helpers/strip-types.mjs', import.meta.url).href,
+      '--input-type=module',
+      '--eval',
+      program,
+    ],
+    {
+      encoding: 'utf8',
+      env: { PATH: bin, ZX_SHELL: '/nonexistent', ZX_PREFIX: 'exit 9;', ZX_POSTFIX: '; exit 9' },
+    },
+  );
+  assert.deepEqual([status, stderr], [0, '']);
+  assert(readdirSync(folder).includes('zx'));
+});
+
+const failures: [string, Step, RegExp][] = [
+  [
+    'a folder that cannot be made',
+    { mkdir: '/dev/null/nope' },
+    /^cannot make the directory \/dev\/null\/nope: ENOTDIR: /,
+  ],
+  [
+    'a folder that is not empty',
+    { rmdir: tmpdir() },
+    /^cannot remove the directory \S+: (ENOTEMPTY|EBUSY): /,
+  ],
+  [
+    'a file that cannot be written',
+    { write: '5', to: '/proc/nope' },
+    /^cannot write 5 to \/proc\/nope: ENOENT: /,
+  ],
+  [
+    'a command that fails',
+    { run: ['sh', '-c', 'echo why >&2; exit 3'] },
+    /^cannot run sh -c 'echo why [^\n]*: why$/,
+  ],
+  ['a command that says nothing', { run: ['false'] }, /^cannot run false: exit code 1$/],
+  ['a command that is not there', { run: ['no such', 'x'] }, /^cannot run 'no such' x: .*not found$/],
+  ['a command that is killed', { run: ['sh', '-c', 'kill -9 $$'] }, /(killed by SIGKILL|Killed)$/],
+];
+for (const [name, step, message] of failures)
+  test(`the plan ends at ${name}`, async () => {
+    const marker = join(folder, 'marker');
+    await assert.rejects(perform([step, { write: '', to: marker }]), (error) => {
+      assert(error instanceof Failure);
+      assert.match(error.message, message);
+      return true;
+    });
+    assert(!readdirSync(folder).includes('marker'));
+  });
+
+test('what was done before a step failed stays done', async () => {
+  const file = join(folder, 'before');
+  writeFileSync(file, '');
+  await assert.rejects(perform([{ write: 'done', to: file }, { run: ['false'] }]));
+  assert.equal(readFileSync(file, 'utf8'), 'done');
+});
