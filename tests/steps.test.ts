@@ -1,11 +1,19 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { Failure } from '../scripts/helpers/cli.ts';
-import { quote } from '../scripts/helpers/shell.ts';
+import { quote, sh, variable } from '../scripts/helpers/shell.ts';
 import { perform, type Step, toShell } from '../scripts/helpers/steps.ts';
 import { needs } from './helpers/needs.ts';
 
@@ -66,13 +74,36 @@ rmdir /sys/fs/cgroup/web
   );
 });
 
+test('a command is typed as words: what is interpolated is no other word, and no other part of one', () => {
+  const [link, list] = ['a; b', ['one two', '', '*']];
+  assert.deepEqual(sh`ip link add ${link} name=${link}/x${7}`, ['ip', 'link', 'add', 'a; b', 'name=a; b/x7']);
+  assert.deepEqual(sh`  mount ${list}\n  ${''} -o x${list}y `, [
+    ...['mount', 'one two', '', '*', '', '-o'],
+    ...['xone two', '', '*y'],
+  ]);
+});
+
+test('a value that is not known yet is a variable in print, in words, files and input', () => {
+  const pid = variable('pid');
+  const text = toShell([
+    { run: sh`nsenter --target ${pid} cat /proc/${pid}/root ${`a$"b ${pid}s`}`, input: `$1 ${pid}\n` },
+    { write: pid, to: `/tmp/${pid}` },
+  ]);
+  assert.equal(
+    text,
+    'nsenter --target "$pid" cat "/proc/$pid/root" "a\\$\\"b ${pid}s" <<END\n\\$1 ${pid}\nEND\necho "$pid" > "/tmp/$pid"\n',
+  );
+});
+
 /** Everything below a folder: names, and contents without the newline that echo adds. */
 function contents(path: string): unknown {
   return readdirSync(path, { withFileTypes: true }).map((entry) => [
     entry.name,
-    entry.isDirectory()
-      ? contents(join(path, entry.name))
-      : readFileSync(join(path, entry.name), 'utf8').replace(/\n$/, ''),
+    entry.isSymbolicLink()
+      ? readlinkSync(join(path, entry.name))
+      : entry.isDirectory()
+        ? contents(join(path, entry.name))
+        : readFileSync(join(path, entry.name), 'utf8').replace(/\n$/, ''),
   ]);
 }
 
@@ -87,6 +118,8 @@ function plan(root: string): Step[] {
       .map((text, index): Step => ({ why: 'a value', write: text, to: join(root, `value ${index}`) })),
     { write: 'first', to: join(root, 'again') },
     { write: 'second', to: join(root, 'again') },
+    { link: 'gone/../deep', at: join(root, 'a link') },
+    { run: ['tee', join(root, 'input')], input: `$HOME \`id\`\n${hostile.join('')}\nEND` },
     { run: ['touch', ...hostile.filter((word) => !/^$|\/|^-/.test(word)).map((word) => join(root, word))] },
   ];
 }

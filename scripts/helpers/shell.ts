@@ -19,9 +19,74 @@ export function findProgram(name: string, directories = systemDirectories): stri
 /** A program of this host's, where its PATH leads; undefined where there is none. */
 export const findInPath = (name: string) => findProgram(name, pathDirectories());
 
+/**
+ * A word whose value exists only once the steps before it have run, such as a PID: printed it is a shell variable, and
+ * performed its value takes its place. It stands between NULs, which no word of a command can contain.
+ */
+export const variable = (name: string) => `\0${name}\0`;
+
 /** Quotes a word for any POSIX shell. zx's own quote() writes $'…', which dash does not know. */
 export function quote(word: string): string {
-  return /^[\w/.:=,@%+-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+  if (/^[\w/.:=,@%+-]+$/.test(word)) return word;
+  if (!word.includes('\0')) return `'${word.replaceAll("'", `'\\''`)}'`;
+  const parts = word.split('\0');
+  const texts = parts.map((part, index) => {
+    if (index % 2 === 0) return part.replace(/["\\$`]/g, '\\$&');
+    return /^\w/.test(parts[index + 1] ?? '') ? `\${${part}}` : `$${part}`;
+  });
+  return `"${texts.join('')}"`;
+}
+
+/** A command: its words. */
+export type Command = string[];
+
+/**
+ * A command as it is typed: sh`ip link add ${link} type veth`. Blanks of the text end a word; an interpolated value
+ * never does, whatever is in it, and a list is a word for each of its values.
+ */
+export function sh(texts: TemplateStringsArray, ...values: (string | number | string[])[]): Command {
+  const words: string[] = [];
+  let open = false; // whether what comes next belongs to the last word
+  const add = (text: string) => {
+    if (open) words.push(`${words.pop()}${text}`);
+    else words.push(text);
+    open = true;
+  };
+  for (const [index, text] of texts.entries()) {
+    for (const part of text.match(/\s+|\S+/g) ?? [])
+      if (/\s/.test(part)) open = false;
+      else add(part);
+    const value = values[index];
+    if (Array.isArray(value)) {
+      for (const [at, word] of value.entries()) {
+        if (at > 0) open = false;
+        add(word);
+      }
+    } else if (value !== undefined) add(String(value));
+  }
+  return words;
+}
+
+/**
+ * zx's `$`, loaded when the first program is to run, as that takes longer than most scripts. It throws nothing: the
+ * output has exitCode, signal, stdout and stderr. What is not said here zx would take from variables named ZX_*.
+ */
+export async function zx() {
+  const said = Object.entries(process.env).filter(([name]) => name.startsWith('ZX_'));
+  for (const [name] of said) delete process.env[name];
+  const { $ } = await import('zx/core');
+  Object.assign(process.env, Object.fromEntries(said));
+  const stdio = ['ignore', 'pipe', 'pipe'] as ('ignore' | 'pipe')[];
+  return $({
+    shell: '/bin/sh',
+    prefix: '',
+    postfix: '',
+    quote,
+    quiet: true,
+    nothrow: true,
+    detached: false,
+    stdio,
+  });
 }
 
 /** What a program came to. */
@@ -33,12 +98,9 @@ export interface Outcome {
 }
 
 /** Runs a program to its end, without standard input. Throws nothing: the outcome says what became of it. */
-export async function runProgram(argv: string[]): Promise<Outcome> {
-  // zx takes longer to load than most scripts to run, so only those that run a program pay for it
-  const { $ } = await import('zx/core');
-  // said in full: zx would look for bash, and take what is not said from ZX_* variables
-  const posix = { shell: '/bin/sh', prefix: '', postfix: '', quote, quiet: true, nothrow: true };
-  return $({ ...posix, stdio: ['ignore', 'pipe', 'pipe'] })`${argv}`;
+export async function runProgram(argv: Command): Promise<Outcome> {
+  const $ = await zx();
+  return $`${argv}`;
 }
 
 /**

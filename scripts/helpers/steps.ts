@@ -1,22 +1,37 @@
 // Steps: what a script is going to do to the host, as data that can be printed as shell or performed.
-import { mkdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { moveAll, moveTree } from './cgroups.ts';
 import { Failure, reason } from './cli.ts';
-import { quote, runProgram } from './shell.ts';
+import { type Command, quote, zx } from './shell.ts';
 
 /**
- * One step. `why` is printed as a comment above it. `moveTree` takes a process and its descendants, `moveAll` all
- * processes of a cgroup, to the cgroup `to`. `unlessUsed`: a directory that is not empty, or busy, stays.
+ * Where a step acts inside of a directory that is reached through a descriptor, since its path could lead elsewhere
+ * when it is used. `path` is what is printed; `open` gives the descriptor, which stays open.
+ */
+export interface Place {
+  path: string;
+  open: () => number;
+}
+
+/**
+ * One step. `why` is printed as a comment above it.
+ *
+ * mkdir makes a directory and those above it; rmdir removes one, with `unlessUsed` only if it is empty and not busy;
+ * write writes a value to a file such as those of cgroupfs or procfs; link makes a symbolic link; remove removes a
+ * file or a whole directory. With `in` these are a name in that directory. moveTree takes a process and its
+ * descendants, whose PIDs now are `members`, to the cgroup `to`; moveAll all processes of a cgroup. run runs a program,
+ * with `input` as its standard input; `ignore`: what it says and whether it fails does not matter.
  */
 export type Step = { why?: string } & (
-  | { mkdir: string }
+  | { mkdir: string; in?: Place }
   | { rmdir: string; unlessUsed?: boolean }
-  | { write: string; to: string }
+  | { write: string; to: string; in?: Place }
+  | { link: string; at: string; in?: Place }
   | { remove: string }
-  | { moveTree: number; to: string }
+  | { moveTree: number; members: number[]; to: string }
   | { moveAll: string; to: string }
-  | { run: string[] }
+  | { run: Command; input?: string; ignore?: boolean }
 );
 
 /** A plan as shell that can be pasted: it does what `perform` does. */
@@ -24,34 +39,51 @@ export function toShell(steps: Step[]): string {
   return steps.map((step) => `${step.why ? `# ${step.why}\n` : ''}${commandLine(step)}\n`).join('');
 }
 
+/** A command as it is printed: its words, quoted, in lines that are no longer than they must be. */
+export function printCommand(command: Command): string {
+  let line = '';
+  let text = '';
+  for (const word of command.map(quote)) {
+    if (line && line.length + word.length > 116) {
+      text += `${line} \\\n`;
+      line = `  ${word}`;
+    } else line += `${line && ' '}${word}`;
+  }
+  return text + line;
+}
+
+const pathIn = (name: string, place: Place | undefined) => quote(place ? `${place.path}/${name}` : name);
+
 function commandLine(step: Step): string {
-  if ('mkdir' in step) return `mkdir -p ${quote(step.mkdir)}`;
+  if ('mkdir' in step) return `mkdir -p ${pathIn(step.mkdir, step.in)}`;
   if ('rmdir' in step) return `rmdir ${quote(step.rmdir)}${step.unlessUsed ? ' 2>/dev/null || :' : ''}`;
-  if ('write' in step) return `${echo(step.write)} ${quote(step.write)} > ${quote(step.to)}`;
+  if ('write' in step) return writeLine(step.write, pathIn(step.to, step.in));
+  if ('link' in step) return `ln -s ${quote(step.link)} ${pathIn(step.at, step.in)}`;
   if ('remove' in step) return `rm -r ${quote(step.remove)}`;
-  if ('moveTree' in step) return moveTreeInShell(step.moveTree, step.to);
-  if ('moveAll' in step) return moveAllInShell(step.moveAll, step.to);
-  return step.run.map(quote).join(' ');
+  if ('moveTree' in step) return moveLine(step.members.join(' '), step.to);
+  if ('moveAll' in step) return moveLine(`$(cat ${quote(join(step.moveAll, 'cgroup.procs'))})`, step.to);
+  const end = step.ignore ? ' 2>/dev/null || :' : '';
+  if (step.input === undefined) return printCommand(step.run) + end;
+  return `${printCommand(step.run)}${end} ${hereDocument(step.input)}`;
 }
 
-/** The process goes first, so that what it starts after that is born in the cgroup; then all that descend from it. */
-function moveTreeInShell(pid: number, to: string): string {
-  const procs = quote(join(to, 'cgroup.procs'));
-  return `for round in 1 2 3; do
-  echo ${pid} > ${procs}
-  for pid in $(cat /proc/[0-9]*/status | awk -v top=${pid} '
-    /^Pid:/ { pid = $2 } /^PPid:/ { parent[pid] = $2 }
-    END { for (pid in parent) { at = parent[pid]; while (at != top && at in parent) at = parent[at]; if (at == top) print pid } }
-  '); do echo "$pid" > ${procs} || :; done
-done 2>/dev/null`;
+/** A here-document, whose text stays as it is but for variables; its last line is one that the text does not have. */
+export function hereDocument(text: string): string {
+  let end = 'END';
+  while (text.split('\n').includes(end)) end += '_';
+  const body = text.endsWith('\n') ? text : `${text}\n`;
+  if (!body.includes('\0')) return `<<'${end}'\n${body}${end}`;
+  const parts = body.split('\0');
+  const shown = parts.map((part, index) => (index % 2 ? `\${${part}}` : part.replace(/[\\$`]/g, '\\$&')));
+  return `<<${end}\n${shown.join('')}${end}`;
 }
 
-/** The list is read whole before anybody moves, and again for those that were born meanwhile. */
-function moveAllInShell(from: string, to: string): string {
-  return `for round in 1 2 3; do
-  for pid in $(cat ${quote(join(from, 'cgroup.procs'))}); do echo "$pid" > ${quote(join(to, 'cgroup.procs'))} || :; done
-done 2>/dev/null`;
-}
+const writeLine = (text: string, file: string) =>
+  text.includes('\n') ? `cat >${file} ${hereDocument(text)}` : `${echo(text)} ${quote(text)} > ${file}`;
+
+/** One after the other: a process whose parent has moved is born inside. Some may have ended meanwhile. */
+const moveLine = (pids: string, to: string) =>
+  `for pid in ${pids}; do echo "$pid" > ${quote(join(to, 'cgroup.procs'))} || :; done 2>/dev/null`;
 
 // echo, as people type it, unless some shell's echo would take the text for an option or an escape
 const echo = (text: string) => (/^-[neE]|\\/.test(text) ? "printf '%s\\n'" : 'echo');
@@ -60,17 +92,26 @@ const echo = (text: string) => (/^-[neE]|\\/.test(text) ? "printf '%s\\n'" : 'ec
 export async function perform(steps: Step[]): Promise<void> {
   for (const step of steps) {
     try {
-      if ('mkdir' in step) mkdirSync(step.mkdir, { recursive: true });
-      else if ('rmdir' in step) removeDirectory(step.rmdir, step.unlessUsed ?? false);
-      else if ('write' in step) writeFileSync(step.to, step.write);
-      else if ('remove' in step) rmSync(step.remove, { recursive: true, force: true });
-      else if ('moveTree' in step) moveTree(step.moveTree, step.to);
-      else if ('moveAll' in step) moveAll(step.moveAll, step.to);
-      else await run(step.run);
+      await performOne(step);
     } catch (error) {
       throw new Failure(`cannot ${doing(step)}: ${reason(error)}`, { cause: error });
     }
   }
+}
+
+/** A name in a directory that is held open: proc(5) has it under its descriptor. */
+const at = (name: string, place: Place | undefined) =>
+  place ? `/proc/self/fd/${place.open()}/${name}` : name;
+
+async function performOne(step: Step): Promise<void> {
+  if ('mkdir' in step) mkdirSync(at(step.mkdir, step.in), { recursive: true });
+  else if ('rmdir' in step) removeDirectory(step.rmdir, step.unlessUsed ?? false);
+  else if ('write' in step) writeFileSync(at(step.to, step.in), step.write);
+  else if ('link' in step) symlinkSync(step.link, at(step.at, step.in));
+  else if ('remove' in step) rmSync(step.remove, { recursive: true, force: true });
+  else if ('moveTree' in step) moveTree(step.moveTree, step.to);
+  else if ('moveAll' in step) moveAll(step.moveAll, step.to);
+  else await run(step);
 }
 
 function removeDirectory(path: string, unlessUsed: boolean): void {
@@ -85,14 +126,18 @@ function doing(step: Step): string {
   if ('mkdir' in step) return `make the directory ${step.mkdir}`;
   if ('rmdir' in step) return `remove the directory ${step.rmdir}`;
   if ('write' in step) return `write ${step.write} to ${step.to}`;
+  if ('link' in step) return `make the link ${step.at}`;
   if ('remove' in step) return `remove ${step.remove}`;
   if ('moveTree' in step) return `move process ${step.moveTree} and its descendants to ${step.to}`;
   if ('moveAll' in step) return `move the processes of ${step.moveAll} to ${step.to}`;
   return `run ${step.run.map(quote).join(' ')}`;
 }
 
-async function run(argv: string[]): Promise<void> {
-  const { exitCode, signal, stderr } = await runProgram(argv);
-  if (exitCode !== 0)
+async function run({ run: command, input, ignore }: Extract<Step, { run: Command }>): Promise<void> {
+  const $ = await zx();
+  // zx hands an input to a pipe, and only a program that reads its input gets one
+  const outcome = await (input === undefined ? $ : $({ input, stdio: 'pipe' }))`${command}`;
+  const { exitCode, signal, stderr } = outcome;
+  if (exitCode !== 0 && !ignore)
     throw new Failure(stderr.trim() || (signal ? `killed by ${signal}` : `exit code ${exitCode}`));
 }

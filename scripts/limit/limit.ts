@@ -159,6 +159,7 @@ export function planLimit(part: Part, wanted: Setting[]): Step[] {
       ...tops.map(({ pid }, index) => ({
         ...(index === 0 && { why: 'the process and its descendants; once more, for those born meanwhile' }),
         moveTree: pid,
+        members: index === 0 ? toMove.map((one) => one.pid) : [pid],
         to: directory,
       })),
     );
@@ -183,7 +184,7 @@ export function planReset(part: Part, all: LimitName[]): Step[] {
     const levels = words === '' ? [] : levelsAbove(directory).reverse();
     return [
       ...levels.map((level) => ({ write: words, to: join(level, 'cgroup.subtree_control') })),
-      ...elsewhere.map((place) => ({ moveTree: place.pid, to: place.directory })),
+      ...elsewhere.map((place) => ({ moveTree: place.pid, members: [place.pid], to: place.directory })),
       { why: 'back to where they came from', moveAll: directory, to: origin },
       { rmdir: directory },
       { rmdir: dirname(directory), unlessUsed: true },
