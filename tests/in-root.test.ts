@@ -1,0 +1,129 @@
+import assert from 'node:assert/strict';
+import {
+  closeSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { Worker } from 'node:worker_threads';
+import { type InRoot, openInRoot, openRoot, readTextInRoot, type Walk } from '../scripts/helpers/in-root.ts';
+import { attempt } from '../scripts/helpers/pids.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'barehand-in-root-'));
+const outside = join(folder, 'outside');
+const root = join(folder, 'root');
+for (const path of [outside, join(outside, 'dir'), root, join(root, 'etc'), join(root, 'usr/lib')])
+  mkdirSync(path, { recursive: true });
+writeFileSync(join(outside, 'secret'), 'secret');
+writeFileSync(join(root, 'etc/passwd'), 'inside');
+const links: Record<string, string> = {
+  absolute: '/etc',
+  lib: 'usr/lib',
+  up: '../../../../etc/passwd',
+  host: outside,
+  hostFile: join(outside, 'secret'),
+  dots: '../outside/dir',
+  loop: 'loop',
+  dangling: '/run/nowhere/file',
+};
+for (const [name, target] of Object.entries(links)) symlinkSync(target, join(root, name));
+const rootFd = openRoot(root);
+after(() => {
+  closeSync(rootFd);
+  rmSync(folder, { recursive: true });
+});
+
+/** Where a path leads, with the descriptor closed; the kernel's own word for it must be the same. */
+function where(path: string, walk?: Walk): string | undefined {
+  const found = openInRoot(rootFd, path, walk);
+  if (!found) return undefined;
+  const real = readlinkSync(`/proc/self/fd/${found.fd}`);
+  closeSync(found.fd);
+  assert.equal(real, join(root, found.path).replace(/\/$/, ''));
+  return found.path;
+}
+
+test('a path leads where a process in that root would get to', () => {
+  assert.deepEqual(
+    [
+      '/',
+      'etc',
+      '/absolute/passwd',
+      'lib',
+      '/lib/..',
+      'up',
+      '/../../etc/./passwd/',
+      'usr//lib/../../etc',
+    ].map((path) => where(path)),
+    ['/', '/etc', '/etc/passwd', '/usr/lib', '/usr', '/etc/passwd', '/etc/passwd', '/etc'],
+  );
+});
+
+test('what is missing is no place, nor what lies behind a file', () => {
+  for (const path of ['nowhere', 'etc/passwd/x', 'host/dir', 'hostFile', 'dangling'])
+    assert.equal(where(path), undefined, path);
+});
+
+test('links that lead to the host lead into the root, also where something is made', () => {
+  assert.equal(where('host/dir', { make: 'directory' }), `${outside}/dir`);
+  assert.equal(where('dots', { make: 'directory' }), '/outside/dir');
+  assert.equal(where('dangling', { make: 'file' }), '/run/nowhere/file');
+  assert.equal(where('hostFile', { make: 'file' }), `${outside}/secret`);
+  assert.equal(lstatSync(join(root, outside, 'secret')).size, 0);
+  assert.deepEqual(readdirSync(outside).sort(), ['dir', 'secret']);
+  assert.deepEqual(readdirSync(join(outside, 'dir')), []);
+});
+
+test('links without an end, links where there may be none, files where a directory must be', () => {
+  assert.throws(() => where('loop'), /loop: too many symlinks/);
+  assert.throws(() => where('lib', { links: false }), /lib is a symlink/);
+  assert.throws(() => where('etc/passwd/x', { make: 'directory' }), /\/etc\/passwd is no directory/);
+});
+
+test('only small plain files are read', () => {
+  assert.equal(readTextInRoot(rootFd, '/absolute/passwd'), 'inside');
+  for (const path of ['etc', 'nowhere', 'host/secret'])
+    assert.equal(readTextInRoot(rootFd, path), undefined, path);
+  assert.equal(readTextInRoot(rootFd, 'etc/passwd', 3), undefined);
+});
+
+test('a directory that is swapped for a link all the time leads nowhere but into the root', async () => {
+  mkdirSync(join(root, 'swap/in'), { recursive: true });
+  symlinkSync(outside, join(root, 'link'));
+  const worker = new Worker(
+    `const { renameSync } = require('node:fs');
+     const { workerData: root } = require('node:worker_threads');
+     for (let round = 0; round < 60000; round++)
+       try {
+         renameSync(root + '/swap', root + '/aside');
+         renameSync(root + '/link', root + '/swap');
+         renameSync(root + '/swap', root + '/link');
+         renameSync(root + '/aside', root + '/swap');
+       } catch {}`,
+    { eval: true, workerData: root },
+  );
+  let ended = false;
+  worker.once('exit', () => (ended = true));
+  const seen = new Set<string>();
+  for (let round = 0; !ended; round++) {
+    const found: InRoot | undefined = attempt(() =>
+      openInRoot(rootFd, `swap/made${round % 50}`, { make: 'directory' }),
+    );
+    if (found) {
+      seen.add(readlinkSync(`/proc/self/fd/${found.fd}`).replace(/made\d+$/, ''));
+      closeSync(found.fd);
+    }
+    if (round % 20 === 0) await new Promise((resolve) => setImmediate(resolve));
+  }
+  assert.deepEqual(readdirSync(outside).sort(), ['dir', 'secret']);
+  for (const path of seen) assert(path.startsWith(`${root}/`), path);
+  assert(seen.size > 1, `it was never seen as a link: ${[...seen]}`);
+});
