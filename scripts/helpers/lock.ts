@@ -1,0 +1,95 @@
+// Locks: flock(2) on a file that exists anyway, such as a cgroup's directory or a namespace. A process that ends, however
+// it ends, holds no lock.
+import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
+import { Failure, reason } from './cli.ts';
+import { attempt, commandLine, printable, readProcess } from './pids.ts';
+import { zx } from './shell.ts';
+
+/** A lock that this process holds, through a descriptor that no child inherits. */
+export interface Lock {
+  descriptor: number;
+  release: () => void;
+}
+
+/**
+ * Takes the exclusive lock on a file or directory. Says on stderr for whom it waits after a second. Throws Failure when
+ * the file cannot be opened, or after `waitSeconds`.
+ */
+export async function lock(path: string, { waitSeconds = 60 } = {}): Promise<Lock> {
+  const deadline = Date.now() + waitSeconds * 1000;
+  for (;;) {
+    const descriptor = open(path);
+    try {
+      await take(descriptor, path, waitSeconds, Math.max(0, deadline - Date.now()));
+      // a directory that was removed, and made anew, while this process waited is another file
+      if (isSame(descriptor, path)) return { descriptor, release: () => closeSync(descriptor) };
+    } catch (error) {
+      closeSync(descriptor);
+      throw error;
+    }
+    closeSync(descriptor);
+  }
+}
+
+function open(path: string): number {
+  try {
+    return openSync(path, 'r'); // node sets O_CLOEXEC, open(2)
+  } catch (error) {
+    throw new Failure(`cannot lock ${path}: ${reason(error)}`);
+  }
+}
+
+/**
+ * Node has no flock(2). The lock belongs to the open file description, so flock(1) takes it through a descriptor that
+ * it shares with this process, and this process still has it when flock(1) has ended.
+ */
+async function take(
+  descriptor: number,
+  path: string,
+  waitSeconds: number,
+  milliseconds: number,
+): Promise<void> {
+  const $ = await zx();
+  const flock = $({ stdio: ['ignore', 'pipe', 'pipe', descriptor] });
+  const seconds = (milliseconds / 1000).toFixed(3);
+  const timer = setTimeout(
+    () => console.error(`waiting for the lock on ${path}, which ${holder(descriptor)} holds`),
+    1000,
+  );
+  const { exitCode, stderr } = await flock`flock --exclusive --timeout ${seconds} --conflict-exit-code 75 3`;
+  clearTimeout(timer);
+  if (exitCode === 75)
+    throw new Failure(
+      `cannot lock ${path}: after ${waitSeconds} s ${holder(descriptor)} still holds the lock: end it if it hangs`,
+    );
+  if (exitCode === 127)
+    throw new Failure(`cannot lock ${path}: flock(1) is missing: apt-get install util-linux`);
+  if (exitCode !== 0) throw new Failure(`cannot lock ${path}: ${stderr.trim() || `exit code ${exitCode}`}`);
+}
+
+const isSame = (descriptor: number, path: string) => {
+  const [held, now] = [fstatSync(descriptor), attempt(() => statSync(path))];
+  return held.ino === now?.ino && held.dev === now.dev;
+};
+
+/**
+ * Who holds the lock on an open file, for people. /proc/locks has the PID of whoever called flock(2), often a flock(1)
+ * that has ended; proc(5) shows the lock also with each descriptor that holds it, in /proc/PID/fdinfo.
+ */
+function holder(descriptor: number): string {
+  const { ino, dev } = fstatSync(descriptor);
+  const lockLine = new RegExp(`^lock:.* FLOCK .*:${ino} `, 'm');
+  const isHeldBy = (pid: string) =>
+    (attempt(() => readdirSync(`/proc/${pid}/fdinfo`)) ?? []).some(
+      (name) =>
+        lockLine.test(attempt(() => readFileSync(`/proc/${pid}/fdinfo/${name}`, 'utf8')) ?? '') &&
+        attempt(() => statSync(`/proc/${pid}/fd/${name}`))?.dev === dev,
+    );
+  const own = readlinkSync('/proc/self');
+  const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name) && name !== own && isHeldBy(name));
+  const named = pids.map((pid) => {
+    const process_ = readProcess(Number(pid));
+    return `process ${pid}${process_ ? ` (${printable(commandLine(process_))})` : ''}`;
+  });
+  return named.join(' and ') || 'a process that this user may not see';
+}
