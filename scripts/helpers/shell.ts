@@ -1,6 +1,6 @@
 // The host's own programs: where they are, and running them.
 import { once } from 'node:events';
-import { existsSync, statSync } from 'node:fs';
+import { existsSync, constants as fileConstants, readFileSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
 import { delimiter, join } from 'node:path';
 
@@ -104,6 +104,20 @@ export async function runProgram(argv: Command): Promise<Outcome> {
 }
 
 /**
+ * Makes the standard streams block again. Node sets O_NONBLOCK on a pipe as soon as anything looks at process.stdout,
+ * as an import of node:process or node:util does; fcntl(2): all who share the open file see that, and lose data.
+ */
+export function blockStreams(): void {
+  for (const [fd, stream] of (['stdin', 'stdout', 'stderr'] as const).entries()) {
+    const [, flags = '0'] = /^flags:\s*(\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8')) ?? [];
+    if ((Number.parseInt(flags, 8) & fileConstants.O_NONBLOCK) === 0) continue;
+    (process[stream] as { _handle?: { setBlocking?: (blocks: boolean) => void } })._handle?.setBlocking?.(
+      true,
+    );
+  }
+}
+
+/**
  * Becomes a shell that runs a program, where node can (process.execve), else stays its parent. `title` is what ps(1)
  * shows of it; `passesKeys`: SIGINT and SIGQUIT are passed on as well, as a terminal does not send them to the shell.
  * Returns the exit code.
@@ -116,6 +130,7 @@ export async function becomeShell(program: string, title: string, passesKeys: bo
     .execve;
   if (execve) {
     process.removeAllListeners('warning'); // it says on stderr that execve is experimental
+    blockStreams();
     execve('/bin/sh', argv, env);
   }
   const { spawn } = await import('node:child_process'); // not loaded where it is not needed
