@@ -1,11 +1,29 @@
 // Bundles each script into dist/NAME.mjs: one readable file that runs on a host with nothing but node.
 import { chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 
 const top = fileURLToPath(new URL('../../', import.meta.url));
 const dist = join(top, 'dist');
+
+/** Puts the text of a file in place of each `embedded(import.meta.url, './FILE')` of helpers/embedded.ts. */
+function embed(source, folder) {
+  return source.replace(/\bembedded\(\s*import\.meta\.url,\s*'([^']+)',?\s*\)/g, (_, path) => {
+    // a template literal stays readable in dist
+    const text = readFileSync(join(folder, path), 'utf8').replace(/[\\`]|\$\{/g, '\\$&');
+    return `\`${text}\``;
+  });
+}
+
+const embedding = {
+  name: 'embedded',
+  setup: ({ onLoad }) =>
+    onLoad({ filter: /\/scripts\/.*\.ts$/ }, ({ path }) => ({
+      contents: embed(readFileSync(path, 'utf8'), dirname(path)),
+      loader: 'ts',
+    })),
+};
 
 /** The script as one ES module. Not minified: it starts as fast, and whoever runs it as root can read it. */
 async function bundle(name) {
@@ -15,13 +33,14 @@ async function bundle(name) {
   if (!header) throw new Error(`${name} has no header comment`);
   const { outputFiles, metafile } = await build({
     stdin: {
-      contents: source.replace(/^#!.*\n/, ''),
+      contents: embed(source.replace(/^#!.*\n/, ''), join(top, 'scripts')),
       sourcefile: name,
       resolveDir: join(top, 'scripts'),
       loader: 'ts',
     },
     absWorkingDir: top,
     bundle: true,
+    plugins: [embedding],
     platform: 'node',
     format: 'esm',
     target: 'node20',
@@ -41,6 +60,8 @@ const require = $require(import.meta.url);
 process.env.PATH = [process.env.PATH, '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'].filter(Boolean).join(':');`,
     },
   });
+  if (outputFiles[0].text.includes('embedded(import.meta'))
+    throw new Error(`${name}: embedded() is not called as build.mjs expects it`);
   return `${outputFiles[0].text}\n/*\n${licences(Object.keys(metafile.inputs)).replaceAll('*/', '* /')}*/\n`;
 }
 
