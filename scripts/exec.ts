@@ -51,11 +51,11 @@ import { cgroupDirectory, type Hierarchy, readHierarchies } from './helpers/cgro
 import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
 import { attempt, namespaceInode, readProc } from './helpers/pids.ts';
 import { findUser } from './helpers/rootfs.ts';
+import { seccompFilter, seccompRules } from './helpers/seccomp/seccomp.ts';
 import { becomeShell, findInPath, findProgram } from './helpers/shell.ts';
 import { findContainer } from './helpers/target.ts';
 import { capabilities } from './run/capabilities.ts';
 import { parseVariable, parseWorkdir } from './run/options.ts';
-import { seccompFilter } from './run/seccomp.ts';
 
 export const options = {
   user: { short: 'u', parse: (text: string) => text },
@@ -131,11 +131,11 @@ function planInside(
     status.uid === hostUid && status.uid === mapped(uids, 0, 'inside')
       ? status.bounding & status.permitted
       : status.bounding;
-  const filter = seccompFilter(
+  const rules = seccompRules(
     process.arch,
     capabilities.filter((_, bit) => (bounding >> BigInt(bit)) & 1n),
   );
-  if (status.filtered && !filter && !values.privileged)
+  if (status.filtered && !rules && !values.privileged)
     throw new Failure(
       `its system calls are filtered, and there is no filter for ${process.arch} here: --privileged does without`,
     );
@@ -146,7 +146,7 @@ function planInside(
     setgroupsDenied: inUserNamespace && readProc(pid, 'setgroups')?.trim() === 'deny',
     bounding: values.privileged ? undefined : bounding,
     noNewPrivileges: status.noNewPrivileges && !values.privileged,
-    filter: status.filtered && !values.privileged ? filter : undefined,
+    filter: status.filtered && !values.privileged && rules ? seccompFilter(rules) : undefined,
     confined: !values.privileged && Boolean(label) && label !== readProc(process.pid, 'attr/current'),
   };
 }

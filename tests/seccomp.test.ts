@@ -3,9 +3,19 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'no
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
+import {
+  callsPerl,
+  callsPython,
+  deniedCalls,
+  perlWords,
+  printfFormat,
+  pythonWords,
+  seccompFilter,
+  seccompLoader,
+  seccompRules,
+} from '../scripts/helpers/seccomp/seccomp.ts';
 import { findProgram, systemDirectories } from '../scripts/helpers/shell.ts';
 import { capabilities, defaultCapabilities } from '../scripts/run/capabilities.ts';
-import { printfFormat, seccompFilter, seccompLoader } from '../scripts/run/seccomp.ts';
 import { needs } from './helpers/needs.ts';
 import { execute } from './helpers/script.ts';
 
@@ -22,6 +32,7 @@ function verdict(filter: Buffer, number: number, { audit = 0xc000003e, argument 
     if (code === 0x20) word = data.readUInt32LE(value);
     else if (code === 0x15) at += 8 * jump(word === value);
     else if (code === 0x35) at += 8 * jump(word >= value);
+    else if (code === 0x25) at += 8 * jump(word > value);
     else if (code === 0x45) at += 8 * jump((word & value) !== 0);
     else {
       assert.equal(code, 0x06);
@@ -30,8 +41,10 @@ function verdict(filter: Buffer, number: number, { audit = 0xc000003e, argument 
   }
 }
 
-const make = (architecture: string, kept: string[]) => seccompFilter(architecture, kept) as Buffer;
-const filter = make('x64', defaultCapabilities);
+const rulesFor = (architecture: string, kept: string[]) => seccompRules(architecture, kept) as string[];
+const make = (architecture: string, kept: string[]) => seccompFilter(rulesFor(architecture, kept));
+const rules = rulesFor('x64', defaultCapabilities);
+const filter = seccompFilter(rules);
 const words = (text: string) => text.trim().split(/\s+/);
 
 /** What Docker's default profile denies with all capabilities, and what else with those that are the default. */
@@ -148,8 +161,32 @@ test('what is unknown gives ENOSYS: a number, an architecture, x32', () => {
   for (const number of [350, 467, 1000, 0x40000000 + 39, 0xffffffff])
     assert.equal(verdict(filter, number), 'ENOSYS', `${number}`);
   for (const audit of [0x40000003, 0xc00000b7]) assert.equal(verdict(filter, 39, { audit }), 'ENOSYS');
-  assert.equal(seccompFilter('riscv64', []), undefined);
+  assert.equal(seccompRules('riscv64', []), undefined);
 });
+
+test('the names of what is denied are those of the rules', () => {
+  const named = (kept: string[]) => deniedCalls('x64', kept);
+  assert.ok(named(defaultCapabilities).includes('mount') && !named([...capabilities]).includes('mount'));
+  assert.deepEqual(
+    rules.map((rule) => rule.split(':')[0]),
+    ['audit', ...named(defaultCapabilities), 'unassigned', 'unassigned'],
+  );
+  assert.ok(!deniedCalls('arm64', []).includes('iopl'), 'arm64 has no such call');
+});
+
+for (const [by, program, words, print] of [
+  ['perl', callsPerl, perlWords, '\nprint unpack "H*", filter(list());'],
+  ['python3', callsPython, pythonWords, '\nprint(make_filter(*take_list()).hex())'],
+] as const)
+  test(`${by} makes the same instructions of the rules`, { skip: needs(by) }, async () => {
+    for (const architecture of ['x64', 'arm64'])
+      for (const kept of [[], defaultCapabilities, capabilities]) {
+        const argv = words(findProgram(by) as string, program + print);
+        const given = rulesFor(architecture, kept);
+        const { stdout, stderr } = await execute([...argv, 'test', '--', ...given, '--']);
+        assert.deepEqual([stdout.trim(), stderr], [seccompFilter(given).toString('hex'), '']);
+      }
+  });
 
 // from here on the kernel runs the filter
 
@@ -158,13 +195,13 @@ after(() => rmSync(folder, { recursive: true }));
 
 /** Whether this machine's setpriv(1) loads filters. */
 const path = '/proc/self/fd/0';
-const setprivLoads = seccompLoader('x64', filter, (name) => findProgram(name), path)?.file !== undefined;
+const setprivLoads = seccompLoader('x64', rules, (name) => findProgram(name), path)?.file !== undefined;
 const skip = process.arch === 'x64' ? needs('setpriv', 'perl') : 'needs x86-64';
 
 /** Runs a command with a filter, loaded by one program of the host; through a shell that feeds setpriv(1). */
 function filtered(
   command: string[],
-  { by = 'perl', load = filter, options = ['--no-new-privs'], env = {} } = {},
+  { by = 'perl', load = rules, options = ['--no-new-privs'], env = {} } = {},
 ) {
   const loader = seccompLoader('x64', load, (name) => (name === by ? findProgram(name) : undefined), path);
   assert.ok(loader, by);
@@ -283,7 +320,7 @@ test('ordinary programs work', { skip: skip || needs('python3', 'ps') }, async (
 test('mounting takes CAP_SYS_ADMIN', { skip: skip || needs('root', 'namespaces') }, async () => {
   const mount = ['unshare', '--mount', 'mount', '-t', 'tmpfs', 'none', folder];
   const kept = [...defaultCapabilities, 'sys_admin'];
-  assert.deepEqual(await filtered(mount, { load: make('x64', kept) }), {
+  assert.deepEqual(await filtered(mount, { load: rulesFor('x64', kept) }), {
     code: 0,
     signal: null,
     stdout: '',
@@ -320,8 +357,8 @@ for (const by of ['setpriv', 'perl', 'python3']) {
 
   test(`${by} fails where the kernel takes no filter`, { skip: skip || missing }, async () => {
     const failed = by === 'setpriv' ? 127 : 125;
-    // an instruction that ends nowhere; then no no_new_privs, which setpriv(1) sets by itself with a filter
-    const broken = { load: Buffer.alloc(8) };
+    // more instructions than there may be; then no no_new_privs, which setpriv(1) sets by itself with a filter
+    const broken = { load: [...rules, ...Array(5000).fill('mount:165')] }; // BPF_MAXINSNS is 4096
     const unprepared = { options: [...nobody, '--pdeathsig=clear'] };
     for (const options of by === 'setpriv' ? [broken] : [broken, unprepared]) {
       const result = await filtered(['echo', 'unfiltered'], { by, ...options });
@@ -355,12 +392,12 @@ for (const by of ['setpriv', 'perl', 'python3']) {
 
 test('the host says which loader it is: setpriv before perl before python, or none', () => {
   const found = (...names: string[]) =>
-    seccompLoader('x64', filter, (name) => (names.includes(name) ? `${folder}/${name}` : undefined), path);
+    seccompLoader('x64', rules, (name) => (names.includes(name) ? `${folder}/${name}` : undefined), path);
   writeFileSync(join(folder, 'setpriv'), '--seccomp-filter <file>');
   assert.deepEqual(found('setpriv', 'perl', 'python3'), { words: ['--seccomp-filter', path], file: filter });
   writeFileSync(join(folder, 'setpriv'), '--landlock-access <access>');
   const perl = found('setpriv', 'perl', 'python3');
-  assert.ok(perl?.words.includes(`${folder}/perl`) && perl.words.includes(filter.toString('hex')));
+  assert.ok(perl?.words.includes(`${folder}/perl`) && perl.words.includes('mount:165'));
   assert.equal(found('setpriv', 'python3')?.words[0], `${folder}/python3`);
   assert.equal(found('setpriv'), undefined);
 });

@@ -1,8 +1,8 @@
 // Furnishing a container's root: the shell program that PID 1 runs while it still has the host's programs at hand.
 import { basename, dirname } from 'node:path';
+import { printfFormat } from '../helpers/seccomp/seccomp.ts';
 import { quote } from '../helpers/shell.ts';
 import type { Launch } from './launch.ts';
-import { printfFormat } from './seccomp.ts';
 
 /** A directory or file of the host's that the container is to see at `path`; `options` as mount(8) has them. */
 export interface Volume {

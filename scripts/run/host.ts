@@ -2,9 +2,9 @@
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { Failure } from '../helpers/cli.ts';
 import { mountOf, parseMounts } from '../helpers/containers.ts';
+import { type SeccompLoader, seccompLoader, seccompRules } from '../helpers/seccomp/seccomp.ts';
 import { findInPath, findProgram } from '../helpers/shell.ts';
 import type { Launch } from './launch.ts';
-import { type SeccompLoader, seccompFilter, seccompLoader } from './seccomp.ts';
 
 /** runc's default lists of what a container must not see or change under /proc and /sys. */
 const maskedPaths =
@@ -56,13 +56,13 @@ export function mountFlags(path: string): string[] {
  * `bySetpriv`: setpriv(1) may do it, which can read a file, but then sets no_new_privs too.
  */
 export function planSeccomp(kept: string[], bySetpriv: boolean): SeccompLoader | undefined {
-  const filter = seccompFilter(process.arch, kept);
+  const rules = seccompRules(process.arch, kept);
   // not by PATH: a python3 in there may be a wrapper that looks into the working directory
   const loader =
-    filter && seccompLoader(process.arch, filter, findProgram, bySetpriv ? '/proc/self/fd/5' : undefined);
+    rules && seccompLoader(process.arch, rules, findProgram, bySetpriv ? '/proc/self/fd/5' : undefined);
   if (!loader)
     console.error(
-      `run: no seccomp filter: ${filter ? 'that needs perl, python3 or util-linux 2.41' : `there is none for ${process.arch}`}`,
+      `run: no seccomp filter: ${rules ? 'that needs perl, python3 or util-linux 2.41' : `there is none for ${process.arch}`}`,
     );
   return loader;
 }

@@ -11,6 +11,7 @@ import {
 } from '../helpers/cgroups.ts';
 import { Failure } from '../helpers/cli.ts';
 import type { User } from '../helpers/rootfs.ts';
+import type { SeccompLoader } from '../helpers/seccomp/seccomp.ts';
 import { quote } from '../helpers/shell.ts';
 import {
   baseTable,
@@ -21,7 +22,6 @@ import {
   type Tmpfs,
   type Volume,
 } from './furnish.ts';
-import type { SeccompLoader } from './seccomp.ts';
 import type { Range, UserNamespace } from './userns.ts';
 
 /** What is to be launched, and the facts about the host that the program depends on. */

@@ -1,0 +1,131 @@
+# System calls, seccomp filters, and becoming a command: calls.pl for hosts that have no perl. This comes before load.py
+# or enter.py in one program, whose arguments are lists that end with "--". The first list is handled here: the name of
+# the script, for its messages, and the numbers of system calls, as setns:308.
+import os
+import re
+import signal
+import struct
+import sys
+
+arguments = sys.argv[1:]
+
+
+def take_list():
+    """Takes the next list from the arguments."""
+    words = []
+    while arguments:
+        word = arguments.pop(0)
+        if word == "--":
+            break
+        words.append(word)
+    return words
+
+
+script, *numbers = take_list()
+number = {name: int(value) for name, value in (word.split(":") for word in numbers)}
+
+
+def say(text):
+    os.write(2, os.fsencode(f"{script}: {text}\n"))
+
+
+def fail(what, error):
+    """Says what failed and why, and ends with what tells that no command was run."""
+    say(f"cannot {what}: {error.strerror if isinstance(error, OSError) else error}")
+    os._exit(125)
+
+
+# a traceback would open files, which may be the container's by then
+sys.excepthook = lambda kind, error, trace: fail("go on", f"{kind.__name__}: {error}")
+
+try:
+    import ctypes
+except ImportError as missing:
+    fail("use python3 (apt-get install perl-base, or python3 in full)", missing)
+
+# PyDLL: what returns from clone(2) in a child must still have the interpreter's lock
+libc = ctypes.PyDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+
+
+def checked(result):
+    if result == -1:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+def call(name, *values):
+    """Makes a system call. Integers are passed as such, all else as pointers. Raises OSError where it fails."""
+    words = [ctypes.c_long(value) if isinstance(value, int) else value for value in values]
+    return checked(libc.syscall(ctypes.c_long(number[name]), *words))
+
+
+def prctl(*values):
+    return call("prctl", *values, *[0] * (5 - len(values)))
+
+
+def leave_keyring():
+    """keyrings(7): a session keyring that is not the caller's. Where there are none, none can be reached."""
+    try:
+        call("keyctl", 1, 0)
+    except OSError:
+        pass
+
+
+def code(operation, if_true, if_false, value):
+    """One instruction, struct sock_filter of linux/filter.h."""
+    return struct.pack("=HBBL", operation, if_true, if_false, value)
+
+
+def load(offset):
+    """Loads a word of struct seccomp_data, seccomp(2)."""
+    return code(0x20, 0, 0, offset)
+
+
+allow, eperm, enosys = [code(0x06, 0, 0, answer) for answer in (0x7FFF0000, 0x50000 | 1, 0x50000 | 38)]
+
+
+def within(span, then):
+    """Code that runs for 31, 0-11 or 467- only."""
+    first, dash, last = span.partition("-")
+    length = len(then) // 8
+    if not dash:
+        return code(0x15, 0, length, int(first)) + then
+    return code(0x35, 0, length + 1, int(first)) + code(0x25, length, 0, int(last or 0xFFFFFFFF)) + then
+
+
+def make_filter(audit, *rules):
+    """The rules of seccomp.ts as instructions."""
+    program = load(4) + code(0x15, 1, 0, int(audit.split(":")[1])) + enosys + load(0)
+    for rule in rules:
+        numbers, mask, values, error = re.match(r"\w+:([\d-]+)(?:&(\d+)|!([\d,-]+)|(=ENOSYS))?$", rule).groups()
+        then = enosys if error else eperm
+        if mask:
+            then = load(16) + code(0x45, 0, 1, int(mask)) + eperm + allow
+        if values:
+            then = load(16) + b"".join(within(span, allow) for span in values.split(",")) + eperm
+        program += within(numbers, then)
+    return program + allow
+
+
+def load_filter(rules):
+    """Loads the filter for this process and all that it becomes. Takes CAP_SYS_ADMIN or no_new_privs, seccomp(2)."""
+    try:
+        instructions = ctypes.create_string_buffer(make_filter(*rules))
+        program = struct.pack("HxxxxxxP", len(instructions) // 8, ctypes.addressof(instructions))
+        prctl(22, 2, program)
+    except OSError as error:
+        fail("load the seccomp filter", error)
+
+
+def become(command):
+    """Becomes a command, or ends as env(1) does where that can't be."""
+    # python ignores these, and execve(2) would hand that on
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    words = [os.fsencode(word) for word in command]
+    try:
+        checked(libc.execvp(words[0], (ctypes.c_char_p * (len(words) + 1))(*words)))
+    except OSError as error:
+        say(f"{command[0]}: {error.strerror}")
+        os._exit(127 if error.errno == 2 else 126)
