@@ -103,15 +103,17 @@ import { Failure, isGiven, kebab, main, UsageError, type Values } from './helper
 import { notesFolder } from './helpers/containers.ts';
 import { readProc } from './helpers/pids.ts';
 import { defaultShell, findRootfs, findUser } from './helpers/rootfs.ts';
-import { becomeShell, findInPath } from './helpers/shell.ts';
+import { findInPath } from './helpers/shell.ts';
 import { delegatedTo } from './helpers/target.ts';
 import { parseCpus, parseList, parseNumber, parseSize } from './helpers/units.ts';
 import { capabilities, keptCapabilities, parseCapabilities } from './run/capabilities.ts';
-import { mountFlags, planSeccomp, readHost } from './run/host.ts';
+import { planCgroups } from './run/cgroups.ts';
+import { namespaceFlags } from './run/hold.ts';
+import { findVolumes, mountFlags, planSeccomp, readHost } from './run/host.ts';
 import { idmapWords } from './run/idmap.ts';
 import { readImageConfig } from './run/image.ts';
 import { findInit, shellInit } from './run/init.ts';
-import { type Launch, launchProgram, namespaceFlags, planCgroups } from './run/launch.ts';
+import { type Launch, launchContainer } from './run/launch.ts';
 import { parseNetwork, planNetwork } from './run/network.ts';
 import {
   orUnlimited,
@@ -326,6 +328,7 @@ async function planLaunch(
   const command = [...entrypoint, ...own];
   if (command.length === 0) command.push(defaultShell(rootfs));
   const network = await planNetwork({
+    name,
     choice,
     ports: values.publish,
     hosts: values.addHost,
@@ -343,7 +346,7 @@ async function planLaunch(
     rootFlags: mountFlags(rootfs),
     ephemeral: values.ephemeral ? { sizeBytes: values.disk } : undefined,
     readOnly: values.readOnly,
-    volumes: values.volume,
+    volumes: findVolumes(values.volume),
     tmpfs: values.tmpfs,
     texts: network.texts,
     devices: values.device,
@@ -368,10 +371,11 @@ async function planLaunch(
         : planSeccomp(kept, isolate.has('mount') && !security.newPrivileges),
     cgroups: findCgroups(name, limits, isRoot),
     runDirectory: notesFolder(name),
+    terminal: !values.detach && isatty(0) && isatty(1) && findInPath('script') !== undefined,
     detached: values.detach ? { logBytes: values.logSize ?? 1024 * 1024 } : undefined,
     stopSignal: values.stopSignal ?? (image.stopSignal && parseSignal(image.stopSignal)),
-    masked: host.masked,
-    has: { ...host.has, idmap: userNamespace?.byRoot ? await idmapWords() : undefined },
+    ...host,
+    idmap: userNamespace?.byRoot ? await idmapWords() : undefined,
   };
 }
 
@@ -380,15 +384,8 @@ await main(
   { options, operands: [1, 1], command: true, exitCodes: { failed: 125, usage: 125 } },
   async (values, operands) => {
     const plan = await planLaunch(values, operands);
-    const program = launchProgram(plan);
     if (plan.privileged && !plan.userNamespace)
       console.error('run: --privileged: root in this container is as root on the host');
-    if (values.dryRun) {
-      // a subshell of its own, so that it can be pasted into a shell that is to live on
-      process.stdout.write(`(\n${program})\n`);
-      return 0;
-    }
-    // the keys of a terminal reach the shell by themselves
-    return becomeShell(program, `run.ts ${plan.name}`, !isatty(0));
+    return launchContainer(plan);
   },
 );

@@ -439,9 +439,14 @@ export function cgroupsBelow(directory: string): string[] {
     .flatMap((below) => [below, ...cgroupsBelow(below)]);
 }
 
-/** The processes of a cgroup and of all cgroups below it; 0 for one that the reader's PID namespace does not show. */
-export function processesIn(directory: string): number[] {
-  return [directory, ...cgroupsBelow(directory)].flatMap((cgroup) =>
+/**
+ * The processes of a cgroup and of all cgroups below it, without those in `except` and below; 0 for one that the reader's
+ * PID namespace does not show.
+ */
+export function processesIn(directory: string, except?: string): number[] {
+  const all = [directory, ...cgroupsBelow(directory)];
+  const cgroups = except ? all.filter((cgroup) => !`${cgroup}/`.startsWith(`${except}/`)) : all;
+  return cgroups.flatMap((cgroup) =>
     readFileSync(join(cgroup, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number),
   );
 }
@@ -569,10 +574,13 @@ function readStats(skip: Set<number>): Map<number, Stat> {
   );
 }
 
-/** Moves all processes of a cgroup to another, until none is left. Throws if that takes too long. */
+/**
+ * Moves all processes of a cgroup and of those below it to another, which may be one of these, until none is left.
+ * Throws if that takes too long.
+ */
 export function moveAll(from: string, directory: string): void {
   for (let round = 0; round < 100; round++) {
-    const inside = processesIn(from);
+    const inside = processesIn(from, directory);
     if (inside.length === 0) return;
     moveProcesses(inside, directory);
   }

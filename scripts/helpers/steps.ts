@@ -21,12 +21,12 @@ export interface Place {
  * write writes a value to a file such as those of cgroupfs or procfs; link makes a symbolic link; remove removes a
  * file or a whole directory. With `in` these are a name in that directory. moveTree takes a process and its
  * descendants, whose PIDs now are `members`, to the cgroup `to`; moveAll all processes of a cgroup. run runs a program,
- * with `input` as its standard input; `ignore`: what it says and whether it fails does not matter.
+ * with `input` as its standard input. `ignore`: what it says and whether it fails does not matter.
  */
 export type Step = { why?: string } & (
   | { mkdir: string; in?: Place }
   | { rmdir: string; unlessUsed?: boolean }
-  | { write: string; to: string; in?: Place }
+  | { write: string; to: string; in?: Place; ignore?: boolean }
   | { link: string; at: string; in?: Place }
   | { remove: string }
   | { moveTree: number; members: number[]; to: string }
@@ -57,7 +57,8 @@ const pathIn = (name: string, place: Place | undefined) => quote(place ? `${plac
 function commandLine(step: Step): string {
   if ('mkdir' in step) return `mkdir -p ${pathIn(step.mkdir, step.in)}`;
   if ('rmdir' in step) return `rmdir ${quote(step.rmdir)}${step.unlessUsed ? ' 2>/dev/null || :' : ''}`;
-  if ('write' in step) return writeLine(step.write, pathIn(step.to, step.in));
+  if ('write' in step)
+    return writeLine(step.write, pathIn(step.to, step.in)) + (step.ignore ? ' 2>/dev/null || :' : '');
   if ('link' in step) return `ln -s ${quote(step.link)} ${pathIn(step.at, step.in)}`;
   if ('remove' in step) return `rm -r ${quote(step.remove)}`;
   if ('moveTree' in step) return moveLine(step.members.join(' '), step.to);
@@ -106,12 +107,20 @@ const at = (name: string, place: Place | undefined) =>
 async function performOne(step: Step): Promise<void> {
   if ('mkdir' in step) mkdirSync(at(step.mkdir, step.in), { recursive: true });
   else if ('rmdir' in step) removeDirectory(step.rmdir, step.unlessUsed ?? false);
-  else if ('write' in step) writeFileSync(at(step.to, step.in), step.write);
+  else if ('write' in step) writeValue(step.write, at(step.to, step.in), step.ignore ?? false);
   else if ('link' in step) symlinkSync(step.link, at(step.at, step.in));
   else if ('remove' in step) rmSync(step.remove, { recursive: true, force: true });
   else if ('moveTree' in step) moveTree(step.moveTree, step.to);
   else if ('moveAll' in step) moveAll(step.moveAll, step.to);
   else await run(step);
+}
+
+function writeValue(value: string, file: string, ignore: boolean): void {
+  try {
+    writeFileSync(file, value);
+  } catch (error) {
+    if (!ignore) throw error;
+  }
 }
 
 function removeDirectory(path: string, unlessUsed: boolean): void {

@@ -4,6 +4,7 @@ import { Failure } from '../helpers/cli.ts';
 import { mountOf, parseMounts } from '../helpers/containers.ts';
 import { type SeccompLoader, seccompLoader, seccompRules } from '../helpers/seccomp/seccomp.ts';
 import { findInPath, findProgram } from '../helpers/shell.ts';
+import type { FoundVolume, Volume } from './furnish.ts';
 import type { Launch } from './launch.ts';
 
 /** runc's default lists of what a container must not see or change under /proc and /sys. */
@@ -20,7 +21,7 @@ const deviceNumbers = { null: 0x103, zero: 0x105, full: 0x107, random: 0x108, ur
 /** What the launch has to know of this host. Throws Failure where a device is not what its name says. */
 export function readHost(
   environment: string[],
-): Pick<Launch, 'masked'> & { has: Omit<Launch['has'], 'idmap'> } {
+): Pick<Launch, 'masked' | 'sysMounts' | 'hasIp' | 'chroot' | 'shell'> {
   for (const [name, rdev] of Object.entries(deviceNumbers)) {
     const stat = statSync(`/dev/${name}`, { throwIfNoEntry: false });
     if (!stat?.isCharacterDevice() || stat.rdev !== rdev)
@@ -34,21 +35,44 @@ export function readHost(
       folders: there.filter(isFolder),
       readOnly: readOnlyPaths.filter((path) => existsSync(path)),
     },
-    has: {
-      ip: findInPath('ip') !== undefined,
-      chroot: findInPath('chroot') ?? '/usr/sbin/chroot',
-      // dash drops variables whose names it can't use, as discovery.type; bash hands them on
-      shell: environment.every((variable) => /^\w+=/.test(variable))
-        ? '/bin/sh'
-        : (findInPath('bash') ?? '/bin/bash'),
-    },
+    sysMounts: readMounts().flatMap(({ mountPoint }) =>
+      mountPoint.startsWith('/sys/') ? mountPoint.slice('/sys'.length) : [],
+    ),
+    hasIp: findInPath('ip') !== undefined,
+    chroot: findInPath('chroot') ?? '/usr/sbin/chroot',
+    // dash drops variables whose names it can't use, as discovery.type; bash hands them on
+    shell: environment.every((variable) => /^\w+=/.test(variable))
+      ? '/bin/sh'
+      : (findInPath('bash') ?? '/bin/bash'),
   };
 }
 
-/** Options of the mount that a path lies on which a bind mount has to keep; a user could not lift them either. */
-export function mountFlags(path: string): string[] {
-  const mount = mountOf(path, parseMounts(readFileSync('/proc/self/mountinfo', 'utf8')));
-  return mount?.options.filter((option) => ['ro', 'nosuid', 'nodev', 'noexec'].includes(option)) ?? [];
+const readMounts = () => parseMounts(readFileSync('/proc/self/mountinfo', 'utf8'));
+
+/** Options of a mount that a bind mount has to keep; a user could not lift them either. */
+const keptOptions = (options: string[] = []) =>
+  options.filter((option) => ['ro', 'nosuid', 'nodev', 'noexec'].includes(option));
+
+/** Options of the mount that a path lies on which a bind mount has to keep. */
+export const mountFlags = (path: string): string[] => keptOptions(mountOf(path, readMounts())?.options);
+
+/** Volumes with what this host has mounted in them, themselves first. */
+export function findVolumes(volumes: Volume[]): FoundVolume[] {
+  const mounts = volumes.length > 0 ? readMounts() : [];
+  return volumes.map((volume) => {
+    const { source } = volume;
+    const below = source === '/' ? '/' : `${source}/`;
+    const inside = mounts.filter(({ mountPoint }) => mountPoint.startsWith(below) && mountPoint !== '/');
+    const points = inside.map(({ mountPoint, options }) => ({
+      path: mountPoint.slice(source === '/' ? 0 : source.length),
+      options: keptOptions(options),
+    }));
+    return {
+      ...volume,
+      isDirectory: statSync(source).isDirectory(),
+      mountPoints: [{ path: '', options: mountFlags(source) }, ...points],
+    };
+  });
 }
 
 /**
@@ -59,7 +83,7 @@ export function planSeccomp(kept: string[], bySetpriv: boolean): SeccompLoader |
   const rules = seccompRules(process.arch, kept);
   // not by PATH: a python3 in there may be a wrapper that looks into the working directory
   const loader =
-    rules && seccompLoader(process.arch, rules, findProgram, bySetpriv ? '/proc/self/fd/5' : undefined);
+    rules && seccompLoader(process.arch, rules, findProgram, bySetpriv ? '/proc/self/fd/6' : undefined);
   if (!loader)
     console.error(
       `run: no seccomp filter: ${rules ? 'that needs perl, python3 or util-linux 2.41' : `there is none for ${process.arch}`}`,

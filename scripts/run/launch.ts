@@ -1,30 +1,49 @@
-// The launch of a container as one POSIX shell program: hold, furnish, pivot, drop, release. docs/run.md explains it.
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+// The launch of a container: hold, furnish from outside, shut in, release, wait. docs/run.md explains it.
+import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
 import {
-  type Hierarchy,
-  type LaunchLimits,
-  limitWrites,
-  lockDirectory,
-  offeredControllers,
-  parent,
-} from '../helpers/cgroups.ts';
-import { Failure } from '../helpers/cli.ts';
+  chmodSync,
+  chownSync,
+  closeSync,
+  constants as fileConstants,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import type { Socket } from 'node:net';
+import { constants, tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Failure, reason } from '../helpers/cli.ts';
+import { type InRoot, ofDescriptor, openInRoot, openRoot } from '../helpers/in-root.ts';
+import { attempt, groupBy, readProc, startTicks } from '../helpers/pids.ts';
 import type { User } from '../helpers/rootfs.ts';
 import type { SeccompLoader } from '../helpers/seccomp/seccomp.ts';
-import { quote } from '../helpers/shell.ts';
+import { blockStreams, type Command, quote, sh, zx } from '../helpers/shell.ts';
+import { perform } from '../helpers/steps.ts';
+import { type CgroupPlan, joinCgroups, lastSteps, removingProgram, takeName } from './cgroups.ts';
 import {
-  baseTable,
+  type Binding,
   type Device,
-  holdProgram,
-  mountTable,
+  type FoundVolume,
+  fstab,
+  type Mount,
+  planFurnishing,
+  type StageFile,
   type Text,
   type Tmpfs,
-  type Volume,
 } from './furnish.ts';
+import { consoleShell, holdCommand, keepShell, releaseShell } from './hold.ts';
 import type { Range, UserNamespace } from './userns.ts';
 
-/** What is to be launched, and the facts about the host that the program depends on. */
+/** What is to be launched, and the facts about the host that it depends on. */
 export interface Launch {
   name: string;
   /** an absolute path without symlinks */
@@ -34,7 +53,7 @@ export interface Launch {
   /** what is written goes into memory, no more than this */
   ephemeral: { sizeBytes: number | undefined } | undefined;
   readOnly: boolean;
-  volumes: Volume[];
+  volumes: FoundVolume[];
   tmpfs: Tmpfs[];
   texts: Text[];
   devices: Device[];
@@ -55,7 +74,7 @@ export interface Launch {
   capabilities: string[];
   newPrivileges: boolean;
   privileged: boolean;
-  /** how the seccomp filter is loaded; undefined: there is none */
+  /** the words before a command that load the seccomp filter; undefined: there is none */
   seccomp: SeccompLoader | undefined;
   /** undefined: no interface but what its network namespace has already */
   connection: Connection | undefined;
@@ -65,480 +84,649 @@ export interface Launch {
   cgroups: CgroupPlan | undefined;
   /** the directory for what the kernel does not keep: the log and exit status of a detached one, the stop signal */
   runDirectory: string;
+  /** it gets one of its own, so that it can't put words into the caller's: ioctl_tty(2), TIOCSTI */
+  terminal: boolean;
   /** in the background, with so much of its output kept */
   detached: { logBytes: number } | undefined;
   stopSignal: string | undefined;
   /** files under /proc and /sys that a container has no business with, as they are on this kernel */
   masked: { files: string[]; folders: string[]; readOnly: string[] };
-  /** programs of the host: ip(8)? where is chroot(1), which shell hands on the environment, which words mount a
-   * tree with mapped IDs */
-  has: { ip: boolean; chroot: string; shell: string; idmap: string[] | undefined };
+  /** where something is mounted below /sys, as paths from there */
+  sysMounts: string[];
+  /** programs of the host: ip(8)? where chroot(1) is; which shell hands on the environment */
+  hasIp: boolean;
+  chroot: string;
+  shell: string;
+  /** the words that mount a tree with mapped IDs */
+  idmap: string[] | undefined;
 }
 
-/**
- * Lines of shell that give it an interface, and take it away: see launchLines of network.ts. `attach` leaves $network
- * empty where it failed, and has said why.
- */
+/** What gives a container its interface, when it is shut in, and takes it away again when it has ended. */
 export interface Connection {
-  define: string;
-  attach: string;
-  leave: string;
+  attach: (pid: number) => Promise<void>;
+  leave: () => Promise<void>;
+  /** the same as a program for when no node is there any more */
+  leaveShell: string;
 }
 
-/** Directories and values of the container's cgroups; every directory is `…/barehand/NAME` in one hierarchy. */
-export interface CgroupPlan {
-  /** the mount point whose lock guards the names; undefined: a user's, whose names are guarded elsewhere */
-  lock: string | undefined;
-  /** whose processes have to go elsewhere first: a v2 cgroup that hands on controllers can't have any of its own */
-  leave: string | undefined;
-  directories: string[];
-  /** file and value, written in this order before the container joins */
-  before: [file: string, value: string][];
-  /** v2: mounted in the container as its own tree */
-  version: 1 | 2;
+/** How nsenter(1) gets to what a launch works on: by a user only through the user namespace, which has the right to. */
+export function enterCommand({ userNamespace, isolate }: Launch, pid: string, hasCgroups = true): Command {
+  const user = !userNamespace ? [] : userNamespace.byRoot ? ['--user'] : ['--user', '--preserve-credentials'];
+  // proc(5), mqueue, sysfs and cgroup2 show the namespaces of whoever mounts them
+  const kinds = ['pid', 'ipc', 'net', ...(hasCgroups ? ['cgroup'] : [])].filter((kind) => isolate.has(kind));
+  return sh`nsenter --target ${pid} ${user} --mount ${kinds.map((kind) => `--${kind}`)}`;
 }
 
-/** The cgroups of a container in every hierarchy, and what is written before it joins them. */
-export function planCgroups(hierarchies: Hierarchy[], name: string, limits: LaunchLimits): CgroupPlan {
-  const before: [string, string][] = [];
-  for (const hierarchy of hierarchies) {
-    const { version, controllers, mountPoint } = hierarchy;
-    const levels = [join(mountPoint, parent), join(mountPoint, parent, name)];
-    // cpuset(7): a new v1 cpuset has no CPUs and no memory nodes, and takes no process
-    if (controllers.includes('cpuset'))
-      for (const file of ['cpuset.cpus', 'cpuset.mems'])
-        for (const level of levels)
-          before.push([join(level, file), readFileSync(join(mountPoint, file), 'utf8').trim()]);
-    // cgroups(7): a v2 controller has to be switched on in every level above
-    const offered = version === 2 ? offeredControllers(mountPoint) : [];
-    const enabled = ['cpu', 'cpuset', 'io', 'memory', 'pids'].filter((word) => offered.includes(word));
-    if (enabled.length > 0)
-      for (const level of [mountPoint, join(mountPoint, parent)])
-        before.push([join(level, 'cgroup.subtree_control'), enabled.map((word) => `+${word}`).join(' ')]);
+/** A process that waits to be the container's first, and how it is spoken to. */
+export class Held {
+  /** what was started: the chain itself, script(1) around it, or what keeps the log */
+  readonly child: ChildProcess;
+  /** its PID on the host */
+  pid = 0;
+  ended = false;
+  /** exit code and signal of `child` */
+  readonly end: Promise<[number | null, NodeJS.Signals | null]>;
+  private readonly said: string[] = [];
+  private rest = '';
+  private wake = () => {};
+
+  constructor(child: ChildProcess, say: number) {
+    this.child = child;
+    this.end = new Promise((resolve) => {
+      child.once('error', (error) => {
+        this.said.push(reason(error));
+        resolve([125, null]);
+      });
+      child.once('close', (code, signal) => resolve([code, signal]));
+    });
+    child.once('exit', () => {
+      this.ended = true;
+      this.wake();
+    });
+    const stream = child.stdio[say] as NodeJS.ReadableStream | null;
+    stream?.on('data', (text: Buffer) => {
+      const lines = (this.rest + text).split('\n');
+      this.rest = lines.pop() as string;
+      this.said.push(...lines);
+      this.wake();
+    });
+    child.stdio[3]?.on('error', () => {}); // it need not live to hear it
   }
-  before.push(...limitWrites(hierarchies, name, limits));
-  const lock = lockDirectory(hierarchies);
-  const first = hierarchies.find(({ mountPoint }) => mountPoint === lock);
-  if (!lock || !first)
-    throw new Failure('no cgroup hierarchy is mounted on this host: mount -t cgroup2 cgroup2 /sys/fs/cgroup');
-  const ordered = [first, ...hierarchies.filter((hierarchy) => hierarchy !== first)];
-  return {
-    lock,
-    leave: undefined,
-    directories: ordered.map(({ mountPoint }) => join(mountPoint, parent, name)),
-    before,
-    version: first.version,
-  };
-}
 
-/** The namespaces of --isolate and the flags of unshare(1) that make them. */
-export const namespaceFlags: Record<string, string> = {
-  mount: '--mount',
-  pid: '--pid',
-  uts: '--uts',
-  ipc: '--ipc',
-  cgroup: '--cgroup',
-  net: '--net',
-};
-
-/** What PID 1 does last, with dropped privileges: says that it is ready, and which PID the host knows it by; waits. */
-function releaseProgram({ isolate, environment, has }: Launch): string {
-  const lines = [
-    'read -r holdPid _ </proc/self/stat   # /proc is still that of the host',
-    'echo "$holdPid" >&6',
-    'read -r _ <&4 || exit 125',
-    'exec 4<&- 5<&- 6>&-',
-    'unset holdPid _ PWD',
-  ];
-  if (isolate.has('mount')) lines.push('cd -- "$1" || exit 125', 'shift');
-  // not set any earlier: they would make the host's own programs load the container's libraries, ld.so(8)
-  for (const variable of environment.filter(forLoader)) lines.push(`export ${quote(variable)}`);
-  lines.push(isolate.has('mount') ? 'unset PWD OLDPWD; exec "$@"' : `exec ${has.chroot} "$@"`);
-  return lines.join('\n');
-}
-
-const forLoader = (variable: string) => /^(LD_|GCONV_PATH=|LOCPATH=|MALLOC_)/.test(variable);
-
-/** The lines that take PID 1 from the held shell to the command: drop privileges, clear the environment, wait. */
-function dropLines(launch: Launch): string[] {
-  const {
-    isolate,
-    rootfs,
-    user,
-    capabilities,
-    privileged,
-    newPrivileges,
-    environment,
-    workdir,
-    command,
-    has,
-  } = launch;
-  const { seccomp, limits, userNamespace } = launch;
-  const setpriv = ['setpriv'];
-  if (isolate.has('mount')) {
-    const groups = user.groups.length > 0 ? `--groups=${user.groups}` : '--clear-groups';
-    // prctl(2): a change of user clears the parent-death signal, so it is set once more
-    setpriv.push(`--reuid=${user.uid}`, `--regid=${user.gid}`);
-    // user_namespaces(7): who maps but his own group may not call setgroups(2)
-    setpriv.push(userNamespace?.single ? '--keep-groups' : groups, '--pdeathsig=KILL');
+  /** Waits for a line of this form. Throws Failure with what it says instead, when it ends. */
+  async hears(form: RegExp): Promise<string> {
+    for (;;) {
+      const at = this.said.findIndex((line) => form.test(line));
+      if (at >= 0) return this.said.splice(at, 1)[0] as string;
+      if (this.ended) {
+        await this.end;
+        throw new Failure(this.words() || 'it was killed while it was made');
+      }
+      await new Promise<void>((resolve) => {
+        this.wake = resolve;
+      });
+    }
   }
-  // root gets all of the bounding set at execve(2), so what is not in there is gone for good
-  if (!privileged)
-    setpriv.push('--inh-caps=-all', `--bounding-set=-all${capabilities.map((name) => `,+${name}`).join('')}`);
-  if (!newPrivileges) setpriv.push('--no-new-privs');
-  // a background job of sh ignores INT and QUIT, node PIPE and XFSZ, and execve(2) would hand that on
-  const env = ['env', '-i', '--default-signal=HUP,INT,QUIT,TSTP,PIPE,XFSZ'];
-  env.push(...environment.filter((variable) => !forLoader(variable)));
-  const shell = [has.shell, ...(has.shell.endsWith('/bash') ? ['--norc', '-p'] : []), '-c'];
-  return [
-    ...(limits.length > 0 ? [quoteAll(['prlimit', ...limits])] : []),
-    // seccomp(2) asks for CAP_SYS_ADMIN or no_new_privs: here it has the one still, later it may have neither
-    ...(seccomp ? [quoteAll(seccomp.file ? ['setpriv', ...seccomp.words] : seccomp.words)] : []),
-    ...(setpriv.length > 1 ? [quoteAll(setpriv)] : []),
-    quoteAll(env),
-    `${quoteAll(shell)} "$release" run ${quote(isolate.has('mount') ? workdir : rootfs)}`,
-    quoteAll(command),
-  ];
+
+  /** What it has said that nobody has asked for: why it will not start, or how it ended. */
+  words(): string {
+    return [...this.said.splice(0), this.rest].filter(Boolean).join('; ');
+  }
+
+  /** Lets it go on. */
+  goOn(): void {
+    (this.child.stdio[3] as NodeJS.WritableStream).write('go\n');
+  }
+
+  /** It goes on without us. */
+  letGo(): void {
+    this.child.unref();
+    for (const stream of this.child.stdio) (stream as Socket | null)?.destroy();
+  }
+
+  /** It can't be released any more, and ends. */
+  async giveUp(): Promise<void> {
+    (this.child.stdio[3] as NodeJS.WritableStream | null)?.end();
+    await this.end;
+  }
 }
 
-const quoteAll = (words: string[]) => words.map(quote).join(' ');
+/** Host programs are found where the distribution has them first, and say what they say in English. */
+const hostEnvironment = () => ({
+  ...process.env,
+  PATH: `/usr/sbin:/usr/bin:/sbin:/bin:${process.env.PATH ?? ''}`,
+  LC_ALL: 'C',
+  SHELL: '/bin/sh',
+  // mount_setattr(2) and move_mount(2) do not follow a descriptor's path to a file, as mount(2) does
+  LIBMOUNT_FORCE_MOUNT2: 'always',
+});
 
-/** What becomes PID 1, from the moment at which it is still a process of the host's: cgroups, descriptors, namespaces. */
-function startProgram(launch: Launch): string {
-  const { isolate, cgroups, userNamespace, has, joins } = launch;
-  const flags = Object.entries(namespaceFlags).flatMap(([word, flag]) => (isolate.has(word) ? [flag] : []));
-  // without --isolate mount the mounts are still nobody else's business
-  if (!isolate.has('mount')) flags.push('--mount');
-  const chain: string[] = [];
-  if (joins)
-    // another process may have that PID by now, or its namespace may be another
-    chain.push(
-      `nsenter --target ${joins.pid} --net`,
-      `sh -c '[ "$(readlink /proc/self/ns/net)" = "$1" ] || { echo "$2 has ended" >&2; exit 125; }; shift 2; exec "$@"' \
-    run 'net:[${joins.inode}]' ${quote(joins.label)}`,
-    );
-  if (userNamespace) {
-    // the files of the rootfs are the host root's: in a mount with mapped IDs they are the container's root's
-    if (userNamespace.byRoot)
-      chain.push(
-        'unshare --mount --propagation private',
-        `${quoteAll(has.idmap ?? [])} "/proc/$holder/ns/user" "$rootfs"`,
-      );
-    // as root it becomes the user 0 of the namespace; a user is that already
-    chain.push(`nsenter --target "$holder" --user${userNamespace.byRoot ? '' : ' --preserve-credentials'}`);
-  }
-  chain.push(
-    'setpriv --pdeathsig=KILL',
-    `unshare ${flags.join(' ')} --fork --kill-child --propagation private`,
-    // by name: the texts themselves would be all that ps(1) shows of unshare
-    `sh -c 'eval "$hold"; eval "$drop"' run`,
+/**
+ * Starts what is held: on a terminal of its own, in the background, or with the streams of the caller. Its descriptors:
+ * 3 lets it go on, 4 is the command's standard error, 5 the network namespace that it joins, 6 a filter for setpriv(1).
+ */
+export function hold(launch: Launch, holder: number | undefined, network: number | undefined): Held {
+  const { detached, cgroups, runDirectory, seccomp } = launch;
+  const command = holdCommand(launch, holder === undefined ? undefined : String(holder));
+  const env = { ...hostEnvironment(), parent: String(process.pid) };
+  const filter = seccomp?.file && unnamedFile(tmpdir(), seccomp.file);
+  const more = [network ?? 'ignore', filter].slice(
+    0,
+    filter === undefined ? (network === undefined ? 0 : 1) : 2,
   );
-  const base = userNamespace?.byRoot ? userNamespace.uids[0]?.outside : undefined;
-  return [
-    ...(cgroups
-      ? [
-          '# the cgroups come first, so that they are the root of its cgroup namespace',
-          'for cgroup in $cgroups; do echo 0 >"$cgroup/cgroup.procs" || exit 125; done',
-        ]
-      : []),
-    "# no descriptor of the caller's gets in: all up to 9 are ours, and those above only bash can close, which would",
-    '# read ~/.bashrc for a caller whose stdin is a socket',
-    'exec 3>&2 2>&6 5<&- 7<&- 8>&- 9<&-',
-    `closeAll='for fd in /proc/self/fd/*; do case \${fd##*/} in [0-6]) ;; *) eval "exec \${fd##*/}>&-";; esac; done; exec "$@"'`,
-    'above=; for fd in /proc/self/fd/??*; do [ ! -e "$fd" ] || above=yes; done',
-    ...(base === undefined ? [] : [`[ -z "$console" ] || chown ${base} "$console"`]),
-    `exec $session \${above:+bash --norc -p -c "$closeAll" run} \\\n  ${chain.join(' \\\n  ')}`,
-  ].join('\n');
+  const start = (words: Command, streams: (Stream | undefined)[], say: number, ownSession: boolean) => {
+    const stdio = [...streams, ...more] as StdioOptions;
+    const [program = '', ...rest] = words;
+    const held = new Held(spawn(program, rest, { env, stdio, cwd: '/', detached: ownSession }), say);
+    if (filter !== undefined) closeSync(filter);
+    return held;
+  };
+  blockStreams();
+  if (detached) {
+    const lock = cgroups?.lock ?? runDirectory;
+    const words = sh`sh -c ${keepShell} keep ${runDirectory} ${detached.logBytes} ${lock} ${command}`;
+    return start(words, ['ignore', 'ignore', 'pipe', 'pipe', 'ignore'], 2, true);
+  }
+  if (launch.terminal) {
+    const line = sh`sh -c ${consoleShell} console ${process.pid} ${command}`.map(quote).join(' ');
+    const words = sh`setpriv --pdeathsig=KILL env --default-signal=INT,QUIT script -q -e -f -c ${line} /dev/null`;
+    return start(words, ['inherit', 'inherit', 'inherit', 'pipe', 'pipe'], 4, false);
+  }
+  // a session of its own, so that a terminal among its descriptors is not its controlling one
+  return start(command, ['inherit', 'inherit', 'pipe', 'pipe', 2], 2, true);
+}
+
+type Stream = 'inherit' | 'ignore' | 'pipe' | number;
+
+/** A file without a name, open(2) O_TMPFILE, that has these bytes in it and is read from the beginning. */
+function unnamedFile(folder: string, content: Buffer): number {
+  const file = openSync(folder, fileConstants.O_RDWR | O_TMPFILE, 0o600);
+  writeSync(file, content, 0, content.length, 0);
+  return file;
+}
+
+/** A process that holds a user namespace until PID 1 is in it, and the maps of its IDs, user_namespaces(7). */
+async function holdUserNamespace({ uids, gids, byRoot, single }: UserNamespace): Promise<Held> {
+  const words = sh`unshare --user sh -c ${'echo held >&2; read -r _ <&3'}`;
+  const env = hostEnvironment();
+  const held = new Held(
+    spawn('unshare', words.slice(1), { env, stdio: ['ignore', 'ignore', 'pipe', 'pipe'] }),
+    2,
+  );
+  try {
+    await held.hears(/^held$/).catch((error) => {
+      throw new Failure(`no user namespace: ${reason(error)}`);
+    });
+    const pid = held.child.pid as number;
+    const lines = (ranges: Range[]) =>
+      ranges.map(({ inside, outside, count }) => [inside, outside, count].map(String));
+    if (byRoot || single) {
+      // a user may map his own group only when setgroups(2) is given up
+      if (single) writeFileSync(`/proc/${pid}/setgroups`, 'deny');
+      writeFileSync(
+        `/proc/${pid}/gid_map`,
+        lines(gids)
+          .map((words) => words.join(' '))
+          .join('\n'),
+      );
+      writeFileSync(
+        `/proc/${pid}/uid_map`,
+        lines(uids)
+          .map((words) => words.join(' '))
+          .join('\n'),
+      );
+    } else {
+      await command(sh`newgidmap ${pid} ${lines(gids).flat()}`);
+      await command(sh`newuidmap ${pid} ${lines(uids).flat()}`);
+    }
+    return held;
+  } catch (error) {
+    await held.giveUp();
+    throw error;
+  }
+}
+
+/** Runs a host program to its end; `descriptors` are its 3, 4 and so on. Throws Failure with what it says. */
+async function command(
+  words: Command,
+  options: { input?: number; descriptors?: number[]; cwd?: string } = {},
+) {
+  const $ = await zx();
+  const stdio = [options.input ?? 'ignore', 'pipe', 'pipe', ...(options.descriptors ?? [])] as const;
+  const { exitCode, signal, stderr, stdout } = await $({
+    env: hostEnvironment(),
+    cwd: '/',
+    stdio: [...stdio],
+  })`${words}`;
+  // mount(8) passes over a line of a table that it can't read, says so, and ends with 0
+  if (exitCode !== 0 || /parse error/.test(stderr))
+    throw new Failure(
+      stderr.trim().replace(/\n/g, '; ') || `${words.join(' ')}: ${signal ?? `exit code ${exitCode}`}`,
+    );
+  return stdout;
+}
+
+/** The container's root on the host, where that is another: whatever is made in there is to be its own. */
+const ownerOf = ({ userNamespace }: Launch) =>
+  userNamespace?.byRoot
+    ? { uid: userNamespace.uids[0]?.outside as number, gid: userNamespace.gids[0]?.outside as number }
+    : undefined;
+
+/**
+ * Acts as the container's root: what a user namespace owns takes nothing from the host's, EOVERFLOW. Descriptors are
+ * opened before, as the host's root, who may look everywhere.
+ */
+function asOwner<Value>(launch: Launch, act: () => Value): Value {
+  const owner = ownerOf(launch);
+  if (!owner) return act();
+  process.setegid?.(owner.gid);
+  process.seteuid?.(owner.uid);
+  try {
+    return act();
+  } finally {
+    process.seteuid?.(0);
+    process.setegid?.(0);
+  }
+}
+
+/** Furnishes the root of a held process. Everything is reached through descriptors of its mount namespace. */
+class Furnisher {
+  private readonly stage: number;
+  private readonly opened: number[] = [];
+  private readonly furnishing: ReturnType<typeof planFurnishing>;
+  private readonly launch: Launch;
+  private readonly pid: number;
+
+  constructor(launch: Launch, pid: number) {
+    this.launch = launch;
+    this.pid = pid;
+    this.stage = this.keep(openStage(pid, launch.rootfs));
+    const terminal = attempt(() => readlinkSync(`/proc/${pid}/fd/0`));
+    this.furnishing = planFurnishing(launch, {
+      stage: '/proc/self/fd/3',
+      cwd: `/proc/${pid}/cwd/.`,
+      terminal: launch.terminal ? terminal : undefined,
+    });
+  }
+
+  /** What can be mounted while PID 1 is not yet in its cgroup namespace, and is a shell that nobody may write to. */
+  async first(): Promise<void> {
+    const { own, layers, directories, first } = this.furnishing;
+    for (const name of directories) this.makeDirectory(name);
+    if (layers.length === 0) return this.mount([...own, ...first]);
+    await this.mount(own);
+    const like = statSync(`/proc/${this.pid}/cwd`);
+    for (const name of layers) {
+      const path = this.makeDirectory(name);
+      // an owner who is nobody in a user namespace can't be taken over
+      attempt(() => chownSync(path, like.uid, like.gid));
+      chmodSync(path, like.mode & 0o7777);
+    }
+    await this.mount(first);
+  }
+
+  private makeDirectory(name: string): string {
+    const path = ofDescriptor(this.stage, name);
+    asOwner(this.launch, () => mkdirSync(path, { recursive: true }));
+    return path;
+  }
+
+  /** Files and devices of the stage. */
+  async prepare(): Promise<void> {
+    const { files, nodes, nodeFolders } = this.furnishing;
+    for (const folder of nodeFolders)
+      mkdirSync(ofDescriptor(this.stage, `own${folder}`), { recursive: true });
+    // cp(1) makes devices anew, as they are on the host; several of one name get folders of their own
+    const folders = groupBy(nodes, ({ path }) => path.slice(0, path.lastIndexOf('/')));
+    const made = [...folders].map(([folder, devices]) =>
+      command(sh`cp -a -- ${devices.map(({ source }) => source)} /proc/self/fd/3/own${folder}/`, {
+        descriptors: [this.stage],
+      }),
+    );
+    for (const file of files) this.makeFile(file);
+    await Promise.all(made);
+  }
+
+  /** What is mounted when PID 1 has its own cgroup namespace; and all of it to where it belongs. */
+  async second(): Promise<void> {
+    const { second, bindings, last } = this.furnishing;
+    const pending: Mount[] = [...second];
+    const targets: InRoot[] = [];
+    const flush = async () => {
+      await this.mount(pending.splice(0), targets.splice(0));
+    };
+    for (const binding of bindings) {
+      let target = this.target(binding);
+      // it lies in what is still to be mounted
+      if (targets.some(({ path }) => `${target.path}/`.startsWith(`${path}/`))) {
+        await flush();
+        target = this.target(binding);
+      }
+      const fd = 4 + targets.push(target) - 1;
+      const path = `/proc/self/fd/${fd}${binding.kind === 'directory' ? '/.' : ''}`;
+      pending.push({ source: binding.from, target: path, type: 'none', options: 'rbind' });
+    }
+    pending.push(...last);
+    await flush();
+  }
+
+  /** Opens where a binding is to be, and makes it where it is missing. */
+  private target({ to, kind, links = true }: Binding): InRoot {
+    const root = this.keep(openSync(ofDescriptor(this.stage, 'root'), O_PATH));
+    const { rootfs } = this.launch;
+    const found =
+      openInRoot(root, to, { links }) ??
+      asOwner(this.launch, () => openInRoot(root, to, { links, make: kind }));
+    if (!found) throw new Failure(`cannot make ${rootfs}${to}`);
+    this.keep(found.fd);
+    if (found.stats.isDirectory() !== (kind === 'directory'))
+      throw new Failure(`${to} is ${kind === 'file' ? 'a directory, not a file' : 'no directory'}`);
+    if (links && (found.path === '/' || found.path.startsWith('/proc/')))
+      throw new Failure(`${to} is no place for a mount: not / and not in /proc`);
+    return found;
+  }
+
+  private makeFile(file: StageFile): void {
+    const path = ofDescriptor(this.stage, file.path.slice('/proc/self/fd/3/'.length));
+    asOwner(this.launch, () => {
+      mkdirSync(dirname(path), { recursive: true });
+      if ('link' in file) symlinkSync(file.link, path);
+      else writeFileSync(path, file.text, { mode: 0o644 });
+    });
+  }
+
+  /** Makes mounts; `targets` are descriptors from 4 on. */
+  private async mount(mounts: Mount[], targets?: InRoot[]): Promise<void> {
+    if (mounts.length === 0) return;
+    // mount(8) reads its table from no socket, which is what a pipe of node's is
+    const table = asOwner(this.launch, () =>
+      unnamedFile(ofDescriptor(this.stage), Buffer.from(fstab(mounts))),
+    );
+    try {
+      // it has a cgroup namespace of its own when it is in its cgroups
+      const enter = enterCommand(this.launch, String(this.pid), targets !== undefined);
+      await command(sh`${enter} mount --no-mtab --no-canonicalize --all --fstab /proc/self/fd/0`, {
+        input: table,
+        descriptors: [this.stage, ...(targets ?? []).map(({ fd }) => fd)],
+      }).catch((error) => {
+        const named = (_: string, fd: string, rest = '') =>
+          fd === '3' ? rest : (targets?.[Number(fd) - 4]?.path ?? fd);
+        throw new Failure(reason(error).replace(/\/proc\/self\/fd\/(\d+)(?:\/\.)?((?:\/[^:\s]+)*)/g, named));
+      });
+    } finally {
+      closeSync(table);
+    }
+  }
+
+  /** Makes the root of PID 1, and of its mount namespace, what was furnished; and detaches the host's. */
+  async shutIn(): Promise<void> {
+    const { userNamespace } = this.launch;
+    const user = enterCommand({ ...this.launch, isolate: new Set() }, String(this.pid));
+    const root = this.keep(openSync(ofDescriptor(this.stage, 'root'), O_PATH));
+    // from outside: the kernel moves the root directory of PID 1 as well, pivot_root(2)
+    await command(sh`${user} --wd=/proc/self/fd/3 pivot_root . .`, { descriptors: [root] });
+    // the host's root is mounted on top of the new one now
+    await command(
+      userNamespace ? sh`${user} umount --lazy /` : sh`umount --lazy --namespace /proc/${this.pid}/ns/mnt /`,
+    );
+  }
+
+  private keep(fd: number): number {
+    this.opened.push(fd);
+    return fd;
+  }
+
+  close(): void {
+    for (const fd of this.opened.splice(0)) closeSync(fd);
+  }
+}
+
+// open(2): Node has no words for these; the values are those of x86-64 and arm64
+const O_PATH = 0o10000000;
+const O_CLOEXEC = 0o2000000;
+const O_TMPFILE = 0o20200000;
+
+/**
+ * Opens the tmpfs that PID 1 has mounted over ROOTFS. What is there by that path must be that very mount: of another
+ * place, that somebody has put there meanwhile, nothing is touched.
+ */
+function openStage(pid: number, rootfs: string): number {
+  const root = openRoot(`/proc/${pid}/root`);
+  try {
+    const found = openInRoot(root, rootfs, { links: false });
+    const [, id] =
+      /^mnt_id:\s*(\d+)/m.exec(found ? readFileSync(`/proc/self/fdinfo/${found.fd}`, 'utf8') : '') ?? [];
+    const newest = readProc(pid, 'mountinfo')?.trimEnd().split('\n').at(-1) ?? '';
+    if (found && newest.startsWith(`${id} `) && / - tmpfs /.test(newest)) return found.fd;
+    throw new Failure(`${rootfs} changes while it is looked at`);
+  } finally {
+    closeSync(root);
+  }
+}
+
+/** Signals that are meant for the command. */
+const passed = ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGTERM'] as const;
+
+/**
+ * Passes signals on as the kernel would to a process that is no PID 1: one that has no handler for a signal, and does not
+ * ignore it, is ended by it, where the kernel spares a PID 1, pid_namespaces(7).
+ */
+class Signals {
+  /** the signal that came before there was a command, or that ended it */
+  ending: NodeJS.Signals | undefined;
+  private target: { pid: number; isInit: boolean; keysReachIt: boolean } | undefined;
+
+  constructor() {
+    for (const signal of passed) process.on(signal, () => this.receive(signal));
+  }
+
+  /** From now on they are for this process. `keysReachIt`: those of a terminal reach it without our help. */
+  passTo(pid: number, isInit: boolean, keysReachIt: boolean): void {
+    this.target = { pid, isInit, keysReachIt };
+    process.on('SIGTSTP', () => {
+      attempt(() => process.kill(pid, 'SIGSTOP'));
+      process.kill(process.pid, 'SIGSTOP');
+      attempt(() => process.kill(pid, 'SIGCONT'));
+    });
+  }
+
+  private receive(signal: NodeJS.Signals): void {
+    if (!this.target) {
+      this.ending ??= signal;
+      return;
+    }
+    const { pid, isInit, keysReachIt } = this.target;
+    const arrives = keysReachIt && (signal === 'SIGINT' || signal === 'SIGQUIT');
+    const fate = isInit ? signalFate(pid, constants.signals[signal]) : 'arrives';
+    if (fate === 'arrives' && !arrives) attempt(() => process.kill(pid, signal));
+    if (fate === 'spared') {
+      this.ending = signal;
+      attempt(() => process.kill(pid, 'SIGKILL'));
+    }
+  }
+}
+
+/** What a PID 1 makes of a signal from outside: proc(5), the masks in /proc/PID/status. */
+function signalFate(pid: number, signal: number): 'arrives' | 'ignored' | 'spared' {
+  const status = readProc(pid, 'status');
+  if (status === undefined) return 'ignored';
+  const has = (set: string) => {
+    const mask = new RegExp(`^${set}:\\t(\\w+)$`, 'm').exec(status)?.[1] ?? '0';
+    return ((BigInt(`0x${mask}`) >> BigInt(signal - 1)) & 1n) === 1n;
+  };
+  // an init waits in sigtimedwait(2), and has them neither blocked nor caught meanwhile
+  if (has('SigCgt') || has('SigBlk') || readProc(pid, 'wchan')?.includes('sigtimedwait')) return 'arrives';
+  return has('SigIgn') ? 'ignored' : 'spared';
+}
+
+/** Throws Failure when a signal has come before there is a command. */
+function checkSignal({ ending }: Signals): void {
+  if (ending) throw new Interrupted(`${ending} came before it had started`);
+}
+
+/** The launch was ended by a signal: there is nothing to say, and the exit code tells which. */
+class Interrupted extends Failure {}
+
+/** Closes the caller's descriptors above 2, which would be handed on: node's own are O_CLOEXEC, open(2). */
+function closeInherited(): void {
+  for (const fd of readdirSync('/proc/self/fd')
+    .map(Number)
+    .filter((fd) => fd > 2)) {
+    const info = attempt(() => readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'));
+    const flags = Number.parseInt(/^flags:\s*(\d+)/m.exec(info ?? '')?.[1] ?? '', 8);
+    if ((flags & O_CLOEXEC) === 0) attempt(() => closeSync(fd));
+  }
+}
+
+/** Launches a container and, unless it is detached, waits for its end. Returns the exit code. */
+export async function launchContainer(launch: Launch): Promise<number> {
+  const { name, cgroups, detached, stopSignal, runDirectory, connection } = launch;
+  closeInherited();
+  const signals = new Signals();
+  const notes = detached !== undefined || stopSignal !== undefined;
+  const taken = await takeName({ name, cgroups, runDirectory, notes });
+  let holder: Held | undefined;
+  let held: Held | undefined;
+  let furnisher: Furnisher | undefined;
+  let connected = false;
+  let keeps = false;
+  try {
+    if (stopSignal) writeFileSync(join(runDirectory, 'stop-signal'), `${stopSignal}\n`);
+    if (launch.userNamespace) holder = await holdUserNamespace(launch.userNamespace);
+    const network = launch.joins && openNetwork(launch.joins);
+    held = hold(launch, holder?.child.pid, network);
+    if (network !== undefined) closeSync(network);
+    await zx(); // loaded while it is on its way
+    held.pid = Number(await held.hears(/^\d+$/));
+    checkSignal(signals);
+    if (launch.userNamespace?.byRoot && launch.terminal)
+      chownSync(`/proc/${held.pid}/fd/0`, launch.userNamespace.uids[0]?.outside as number, -1);
+    furnisher = new Furnisher(launch, held.pid);
+    await furnisher.first();
+    if (cgroups) joinCgroups(cgroups, held.pid);
+    taken.unlock();
+    held.goOn();
+    await holder?.giveUp();
+    const ready = held.hears(/^ready$/);
+    await Promise.all([ready, furnisher.prepare()]);
+    checkSignal(signals);
+    await furnisher.second();
+    if (launch.isolate.has('net') && launch.hasIp && !connection)
+      await command(sh`${enterCommand(launch, String(held.pid))} ip link set lo up`);
+    await giveStreams(launch, held.pid);
+    if (launch.isolate.has('mount')) await furnisher.shutIn();
+    furnisher.close();
+    if (connection) {
+      await connection.attach(held.pid);
+      connected = true;
+    }
+    if (cgroups) await perform(lastSteps(cgroups));
+    checkSignal(signals);
+    if (detached) {
+      if (!cgroups?.lock) writeFileSync(join(runDirectory, 'pid'), `${held.pid} ${startTicks(held.pid)}\n`);
+      if (cgroups || connection)
+        writeFileSync(
+          join(runDirectory, 'cleanup'),
+          [connection?.leaveShell, cgroups && removingProgram(cgroups, name)].filter(Boolean).join('\n'),
+        );
+      keeps = true;
+    } else {
+      // unshare(1) is its parent and dies with it
+      signals.passTo(held.pid, launch.isolate.has('pid'), launch.terminal);
+    }
+    if (held.ended) throw new Failure(held.words() || 'it was killed while it was made');
+    held.goOn();
+    if (detached) return await reportStart(launch, held);
+    const code = await exitCode(held, signals);
+    return code;
+  } catch (error) {
+    furnisher?.close();
+    await Promise.all([held?.giveUp(), holder?.giveUp()]);
+    keeps = false;
+    if (error instanceof Interrupted) return 128 + constants.signals[signals.ending as NodeJS.Signals];
+    throw error;
+  } finally {
+    if (connected && !keeps) await connection?.leave();
+    if (!keeps) await taken.giveBack(false);
+  }
+}
+
+/** The network namespace that is to be shared. Throws Failure where another process has that PID by now. */
+function openNetwork({ pid, inode, label }: NonNullable<Launch['joins']>): number {
+  const file = attempt(() => openSync(`/proc/${pid}/ns/net`, 'r'));
+  if (file !== undefined && fstatSync(file).ino === inode) return file;
+  if (file !== undefined) closeSync(file);
+  throw new Failure(`${label} has ended`);
+}
+
+/** The number on the host of an ID of the container's; undefined where it has none. */
+function outside(ranges: Range[] | undefined, id: number): number | undefined {
+  if (!ranges) return id;
+  const range = ranges.find(({ inside, count }) => id >= inside && id < inside + count);
+  return range && id - range.inside + range.outside;
 }
 
 /**
- * The whole launch, as POSIX shell that is to have a shell of its own: it sets traps, and ends with the command's
- * exit code, or 125 if there was no container.
+ * Gives the user of the container what he is to write to and read from: pipes and files among his standard streams, and
+ * his own terminal, as runc does. Else opening /dev/stdout is EACCES for him. The caller's terminal and the null device
+ * stay whose they are.
  */
-export function launchProgram(launch: Launch): string {
-  const { name, rootfs, isolate, cgroups, userNamespace, detached, stopSignal, runDirectory, connection } =
-    launch;
-  const parts = [
-    `PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C SHELL=/bin/sh
-name=${quote(name)}
-rootfs=${quote(rootfs)}
-kept= network=
-fail() { echo "run: $*" >&2; exit 125; }
-giveUp() { exec 8>&-; wait "$child"; exit 125; }   # PID 1 ends when nobody can release it`,
-    cgroups &&
-      `# the container's cgroup in each hierarchy, and all of them in the order in which they can be removed
-first=${quote(hierarchies(cgroups, name)[0] as string)}
-others=${quote(hierarchies(cgroups, name).slice(1).join(' '))}
-cgroups=; for parent in $others $first; do cgroups="$cgroups $parent/$name"; done`,
-    (detached || stopSignal) && `# what the kernel does not keep of it\nrunDirectory=${quote(runDirectory)}`,
-    `# the root itself and its mounts, as fstab(5) writes them
-base=${quote(baseTable(launch))}
-fstab=${quote(mountTable(launch))}`,
-    `# PID 1, while it is still a shell of the host's, furnishes the root
-hold=${quote(holdProgram(launch))}`,
-    `# PID 1 gives up what it must not keep
-drop=${quote(`exec ${dropLines(launch).join(' \\\n  ')}`)}`,
-    `# PID 1, without privileges, waits until it is shut in, then becomes the command
-release=${quote(releaseProgram(launch))}`,
-    connection && `# its interface, and what goes with it\n${connection.define}`,
-    `# what runs that: a process in the container's cgroups, then in its namespaces
-start=${quote(startProgram(launch))}
-export PATH LC_ALL SHELL rootfs base fstab hold drop release start cgroups`,
-    detached ? detach(launch) : body(launch),
-  ];
-  return `${parts.filter(Boolean).join('\n\n')}\n`;
-
-  function body(launch: Launch): string {
-    return [
-      cgroups?.lock ? takeName(launch, cgroups.lock) : takeOwn(launch),
-      stopSignal && `echo ${stopSignal} >"$runDirectory/stop-signal" || exit 125`,
-      ...(cgroups?.before.map(([file, value]) => `echo ${quote(value)} >${quote(file)} || exit 125`) ?? []),
-      pipes(detached !== undefined),
-      userNamespace && mapUsers(userNamespace),
-      hold(launch),
-      '# what is said before PID 1 is ready is about why it will not be; then comes its PID',
-      'while read -r pid <&7; do case $pid in *[!0-9]*) echo "run: $pid" >&2;; *) break;; esac; done',
-      userNamespace && 'kill "$holder"; wait "$holder" 2>/dev/null',
-      '[ "$pid" ] || giveUp',
-      isolate.has('mount') && pivot(userNamespace),
-      connection &&
-        `# its network; without one it is not released\n${connection.attach}\n[ "$network" ] || giveUp`,
-      `# a signal for this shell is meant for the command\n${signalHandlers(isolate.has('pid'), detached !== undefined)}`,
-      detached && !cgroups?.lock && notePid,
-      '# release, and wait; a signal ends wait early',
-      'echo >&8; exec 8>&-',
-      detached && keepLog(detached.logBytes, cgroups?.lock !== undefined),
-      `while :; do
-  wait "$child"; code=$?
-  kill -0 "$child" 2>/dev/null || break
-done${connection && !cgroups?.lock ? `\n${connection.leave}` : ''}
-# unshare(1) before 2.40 takes a SIGKILL of its child for a failure of its own
-read -r said <&7 && case $said in *sigprocmask*) code=137;; *) echo "run: $said" >&2;; esac`,
-      detached ? 'echo "${status:-$code}" >"$runDirectory/status"' : 'exit "${status:-$code}"',
-    ]
-      .filter(Boolean)
-      .join('\n');
-  }
-
-  function detach(launch: Launch): string {
-    return `# in the background, away from the caller's terminal; the caller waits for the word that it has started
-started=$(
-  (
-trap '' HUP INT QUIT TSTP
-exec </dev/null
-${body(launch)}
-  ) &
-)
-[ "$started" ] || exit 125
-echo "$name"`;
+async function giveStreams(launch: Launch, pid: number): Promise<void> {
+  const { user, userNamespace, isolate } = launch;
+  const owns = launch.terminal;
+  const uid = outside(userNamespace?.uids, user.uid);
+  if (!isolate.has('mount') || uid === undefined || (user.uid === 0 && !owns)) return;
+  for (const fd of owns ? [0] : [0, 1, 4]) {
+    const path = `/proc/${pid}/fd/${fd}`;
+    const stats = attempt(() => statSync(path));
+    if (!stats || stats.uid === uid || !(owns || stats.isFIFO() || stats.isFile() || stats.isSocket()))
+      continue;
+    // a user may do it only as root of his namespace
+    if (userNamespace && !userNamespace.byRoot)
+      await command(
+        sh`nsenter --target ${pid} --user --preserve-credentials chown ${user.uid} ${path}`,
+      ).catch(() => {});
+    else attempt(() => chownSync(path, uid, stats.gid));
   }
 }
 
-const hierarchies = ({ directories }: CgroupPlan, name: string) =>
-  directories.map((directory) => directory.slice(0, -name.length - 1));
-
-/** Takes the name, and sees to it that it is given back. */
-function takeName({ detached, stopSignal, runDirectory, name, connection }: Launch, lock: string): string {
-  const directory = quote(runDirectory);
-  const notes = detached || stopSignal ? `mkdir -p ${directory} || exit 125\n` : '';
-  return `
-# take the name, under a lock; on the way sweep up what killed launches have left: cgroups without a process
-exec 9<${quote(lock)}; flock 9 || exit 125
-for leftover in $first/*/; do
-  leftover=\${leftover%/}
-  case $leftover in */pid-* | */\\*) continue;; esac   # pid-N is limit-memory's
-  read -r _ <"$leftover/cgroup.procs" || for parent in $others $first; do rmdir "$parent/\${leftover##*/}"; done
-done 2>/dev/null
-if [ -d "$first/$name" ]; then
-  read -r pid <"$first/$name/cgroup.procs" || pid=?
-  fail "the name $name is in use by PID $pid: choose another --name, or end that one"
-fi
-mkdir -p $cgroups || exit 125
-[ ! -d ${directory} ] || rm -rf ${directory}   # what is left of an earlier ${name}
-${notes}sweep() {
-${connection ? `  ${connection.leave}\n` : ''}  exec 9<${quote(lock)}; flock 9
-  for try in 1 2 3 4 5 6 7 8 9 10; do
-    # whatever is still in there: what a command without a PID namespace has left running, or what others put in
-    while read -r left; do kill -KILL "$left"; done <"$first/$name/cgroup.procs"
-    rmdir $cgroups $others $first
-    [ -d "$first/$name" ] || break
-    sleep 0.1
-  done 2>/dev/null
-${detached || stopSignal ? '  [ "$kept" ] || rm -r "$runDirectory"\n' : ''}}
-trap sweep EXIT`;
+/** What became of one that was waited for. */
+async function exitCode(held: Held, { ending }: Signals): Promise<number> {
+  const [code, signal] = await held.end;
+  const words = held.words();
+  if (ending) return 128 + constants.signals[ending];
+  // unshare(1) before 2.40 takes a SIGKILL of its child for a failure of its own
+  if (words.includes('sigprocmask')) return 137;
+  if (words) throw new Failure(words);
+  return code ?? 128 + constants.signals[signal as NodeJS.Signals];
 }
 
-/** The same for a user, who may have no cgroups: the lock on the directory is what shows that the name is in use. */
-function takeOwn({ detached, stopSignal, cgroups }: Launch): string {
-  const notes = detached || stopSignal;
-  const lines: string[] = [];
-  if (notes)
-    lines.push(
-      'mkdir -p "$runDirectory" || exit 125',
-      'exec 9<"$runDirectory"; flock --nonblock 9 || fail "the name $name is in use: choose another --name"',
-      'rm -f "$runDirectory"/*',
-    );
-  if (cgroups)
-    lines.push(
-      '# cgroups below one that is delegated to this user, cgroups(7). An empty one is what a killed launch has left',
-      'for cgroup in $cgroups; do',
-      '  rmdir "$cgroup" 2>/dev/null; [ ! -d "$cgroup" ] || fail "the name $name is in use: choose another --name"',
-      '  mkdir -p "${cgroup%/*}" && mkdir "$cgroup" || exit 125',
-      'done',
-    );
-  // what stands in the delegated cgroup itself moves into one below, and at the end back
-  const move = (from: string, to: string) =>
-    `while read -r process <"${from}/cgroup.procs"; do echo "$process" >"${to}/cgroup.procs" || return; done`;
-  if (cgroups?.leave)
-    lines.push(
-      `own=${quote(cgroups.leave)} aside=$first/launch-$$; mkdir "$aside" || exit 125`,
-      `aside() { ${move('$own', '$aside')}; }; aside || exit 125`,
-      'back() {',
-      '  for level in "$first" "$own"; do',
-      '    read -r words <"$level/cgroup.subtree_control"; for word in $words; do echo "-$word" >"$level/cgroup.subtree_control"; done',
-      '  done',
-      `  ${move('$aside', '$own')}; rmdir "$aside" "$first"`,
-      '}',
-    );
-  if (notes || cgroups)
-    lines.push(
-      'sweep() {',
-      ...(cgroups
-        ? [
-            '  for try in 1 2 3 4 5 6 7 8 9 10; do rmdir $cgroups $others $first 2>/dev/null; [ -d "$first/$name" ] || break; sleep 0.1; done',
-          ]
-        : []),
-      ...(cgroups?.leave ? ['  back 2>/dev/null'] : []),
-      ...(notes ? ['  [ "$kept" ] || rm -r "$runDirectory"'] : []),
-      '}',
-      'trap sweep EXIT',
-    );
-  return lines.length > 0 ? `\n${lines.join('\n')}` : '';
-}
-
-/** The pipes between the launching shell and PID 1, and that of a detached container's output. */
-const pipes = (detached: boolean) => `
-# two pipes: "ready" (PID 1 writes 6, we read 7) and "go" (we write 8, PID 1 reads 4)${detached ? '; and 5 for the log' : ''}. A here-document
-# is the reading end of a pipe (dash; bash from 5.1 on); opened again through proc(5) it is the writing end.
-exec 3<&0 4<<GO 7<<READY${detached ? ' 5<<LOG' : ''}
-a first line, for bash makes no pipe of nothing
-GO
-and one here
-READY
-${detached ? 'and one here\nLOG\n' : ''}[ -p /proc/self/fd/4 ] && [ -p /proc/self/fd/7 ] || fail "this sh makes no pipes: dash or bash from 5.1 on do"
-exec 6>/proc/self/fd/7 8>/proc/self/fd/4
-read -r _ <&4; read -r _ <&7${detached ? '; read -r _ <&5' : ''}`;
-
-/** A process that holds the user namespace until PID 1 is in it, and the maps of its IDs. */
-function mapUsers({ uids, gids, byRoot, single }: UserNamespace): string {
-  const map = (ranges: Range[], separator: string) =>
-    ranges.map(({ inside, outside, count }) => `${inside} ${outside} ${count}`).join(separator);
-  const write = `echo ${quote(map(gids, '\n'))} >"/proc/$holder/gid_map" && echo ${quote(map(uids, '\n'))} >"/proc/$holder/uid_map"`;
-  const maps =
-    byRoot || single
-      ? // user_namespaces(7): a user may map his own group only when setgroups(2) is given up
-        `${single ? 'echo deny >"/proc/$holder/setgroups" && ' : ''}${write}`
-      : `newgidmap "$holder" ${map(gids, ' ')} && newuidmap "$holder" ${map(uids, ' ')}`;
-  return `
-# the user namespace: a process holds it until PID 1 is there, or nobody can write "go" any more; and which IDs of
-# the host its own are
-unshare --user sh -c 'echo held; exec >/dev/null 2>&1; read -r _' <&4 >&6 2>&6 3<&- 4<&- 5<&- 6>&- 7<&- 8>&- 9<&- &
-holder=$!
-read -r said <&7; [ "$said" = held ] || fail "no user namespace: $said"
-{ ${maps}; } || { kill "$holder"; exit 125; }
-export holder`;
-}
-
-/** Starts it: with a terminal on a pseudo-terminal of its own, pty(7), else without any. */
-function hold({ detached, cgroups }: Launch): string {
-  const close = `exec 3<&- 4<&- 6>&-${cgroups?.lock ? ' 9<&-' : ''}`;
-  const without = 'console= sent= session="setsid --wait"; export console session';
-  if (detached)
-    return `
-# hold, in a session of its own
-${without}
-(eval "$start") <&3 >/proc/self/fd/5 2>&1 &
-child=$!
-${close}`;
-  return `
-# hold. With a terminal it gets one of its own, so that it can't put words into the caller's, ioctl_tty(2) TIOCSTI;
-# without, a session of its own, so that a terminal among its descriptors is not its own either
-if [ -t 0 ] && [ -t 1 ] && command -v script >/dev/null; then
-  session= sent=yes launcher=$$; export session launcher
-  setpriv --pdeathsig=KILL env --default-signal=INT,QUIT script -q -e -f -c '
-    # the keys of its terminal reach PID 1, which the kernel may spare: the launching shell is told as well
-    for key in INT QUIT; do trap "kill -$key $launcher" $key; done; trap "" TSTP
-    console=$(tty); export console; (eval "$start") <&0 & child=$!
-    while :; do wait "$child"; code=$?; kill -0 "$child" 2>/dev/null || exit "$code"; done' /dev/null <&3 &
-else
-  ${without}
-  (eval "$start") <&3 &
-fi
-child=$!
-${close}`;
-}
-
-/** Shuts PID 1 in. */
-function pivot(userNamespace: UserNamespace | undefined): string {
-  // as a user only by entering the user namespace, which has the right to
-  const asUser = userNamespace && !userNamespace.byRoot;
-  const enter = `nsenter --target "$pid"${asUser ? ' --user --preserve-credentials' : ''} --mount`;
-  const detach = asUser ? `${enter} umount --lazy /` : 'umount --lazy --namespace "/proc/$pid/ns/mnt" /';
-  return `
-# pivot, from outside: the kernel moves the held process's root too; then the host's root, now on top, is detached
-${enter} sh -c 'cd "$1" && exec pivot_root . .' run "$rootfs/root" &&
-${detach} || giveUp
-`;
-}
-
-/** Which process it is, and when that started, proc(5): without a cgroup nothing else knows it by its name. */
-const notePid =
-  'read -r stat <"/proc/$pid/stat"; set -- ${stat##*) }; echo "$pid ${20}" >"$runDirectory/pid"';
-
-/** The log of a detached container: two files, each no longer than half of what is to be kept. */
-const keepLog = (logBytes: number, locks: boolean) => `
-${locks ? '# who keeps the log holds a lock on its folder, which nothing of the container does\nexec 9<"$runDirectory"; flock 9\n' : ''}# detached: tell the caller, and keep what the container says: in log, and what was in there before in log.1
-: >"$runDirectory/log"; kept=yes; echo started; exec >/dev/null 2>&1
-while :; do
-  stdbuf -o0 head -c ${Math.ceil(logBytes / 2)} <&5 >"$runDirectory/log" & head=$!
-  while wait "$head"; ended=$?; kill -0 "$head"; do :; done
-  # it can't be written: the folder has gone or is full. What is said is lost then, but nobody waits to be heard
-  [ "$ended" = 0 ] || { cat <&5 & cat=$!; while kill -0 "$cat"; do wait "$cat"; done; break; }
-  [ "$(stat -c %s "$runDirectory/log")" -lt ${Math.ceil(logBytes / 2)} ] && break
-  mv "$runDirectory/log" "$runDirectory/log.1"
-done`;
-
-/** Traps that pass signals on. */
-function signalHandlers(pidNamespace: boolean, detached: boolean): string {
-  const lines = pidNamespace
-    ? [
-        '# the kernel spares a PID 1 that has no handler, pid_namespaces(7): here the signal ends it all the same',
-        'pass() {',
-        '  while read -r key mask; do',
-        '    case $key in SigBlk:) blocked=$mask;; SigIgn:) ignored=$mask;; SigCgt:) caught=$mask; break;; esac',
-        '  done 2>/dev/null </proc/$pid/status || return 0',
-        '  # an init waits in sigtimedwait(2), and has them neither blocked nor caught meanwhile',
-        '  read -r wchan <"/proc/$pid/wchan" || :; case $wchan in *sigtimedwait*) blocked=ffffffffffffffff;; esac',
-        '  bit() { [ $((0x${1#????????} >> ($2 - 1) & 1)) = 1 ]; }',
-        '  if bit "$caught" "$2" || bit "$blocked" "$2"; then [ "$3" ] || kill -"$1" "$pid"',
-        '  elif ! bit "$ignored" "$2"; then kill -KILL "$pid"; status=$((128 + $2)); fi',
-        '}',
-      ]
-    : ['pass() { [ "$3" ] || kill -"$1" "$pid"; }'];
-  const signals: [string, number][] = [
-    ['HUP', 1],
-    ['INT', 2],
-    ['QUIT', 3],
-    ['USR1', 10],
-    ['USR2', 12],
-    ['TERM', 15],
-  ];
-  for (const [name, number] of signals)
-    if (!detached || !['HUP', 'INT', 'QUIT'].includes(name))
-      lines.push(`trap 'pass ${name} ${number}${/INT|QUIT/.test(name) ? ' $sent' : ''}' ${name}`);
-  if (!detached)
-    lines.push(
-      `trap 'kill -STOP "$pid"; read -r self _ </proc/self/stat; kill -STOP "$self"; kill -CONT "$pid"' TSTP`,
-    );
-  return lines.join('\n');
+/**
+ * Waits until a detached container's command runs, or has ended. Prints the name and returns 0; where the command could
+ * not be started, says why and returns what run.ts returns for that.
+ */
+async function reportStart(launch: Launch, held: Held): Promise<number> {
+  const { pid } = held;
+  const since = startTicks(pid);
+  const { runDirectory, init, name } = launch;
+  const words = (process_: number) => readProc(process_, 'cmdline') ?? '';
+  const isShell = (process_: number) => words(process_).includes(releaseShell);
+  const children = () => (readProc(pid, `task/${pid}/children`) ?? '').split(' ').filter(Boolean).map(Number);
+  // an init starts the command, and is what it copies until then
+  const runs = () =>
+    !isShell(pid) && (!init || children().some((child) => !['', words(pid)].includes(words(child))));
+  for (let waited = 0; waited < 10_000 && !held.ended; waited += 5) {
+    if (startTicks(pid) === since && runs()) break;
+    await sleep(5);
+  }
+  const code = held.ended ? Number(attempt(() => readFileSync(join(runDirectory, 'status'), 'utf8'))) : 0;
+  if ([125, 126, 127].includes(code)) {
+    const said = attempt(() => readFileSync(join(runDirectory, 'log'), 'utf8').trim());
+    if (said) writeSync(2, `${said}\n`);
+    rmSync(runDirectory, { recursive: true, force: true });
+    return code;
+  }
+  held.letGo();
+  writeSync(1, `${name}\n`);
+  return 0;
 }

@@ -6,6 +6,7 @@ import { attempt } from '../helpers/pids.ts';
 import type { Port } from '../network/rules.ts';
 import type { Text } from './furnish.ts';
 import type { Connection, Launch } from './launch.ts';
+import { shellConnection } from './shell-connection.ts';
 
 /** What --network says: `target` is a name or PID. */
 export type NetworkChoice = { kind: 'host' | 'none' | 'bridge' } | { kind: 'container'; target: string };
@@ -20,6 +21,8 @@ export function parseNetwork(text: string): NetworkChoice {
 
 /** What the options say that matter to a network. */
 export interface NetworkWishes {
+  /** the container's */
+  name: string;
   choice: NetworkChoice;
   ports: Port[];
   /** lines of /etc/hosts and of /etc/resolv.conf */
@@ -58,7 +61,7 @@ function readEtc(pid: number, name: string): string | undefined {
 
 /** Facts about this host, and wishes, become a network. Throws Failure for what this host or this user can't have. */
 export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork> {
-  const { choice, ports, hosts, nameservers, hostname, isRoot, hasFiles } = wishes;
+  const { name, choice, ports, hosts, nameservers, hostname, isRoot, hasFiles } = wishes;
   const own = `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t${hostname}`;
   const files = (hostsText?: string, resolvText?: string): Text[] => [
     ...(hostsText === undefined ? [] : [{ path: '/etc/hosts', text: [hostsText, ...hosts].join('\n') }]),
@@ -95,7 +98,10 @@ export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork>
     checkPublished(ports);
     const dns = nameservers.map((line) => line.split(' ')[1] as string);
     const network = await readNetwork({ bridge: defaultBridge, dns });
-    const connection = launchLines(network, { ip: undefined, isolated: false, ports, noFiles: !hasFiles });
+    const connection = shellConnection(
+      name,
+      launchLines(network, { ip: undefined, isolated: false, ports, noFiles: !hasFiles }),
+    );
     // attach fills them
     return { ...plain, connection, texts: hasFiles ? files(own, nameservers.join('\n')) : [] };
   }
@@ -110,7 +116,7 @@ export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork>
   ];
   return {
     ...plain,
-    connection: carrierLines(carrier, ports),
+    connection: shellConnection(name, carrierLines(carrier, ports)),
     texts: files(own, (nameservers.length > 0 ? nameservers : resolv).join('\n')),
   };
 }

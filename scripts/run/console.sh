@@ -1,0 +1,16 @@
+# shellcheck shell=dash
+# LAUNCHER COMMAND...: runs COMMAND on the terminal that script(1) has made, and tells the process LAUNCHER of the keys of
+# that terminal: the kernel may spare PID 1, pid_namespaces(7). Descriptor 4 is what LAUNCHER reads.
+launcher=$1
+shift
+trap 'kill -INT "$launcher"' INT
+trap 'kill -QUIT "$launcher"' QUIT
+trap '' TSTP
+parent=$$ "$@" <&0 7>&4 4>&2 2>&7 7>&- &
+child=$!
+exec 3<&- 4>&- 5<&- 6<&-
+while :; do
+  wait "$child"
+  code=$?
+  kill -0 "$child" 2>/dev/null || exit "$code"
+done
