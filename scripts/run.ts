@@ -132,6 +132,7 @@ import {
   parseVolume,
   parseWorkdir,
 } from './run/options.ts';
+import { printLaunch } from './run/print.ts';
 import { freeNamespace, lockedBy, rootlessNamespace } from './run/userns.ts';
 
 export const options = {
@@ -386,6 +387,8 @@ await main(
     const plan = await planLaunch(values, operands);
     if (plan.privileged && !plan.userNamespace)
       console.error('run: --privileged: root in this container is as root on the host');
-    return launchContainer(plan);
+    if (!values.dryRun) return launchContainer(plan);
+    process.stdout.write(printLaunch(plan));
+    return 0;
   },
 );

@@ -3,7 +3,7 @@ import { mkdirSync, rmdirSync, rmSync, symlinkSync, writeFileSync } from 'node:f
 import { join } from 'node:path';
 import { moveAll, moveTree } from './cgroups.ts';
 import { Failure, reason } from './cli.ts';
-import { type Command, quote, zx } from './shell.ts';
+import { type Command, quote, variable, zx } from './shell.ts';
 
 /**
  * Where a step acts inside of a directory that is reached through a descriptor, since its path could lead elsewhere
@@ -36,7 +36,55 @@ export type Step = { why?: string } & (
 
 /** A plan as shell that can be pasted: it does what `perform` does. */
 export function toShell(steps: Step[]): string {
-  return steps.map((step) => `${step.why ? `# ${step.why}\n` : ''}${commandLine(step)}\n`).join('');
+  const lines: string[] = [];
+  for (let at = 0; at < steps.length; ) {
+    const step = steps[at] as Step;
+    const alike = steps
+      .slice(at)
+      .findIndex((other, index) => index > 0 && (other.why || !isAlike(step, other)));
+    const group = steps.slice(at, alike < 0 ? steps.length : at + alike);
+    const loop = group.length > 2 ? loopLine(group) : undefined;
+    if (step.why) lines.push(`# ${step.why}`);
+    if (loop) lines.push(loop);
+    else lines.push(...group.map(commandLine));
+    at += group.length;
+  }
+  return lines.map((line) => `${line}\n`).join('');
+}
+
+/** The path that a step acts on, where that is all that it says but for what `isAlike` compares. */
+const pathOf = (step: Step) =>
+  'mkdir' in step && !step.in
+    ? step.mkdir
+    : 'rmdir' in step
+      ? step.rmdir
+      : 'write' in step && !step.in
+        ? step.to
+        : undefined;
+
+/** Whether two steps do the same to different paths. */
+function isAlike(one: Step, other: Step): boolean {
+  const rest = (step: Step) =>
+    JSON.stringify({ ...step, why: '', mkdir: 'mkdir' in step, rmdir: 'rmdir' in step, to: '' });
+  return pathOf(one) !== undefined && pathOf(other) !== undefined && rest(one) === rest(other);
+}
+
+/** One line for steps that do the same to paths of which one part differs, such as a cgroup in each hierarchy. */
+function loopLine(steps: Step[]): string | undefined {
+  const paths = steps.map((step) => (pathOf(step) as string).split('/'));
+  const [first = []] = paths;
+  const differs = first.findIndex((word, index) => paths.some((words) => words[index] !== word));
+  const isSame = paths.every(
+    (words) =>
+      words.length === first.length &&
+      words.every((word, index) => index === differs || word === first[index]),
+  );
+  if (!isSame || paths.some((words) => !/^[\w.-]+$/.test(words[differs] ?? ''))) return undefined;
+  const path = first.with(differs, variable('each')).join('/');
+  const step = steps[0] as Step;
+  const one =
+    'mkdir' in step ? { mkdir: path } : 'rmdir' in step ? { ...step, rmdir: path } : { ...step, to: path };
+  return `for each in ${paths.map((words) => words[differs]).join(' ')}; do ${commandLine(one as Step)}; done`;
 }
 
 /** A command as it is printed: its words, quoted, in lines that are no longer than they must be. */
@@ -69,8 +117,8 @@ function commandLine(step: Step): string {
 }
 
 /** A here-document, whose text stays as it is but for variables; its last line is one that the text does not have. */
-export function hereDocument(text: string): string {
-  let end = 'END';
+export function hereDocument(text: string, last = 'END'): string {
+  let end = last;
   while (text.split('\n').includes(end)) end += '_';
   const body = text.endsWith('\n') ? text : `${text}\n`;
   if (!body.includes('\0')) return `<<'${end}'\n${body}${end}`;

@@ -135,6 +135,8 @@ const owner = (directory: string) => attempt(() => processesIn(directory)[0]) ??
 export interface Name {
   /** the container has processes in its cgroups now, so that nobody takes it for a leftover */
   unlock: () => void;
+  /** a user's lock on the folder of the name */
+  folder: number | undefined;
   /** gives it back: ends what is still in there, and removes all but what is to be kept */
   giveBack: (keepsNotes: boolean) => Promise<void>;
 }
@@ -175,7 +177,6 @@ export async function takeName({ name, cgroups, runDirectory, notes }: NameWishe
       again?.release();
     }
     if (notes && !keepsNotes) rmSync(runDirectory, { recursive: true, force: true });
-    if (notes && !keepsNotes) attempt(() => rmdirSync(dirname(runDirectory)));
     unlock(true);
   };
   try {
@@ -203,7 +204,7 @@ export async function takeName({ name, cgroups, runDirectory, notes }: NameWishe
     await giveBack(false);
     throw error;
   }
-  return { unlock: () => unlock(false), giveBack };
+  return { unlock: () => unlock(false), folder: isRoots ? undefined : held?.descriptor, giveBack };
 }
 
 async function lockOwn(runDirectory: string, name: string): Promise<Lock> {

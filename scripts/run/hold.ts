@@ -6,11 +6,14 @@ import { embedded } from '../helpers/embedded.ts';
 import { type Command, sh } from '../helpers/shell.ts';
 import type { Launch } from './launch.ts';
 
-export const startShell = embedded(import.meta.url, './start.sh');
-export const holdShell = embedded(import.meta.url, './hold.sh');
-export const releaseShell = embedded(import.meta.url, './release.sh');
-export const consoleShell = embedded(import.meta.url, './console.sh');
-export const keepShell = embedded(import.meta.url, './keep.sh');
+/** A program of sh without its comments, for ps(1) shows it. */
+const code = (text: string) => text.replace(/^# .*\n/gm, '').trim();
+
+export const startShell = code(embedded(import.meta.url, './start.sh'));
+export const holdShell = code(embedded(import.meta.url, './hold.sh'));
+export const releaseShell = code(embedded(import.meta.url, './release.sh'));
+export const consoleShell = code(embedded(import.meta.url, './console.sh'));
+export const keepShell = code(embedded(import.meta.url, './keep.sh'));
 
 /** The namespaces of --isolate and the flags of unshare(1) that make them. */
 export const namespaceFlags: Record<string, string> = {
@@ -34,7 +37,7 @@ const shellWords = (shell: string): Command =>
  * From the held shell to the command: its cgroup namespace, limits, system calls, user and privileges, environment;
  * then it waits, and becomes the command.
  */
-export function dropCommand(launch: Launch): Command {
+export function dropCommand(launch: Launch, release = releaseShell): Command {
   const { isolate, rootfs, user, capabilities, privileged, newPrivileges, seccomp, limits } = launch;
   const { environment, workdir, command, shell, chroot, userNamespace, terminal } = launch;
   const setpriv: string[] = [];
@@ -64,7 +67,7 @@ export function dropCommand(launch: Launch): Command {
     // seccomp(2) asks for CAP_SYS_ADMIN or no_new_privs: here it has the one still, later it may have neither
     ...(seccomp ? (seccomp.file ? ['setpriv', ...seccomp.words] : seccomp.words) : []),
     ...(setpriv.length > 0 ? ['setpriv', ...setpriv] : []),
-    ...sh`env -i ${signals} ${early} ${shellWords(shell)} ${releaseShell} run`,
+    ...sh`env -i ${signals} ${early} ${shellWords(shell)} ${release} run`,
     ...sh`${terminal && isolate.has('mount') ? '/dev/console' : ''} ${isolate.has('mount') ? workdir : ''} ${late} -- ${last}`,
   ];
 }
@@ -74,7 +77,7 @@ export function dropCommand(launch: Launch): Command {
  * parent is in the variable `parent`. `holder` is the PID of the process that holds the user namespace, and descriptor 5
  * the network namespace that it joins.
  */
-export function holdCommand(launch: Launch, holder: string | undefined): Command {
+export function holdCommand(launch: Launch, holder: string | undefined, drop = dropCommand(launch)): Command {
   const { isolate, rootfs, hostname, joins, userNamespace, idmap } = launch;
   // without --isolate mount the mounts are still nobody else's business; the cgroup namespace is made when the process
   // is in its cgroups
@@ -95,6 +98,6 @@ export function holdCommand(launch: Launch, holder: string | undefined): Command
   // a change of user clears the death signal, prctl(2)
   chain.push(...sh`setpriv --pdeathsig=KILL sh -c ${startShell} start`);
   chain.push(...sh`unshare ${flags} --fork --kill-child --propagation private`);
-  chain.push(...sh`sh -c ${holdShell} hold ${rootfs} ${hostname ?? ''} ${dropCommand(launch)}`);
+  chain.push(...sh`sh -c ${holdShell} hold ${rootfs} ${hostname ?? ''} ${drop}`);
   return chain;
 }

@@ -1,7 +1,8 @@
 # shellcheck shell=dash
 # FOLDER BYTES LOCK COMMAND...: runs COMMAND in the background, and keeps in FOLDER its exit status and the last of what it
 # says: log and log.1 have no more than BYTES each. Then FOLDER/cleanup, under the lock on LOCK, removes what COMMAND had.
-# Whoever waits for the lock on FOLDER waits until all of that is done. Who started this reads descriptor 2.
+# Whoever waits for the lock on FOLDER, which
+# descriptor 7 is open on, waits until all of that is done. Who started this reads descriptor 2.
 trap '' HUP INT QUIT TERM USR1 USR2 TSTP
 folder=$1 bytes=$2 lock=$3
 shift 3
@@ -9,10 +10,10 @@ shift 3
 # directions does not wait for the other end
 cd -- "$folder" && mkfifo -m 600 output said || exit 125
 exec 8<>said 1<>output
-exec 4<said 0<output 9<.
+exec 4<said 0<output
 rm output said
-flock 9 || exit 125
-parent=$$ "$@" </dev/null 4>&1 2>&8 8>&- 9<&- &
+flock 7 || exit 125
+parent=$$ "$@" </dev/null 4>&1 2>&8 7<&- 8>&- &
 child=$!
 exec >/dev/null 3<&- 5<&- 6<&- 8>&-
 

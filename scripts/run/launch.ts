@@ -1,5 +1,5 @@
 // The launch of a container: hold, furnish from outside, shut in, release, wait. docs/run.md explains it.
-import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import {
   chmodSync,
   chownSync,
@@ -203,19 +203,21 @@ const hostEnvironment = () => ({
 
 /**
  * Starts what is held: on a terminal of its own, in the background, or with the streams of the caller. Its descriptors:
- * 3 lets it go on, 4 is the command's standard error, 5 the network namespace that it joins, 6 a filter for setpriv(1).
+ * 3 lets it go on, 4 is the command's standard error, 5 the network namespace that it joins, 6 a filter for setpriv(1), 7
+ * the folder of what is kept, which is locked as long as that goes on.
  */
-export function hold(launch: Launch, holder: number | undefined, network: number | undefined): Held {
+export function hold(
+  launch: Launch,
+  { holder, network, folder }: { holder?: number; network?: number; folder?: number },
+): Held {
   const { detached, cgroups, runDirectory, seccomp } = launch;
   const command = holdCommand(launch, holder === undefined ? undefined : String(holder));
   const env = { ...hostEnvironment(), parent: String(process.pid) };
   const filter = seccomp?.file && unnamedFile(tmpdir(), seccomp.file);
-  const more = [network ?? 'ignore', filter].slice(
-    0,
-    filter === undefined ? (network === undefined ? 0 : 1) : 2,
-  );
-  const start = (words: Command, streams: (Stream | undefined)[], say: number, ownSession: boolean) => {
-    const stdio = [...streams, ...more] as StdioOptions;
+  const start = (words: Command, streams: Stream[], say: number, ownSession: boolean) => {
+    const all = [...streams, network, filter, folder];
+    while (all.at(-1) === undefined) all.pop();
+    const stdio = all.map((stream) => stream ?? 'ignore');
     const [program = '', ...rest] = words;
     const held = new Held(spawn(program, rest, { env, stdio, cwd: '/', detached: ownSession }), say);
     if (filter !== undefined) closeSync(filter);
@@ -396,12 +398,17 @@ class Furnisher {
       await this.mount(pending.splice(0), targets.splice(0));
     };
     for (const binding of bindings) {
-      let target = this.target(binding);
-      // it lies in what is still to be mounted
-      if (targets.some(({ path }) => `${target.path}/`.startsWith(`${path}/`))) {
+      const isIn = (path: string) => targets.some((one) => `${path}/`.startsWith(`${one.path}/`));
+      let target = this.find(binding);
+      // it may lie in what is still to be mounted; all else lies in /proc, /sys and /dev, or beside them
+      if (
+        targets.length > 0 &&
+        (!target || isIn(target.path) || (binding.links ?? true) !== (bindings[0]?.links ?? true))
+      ) {
         await flush();
-        target = this.target(binding);
+        target = this.find(binding);
       }
+      target = this.check(binding, target ?? this.make(binding));
       const fd = 4 + targets.push(target) - 1;
       const path = `/proc/self/fd/${fd}${binding.kind === 'directory' ? '/.' : ''}`;
       pending.push({ source: binding.from, target: path, type: 'none', options: 'rbind' });
@@ -410,20 +417,37 @@ class Furnisher {
     await flush();
   }
 
-  /** Opens where a binding is to be, and makes it where it is missing. */
-  private target({ to, kind, links = true }: Binding): InRoot {
-    const root = this.keep(openSync(ofDescriptor(this.stage, 'root'), O_PATH));
-    const { rootfs } = this.launch;
-    const found =
-      openInRoot(root, to, { links }) ??
-      asOwner(this.launch, () => openInRoot(root, to, { links, make: kind }));
-    if (!found) throw new Failure(`cannot make ${rootfs}${to}`);
-    this.keep(found.fd);
-    if (found.stats.isDirectory() !== (kind === 'directory'))
-      throw new Failure(`${to} is ${kind === 'file' ? 'a directory, not a file' : 'no directory'}`);
-    if (links && (found.path === '/' || found.path.startsWith('/proc/')))
-      throw new Failure(`${to} is no place for a mount: not / and not in /proc`);
+  /** Opens where a binding is to be; undefined where it is missing. */
+  private find({ to, links = true }: Binding): InRoot | undefined {
+    const found = openInRoot(this.root(), to, { links });
+    if (found) this.keep(found.fd);
     return found;
+  }
+
+  /** The same, and makes it. */
+  private make({ to, kind, links = true }: Binding): InRoot {
+    try {
+      const made = asOwner(this.launch, () => openInRoot(this.root(), to, { links, make: kind }));
+      if (!made) throw new Failure('it can not be made');
+      this.keep(made.fd);
+      return made;
+    } catch (error) {
+      throw new Failure(`${to} is no place for a mount: ${reason(error)}`);
+    }
+  }
+
+  /** Throws Failure for what a binding can't be mounted on. */
+  private check({ to, kind, links = true }: Binding, found: InRoot): InRoot {
+    if (links && /^\/(proc(\/.*)?)?$/.test(found.path))
+      throw new Failure(`${to} is no place for a mount: not / and not in /proc`);
+    if (kind === 'file' ? !found.stats.isFile() : !found.stats.isDirectory())
+      throw new Failure(`${to} is no ${kind}`);
+    return found;
+  }
+
+  /** The root that is furnished: with what is mounted on it by now, so it is opened each time. */
+  private root(): number {
+    return this.keep(openSync(ofDescriptor(this.stage, 'root'), O_PATH));
   }
 
   private makeFile(file: StageFile): void {
@@ -462,7 +486,7 @@ class Furnisher {
   async shutIn(): Promise<void> {
     const { userNamespace } = this.launch;
     const user = enterCommand({ ...this.launch, isolate: new Set() }, String(this.pid));
-    const root = this.keep(openSync(ofDescriptor(this.stage, 'root'), O_PATH));
+    const root = this.root();
     // from outside: the kernel moves the root directory of PID 1 as well, pivot_root(2)
     await command(sh`${user} --wd=/proc/self/fd/3 pivot_root . .`, { descriptors: [root] });
     // the host's root is mounted on top of the new one now
@@ -594,7 +618,12 @@ export async function launchContainer(launch: Launch): Promise<number> {
     if (stopSignal) writeFileSync(join(runDirectory, 'stop-signal'), `${stopSignal}\n`);
     if (launch.userNamespace) holder = await holdUserNamespace(launch.userNamespace);
     const network = launch.joins && openNetwork(launch.joins);
-    held = hold(launch, holder?.child.pid, network);
+    const folder = detached && (taken.folder ?? openSync(runDirectory, 'r'));
+    held = hold(launch, {
+      ...(holder?.child.pid && { holder: holder.child.pid }),
+      ...(network !== undefined && { network }),
+      ...(folder !== undefined && { folder }),
+    });
     if (network !== undefined) closeSync(network);
     await zx(); // loaded while it is on its way
     held.pid = Number(await held.hears(/^\d+$/));

@@ -12,7 +12,7 @@ for fd in $nulls; do
   case $fd in 0) exec </dev/null ;; 1) exec >/dev/null ;; 4) exec 2>/dev/null ;; esac
 done
 # CONSOLE is its terminal, by the name that it has in the container, for ttyname(3)
-[ -z "$1" ] || exec <"$1" >"$1" 2>&1
+[ -z "$1" ] || exec <>"$1" >&0 2>&0
 shift
 if [ "$1" ] && ! cd -- "$1" 2>/dev/null; then
   echo "run: can't cd to the working directory $1: it is missing, or not for this user" >&2

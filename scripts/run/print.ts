@@ -1,0 +1,115 @@
+// The launch as a runbook: straight POSIX shell with the same effect. What makes the launch careful is left out: locks,
+// retries, signals, descriptors instead of paths.
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { quote, sh, variable } from '../helpers/shell.ts';
+import { hereDocument, printCommand, type Step, toShell } from '../helpers/steps.ts';
+import { lastSteps, makingSteps, removingSteps } from './cgroups.ts';
+import { type Binding, type Furnishing, fstab, type Mount, planFurnishing } from './furnish.ts';
+import { dropCommand, holdCommand } from './hold.ts';
+import { enterCommand, type Launch } from './launch.ts';
+
+/** The release of the runbook: see release.sh. Its words are a console, a directory, variables, `--`, a command. */
+const release = 'echo ready >&2; read -r _ <&3; exec 2>&4 3<&- 4>&-; cd "$2"; shift 3; exec "$@"';
+
+/** The programs that load a seccomp filter, where this script has them beside it as files. */
+function loaderFiles(): string[] {
+  const folders = ['../helpers/seccomp/', '../scripts/helpers/seccomp/'];
+  const files = folders.map((folder) =>
+    ['calls.pl', 'load.pl'].map((name) => fileURLToPath(new URL(join(folder, name), import.meta.url))),
+  );
+  return files.find((paths) => paths.every((path) => existsSync(path))) ?? [];
+}
+
+/** What is done to the root, in the namespaces of PID 1. Paths are those on the host, as it sees them too. */
+function insideLines(launch: Launch, pid: string): string {
+  const { rootfs } = launch;
+  const plan = planFurnishing(launch, { stage: rootfs, cwd: `/proc/${pid}/cwd/.`, terminal: undefined });
+  const relative = (path: string) => quote(path.slice(rootfs.length + 1));
+  const empty = plan.files.flatMap((file) => ('text' in file && file.text === '' ? relative(file.path) : []));
+  const folders = [...plan.directories, ...plan.layers, ...plan.nodeFolders.map((folder) => `own${folder}`)];
+  const table = (mounts: Mount[]) =>
+    mounts.length > 0 ? [`mount -n -c -a -T /dev/stdin ${hereDocument(fstab(mounts), 'MOUNTS')}`] : [];
+  const bound = ({ from, to, kind }: Binding): Mount => ({
+    source: from,
+    target: `${rootfs}/root${to}`,
+    type: 'none',
+    options: `rbind${kind === 'directory' ? ',X-mount.mkdir' : ''}`,
+  });
+  const files = plan.bindings.flatMap(({ to, kind }) => (kind === 'file' ? `: >>${quote(`root${to}`)}` : []));
+  return [
+    `cd ${quote(rootfs)}`,
+    ...table([...plan.own, ...(plan.layers.length > 0 ? [] : plan.first)]),
+    ...(folders.length > 0 ? [`mkdir -p ${folders.map(quote).join(' ')}`] : []),
+    ...plan.layers
+      .slice(0, 1)
+      .map(
+        (layer) =>
+          `chown --reference="/proc/${pid}/cwd/." ${quote(layer)}; chmod --reference="/proc/${pid}/cwd/." ${quote(layer)}`,
+      ),
+    ...(plan.layers.length > 0 ? table(plan.first) : []),
+    ...(empty.length > 0 ? [`touch ${empty.join(' ')}`] : []),
+    ...deviceLines(plan),
+    ...plan.files.flatMap((file) => {
+      if ('link' in file) return `ln -s ${file.link} ${relative(file.path)}`;
+      return file.text === '' ? [] : `cat >${relative(file.path)} ${hereDocument(file.text)}`;
+    }),
+    ...files,
+    ...table([...plan.second, ...plan.bindings.map(bound), ...plan.last]),
+  ].join('\n');
+}
+
+const deviceLines = ({ nodes }: Furnishing) =>
+  nodes.length > 0 ? [printCommand(sh`cp -a ${nodes.map(({ source }) => source)} own/dev/`)] : [];
+
+/** The whole launch. */
+export function printLaunch(launch: Launch): string {
+  const { name, cgroups, runDirectory, isolate, userNamespace, seccomp, hasIp, connection } = launch;
+  const pid = variable('pid');
+  const steps = (list: Step[]) => toShell(list).trimEnd();
+  const files = seccomp && !seccomp.file ? loaderFiles() : [];
+  const index = seccomp?.words.indexOf('-e') ?? -1;
+  const words = seccomp?.words.map((word, at) => (at === index + 1 ? variable('loader') : word));
+  const printed = { ...launch, seccomp: words && files.length > 0 ? { words } : undefined };
+  const holder = userNamespace && variable('holder');
+  const hold = holdCommand(printed, holder, dropCommand(printed, release));
+  const [ready, go] = [join(runDirectory, 'ready'), join(runDirectory, 'go')];
+  const join_ = (cgroups?.directories ?? []).map(
+    (directory): Step => ({ write: pid, to: join(directory, 'cgroup.procs') }),
+  );
+  const enter = enterCommand(launch, pid);
+  const user = enterCommand({ ...launch, isolate: new Set() }, pid);
+  const root = quote(join(launch.rootfs, 'root'));
+  return `${[
+    cgroups && steps(makingSteps(cgroups, name)),
+    `# pipes by which the two sides wait for each other
+mkdir -p ${quote(runDirectory)}; mkfifo -m 600 ${quote(ready)} ${quote(go)}`,
+    seccomp &&
+      (files.length > 0
+        ? `loader=$(cat ${files.map(quote).join(' ')})   # makes a seccomp filter of names and numbers of system calls`
+        : '# left out here: the seccomp filter'),
+    '{',
+    '(',
+    'read -r pid <&8   # PID 1 waits, still with the files of the host',
+    join_.length > 0 && steps(join_),
+    'echo go >&9; read -r _ <&8   # it gives up its privileges',
+    `# furnish its root, on a tmpfs over it that nobody else sees`,
+    `${printCommand(enter)} sh -e ${hereDocument(insideLines(launch, pid))}`,
+    isolate.has('net') && hasIp && !connection && printCommand(sh`${enter} ip link set lo up`),
+    isolate.has('mount') &&
+      `# shut it in: what is furnished becomes its root, and the host's root is detached
+${printCommand(user)} sh -c 'cd "$1" && pivot_root . .' - ${root}
+${userNamespace ? `${printCommand(user)} umount --lazy /` : `umount --lazy --namespace "/proc/$pid/ns/mnt" /`}`,
+    cgroups && cgroups.last.length > 0 && steps(lastSteps(cgroups)),
+    'echo go >&9   # it becomes the command',
+    ') &',
+    `parent=$$ ${printCommand(hold)} 4>&2 2>&8 3<&9`,
+    `code=$?\n} 8<>${quote(ready)} 9<>${quote(go)}`,
+    `rm -r ${quote(runDirectory)}`,
+    cgroups && steps(removingSteps(cgroups, name)),
+    '(exit "$code")',
+  ]
+    .filter(Boolean)
+    .join('\n')}\n`;
+}
