@@ -43,16 +43,23 @@ UNDO
 SEE ALSO
   setns(2), nsenter(1), chroot(2), cgroups(7), capabilities(7), credentials(7), prctl(2), pty(7), unshare(1)
 */
-import { readFileSync, realpathSync } from 'node:fs';
+import { closeSync, readdirSync, readFileSync, realpathSync } from 'node:fs';
 import { join } from 'node:path';
 import { isatty } from 'node:tty';
-import { type Entry, execProgram, type Inside, numbered } from './exec/enter.ts';
+import { type Entry, enterCommand, enterRunbook, type Inside, type Tool } from './exec/enter.ts';
 import { cgroupDirectory, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
-import { attempt, namespaceInode, readProc } from './helpers/pids.ts';
+import {
+  attempt,
+  namespaceInode,
+  readProc,
+  readProcesses,
+  startTicks as startTicksOf,
+} from './helpers/pids.ts';
 import { findUser } from './helpers/rootfs.ts';
-import { seccompFilter, seccompRules } from './helpers/seccomp/seccomp.ts';
-import { becomeShell, findInPath, findProgram } from './helpers/shell.ts';
+import { seccompRules } from './helpers/seccomp/seccomp.ts';
+import { become, type Command, canBecome, findInPath, findProgram, startAndWait } from './helpers/shell.ts';
+import { numberedArchitectures } from './helpers/system-calls.ts';
 import { findContainer } from './helpers/target.ts';
 import { capabilities } from './run/capabilities.ts';
 import { parseVariable, parseWorkdir } from './run/options.ts';
@@ -146,7 +153,7 @@ function planInside(
     setgroupsDenied: inUserNamespace && readProc(pid, 'setgroups')?.trim() === 'deny',
     bounding: values.privileged ? undefined : bounding,
     noNewPrivileges: status.noNewPrivileges && !values.privileged,
-    filter: status.filtered && !values.privileged && rules ? seccompFilter(rules) : undefined,
+    rules: status.filtered && !values.privileged ? rules : undefined,
     confined: !values.privileged && Boolean(label) && label !== readProc(process.pid, 'attr/current'),
   };
 }
@@ -204,10 +211,8 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
     throw new UsageError(
       '--host-tools keeps the user and privileges of the caller: without -u and --privileged',
     );
-  if (!numbered.includes(process.arch))
-    throw new Failure(`not on ${process.arch}: only ${numbered.join(' and ')}`);
-  const perl = findProgram('perl') ?? findInPath('perl');
-  if (!perl) throw new Failure('needs perl: apt-get install perl-base, or dnf install perl-interpreter');
+  if (!numberedArchitectures.includes(process.arch))
+    throw new Failure(`not on ${process.arch}: only ${numberedArchitectures.join(' and ')}`);
 
   const isRoot = process.getuid?.() === 0;
   const hierarchies = readHierarchies();
@@ -237,8 +242,45 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
     workdir: workdir ?? (hostTools ? process.cwd() : undefined),
     inside,
     isRoot,
-    perl: realpathSync(perl),
   };
+}
+
+/** What can enter on this host. A python3 in PATH may be a wrapper that reads the working directory. */
+function findTool(): Tool {
+  const perl = findProgram('perl') ?? findInPath('perl');
+  if (perl) return { path: realpathSync(perl), name: 'perl' };
+  const python = findProgram('python3');
+  if (python) return { path: realpathSync(python), name: 'python3' };
+  const nsenter = findProgram('nsenter') ?? findInPath('nsenter');
+  if (nsenter) return { path: nsenter, name: 'nsenter' };
+  throw new Failure(
+    'needs perl, python3 or nsenter: apt-get install perl-base, or dnf install perl-interpreter, or apk add perl',
+  );
+}
+
+/** What is opened from /proc/PID is of this very process: once it has ended there is nothing to open, proc(5). */
+function holdOn({ pid, startTicks }: Entry): void {
+  attempt(() => process.chdir(`/proc/${pid}`));
+  const its = startTicksOf(pid);
+  if (its === undefined) throw new Failure(`process ${pid} has ended`);
+  if (its !== startTicks) throw new Failure(`process ${pid} has ended, and another has its PID`);
+}
+
+/** Enters by nsenter(1), and stays outside: a signal is for the command, which nsenter has for a child. */
+async function enterByNsenter(argv: Command, env: NodeJS.ProcessEnv, passesKeys: boolean): Promise<number> {
+  // no descriptor of the caller gets in; those of node's own are closed by execve(2)
+  for (const fd of readdirSync('/proc/self/fd').map(Number)) {
+    const flags = attempt(
+      () => /^flags:\s*(\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))?.[1],
+    );
+    if (fd > 2 && flags && !(Number.parseInt(flags, 8) & 0o2000000)) closeSync(fd);
+  }
+  return startAndWait(
+    argv,
+    env,
+    passesKeys,
+    (pid) => [...readProcesses().values()].find(({ ppid }) => ppid === pid)?.pid ?? pid,
+  );
 }
 
 await main(
@@ -246,14 +288,25 @@ await main(
   { options, operands: [1, 1], command: true, exitCodes: { failed: 125, usage: 125 } },
   async (values, operands) => {
     const entry = planEntry(values, operands);
-    const program = execProgram(entry, process.arch);
+    const tool = findTool();
+    const variables = (readProc(entry.pid, 'environ') ?? '').split('\0').filter((pair) => pair.includes('='));
+    if (tool.name === 'nsenter' && entry.inside)
+      console.error(
+        "exec: no perl or python3, so nsenter(1) enters: the container's own setpriv and env start COMMAND, as root at first, without a seccomp filter, on this terminal: apt-get install perl-base",
+      );
     if (values.dryRun) {
-      // a subshell of its own, so that it can be pasted into a shell that is to live on
-      process.stdout.write(`(\n${program})\n`);
+      process.stdout.write(enterRunbook(entry, tool, variables));
       return 0;
     }
-    // the keys of a terminal reach the shell by themselves, but for one that is relayed, where they do nothing
-    const relays = !values.hostTools && isatty(0) && isatty(1);
-    return becomeShell(program, `exec.ts ${operands[0]}`, relays || !isatty(0));
+    holdOn(entry);
+    const { PATH } = process.env;
+    const env = entry.inside
+      ? { ...process.env, PATH: `/usr/sbin:/usr/bin:/sbin:/bin:${PATH}` }
+      : process.env;
+    // the keys of a terminal reach the program by themselves, but for one that is relayed, where they do nothing
+    const passesKeys = (entry.inside && tool.name !== 'nsenter' && isatty(0) && isatty(1)) || !isatty(0);
+    if (tool.name === 'nsenter') return enterByNsenter(enterCommand(entry, tool, variables), env, passesKeys);
+    const parent = canBecome ? undefined : process.pid;
+    return become(enterCommand(entry, tool, variables, parent), env, passesKeys);
   },
 );

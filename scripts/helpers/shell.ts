@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { existsSync, constants as fileConstants, readFileSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
 import { delimiter, join } from 'node:path';
+import { Failure } from './cli.ts';
 
 /** Where the distribution puts its programs. PATH may lead to wrappers that work only on this host. */
 export const systemDirectories = ['/usr/bin', '/bin', '/usr/sbin', '/sbin'];
@@ -118,28 +119,53 @@ export function blockStreams(): void {
 }
 
 /**
- * Becomes a shell that runs a program, where node can (process.execve), else stays its parent. `title` is what ps(1)
- * shows of it; `passesKeys`: SIGINT and SIGQUIT are passed on as well, as a terminal does not send them to the shell.
- * Returns the exit code.
+ * Starts a program on node's own standard streams, passes on signals, and returns the exit code. Not through zx: what
+ * comes and goes on the streams is the program's own business, and nothing here may touch them, as node would make them
+ * non-blocking for all who have them. `passesKeys`: SIGINT and SIGQUIT are passed on too, which a terminal sends to all
+ * its processes. `target`: who gets the signals, if it is not the program itself.
  */
-export async function becomeShell(program: string, title: string, passesKeys: boolean): Promise<number> {
-  // by name, in a variable that is nobody's afterwards: the text itself would be all that ps(1) shows
-  const argv = ['sh', '-c', 'program=$launch; unset launch; eval "$program"', title];
-  const env = { ...process.env, launch: program };
-  const execve = (process as { execve?: (file: string, argv: string[], env: NodeJS.ProcessEnv) => never })
-    .execve;
+export async function startAndWait(
+  [program = '', ...words]: Command,
+  env: NodeJS.ProcessEnv,
+  passesKeys: boolean,
+  target = (pid: number) => pid,
+): Promise<number> {
+  const { spawn } = await import('node:child_process'); // not loaded where it is not needed
+  const child = spawn(program, words, { stdio: 'inherit', env });
+  for (const signal of ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGTERM'] as const)
+    process.on(signal, () => {
+      if (child.pid && (passesKeys || (signal !== 'SIGINT' && signal !== 'SIGQUIT')))
+        try {
+          process.kill(target(child.pid), signal);
+        } catch {} // it has just ended
+    });
+  const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null];
+  return code ?? 128 + constants.signals[signal as NodeJS.Signals];
+}
+
+/** Whether node can become another program: execve(2), from Node 22.15 on. */
+export const canBecome = 'execve' in process;
+
+/** Becomes a program, where node can, else starts it and stays its parent, see startAndWait. */
+export async function become(argv: Command, env: NodeJS.ProcessEnv, passesKeys: boolean): Promise<number> {
+  const { execve } = process as { execve?: (file: string, argv: string[], env: NodeJS.ProcessEnv) => never };
+  const file = findProgram(argv[0] ?? '', env.PATH?.split(delimiter));
+  if (!file) throw new Failure(`there is no ${argv[0]} in PATH: ${env.PATH}`);
   if (execve) {
     process.removeAllListeners('warning'); // it says on stderr that execve is experimental
     blockStreams();
-    execve('/bin/sh', argv, env);
+    execve.call(process, file, argv, env);
   }
-  const { spawn } = await import('node:child_process'); // not loaded where it is not needed
-  // prctl(2): should node be killed, so is the shell, and with it what it holds
-  const shell = spawn('setpriv', ['--pdeathsig=KILL', ...argv], { stdio: 'inherit', env });
-  for (const signal of ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGTERM'] as const)
-    process.on(signal, () => {
-      if (passesKeys || (signal !== 'SIGINT' && signal !== 'SIGQUIT')) shell.kill(signal);
-    });
-  const [code, signal] = (await once(shell, 'exit')) as [number | null, NodeJS.Signals | null];
-  return code ?? 128 + constants.signals[signal as NodeJS.Signals];
+  return startAndWait(argv, env, passesKeys);
+}
+
+/**
+ * Becomes a shell that runs a program, see become(). `title` is what ps(1) shows of it. Should node be killed that stays
+ * its parent, so is the shell, and with it what it holds, prctl(2).
+ */
+export async function becomeShell(program: string, title: string, passesKeys: boolean): Promise<number> {
+  // by name, in a variable that is nobody's afterwards: the text itself would be all that ps(1) shows
+  const argv = ['/bin/sh', '-c', 'program=$launch; unset launch; eval "$program"', title];
+  const env = { ...process.env, launch: program };
+  return become(canBecome ? argv : ['setpriv', '--pdeathsig=KILL', ...argv], env, passesKeys);
 }

@@ -17,16 +17,19 @@ sub list {
 my ($script, @numbers) = list();
 my %number = map { /^(\w+):(\d+)$/ ? ($1, $2 + 0) : () } @numbers;
 
+sub say_line { print STDERR "$script: @_\n" }
+
 # Says what failed and why, and ends with what tells that no command was run.
 sub fail {
-  print STDERR "$script: cannot @_: $!\n";
+  say_line("cannot @_: $!");
   exit 125;
 }
 
-# Makes a system call. Numbers are passed as such, strings as pointers, see syscall of perlfunc(1).
+# Makes a system call. Numbers are passed as such, strings as pointers to what the kernel may write to, perlfunc(1).
 sub call {
-  my ($name, @arguments) = @_;
-  return syscall $number{$name}, @arguments;
+  my $name = shift;
+  my $number = $number{$name} // die "no number was given for $name\n";    # undefined it would be read(2)
+  return syscall $number, @_;
 }
 
 sub prctl { return call("prctl", @_, (0) x (5 - @_)) }
@@ -72,6 +75,6 @@ sub become {
   my @command = @_;
   my $code;
   exec { $command[0] } @command or $code = $! == 2 ? 127 : 126;
-  print STDERR "$script: $command[0]: $!\n";
+  say_line("$command[0]: $!");
   exit $code;
 }

@@ -21,6 +21,11 @@ def take_list():
     return words
 
 
+# python sets this where the locale is C, PEP 538; it is nothing that a command should get
+with open("/proc/self/environ", "rb") as environ:
+    if b"\0LC_CTYPE=" not in b"\0" + environ.read():
+        os.environ.pop("LC_CTYPE", None)
+
 script, *numbers = take_list()
 number = {name: int(value) for name, value in (word.split(":") for word in numbers)}
 
