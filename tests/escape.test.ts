@@ -25,6 +25,7 @@ import { defaultCapabilities } from '../scripts/run/capabilities.ts';
 import { findInit } from '../scripts/run/init.ts';
 import { Attempts, byHand } from './helpers/attempts.ts';
 import { container, namespace, newName } from './helpers/container.ts';
+import { hiding } from './helpers/inside.ts';
 import { needs } from './helpers/needs.ts';
 import { execute, script, until } from './helpers/script.ts';
 import { waysOut } from './helpers/ways-out.ts';
@@ -293,43 +294,46 @@ test("no way out: words put into the caller's terminal, TIOCSTI", {
     assert.match(await typed(command), /code \d+, typed <>/, command);
 });
 
-test('no way out: what exec.ts sends in, and hands on', {
-  skip: skip || (!existsSync(script('exec')) && 'there is no exec.ts'),
-}, async () => {
-  // a process that has left its capabilities, but not yet the root and the programs of the host
-  const look = `$| = 1; my ($canary, %said) = @ARGV; print "looking\n"; until (-e "/stop") {
+for (const [by, exec] of [
+  ['perl', [script('exec')]],
+  ['python3', hiding(['perl'], [script('exec')])],
+] as const)
+  test(`no way out: what exec.ts sends in by ${by}, and hands on`, { skip: skip || needs(by) }, async () => {
+    // a process that has left its capabilities, but not yet the root and the programs of the host
+    const look = `$| = 1; my ($canary, %said) = @ARGV; print "looking\n"; until (-e "/stop") {
     opendir my $proc, "/proc"; for my $pid (grep /^\\d+$/ && $_ != $$, readdir $proc) {
       open my $file, "<", "/proc/$pid/root$canary" and !$said{root}++ and print "OUT: root\n";
       my $exe = readlink "/proc/$pid/exe" or next; my @file = stat "/proc/$pid/exe"; my @own = stat $exe;
       my $same = @file && "@file[0, 1]" eq "@own[0, 1]" || $exe ne readlink "/proc/$pid/exe";   # or it has just become another
       $same || $said{$exe}++ or print "OUT: $exe\n" } }`;
-  const name = newName();
-  const run = [script('run'), '--name', name, root, 'perl', '-e', look, canary];
-  const launcher = spawn(run[0] as string, run.slice(1), { stdio: ['ignore', 'pipe', 'inherit'] });
-  const end = once(launcher, 'exit');
-  let said = '';
-  launcher.stdout.on('data', (text) => {
-    said += text;
-  });
-  try {
-    await until('it to look', () => said !== '');
-    for (let times = 0; times < 4; times++) await host(script('exec'), name, 'sh', '-c', ':');
-    assert.equal(said, 'looking\n', 'IT IS OUT');
-    const input = await host(script('exec'), name, 'stat', '-L', '-c', '%Hd:%Ld:%i', '/proc/self/fd/0');
-    assert.notEqual(
-      input,
-      variables.NULL,
-      "IT IS OUT: its input is the host's /dev/null, and chmod(2) changes that",
-    );
-    const pid = (await host('pgrep', '-f', `^perl -e .* ${canary}$`)).split('\n').at(-1) as string;
-    const bounding = `--bounding-set=-all,${defaultCapabilities.map((word) => `+${word}`)}`;
-    const careless = ['nsenter', '--target', pid, '--pid', 'setpriv', '--inh-caps=-all', bounding];
-    await until('the control to be out', async () => {
-      await host(...careless, '--no-new-privs', 'sh', '-c', 'sleep 0.1; :');
-      return /OUT: root/.test(said) && /OUT: .*sh\n/.test(said);
+    const name = newName();
+    rmSync(join(root, 'stop'), { force: true });
+    const run = [script('run'), '--name', name, root, 'perl', '-e', look, canary];
+    const launcher = spawn(run[0] as string, run.slice(1), { stdio: ['ignore', 'pipe', 'inherit'] });
+    const end = once(launcher, 'exit');
+    let said = '';
+    launcher.stdout.on('data', (text) => {
+      said += text;
     });
-  } finally {
-    writeFileSync(join(root, 'stop'), '');
-    await end;
-  }
-});
+    try {
+      await until('it to look', () => said !== '');
+      for (let times = 0; times < 4; times++) await host(...exec, name, 'sh', '-c', ':');
+      assert.equal(said, 'looking\n', 'IT IS OUT');
+      const input = await host(...exec, name, 'stat', '-L', '-c', '%Hd:%Ld:%i', '/proc/self/fd/0');
+      assert.notEqual(
+        input,
+        variables.NULL,
+        "IT IS OUT: its input is the host's /dev/null, and chmod(2) changes that",
+      );
+      const pid = (await host('pgrep', '-f', `^perl -e .* ${canary}$`)).split('\n').at(-1) as string;
+      const bounding = `--bounding-set=-all,${defaultCapabilities.map((word) => `+${word}`)}`;
+      const careless = ['nsenter', '--target', pid, '--pid', 'setpriv', '--inh-caps=-all', bounding];
+      await until('the control to be out', async () => {
+        await host(...careless, '--no-new-privs', 'sh', '-c', 'sleep 0.1; :');
+        return /OUT: root/.test(said) && /OUT: .*sh\n/.test(said);
+      });
+    } finally {
+      writeFileSync(join(root, 'stop'), '');
+      await end;
+    }
+  });

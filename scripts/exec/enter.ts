@@ -156,10 +156,11 @@ function nsenterLists(entry: Entry, path: string, variables: string[]): Command[
   return [
     ...(isRoot ? [shield(path)] : []),
     ['sh', '-c', join, 'exec', ...cgroups, '--'],
-    [...nsenter, '--root', '--wd'],
+    // nothing of the caller's environment gets in; by PATH the container's own programs are found
+    ['env', '-i', 'PATH=/usr/sbin:/usr/bin:/sbin:/bin', ...nsenter, '--root', '--wd'],
     setprivWords(inside),
-    ['env', '-i', ...variables, ...environment],
     ...(workdir === undefined ? [] : [['sh', '-c', 'cd -- "$0" || exit 125; exec "$@"', workdir]]),
+    ['env', '-i', ...variables, ...environment],
     command,
   ];
 }

@@ -50,10 +50,16 @@ export async function refused(expected: RegExp, options: string | string[], how:
 export const mounted = (program: string, then = launch) =>
   ['unshare', '--mount', '--propagation=private', 'sh', '-ec', `${program}\nexec "$@"`, 'sh'].concat(then);
 
-/** run.ts on a host that lacks these programs. */
-export const without = (...programs: string[]) =>
-  mounted(`for folder in $(echo "$PATH:/usr/bin:/bin:/usr/sbin:/sbin" | tr : " "); do
+/** A script, run.ts for one, on a host that lacks these programs. */
+export const hiding = (programs: string[], then = launch) =>
+  mounted(
+    `for folder in $(echo "$PATH:/usr/bin:/bin:/usr/sbin:/sbin" | tr : " "); do
     for name in ${programs.join(' ')}; do
       [ ! -f "$folder/$name" ] || mount --bind /dev/null "$folder/$name"
     done
-  done`);
+  done`,
+    then,
+  );
+
+/** run.ts on a host that lacks these programs. */
+export const without = (...programs: string[]) => hiding(programs);
