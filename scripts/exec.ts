@@ -24,6 +24,9 @@ OPTIONS
   environment, capabilities, no_new_privs; where that one's system calls are filtered, the filter of run.ts. On a
   terminal it has a terminal of its own.
 
+  What enters is a program in perl. Without perl it is one in python3; without that nsenter(1), which is weaker, and a
+  line on stderr says in what.
+
   The exit code is COMMAND's; 128+n if signal n killed it; 127 if it was not found, 126 if it could not be executed;
   125 if it was not tried.
 
@@ -35,10 +38,11 @@ EXAMPLES
   exec.ts --dry-run web sh | less               what would be done
 
 CHANGES
-  Nothing of the host's. What COMMAND does in the container stays.
+  Nothing of the host's, but who owns its standard streams: for a user without root, pipes and files that are written
+  to, as in exec.ts -u nobody web date >file, are given to that user. What COMMAND does in the container stays.
 
 UNDO
-  It ends with COMMAND. SIGKILL of exec.ts kills COMMAND too.
+  chown(1) of such a file. All else ends with COMMAND. SIGKILL of exec.ts kills COMMAND too.
 
 SEE ALSO
   setns(2), nsenter(1), chroot(2), cgroups(7), capabilities(7), credentials(7), prctl(2), pty(7), unshare(1)
