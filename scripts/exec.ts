@@ -10,8 +10,8 @@ USAGE
   What follows COMMAND belongs to COMMAND.
 
 OPTIONS
-  -u, --user USER[:GROUP]  run as a user of the container's /etc/passwd, or as a number (default: who its first
-                        process is)
+  -u, --user USER[:GROUP]  run as a user of the container's /etc/passwd; a number, up to 2147483647, is an ID always
+                        (default: who its first process is)
   -e, --env KEY=VALUE   set an environment variable; KEY alone takes the caller's value; may be repeated
   -w, --workdir DIR     start in DIR of the container (default: where its first process is)
   --privileged          with all capabilities and system calls, which the container itself need not have
@@ -60,7 +60,7 @@ import {
   readProcesses,
   startTicks as startTicksOf,
 } from './helpers/pids.ts';
-import { findUser } from './helpers/rootfs.ts';
+import { findHome, findUser, parseUser, type UserChoice } from './helpers/rootfs.ts';
 import { seccompRules } from './helpers/seccomp/seccomp.ts';
 import { become, type Command, canBecome, findInPath, findProgram, startAndWait } from './helpers/shell.ts';
 import { numberedArchitectures } from './helpers/system-calls.ts';
@@ -69,7 +69,7 @@ import { capabilities } from './run/capabilities.ts';
 import { parseVariable, parseWorkdir } from './run/options.ts';
 
 export const options = {
-  user: { short: 'u', parse: (text: string) => text },
+  user: { short: 'u', parse: parseUser },
   env: { short: 'e', parse: parseVariable, many: true },
   workdir: { short: 'w', parse: parseWorkdir },
   privileged: {},
@@ -116,9 +116,9 @@ function planInside(
     ? [readProc(pid, 'uid_map'), readProc(pid, 'gid_map')]
     : ['0 0 4294967295', '0 0 4294967295'];
   const root = `/proc/${pid}/root`;
-  const find = (text: string) => {
+  const find = (choice: UserChoice) => {
     try {
-      return findUser(root, text);
+      return findUser(root, choice);
     } catch (error) {
       throw new Failure((error as Error).message.replace(root, 'the container: '));
     }
@@ -129,7 +129,7 @@ function planInside(
     if (uid === undefined || gid === undefined)
       throw new Failure(`the user of ${pid} has no number in its own user namespace: choose one with -u`);
     const groups = status.groups.flatMap((group) => mapped(gids, group, 'outside') ?? []);
-    return { uid, gid, groups, home: needsHome ? find(String(uid)).home : '' };
+    return { uid, gid, groups, home: needsHome ? findHome(root, uid) : '' };
   };
   const user = values.user === undefined ? ownUser() : find(values.user);
   const hostUid = mapped(uids, user.uid, 'inside');

@@ -18,7 +18,7 @@ OPTIONS
   -e, --env KEY=VALUE   set an environment variable; KEY alone takes the caller's value; may be repeated
   --env-file FILE       set those in FILE, one a line; may be repeated
   -w, --workdir DIR     start in DIR of the container (default: /)
-  -u, --user USER[:GROUP]  run as a user of the container's /etc/passwd, or as a number
+  -u, --user USER[:GROUP]  run as a user of the container's /etc/passwd; a number, up to 2147483647, is an ID always
   --init                a small init is PID 1: it passes signals on and reaps orphans
   --stop-signal SIGNAL  what stop.ts is to send first (default: TERM)
 
@@ -102,7 +102,14 @@ import {
 import { Failure, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
 import { notesFolder } from './helpers/containers.ts';
 import { readProc } from './helpers/pids.ts';
-import { defaultShell, findRootfs, findUser } from './helpers/rootfs.ts';
+import {
+  defaultShell,
+  findRootfs,
+  findUser,
+  parseUser,
+  type User,
+  type UserChoice,
+} from './helpers/rootfs.ts';
 import { findInPath } from './helpers/shell.ts';
 import { delegatedTo } from './helpers/target.ts';
 import { parseCpus, parseList, parseNumber, parseSize } from './helpers/units.ts';
@@ -111,7 +118,7 @@ import { planCgroups } from './run/cgroups.ts';
 import { namespaceFlags } from './run/hold.ts';
 import { findVolumes, mountFlags, planSeccomp, readHost } from './run/host.ts';
 import { idmapWords } from './run/idmap.ts';
-import { readImageConfig } from './run/image.ts';
+import { imageFile, readImageConfig } from './run/image.ts';
 import { findInit, shellInit } from './run/init.ts';
 import { type Launch, launchContainer } from './run/launch.ts';
 import { parseNetwork, planNetwork } from './run/network.ts';
@@ -133,7 +140,7 @@ import {
   parseWorkdir,
 } from './run/options.ts';
 import { printLaunch } from './run/print.ts';
-import { freeNamespace, lockedBy, rootlessNamespace } from './run/userns.ts';
+import { freeNamespace, lockedBy, type Range, rootlessNamespace } from './run/userns.ts';
 
 export const options = {
   name: { parse: parseName },
@@ -144,7 +151,7 @@ export const options = {
   env: { short: 'e', parse: parseVariable, many: true },
   envFile: { parse: parseVariableFile, many: true },
   workdir: { short: 'w', parse: parseWorkdir },
-  user: { short: 'u', parse: (text: string) => text },
+  user: { short: 'u', parse: parseUser },
   init: {},
   stopSignal: { parse: parseSignal },
   volume: { short: 'v', parse: parseVolume, many: true },
@@ -274,6 +281,34 @@ function findCgroups(name: string, limits: LaunchLimits, isRoot: boolean): Launc
   return { ...planCgroups(delegated, name, limits), lock: undefined, leave };
 }
 
+/** The user that an image asks for: root, if it asks for none. Throws Failure for what is none. */
+function imageUser(rootfs: string, text = '0'): UserChoice {
+  try {
+    return parseUser(text);
+  } catch (error) {
+    throw new Failure(`User in ${rootfs}${imageFile} is ${(error as Error).message}: choose one with -u`);
+  }
+}
+
+/** Throws Failure for a user that the container's user namespace does not have. */
+function checkUser({ uid, gid, groups }: User, namespace: Launch['userNamespace']): void {
+  if (!namespace) return;
+  const { uids, gids, single } = namespace;
+  const has = (ranges: Range[], id: number) =>
+    ranges.some(({ inside, count }) => id >= inside && id < inside + count);
+  // where there is only one, other groups are not asked for either
+  if (has(uids, uid) && [gid, ...(single ? [] : groups)].every((id) => has(gids, id))) return;
+  if (single)
+    throw new Failure(
+      'there is only one user in this container, 0: for others you need a line in /etc/subuid and /etc/subgid, and newuidmap(1)',
+    );
+  const list = (ranges: Range[]) =>
+    ranges.map(({ inside, count }) => `${inside} to ${inside + count - 1}`).join(', ');
+  throw new Failure(
+    `user ${uid} with the groups ${[gid, ...groups]} is not in this container's user namespace: it has the users ${list(uids)} and the groups ${list(gids)}`,
+  );
+}
+
 /** Options and facts become a launch. Throws UsageError for options that contradict each other. */
 async function planLaunch(
   values: Values<typeof options>,
@@ -297,11 +332,11 @@ async function planLaunch(
   if (!isRoot && !(isolate.has('mount') && isolate.has('pid')))
     throw new UsageError('without root --isolate must have mount and pid');
   const limits = planLimits(values);
-  const user = findUser(rootfs, values.user ?? (isolate.has('mount') ? image.user : undefined) ?? '0');
-  if (userNamespace?.single && (user.uid !== 0 || user.gid !== 0))
-    throw new Failure(
-      'there is only one user in this container, 0: for others you need a line in /etc/subuid and /etc/subgid, and newuidmap(1)',
-    );
+  const user = findUser(
+    rootfs,
+    values.user ?? imageUser(rootfs, isolate.has('mount') ? image.user : undefined),
+  );
+  checkUser(user, userNamespace);
   const names = isolate.has('uts') && (!userNamespace || findInPath('hostname'));
   if (values.hostname && !names)
     throw new Failure('--hostname without root needs hostname(1), which is not here');

@@ -173,7 +173,15 @@ test('--init, --device and --stop-signal', rootless, async () => {
 
 test('what a user cannot have is refused in one line', rootless, async () => {
   await refused(/^run: cannot limit .*without root.*: sudo run.ts/, '--memory 10M', how);
-  await refused(/^run: there is only one user in this container, 0: .*subuid.*newuidmap/, '-u 1', how);
+  for (const user of ['1', '01', '0:1', '2147483647'])
+    await refused(
+      /^run: there is only one user in this container, 0: .*subuid.*newuidmap/,
+      `-u ${user}`,
+      how,
+    );
+  for (const user of ['2147483648', '4294967295', '4294967296', '0:4294967296'])
+    await refused(/is a number from 0 to 2147483647/, `-u ${user}`, how);
+  await says('id -u; id -g', [['-u 00:0', '0', '0']], how);
   await refused(/^run: without root --isolate must have mount and pid/, '--isolate chroot', how);
   await refused(/NOFILE|nofile/, '--ulimit nofile=1000000000', how);
   // user_namespaces(7): the sysctl is its own in each user namespace
