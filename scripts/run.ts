@@ -23,7 +23,8 @@ OPTIONS
   --stop-signal SIGNAL  what stop.ts is to send first (default: TERM)
 
   -v, --volume SRC:DST[:OPTIONS]  show the host's SRC at DST, with ro, nosuid, noexec perhaps; may be repeated
-  --tmpfs DST[:OPTIONS] a file system in memory, nosuid and noexec, with size=, mode=, exec ...; may be repeated
+  --tmpfs DST[:OPTIONS] a file system in memory, nosuid and noexec, with size=, mode=, exec ...; may be repeated.
+                        Mode and owner are those of DST, if that is there
   --device SRC[:DST]    make a device of the host's in /dev; may be repeated
   --shm-size SIZE       how large /dev/shm may become (default: 64M)
   --read-only           nothing of ROOTFS can be written
@@ -123,6 +124,7 @@ import { findInit, shellInit } from './run/init.ts';
 import { type Launch, launchContainer } from './run/launch.ts';
 import { parseNetwork, planNetwork } from './run/network.ts';
 import {
+  checkPlaces,
   orUnlimited,
   parseDevice,
   parseHost,
@@ -373,6 +375,12 @@ async function planLaunch(
     isRoot,
     hasFiles: isolate.has('mount'),
   });
+  checkPlaces([
+    ['--volume', values.volume.map(({ path }) => path)],
+    ['--tmpfs', values.tmpfs.map(({ path }) => path)],
+    ['--device', values.device.map(({ path }) => path)],
+    ['--add-host, --dns or --network', network.texts.map(({ path }) => path)],
+  ]);
   if (network.warning) console.error(`run: ${network.warning}`);
   const { init, words: before } = values.init ? planInit() : { init: undefined, words: [] };
   const host = readHost([...environment.values()]);

@@ -70,6 +70,29 @@ test('a value is taken from the same word or the next', () => {
   assert.deepEqual(given(parse('--env=two\nlines')), [{ env: ['two\nlines'] }, []]);
 });
 
+test('a value may be a number below zero', () => {
+  for (const number of ['-1', '-0.5', '-.5', '-100000'])
+    for (const argv of [['--memory', number], [`--memory=${number}`], ['-m', number], ['-im', number]])
+      for (const parser of [parse, parseCommand]) {
+        const flag = argv[0] === '-im' ? { interactive: true } : {};
+        assert.deepEqual(given(parser(...argv, 'x')), [{ memory: number, ...flag }, ['x']], argv.join(' '));
+      }
+  assert.deepEqual(given(parse('-e', '-1', '--env', '-2', '--dry-run')), [
+    { env: ['-1', '-2'], dryRun: true },
+    [],
+  ]);
+  // nowhere else
+  assert.deepEqual(given(parseCommand('root', 'nice', '--memory', '-1')), [
+    {},
+    ['root', 'nice', '--memory', '-1'],
+  ]);
+  assert.deepEqual(given(parse('--', '--memory', '-1')), [{}, ['--memory', '-1']]);
+  for (const argv of [['-1'], ['-i', '-1'], ['--memory', '5', '-1']])
+    assert.throws(() => parse(...argv), refused('unknown option -1'), argv.join(' '));
+  for (const word of ['-1x', '--1', '-d', '-i', '-', '--'])
+    if (word !== '-') assert.throws(() => parse('--memory', word), UsageError, word);
+});
+
 test('an option that is given again wins, or makes the list longer', () => {
   assert.deepEqual(given(parse('-m', '1', '--memory', '2')), [{ memory: '2' }, []]);
   assert.deepEqual(given(parse('-e', 'A=1', 'x', '-e', 'B=2')), [{ env: ['A=1', 'B=2'] }, ['x']]);
@@ -138,7 +161,10 @@ test('a flag takes no value: --privileged=no does not mean yes, nor does a flag 
 
 test('short flags may be joined, and the last may take a value', () => {
   assert.deepEqual(given(parse('-it', 'x')), [{ interactive: true, tty: true }, ['x']]);
-  assert.deepEqual(given(parse('-itm', '5')), [{ interactive: true, tty: true, memory: '5' }, []]);
+  for (const argv of [['-itm', '5'], ['-itm5'], ['-itm=5']])
+    assert.deepEqual(given(parse(...argv)), [{ interactive: true, tty: true, memory: '5' }, []], argv.join());
+  for (const word of ['-itmx', '-itm5x', '-itm5=6', '-m5m'])
+    assert.throws(() => parse(word, 'x'), refused(`unknown option ${word}`), word);
 });
 
 test('options may stand among the operands, and end at --', () => {

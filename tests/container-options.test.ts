@@ -88,6 +88,10 @@ test('a volume is SRC:DST[:OPTIONS], where SRC is on this host and found without
     [`${file}:/mnt:ro`, volume(file, '/mnt', 'ro')],
     [`${file}:/mnt:rw`, volume(file, '/mnt')],
     [`${file}:/mnt:noexec,ro,nosuid`, volume(file, '/mnt', 'noexec', 'ro', 'nosuid')],
+    [`${file}:/mnt:rw,rbind,rprivate,private,nocopy`, volume(file, '/mnt')],
+    [`${file}:/mnt:ro,nodev`, volume(file, '/mnt', 'ro', 'nodev')],
+    // sysfs(5) has no other times
+    ['/sys:/mnt:relatime,ro', volume('/sys', '/mnt', 'ro')],
     [`${odd.replace(':', '\\:')}:/a\\:b`, volume(odd, '/a:b')],
     ['./link:/x', volume(odd, '/x')],
     ['.:/x', volume(scratch, '/x')],
@@ -100,14 +104,16 @@ test('a volume is SRC:DST[:OPTIONS], where SRC is on this host and found without
   refuse(options.parseVolume, /^--volume: there is no \/no on this host: mkdir -p \/no$/, '/no:/x');
   refuse(
     options.parseVolume,
-    /^--volume: options are ro, rw, nosuid and /,
-    '/tmp:/x:exec|/tmp:/x:|/tmp:/x:ro,',
+    /^--volume: options are ro, nosuid and noexec, or what holds anyway: rw, nodev, /,
+    '/tmp:/x:exec|/tmp:/x:|/tmp:/x:ro,|/tmp:/x:dev|/tmp:/x:shared|/tmp:/x:z|/tmp:/x:noatime',
   );
+  refuse(options.parseVolume, /^--volume: either ro or rw$/, '/tmp:/x:ro,rw');
 });
 
 test('a tmpfs is nosuid and noexec unless it says otherwise', () => {
   const tmpfs = (path: string, ...words: string[]) => ({ path, options: ['nosuid', 'noexec', ...words] });
-  const all = ['suid', 'exec', 'ro', 'mode=1777', 'uid=1', 'gid=2', 'nr_inodes=3', 'size=50%'];
+  const all = ['suid', 'exec', 'ro', 'mode=1777', 'uid=1', 'gid=2147483647', 'nr_inodes=3', 'size=50%'];
+  all.push('rw', 'nodev', 'relatime', 'async');
   take(options.parseTmpfs, [
     ['/a', tmpfs('/a')],
     ['/a b:', tmpfs('/a b')],
@@ -117,6 +123,8 @@ test('a tmpfs is nosuid and noexec unless it says otherwise', () => {
   refuse(options.parseTmpfs, /^--tmpfs: a path in the container begins with \/: "/, '|a|a:exec|/a\nb');
   const wrong = 'dev|size=|size=1q|mode=8|bind|a b|huge=always|uid=0;x|size=1\nexec|size=1:exec';
   refuse((word) => options.parseTmpfs(`/a:${word}`), /^--tmpfs: no such option of tmpfs\(5\) here: /, wrong);
+  const ids = 'uid=2147483648|gid=4294967295|uid=4294967296|GID=99999999999999999999';
+  refuse((word) => options.parseTmpfs(`/a:${word}`), /^--tmpfs: [ug]id is a number from 0 to 2147/i, ids);
 });
 
 test('a device is one of this host, and its path is below /dev', () => {

@@ -124,7 +124,7 @@ test('what a launch asks for goes to the files of the version that the host has'
     ['web/memory.swap.max', '50'],
     ['web/memory.low', '50'],
     ['web/cpu.max', '150000 100000'],
-    ['web/cpu.weight', '20'],
+    ['web/cpu.weight', '59'],
     ['web/cpuset.cpus', '0-1'],
     ['web/cpuset.mems', '0'],
     ['web/pids.max', '20'],
@@ -204,7 +204,10 @@ test('values are shown as people read them, whatever the version', () => {
   assert.equal(shown(1, 'writeBps', '1048576'), '1 MiB/s');
   assert.equal(amount(1, { limit: 'cpuset', text: '0' }), undefined);
   assert.deepEqual([1, 100, 10_000].map(weightToShares), [10, 1024, 102_400]);
-  assert.deepEqual([2, 512, 1024, 262_144].map(sharesToWeight), [1, 20, 39, 10_000]);
+  // what runc writes
+  const weights = { 2: 1, 3: 2, 10: 4, 512: 59, 1023: 100, 1024: 100, 1025: 101, 2048: 174, 262143: 10_000 };
+  for (const [shares, weight] of Object.entries({ ...weights, 0: 1, 1: 1, 262144: 10_000, 300000: 10_000 }))
+    assert.equal(sharesToWeight(Number(shares)), weight, shares);
 });
 
 const target = (some: Partial<Target>): Target => ({

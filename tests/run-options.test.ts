@@ -2,16 +2,25 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmdirSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { attempt } from '../scripts/helpers/pids.ts';
 import { backgroundName, detach, ended, kept, keptFile } from './helpers/background.ts';
-import { container, newName, start } from './helpers/container.ts';
+import { cgroups, container, newName, start } from './helpers/container.ts';
 import { link, needsAttributes, state } from './helpers/folders.ts';
 import { each, inside, launch, mounted, refused, said, says, without } from './helpers/inside.ts';
 import { needs } from './helpers/needs.ts';
-import { call, execute, rootfs } from './helpers/script.ts';
+import { call, execute, rootfs, until } from './helpers/script.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'barehand-run-options-'));
 after(() => execute(['rm', '-r', scratch]));
@@ -158,6 +167,75 @@ test('--tmpfs is memory, nosuid, noexec and nodev unless it says otherwise', con
   );
   const expected = '/a rw,nosuid,nodev,noexec|/usr/new/b rw,nodev|1777|700|No space left on device|';
   assert.equal(output.replaceAll(',relatime', ''), expected.replaceAll('|', '\n'));
+});
+
+test('--tmpfs over a directory has its mode and owner, unless it says otherwise', container, async () => {
+  const there = join(root, 'was there');
+  await execute(['install', '-d', '-m', '2750', '-o', '33', '-g', '44', there, `${there}/in it`]);
+  const before = await state(there);
+  const look = (...places: string[]) =>
+    `stat -c %a:%u:%g ${places.map((place) => `'${place}'`).join(' ')}; ls -A '/was there'`;
+  const rows: [options: string[], path: string, expected: string][] = [
+    [['/was there'], '/was there', '2750:33:44'],
+    [['/was there/in it'], '/was there/in it', '2750:33:44'],
+    [['/was there:mode=711'], '/was there', '711:33:44'],
+    [['/was there:uid=7'], '/was there', '2750:7:44'],
+    [['/was there:gid=8,mode=1777,uid=7'], '/was there', '1777:7:8'],
+    [['/was there:rw,nodev,relatime,size=1m'], '/was there', '2750:33:44'],
+    [['/new/one'], '/new/one', '1777:0:0'],
+    [['/was there:mode=755', '/was there/new'], '/was there/new', '1777:0:0'],
+  ];
+  for (const ephemeral of [[], ['--ephemeral'], ['--read-only']])
+    for (const [values, path, expected] of rows) {
+      const output = await said([...ephemeral, ...each('--tmpfs', values)], look(path), { root });
+      assert.equal(output.split('\n')[0], expected, `${ephemeral} ${values}`);
+    }
+  assert.equal(await state(there), before);
+});
+
+test('--tmpfs in a user namespace: an owner that it does not know is left out', {
+  skip: container.skip || needs('user-namespaces', 'perl'),
+}, async () => {
+  const how = { root: join(scratch, 'owned') };
+  await copy(how.root);
+  await execute(['chmod', '755', scratch]);
+  for (const [id, name] of [
+    [33, 'known'],
+    [700_000, 'unknown'],
+  ] as const)
+    await execute(['install', '-d', '-m', '750', '-o', String(id), '-g', '0', join(how.root, name)]);
+  const output = await said(
+    '--userns --tmpfs /known --tmpfs /unknown',
+    'stat -c %a:%u:%g /known /unknown',
+    how,
+  );
+  assert.match(output, /^750:33:0\n750:(0|65534):0\n$/);
+});
+
+test('the same place is given to one thing only', container, async () => {
+  const twice = (path: string) => new RegExp(`two things are to be at ${path}, by `);
+  const [there, file] = [source, join(source, 'file')];
+  await refused(twice('/a'), `-v ${there}:/a -v ${there}:/a`);
+  await refused(twice('/a'), `-v ${there}:/a --tmpfs /a/`);
+  await refused(twice('/a/b'), '--tmpfs /a/b --tmpfs //a/./c/../b/.:size=1m');
+  await refused(twice('/dev/x'), '--device /dev/null:/dev/x --device /dev/zero:/dev/x');
+  await refused(twice('/dev/x'), `--device /dev/null:/dev/x -v ${file}:/dev/x`);
+  await refused(twice('/etc/hosts'), `-v ${file}:/etc/hosts --add-host a:1.2.3.4`);
+  await refused(twice('/etc/resolv.conf'), `-v ${file}:/etc/resolv.conf --dns 9.9.9.9`);
+  await refused(twice('/a'), `-d -v ${there}:/a -v ${there}:/a`);
+  assert.equal(
+    await said(`-v ${there}:/a -v ${there}:/a/b -v ${there}:/ab`, 'cat /ab/file', { root }),
+    'of the host\n',
+  );
+});
+
+test('words for what holds anyway are no errors', container, async () => {
+  const options = `-v ${source}:/v:ro,nodev,rbind,private -v ${source}:/w:rw,nocopy --tmpfs /t:rw,nodev,relatime,async`;
+  const list = "cut -d' ' -f5,6 /proc/self/mountinfo | grep -E '^/[vwt] ' | sort";
+  const output = await said(options, list, { root });
+  assert.match(output, /^\/t rw,nosuid,nodev,noexec,relatime\n\/v ro,nodev\S*\n\/w rw,nodev\S*\n$/);
+  const { stdout } = await inside(`--privileged -v ${source}:/v:nodev --tmpfs /t:nodev`, list, { root });
+  assert.match(stdout, /^\/t rw,nosuid,nodev,\S*\n\/v rw,nodev\S*\n$/);
 });
 
 test('--read-only is the root; volumes, /dev and tmpfs stay writable', container, async () => {
@@ -401,6 +479,59 @@ test('with --init Ctrl-C reaches the command', {
     const words = [...without(...hidden), '--init', ...command].map((word) => `{${word}}`).join(' ');
     const dialogue = `spawn ${words}; expect ready; send "\\003"; expect eof; puts "code [lindex [wait] 3]"`;
     assert.match((await execute(['expect', '-c', `set timeout 60; ${dialogue}`])).stdout, /code 5\n$/);
+  }
+});
+
+test('-1 is no limit', container, async () => {
+  const options = '--memory 50M --memory-swap -1 --pids-limit -1 --network none';
+  assert.equal(await said(options, 'echo runs'), 'runs\n');
+  await refused(/--cpus|not a number/, '--cpus -1');
+});
+
+test('--cpu-shares of everybody is what everybody has', { skip: needs('cgroup-v2') }, async () => {
+  for (const [shares, weight] of [
+    ['2', '1'],
+    ['1024', '100'],
+    ['262144', '10000'],
+  ] as const) {
+    const { name, first } = await start(['--cpu-shares', shares], ['sleep', '1000']);
+    const files = cgroups(name).map((folder) => join(folder, 'cpu.weight'));
+    const file = files.find((path) => existsSync(path)) as string;
+    assert.equal(readFileSync(file, 'utf8'), `${weight}\n`);
+    process.kill(first, 'SIGKILL');
+  }
+});
+
+test('a name is free only if it is in every hierarchy', { skip: needs('cgroup-v1') }, async () => {
+  for (const [index] of cgroups('any').entries()) {
+    const name = newName();
+    const folder = cgroups(name)[index] as string;
+    // another launch may sweep up what is empty
+    const make = () => attempt(() => mkdirSync(folder, { recursive: true }) !== '');
+    await until('the cgroup', make);
+    // what is empty is what a killed launch has left
+    assert.equal(await said(`--name ${name}`, 'echo runs'), 'runs\n');
+    assert.equal(existsSync(folder), false);
+    const other = spawn('sleep', ['1000'], { stdio: 'ignore' });
+    const end = once(other, 'exit');
+    const join = () => {
+      for (const file of ['cpuset.cpus', 'cpuset.mems'])
+        for (const level of [`${folder}/..`, folder])
+          if (existsSync(`${level}/${file}`))
+            writeFileSync(`${level}/${file}`, readFileSync(`${level}/../${file}`, 'utf8'));
+      writeFileSync(`${folder}/cgroup.procs`, `${other.pid}`);
+      return true;
+    };
+    try {
+      await until('a process in it', () => make() && attempt(join));
+      await refused(new RegExp(`the name ${name} is in use by PID ${other.pid}`), `--name ${name}`);
+      for (const path of cgroups(name)) assert.equal(existsSync(path), path === folder, path);
+      assert.equal(other.exitCode ?? other.signalCode, null);
+    } finally {
+      other.kill('SIGKILL');
+      await end;
+      await until('the cgroup to be empty', () => attempt(() => rmdirSync(folder)) ?? !existsSync(folder));
+    }
   }
 });
 

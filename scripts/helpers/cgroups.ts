@@ -347,8 +347,17 @@ export const weightToShares = (weight: number) => Math.max(2, Math.round((weight
 
 const sharesAsWeight = (shares: number) => Math.max(1, Math.round((shares * 100) / 1024));
 
-/** v1's cpu.shares, 2 to 262144, as v2's cpu.weight, as runc and Docker reckon (libcontainer's 1.1). */
-export const sharesToWeight = (shares: number) => 1 + Math.trunc(((shares - 2) * 9999) / 262142);
+/**
+ * v1's cpu.shares, 2 to 262144, as v2's cpu.weight, as runc and crun reckon (opencontainers/cgroups since 0.0.3): a curve
+ * through both ends and through what a cgroup has that nobody gave one.
+ */
+export function sharesToWeight(shares: number): number {
+  if (shares <= 2) return 1;
+  if (shares >= 262_144) return 10_000;
+  const log = Math.log2(shares);
+  // what is a whole number already may be off by the last bit
+  return Math.ceil(10 ** ((log * log + 125 * log) / 612 - 7 / 34) - 1e-9);
+}
 
 /** Limits of a container that is to be launched, as Docker has them. Infinity: none. */
 export interface LaunchLimits {

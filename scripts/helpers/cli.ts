@@ -66,8 +66,8 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
     name: kebab(key),
   }));
   const flags = table.filter((option) => !option.parse);
-  checkOptions(table, spec.command ?? false, argv);
-  const parsed = minimist(argv, {
+  const words = checkOptions(table, spec.command ?? false, argv);
+  const parsed = minimist(words, {
     string: ['_', ...table.filter((option) => option.parse).map((option) => option.name)],
     // minimist takes --no-x for x = false, so a flag that is named so is asked for by the name it negates
     boolean: flags.map((flag) => flag.name.replace(/^no-/, '')),
@@ -113,25 +113,37 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
 
 /**
  * Refuses what minimist would let pass: `--no-NAME` of anything, names that every object has (`--constructor`), and
- * a flag's value, since --privileged=no must not mean yes, nor `--privileged false` eat an operand.
+ * a flag's value, since --privileged=no must not mean yes, nor `--privileged false` eat an operand. Returns words that
+ * minimist reads as they are meant: it takes -1 for an option, not a value, and in -du1000 u1000 for the value of -d.
  */
-function checkOptions(table: Named[], command: boolean, argv: string[]): void {
+function checkOptions(table: Named[], command: boolean, argv: string[]): string[] {
+  const words: string[] = [];
   for (let index = 0; index < argv.length; index++) {
     const word = argv[index] as string;
-    const [, long, letters, value] = /^(?:--([^=]+)|-([^-=][^=]*))(=.*)?$/s.exec(word) ?? [];
-    if (word === '--' || (command && !long && !letters)) return;
-    for (const name of long ? [long] : (letters ?? '')) {
+    const next = argv[index + 1];
+    const [, long, letters = '', value] = /^(?:--([^=]+)|-([^-=][^=]*))(=.*)?$/s.exec(word) ?? [];
+    if (word === '--' || (command && !long && !letters)) return [...words, ...argv.slice(index)];
+    if (!long && !letters) words.push(word);
+    for (const [position, name] of (long ? [long] : [...letters]).entries()) {
       const option = table.find((candidate) => (long ? candidate.name : candidate.short) === name);
       if (!option) throw new UsageError(`unknown option ${word}`);
-      // what follows in this word, or the next word, is its value
+      const rest = long ? '' : letters.slice(position + 1);
       if (option.parse) {
-        if (value === undefined && word.endsWith(name)) index++;
+        // what follows in this word, or the next word, is its value; one that is joined to a letter is a number
+        if (rest !== '' && (value !== undefined || !/^\d+(\.\d*)?(e\d+)?$/.test(rest)))
+          throw new UsageError(`unknown option ${word}`);
+        const joined = value ?? (rest && `=${rest}`);
+        if (joined || next === undefined) words.push(`--${option.name}${joined}`);
+        else if (/^-\.?\d[\d.]*$/.test(next)) words.push(`--${option.name}=${argv[++index]}`);
+        else words.push(`--${option.name}`, argv[++index] as string);
         break;
       }
-      if (value !== undefined || /^(true|false)$/.test((word.endsWith(name) && argv[index + 1]) || ''))
+      if (rest === '' && (value !== undefined || /^(true|false)$/.test(next ?? '')))
         throw new UsageError(`--${option.name} is a flag: it takes no value`);
+      words.push(`--${option.name}`);
     }
   }
+  return words;
 }
 
 /** The header comment of a script, which is its help. `url`: the script's import.meta.url. */

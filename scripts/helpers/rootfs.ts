@@ -72,7 +72,7 @@ export interface UserChoice {
 }
 
 /** The largest ID: runc and podman go as far, and from 4294967295 on setresuid(2) and setpriv(1) mean something else. */
-const maxId = 2_147_483_647;
+export const maxId = 2_147_483_647;
 
 /** An ID in decimal, whatever zeros it begins with; undefined for what is none. */
 function parseId(word: string | undefined): number | undefined {

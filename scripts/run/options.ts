@@ -3,8 +3,10 @@
 import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { constants } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join, posix, resolve } from 'node:path';
 import { reason, UsageError } from '../helpers/cli.ts';
+import { mountOf, parseMounts } from '../helpers/containers.ts';
+import { maxId } from '../helpers/rootfs.ts';
 import { parseNumber, parseSize } from '../helpers/units.ts';
 import { findDisk } from '../limit/disk.ts';
 import type { Port } from '../network/rules.ts';
@@ -41,6 +43,10 @@ export function parseVariableFile(path: string): string[] {
     .map((line) => parseVariable(line.trimStart()));
 }
 
+/** Where the host has it mounted, with which options of mount(8); of files that are missing nothing is known. */
+const mountOptions = (path: string) =>
+  mountOf(realpathSync(path), parseMounts(readFileSync('/proc/self/mountinfo', 'utf8')))?.options ?? [];
+
 /** An absolute path in the container. It may lead over symlinks, and upwards: it can't lead out. */
 function parsePath(option: string, text: string): string {
   if (text.startsWith('/') && !/[\0\n]/.test(text)) return text;
@@ -49,7 +55,12 @@ function parsePath(option: string, text: string): string {
 
 export const parseWorkdir = (text: string) => parsePath('workdir', text);
 
-/** `SRC:DST[:OPTIONS]`, options ro, rw, nosuid, noexec with commas. A colon in SRC is written as `\:`. */
+/** Words of Docker's and mount(8)'s that say of a volume what is so anyway. */
+const anyway = 'rw nodev relatime rbind private rprivate nocopy'.split(' ');
+
+/**
+ * `SRC:DST[:OPTIONS]`, options ro, nosuid, noexec with commas, or what holds anyway. A colon in SRC is written as `\:`.
+ */
 export function parseVolume(text: string): Volume {
   const [from = '', to = '', words = 'rw', ...more] = text
     .split(/(?<!\\):/)
@@ -62,22 +73,35 @@ export function parseVolume(text: string): Volume {
     throw new UsageError(`--volume: there is no ${source} on this host: mkdir -p ${source}`);
   const options = words.split(',');
   for (const word of options)
-    if (!['ro', 'rw', 'nosuid', 'noexec'].includes(word))
-      throw new UsageError(`--volume: options are ro, rw, nosuid and noexec, not ${word}`);
+    if (!['ro', 'nosuid', 'noexec', ...anyway].includes(word))
+      throw new UsageError(
+        `--volume: options are ro, nosuid and noexec, or what holds anyway: ${anyway.join(', ')}; not ${word}`,
+      );
+  if (options.includes('rw') && options.includes('ro')) throw new UsageError('--volume: either ro or rw');
+  // mount_setattr(2): a bind mount has the access times of what it shows
+  if (options.includes('relatime') && !mountOptions(source).includes('relatime'))
+    throw new UsageError(`--volume: the mount that ${source} lies on is not relatime: leave that out`);
   return {
     source: realpathSync(source),
     path: parsePath('volume', to),
-    options: options.filter((word) => word !== 'rw'),
+    // --privileged adds no nodev
+    options: options.filter((word) => word === 'nodev' || !anyway.includes(word)),
   };
 }
+
+/** What mount(8) takes for a tmpfs here; nodev, relatime and the like hold anyway. */
+const tmpfsOption =
+  /^(rw|ro|(no)?(suid|exec)|nodev|relatime|async|size=\d+[kmg%]?|mode=[0-7]{3,4}|(uid|gid|nr_inodes)=\d+)$/i;
 
 /** `DST[:OPTIONS]`, mount(8)'s options for tmpfs. As Docker's it is nosuid and noexec unless it says otherwise. */
 export function parseTmpfs(text: string): Tmpfs {
   const [to = '', words = ''] = text.split(/:(.*)/s);
   const options = ['nosuid', 'noexec'];
   for (const word of words.split(',').filter(Boolean)) {
-    if (!/^(rw|ro|(no)?(suid|exec)|size=\d+[kmg%]?|mode=[0-7]{3,4}|(uid|gid|nr_inodes)=\d+)$/i.test(word))
-      throw new UsageError(`--tmpfs: no such option of tmpfs(5) here: ${word}`);
+    if (!tmpfsOption.test(word)) throw new UsageError(`--tmpfs: no such option of tmpfs(5) here: ${word}`);
+    const [, name, id] = /^([ug]id)=(.*)$/i.exec(word) ?? [];
+    if (id !== undefined && Number(id) > maxId)
+      throw new UsageError(`--tmpfs: ${name} is a number from 0 to ${maxId}, not ${id}`);
     options.push(word);
   }
   return { path: parsePath('tmpfs', to), options };
@@ -95,6 +119,24 @@ export function parseDevice(text: string): Device {
   if (!stat?.isCharacterDevice() && !stat?.isBlockDevice())
     throw new UsageError(`--device: ${from} is no device of this host`);
   return { source: realpathSync(from), path };
+}
+
+/**
+ * Throws UsageError where two things are to be mounted at the same path, of which only one would be seen. `places` are
+ * options and the paths that each of them has.
+ */
+export function checkPlaces(places: [option: string, paths: string[]][]): void {
+  const taken = new Map<string, string>();
+  for (const [option, paths] of places)
+    for (const path of paths) {
+      const place = posix.join('/', path, '.').replace(/(?<=.)\/$/, '');
+      const other = taken.get(place);
+      if (other !== undefined)
+        throw new UsageError(
+          `two things are to be at ${place}, by ${other === option ? option : `${other} and ${option}`}: choose one`,
+        );
+      taken.set(place, option);
+    }
 }
 
 /** A parser that also takes Docker's -1, for no limit. */
