@@ -46,8 +46,9 @@ OPTIONS
   --device-read-iops PATH:N  no more operations a second; may be repeated
   --device-write-iops PATH:N  the same for writing
   --ulimit NAME=SOFT[:HARD]  a limit of getrlimit(2), as nofile=1024; may be repeated
-  --network NETWORK     host (default); none but its own loopback; bridge: an interface on a bridge of network.ts, or
-                        without root by pasta(1) or slirp4netns(1); container:NAME: the one that another has
+  --network NETWORK     host (default), with its name servers if ROOTFS names none that answers; none but its own
+                        loopback; bridge: an interface on a bridge of network.ts, or without root by pasta(1) or
+                        slirp4netns(1); container:NAME: the one that another has
   -p, --publish PORTS   with --network bridge: HOSTPORT:PORT leads a port of the host's to it, with IP: before it at
                         one address only, with /udp behind it; may be repeated
   --userns              root in it is no root on the host; for users without root it always is so
@@ -142,6 +143,7 @@ import {
   parseWorkdir,
 } from './run/options.ts';
 import { printLaunch } from './run/print.ts';
+import { hostResolver } from './run/resolver.ts';
 import { freeNamespace, lockedBy, type Range, rootlessNamespace } from './run/userns.ts';
 
 export const options = {
@@ -381,6 +383,12 @@ async function planLaunch(
     ['--device', values.device.map(({ path }) => path)],
     ['--add-host, --dns or --network', network.texts.map(({ path }) => path)],
   ]);
+  // Docker and Podman give a container on the host's network its name servers as well
+  const sharesNetwork = choice.kind === 'host' && isolate.has('mount') && !isolate.has('net');
+  const resolver =
+    sharesNetwork && values.dns.length === 0
+      ? hostResolver({ rootfs, volumes: values.volume, tmpfs: values.tmpfs })
+      : undefined;
   if (network.warning) console.error(`run: ${network.warning}`);
   const { init, words: before } = values.init ? planInit() : { init: undefined, words: [] };
   const host = readHost([...environment.values()]);
@@ -392,7 +400,7 @@ async function planLaunch(
     readOnly: values.readOnly,
     volumes: findVolumes(values.volume),
     tmpfs: values.tmpfs,
-    texts: network.texts,
+    texts: [...network.texts, ...(resolver ? [resolver] : [])],
     devices: values.device,
     shmBytes: values.shmSize ?? 64 * 1024 * 1024,
     command: [...before, ...command],

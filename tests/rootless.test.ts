@@ -44,6 +44,8 @@ const rootless = { skip };
 before(async () => {
   if (skip) return;
   await execute(['cp', '-a', `${rootfs}/.`, root]);
+  // a mount point that --dns has left there would get the host's name servers
+  rmSync(join(root, 'etc/resolv.conf'), { force: true });
   copyFileSync(join(top, 'dist/run.mjs'), file);
   mkdirSync(join(source, 'below'), { recursive: true });
   writeFileSync(join(source, 'file'), 'of the host\n');

@@ -8,6 +8,7 @@ import {
   mkdtempSync,
   readFileSync,
   rmdirSync,
+  rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
@@ -28,7 +29,11 @@ const slow = { skip: container.skip || needs('speed') };
 
 /** A root file system that a test may change, and whose path has all that shells and mount(8) trip over. */
 const root = join(scratch, 'it\'s 1 "root", \\040 $HOME:*');
-const copy = (to: string) => execute(['cp', '-a', `${rootfs}/.`, to]);
+const copy = async (to: string) => {
+  await execute(['cp', '-a', `${rootfs}/.`, to]);
+  // a mount point that --dns has left there would get the host's name servers
+  rmSync(join(to, 'etc/resolv.conf'), { force: true });
+};
 /** What the host shows in there: a file, and an empty directory. */
 const source = join(scratch, 'source');
 const below = join(source, 'be low 1');
@@ -215,14 +220,14 @@ test('--tmpfs in a user namespace: an owner that it does not know is left out', 
 test('the same place is given to one thing only', container, async () => {
   const twice = (path: string) => new RegExp(`two things are to be at ${path}, by `);
   const [there, file] = [source, join(source, 'file')];
-  await refused(twice('/a'), `-v ${there}:/a -v ${there}:/a`);
-  await refused(twice('/a'), `-v ${there}:/a --tmpfs /a/`);
-  await refused(twice('/a/b'), '--tmpfs /a/b --tmpfs //a/./c/../b/.:size=1m');
-  await refused(twice('/dev/x'), '--device /dev/null:/dev/x --device /dev/zero:/dev/x');
-  await refused(twice('/dev/x'), `--device /dev/null:/dev/x -v ${file}:/dev/x`);
-  await refused(twice('/etc/hosts'), `-v ${file}:/etc/hosts --add-host a:1.2.3.4`);
-  await refused(twice('/etc/resolv.conf'), `-v ${file}:/etc/resolv.conf --dns 9.9.9.9`);
-  await refused(twice('/a'), `-d -v ${there}:/a -v ${there}:/a`);
+  await refused(twice('/a'), `-v ${there}:/a -v ${there}:/a`, { root });
+  await refused(twice('/a'), `-v ${there}:/a --tmpfs /a/`, { root });
+  await refused(twice('/a/b'), '--tmpfs /a/b --tmpfs //a/./c/../b/.:size=1m', { root });
+  await refused(twice('/dev/x'), '--device /dev/null:/dev/x --device /dev/zero:/dev/x', { root });
+  await refused(twice('/dev/x'), `--device /dev/null:/dev/x -v ${file}:/dev/x`, { root });
+  await refused(twice('/etc/hosts'), `-v ${file}:/etc/hosts --add-host a:1.2.3.4`, { root });
+  await refused(twice('/etc/resolv.conf'), `-v ${file}:/etc/resolv.conf --dns 9.9.9.9`, { root });
+  await refused(twice('/a'), `-d -v ${there}:/a -v ${there}:/a`, { root });
   assert.equal(
     await said(`-v ${there}:/a -v ${there}:/a/b -v ${there}:/ab`, 'cat /ab/file', { root }),
     'of the host\n',
@@ -343,6 +348,7 @@ test('the environment: --env-file, then -e; it is for the container alone', slow
 });
 
 test('--add-host and --dns are files of its own', slow, async () => {
+  writeFileSync(join(root, 'etc/resolv.conf'), 'nameserver 192.0.2.1\n');
   const files = () => ['hosts', 'resolv.conf'].map((name) => readFileSync(join(root, 'etc', name), 'utf8'));
   const before = files();
   const options = '--hostname box --add-host db:10.1.2.3 --add-host six:fe80::1 --dns 9.9.9.9 --dns ::1';

@@ -23,10 +23,14 @@ export interface InRoot {
   stats: Stats;
 }
 
-/** How a path is walked: what is missing is made as this kind; `links: false` refuses a link in any component. */
+/**
+ * How a path is walked: what is missing is made as this kind; `links: false` refuses a link in any component;
+ * `lastLink` stops at a link that is the last component, and gives that itself.
+ */
 export interface Walk {
-  make?: 'directory' | 'file';
+  make?: 'directory' | 'file' | undefined;
   links?: boolean;
+  lastLink?: boolean;
 }
 
 const open = (path: string) => openSync(path, O_PATH | constants.O_NOFOLLOW);
@@ -44,7 +48,7 @@ export const ofDescriptor = (fd: number, name?: string) =>
  * link where there may be none, and for what can't be made.
  */
 export function openInRoot(root: number, path: string, walk: Walk = {}): InRoot | undefined {
-  const { make, links = true } = walk;
+  const { make, links = true, lastLink = false } = walk;
   const todo = path.split('/').reverse();
   const names: string[] = [];
   const opened = [open(ofDescriptor(root, '.'))];
@@ -62,7 +66,7 @@ export function openInRoot(root: number, path: string, walk: Walk = {}): InRoot 
       const fd = openOrMake(above(), name, make && (isLast ? make : 'directory'), path);
       if (fd === undefined) return undefined;
       const stats = fstatSync(fd);
-      if (stats.isSymbolicLink()) {
+      if (stats.isSymbolicLink() && !(isLast && lastLink)) {
         closeSync(fd);
         if (!links) throw new Failure(`${path} is a symlink`);
         if (++followed > 40) throw new Failure(`${path}: too many symlinks`);

@@ -20,11 +20,11 @@ export function findRootfs(operand: string): string {
 }
 
 /**
- * Resolves a path inside `rootfs` with the symlinks that are there, as a chroot(2)ed process would: neither `..` nor
- * an absolute link leads out. Returns a host path without symlinks, or undefined if it is missing. What can be
- * changed meanwhile by others may have changed since: for reading, not for deciding what to mount.
+ * Where a path inside `rootfs` leads by the symlinks that are there, for a chroot(2)ed process: neither `..` nor an
+ * absolute link leads out. Returns a path in the container without symlinks, '' for its root; what is missing is as
+ * it is written. undefined: too many links.
  */
-export function resolveInRoot(rootfs: string, path: string): string | undefined {
+export function placeInRoot(rootfs: string, path: string): string | undefined {
   const todo = path.split('/').reverse();
   const done: string[] = [];
   let links = 0;
@@ -36,16 +36,25 @@ export function resolveInRoot(rootfs: string, path: string): string | undefined 
       continue;
     }
     const here = join(rootfs, ...done, name);
-    const stat = lstatSync(here, { throwIfNoEntry: false });
-    if (!stat) return undefined;
-    if (stat.isSymbolicLink()) {
+    if (lstatSync(here, { throwIfNoEntry: false })?.isSymbolicLink()) {
       if (++links > 40) return undefined; // ELOOP, path_resolution(7)
       const target = readlinkSync(here);
       if (target.startsWith('/')) done.length = 0;
       todo.push(...target.split('/').reverse());
     } else done.push(name);
   }
-  return join(rootfs, ...done);
+  return done.map((name) => `/${name}`).join('');
+}
+
+/**
+ * The host path of a path inside `rootfs`, as placeInRoot finds it, or undefined if it is missing. What can be changed
+ * meanwhile by others may have changed since: for reading, not for deciding what to mount.
+ */
+export function resolveInRoot(rootfs: string, path: string): string | undefined {
+  const place = placeInRoot(rootfs, path);
+  return place !== undefined && lstatSync(rootfs + place, { throwIfNoEntry: false })
+    ? rootfs + place
+    : undefined;
 }
 
 /** The text of a file inside `rootfs`, or '' if there is none, or what is there is larger than such files are. */

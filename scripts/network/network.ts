@@ -1,6 +1,7 @@
 // Networks of containers: a bridge, and for each container a pair of veth(4) interfaces, one end on the bridge, the
 // other in its network namespace. What is there is found from the kernel; what is done is shell, for run.ts to put
 // into a launch. docs/network.md explains it.
+
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { readHierarchies } from '../helpers/cgroups.ts';
 import { Failure, UsageError } from '../helpers/cli.ts';
@@ -19,6 +20,7 @@ import {
   type Subnet,
   sizeOf,
 } from './addresses.ts';
+import { readResolver, serversIn } from './resolver.ts';
 import {
   bridgeProgram,
   type Firewall,
@@ -159,17 +161,10 @@ export function parseBridge(text: string): string {
 
 /** Name servers as a container can use them: not those on the host's loopback. */
 export function readNameservers(): { nameservers: string[]; search: string[] } {
-  const read = (file: string) => attempt(() => readFileSync(file, 'utf8')) ?? '';
-  const servers = (text: string) =>
-    [...text.matchAll(/^[ \t]*nameserver[ \t]+(\S+)/gm)].map(([, server = '']) => server);
   const isLoopback = (server: string) => /^127\.|^::1$|%/.test(server);
-  let text = read('/etc/resolv.conf');
-  // systemd-resolved listens on the loopback; whom it asks itself is here, systemd-resolved.service(8)
-  const upstream = '/run/systemd/resolve/resolv.conf';
-  if (servers(text).some((server) => server.startsWith('127.0.0.5')) && existsSync(upstream))
-    text = read(upstream);
+  const text = readResolver();
   const search = [...text.matchAll(/^[ \t]*search[ \t]+(.*)$/gm)].at(-1)?.[1]?.trim().split(/\s+/) ?? [];
-  return { nameservers: servers(text).filter((server) => !isLoopback(server)), search };
+  return { nameservers: serversIn(text).filter((server) => !isLoopback(server)), search };
 }
 
 /** What the kernel shows, all of one moment: nobody makes a network meanwhile. */

@@ -50,6 +50,10 @@ export interface Binding {
   kind: 'directory' | 'file';
   /** false: a link in its place is refused, not followed */
   links?: boolean;
+  /** a link in its place is what is mounted on: what it leads to may be missing, and nothing is to be made */
+  onLink?: boolean;
+  /** what it takes over from a directory that it covers */
+  like?: { mode: boolean; owner: boolean };
 }
 
 /** A file of the stage. `link`: a symbolic link to that; `text`: a file with that in it, or an empty one. */
@@ -273,13 +277,15 @@ function furnishExtras(launch: Launch, plan: Furnishing, stage: string, nodev: s
     const from = `${stage}/tmpfs${index}`;
     plan.directories.push(basename(from));
     plan.second.push(mount('tmpfs', from, 'tmpfs', [...options, ...nodev]));
-    bindings.push({ from, to: path, kind: 'directory' });
+    const isGiven = (word: string) => options.some((option) => option.startsWith(`${word}=`));
+    const like = { mode: !isGiven('mode'), owner: !isGiven('uid') && !isGiven('gid') };
+    bindings.push({ from, to: path, kind: 'directory', like });
   }
   for (const [index, { path, text }] of texts.entries()) {
     const from = `${stage}/own/text${index}`;
     plan.files.push({ path: from, text: `${text}\n` });
     plan.second.push(bind(from, from, 'nosuid,nodev,noexec'));
-    bindings.push({ from, to: path, kind: 'file' });
+    bindings.push({ from, to: path, kind: 'file', onLink: true });
   }
   plan.bindings.push(...bindings.sort((one, other) => depth(one.to) - depth(other.to)));
 }

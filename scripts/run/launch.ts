@@ -12,6 +12,7 @@ import {
   readFileSync,
   readlinkSync,
   rmSync,
+  type Stats,
   statSync,
   symlinkSync,
   writeFileSync,
@@ -394,8 +395,10 @@ class Furnisher {
     const { second, bindings, last } = this.furnishing;
     const pending: Mount[] = [...second];
     const targets: InRoot[] = [];
+    const covered: [Binding, Stats][] = [];
     const flush = async () => {
       await this.mount(pending.splice(0), targets.splice(0));
+      for (const [binding, stats] of covered.splice(0)) this.takeOver(binding, stats);
     };
     for (const binding of bindings) {
       const isIn = (path: string) => targets.some((one) => `${path}/`.startsWith(`${one.path}/`));
@@ -412,22 +415,35 @@ class Furnisher {
       const fd = 4 + targets.push(target) - 1;
       const path = `/proc/self/fd/${fd}${binding.kind === 'directory' ? '/.' : ''}`;
       pending.push({ source: binding.from, target: path, type: 'none', options: 'rbind' });
+      if (binding.like) covered.push([binding, target.stats]);
     }
     pending.push(...last);
     await flush();
   }
 
+  /** Gives a file system in memory the mode and owner of the directory that it covers. */
+  private takeOver({ from, like }: Binding, stats: Stats): void {
+    const path = ofDescriptor(this.stage, from.slice('/proc/self/fd/3/'.length));
+    if (like?.owner) attempt(() => chownSync(path, stats.uid, stats.gid)); // one that a user namespace does not know stays
+    if (like?.mode) asOwner(this.launch, () => attempt(() => chmodSync(path, stats.mode & 0o7777)));
+  }
+
   /** Opens where a binding is to be; undefined where it is missing. */
-  private find({ to, links = true }: Binding): InRoot | undefined {
-    const found = openInRoot(this.root(), to, { links });
+  private find({ to, links = true, onLink = false }: Binding): InRoot | undefined {
+    const found = openInRoot(this.root(), to, { links, lastLink: onLink });
     if (found) this.keep(found.fd);
     return found;
   }
 
   /** The same, and makes it. */
-  private make({ to, kind, links = true }: Binding): InRoot {
+  private make({ to, kind, links = true, like }: Binding): InRoot {
     try {
-      const made = asOwner(this.launch, () => openInRoot(this.root(), to, { links, make: kind }));
+      const made = asOwner(this.launch, () => {
+        const opened = openInRoot(this.root(), to, { links, make: kind });
+        // for everybody, now and the next time
+        if (opened && like) chmodSync(ofDescriptor(opened.fd), 0o1777);
+        return opened && { ...opened, stats: fstatSync(opened.fd) };
+      });
       if (!made) throw new Failure('it can not be made');
       this.keep(made.fd);
       return made;
@@ -440,6 +456,7 @@ class Furnisher {
   private check({ to, kind, links = true }: Binding, found: InRoot): InRoot {
     if (links && /^\/(proc(\/.*)?)?$/.test(found.path))
       throw new Failure(`${to} is no place for a mount: not / and not in /proc`);
+    if (found.stats.isSymbolicLink()) return found; // as itself
     if (kind === 'file' ? !found.stats.isFile() : !found.stats.isDirectory())
       throw new Failure(`${to} is no ${kind}`);
     return found;
