@@ -116,12 +116,15 @@ function commandLine(step: Step): string {
   return `${printCommand(step.run)}${end} ${hereDocument(step.input)}`;
 }
 
-/** A here-document, whose text stays as it is but for variables; its last line is one that the text does not have. */
-export function hereDocument(text: string, last = 'END'): string {
+/**
+ * A here-document, whose text stays as it is but for variables; its last line is `last`, or what the text does not have.
+ * `inner`: it is part of the text of another one, where the variables get their values.
+ */
+export function hereDocument(text: string, last = 'END', inner = false): string {
   let end = last;
   while (text.split('\n').includes(end)) end += '_';
   const body = text.endsWith('\n') ? text : `${text}\n`;
-  if (!body.includes('\0')) return `<<'${end}'\n${body}${end}`;
+  if (inner || !body.includes('\0')) return `<<'${end}'\n${body}${end}`;
   const parts = body.split('\0');
   const shown = parts.map((part, index) => (index % 2 ? `\${${part}}` : part.replace(/[\\$`]/g, '\\$&')));
   return `<<${end}\n${shown.join('')}${end}`;

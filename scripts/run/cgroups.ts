@@ -147,10 +147,18 @@ export interface NameWishes {
   cgroups: CgroupPlan | undefined;
   runDirectory: string;
   notes: boolean;
+  /** what stop.ts is to send, which is noted there */
+  stopSignal: string | undefined;
 }
 
 /** Takes a name and makes the cgroups that hold it. Throws Failure where it is in use, or what can't be made. */
-export async function takeName({ name, cgroups, runDirectory, notes }: NameWishes): Promise<Name> {
+export async function takeName({
+  name,
+  cgroups,
+  runDirectory,
+  notes,
+  stopSignal,
+}: NameWishes): Promise<Name> {
   const isRoots = cgroups?.lock !== undefined;
   const held = isRoots
     ? await lock(cgroups.lock as string)
@@ -198,6 +206,7 @@ export async function takeName({ name, cgroups, runDirectory, notes }: NameWishe
     if (notes) {
       mkdirSync(runDirectory, { recursive: true });
       for (const file of readdirSync(runDirectory)) rmSync(join(runDirectory, file));
+      if (stopSignal) writeFileSync(join(runDirectory, 'stop-signal'), `${stopSignal}\n`);
     }
     if (cgroups) await perform(makingSteps(cgroups, name));
   } catch (error) {

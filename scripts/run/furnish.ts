@@ -53,7 +53,7 @@ export interface Binding {
   /** a link in its place is what is mounted on: what it leads to may be missing, and nothing is to be made */
   onLink?: boolean;
   /** what it takes over from a directory that it covers */
-  like?: { mode: boolean; owner: boolean };
+  like?: { mode: boolean; uid: boolean; gid: boolean };
 }
 
 /** A file of the stage. `link`: a symbolic link to that; `text`: a file with that in it, or an empty one. */
@@ -278,7 +278,7 @@ function furnishExtras(launch: Launch, plan: Furnishing, stage: string, nodev: s
     plan.directories.push(basename(from));
     plan.second.push(mount('tmpfs', from, 'tmpfs', [...options, ...nodev]));
     const isGiven = (word: string) => options.some((option) => option.startsWith(`${word}=`));
-    const like = { mode: !isGiven('mode'), owner: !isGiven('uid') && !isGiven('gid') };
+    const like = { mode: !isGiven('mode'), uid: !isGiven('uid'), gid: !isGiven('gid') };
     bindings.push({ from, to: path, kind: 'directory', like });
   }
   for (const [index, { path, text }] of texts.entries()) {

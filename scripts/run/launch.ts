@@ -29,7 +29,7 @@ import type { User } from '../helpers/rootfs.ts';
 import type { SeccompLoader } from '../helpers/seccomp/seccomp.ts';
 import { blockStreams, type Command, quote, sh, zx } from '../helpers/shell.ts';
 import { perform } from '../helpers/steps.ts';
-import { type CgroupPlan, joinCgroups, lastSteps, removingProgram, takeName } from './cgroups.ts';
+import { type CgroupPlan, joinCgroups, lastSteps, type Name, removingProgram, takeName } from './cgroups.ts';
 import {
   type Binding,
   type Device,
@@ -424,15 +424,21 @@ class Furnisher {
   /** Gives a file system in memory the mode and owner of the directory that it covers. */
   private takeOver({ from, like }: Binding, stats: Stats): void {
     const path = ofDescriptor(this.stage, from.slice('/proc/self/fd/3/'.length));
-    if (like?.owner) attempt(() => chownSync(path, stats.uid, stats.gid)); // one that a user namespace does not know stays
-    if (like?.mode) asOwner(this.launch, () => attempt(() => chmodSync(path, stats.mode & 0o7777)));
+    // an owner that a user namespace does not know stays what it is
+    if (like?.uid) attempt(() => chownSync(path, stats.uid, -1));
+    if (like?.gid) attempt(() => chownSync(path, -1, stats.gid));
+    if (like?.mode) chmodSync(path, stats.mode & 0o7777);
   }
 
   /** Opens where a binding is to be; undefined where it is missing. */
   private find({ to, links = true, onLink = false }: Binding): InRoot | undefined {
-    const found = openInRoot(this.root(), to, { links, lastLink: onLink });
-    if (found) this.keep(found.fd);
-    return found;
+    try {
+      const found = openInRoot(this.root(), to, { links, lastLink: onLink });
+      if (found) this.keep(found.fd);
+      return found;
+    } catch (error) {
+      throw new Failure(`${to} is no place for a mount: ${reason(error)}`);
+    }
   }
 
   /** The same, and makes it. */
@@ -625,17 +631,19 @@ export async function launchContainer(launch: Launch): Promise<number> {
   closeInherited();
   const signals = new Signals();
   const notes = detached !== undefined || stopSignal !== undefined;
-  const taken = await takeName({ name, cgroups, runDirectory, notes });
+  const take = () => takeName({ name, cgroups, runDirectory, notes, stopSignal });
+  let taken: Name | undefined;
   let holder: Held | undefined;
   let held: Held | undefined;
   let furnisher: Furnisher | undefined;
   let connected = false;
   let keeps = false;
   try {
-    if (stopSignal) writeFileSync(join(runDirectory, 'stop-signal'), `${stopSignal}\n`);
+    // a folder has to be there before anybody keeps something in it
+    if (notes) taken = await take();
     if (launch.userNamespace) holder = await holdUserNamespace(launch.userNamespace);
     const network = launch.joins && openNetwork(launch.joins);
-    const folder = detached && (taken.folder ?? openSync(runDirectory, 'r'));
+    const folder = detached && (taken?.folder ?? openSync(runDirectory, 'r'));
     held = hold(launch, {
       ...(holder?.child.pid && { holder: holder.child.pid }),
       ...(network !== undefined && { network }),
@@ -648,9 +656,13 @@ export async function launchContainer(launch: Launch): Promise<number> {
     if (launch.userNamespace?.byRoot && launch.terminal)
       chownSync(`/proc/${held.pid}/fd/0`, launch.userNamespace.uids[0]?.outside as number, -1);
     furnisher = new Furnisher(launch, held.pid);
-    await furnisher.first();
+    const first = furnisher.first();
+    first.catch(() => {}); // it is waited for below
+    // the lock is held for as short as can be: until it is in the cgroups that hold the name
+    taken ??= await take();
     if (cgroups) joinCgroups(cgroups, held.pid);
     taken.unlock();
+    await first;
     held.goOn();
     await holder?.giveUp();
     const ready = held.hears(/^ready$/);
@@ -693,7 +705,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
     throw error;
   } finally {
     if (connected && !keeps) await connection?.leave();
-    if (!keeps) await taken.giveBack(false);
+    if (!keeps) await taken?.giveBack(false);
   }
 }
 

@@ -11,7 +11,8 @@ import { dropCommand, holdCommand } from './hold.ts';
 import { enterCommand, type Launch } from './launch.ts';
 
 /** The release of the runbook: see release.sh. Its words are a console, a directory, variables, `--`, a command. */
-const release = 'echo ready >&2; read -r _ <&3; exec 2>&4 3<&- 4>&-; cd "$2"; shift 3; exec "$@"';
+const release =
+  'echo ready >&2; read -r _ <&3; exec 2>&4 3<&- 4>&-; cd "$2"; shift 3; unset _ PWD OLDPWD; exec "$@"';
 
 /** The programs that load a seccomp filter, where this script has them beside it as files. */
 function loaderFiles(): string[] {
@@ -30,7 +31,9 @@ function insideLines(launch: Launch, pid: string): string {
   const empty = plan.files.flatMap((file) => ('text' in file && file.text === '' ? relative(file.path) : []));
   const folders = [...plan.directories, ...plan.layers, ...plan.nodeFolders.map((folder) => `own${folder}`)];
   const table = (mounts: Mount[]) =>
-    mounts.length > 0 ? [`mount -n -c -a -T /dev/stdin ${hereDocument(fstab(mounts), 'MOUNTS')}`] : [];
+    mounts.length > 0
+      ? [`cat >table ${hereDocument(fstab(mounts), 'MOUNTS', true)}`, 'mount -n -c -a -T ./table']
+      : [];
   const bound = ({ from, to, kind }: Binding): Mount => ({
     source: from,
     target: `${rootfs}/root${to}`,
@@ -104,7 +107,7 @@ ${userNamespace ? `${printCommand(user)} umount --lazy /` : `umount --lazy --nam
     cgroups && cgroups.last.length > 0 && steps(lastSteps(cgroups)),
     'echo go >&9   # it becomes the command',
     ') &',
-    `parent=$$ ${printCommand(hold)} 4>&2 2>&8 3<&9`,
+    `parent=$$ ${printCommand(hold)} 4>&2 2>&8 3<&9 8>&- 9>&-`,
     `code=$?\n} 8<>${quote(ready)} 9<>${quote(go)}`,
     `rm -r ${quote(runDirectory)}`,
     cgroups && steps(removingSteps(cgroups, name)),
