@@ -159,6 +159,20 @@ function isStartedScript(url: string): boolean {
 }
 
 /**
+ * Gives a working directory that has been removed, which has no path, the name by which the kernel knows it: relative
+ * paths then fail one by one, and what needs none works. Returns what to say of it after an error.
+ */
+function nameWorkingDirectory(): string {
+  try {
+    process.cwd();
+    return '';
+  } catch {
+    process.cwd = () => '/proc/self/cwd';
+    return ' (the working directory has been removed)';
+  }
+}
+
+/**
  * Runs a script: parses, answers --help, calls `body`, and turns errors into one line on stderr and an exit code.
  * `body` may return the exit code. Does nothing where the module was only imported.
  */
@@ -170,10 +184,11 @@ export async function main<Table extends Record<string, Option>>(
   if (!isStartedScript(url)) return;
   const script = basename(fileURLToPath(url)).replace(/\.\w+$/, '');
   const exitCodes = spec.exitCodes ?? { failed: 1, usage: 2 };
+  const remark = nameWorkingDirectory();
   // a reader that has seen enough (| head) is no error; not on('error') of stdout, which takes milliseconds to make
   process.on('uncaughtException', (error: NodeJS.ErrnoException) => {
     if (error.code === 'EPIPE' && error.syscall === 'write') process.exit(0);
-    console.error(`${script}: ${reason(error)}`);
+    console.error(`${script}: ${reason(error)}${remark}`);
     process.exit(exitCodes.failed);
   });
   try {
@@ -182,7 +197,7 @@ export async function main<Table extends Record<string, Option>>(
     else process.exitCode = (await body(parsed.values, parsed.operands)) ?? 0;
   } catch (error) {
     if (process.env.BAREHAND_TRACE) console.error(error);
-    console.error(`${script}: ${reason(error)}`);
+    console.error(`${script}: ${reason(error)}${remark}`);
     if (error instanceof UsageError) console.error(`Try '${script}.ts --help'.`);
     process.exitCode = error instanceof UsageError ? exitCodes.usage : exitCodes.failed;
   }
