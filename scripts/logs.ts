@@ -26,21 +26,13 @@ CHANGES
 SEE ALSO
   run.ts, stop.ts (which removes the log), tail(1)
 */
-import {
-  closeSync,
-  existsSync,
-  fstatSync,
-  openSync,
-  readFileSync,
-  readSync,
-  statSync,
-  writeSync,
-} from 'node:fs';
+import { closeSync, existsSync, fstatSync, openSync, readFileSync, readSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { notesFolder, runFolder } from './helpers/containers.ts';
+import { print } from './helpers/output.ts';
 import { attempt } from './helpers/pids.ts';
 import { runProgram } from './helpers/shell.ts';
 import { isName, namedContainer } from './helpers/target.ts';
@@ -68,18 +60,6 @@ export function lastLines(text: Buffer, count: number): number {
   return at;
 }
 
-/** Writes all of it, whatever standard output is: a pipe takes a part, and none while its reader is busy. */
-async function print(bytes: Buffer): Promise<void> {
-  for (let written = 0; written < bytes.length; ) {
-    try {
-      written += writeSync(1, bytes, written);
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error;
-      await sleep(10);
-    }
-  }
-}
-
 /** Opens the log. For a moment, when the one before has just become the older half, there is none. */
 async function open(log: string): Promise<number> {
   for (let tries = 0; tries < 100 && !existsSync(log); tries++) await sleep(20);
@@ -87,12 +67,12 @@ async function open(log: string): Promise<number> {
 }
 
 /** Prints a file from where it was left to its end. */
-async function printRest(file: number, position: number): Promise<number> {
+function printRest(file: number, position: number): number {
   const buffer = Buffer.alloc(65536);
   let at = position;
   for (let length = 1; length > 0; at += length) {
     length = readSync(file, buffer, 0, buffer.length, at);
-    await print(buffer.subarray(0, length));
+    print(buffer.subarray(0, length));
   }
   return at;
 }
@@ -131,17 +111,17 @@ await main(import.meta.url, { options, operands: [1, 1] }, async ({ follow, tail
   const newer = Buffer.alloc(position);
   readSync(file, newer, 0, position, 0);
   const all = Buffer.concat([older ?? Buffer.alloc(0), newer]);
-  await print(tail === undefined ? all : all.subarray(lastLines(all, tail)));
+  print(tail === undefined ? all : all.subarray(lastLines(all, tail)));
   let isKept = true;
   // waits as long as there is a keeper; it must not outlive this, should this be killed
   if (follow)
     runProgram(['setpriv', '--pdeathsig=TERM', 'flock', folder, 'true']).then(() => (isKept = false));
   while (follow) {
     const isLast = ended() !== undefined || !isKept;
-    position = await printRest(file, position);
+    position = printRest(file, position);
     const current = statSync(log, { throwIfNoEntry: false });
     if (current && current.ino !== fstatSync(file).ino) {
-      position = await printRest(file, position);
+      position = printRest(file, position);
       closeSync(file);
       file = await open(log);
       position = 0;

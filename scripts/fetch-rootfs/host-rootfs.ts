@@ -1,5 +1,4 @@
 // The embedded default root file system: this host's own programs and the libraries that ldd(1) names for them.
-import { execFile } from 'node:child_process';
 import {
   chmodSync,
   constants,
@@ -17,9 +16,9 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { basename, dirname, join, relative } from 'node:path';
-import { promisify } from 'node:util';
 import { Failure, reason } from '../helpers/cli.ts';
 import { findProgram, systemDirectories } from '../helpers/shell.ts';
+import { runFile } from './programs.ts';
 
 const defaultPrograms = `
   sh bash dash env printenv true false test [ expr seq sleep timeout nice nohup yes date uname arch
@@ -194,7 +193,7 @@ export async function lddLibraries(programs: string[]): Promise<string[]> {
   const env = { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' };
   const ldd = async (part: string[]) => {
     // it exits with 1 where one of them is no dynamic executable
-    const { stdout } = await promisify(execFile)('ldd', part, { env, maxBuffer: 1 << 26 }).catch((error) => {
+    const { stdout } = await runFile('ldd', part, { env, maxBuffer: 1 << 26 }).catch((error) => {
       if (typeof error.code === 'string') throw new Failure(`cannot run ldd: ${reason(error)}`);
       return error as { stdout: string };
     });
@@ -207,7 +206,7 @@ export async function lddLibraries(programs: string[]): Promise<string[]> {
 /** Copies python's standard library, without what the host added to it. Returns its modules that are ELF files. */
 async function copyPython(root: string, python: string): Promise<string[]> {
   const program = 'import sysconfig; print(sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))';
-  const { stdout } = await promisify(execFile)(python, ['-I', '-S', '-c', program]);
+  const { stdout } = await runFile(python, ['-I', '-S', '-c', program]);
   const modules: string[] = [];
   for (const directory of new Set(stdout.trim().split(' '))) {
     const target = join(root, directory);
@@ -234,12 +233,12 @@ async function ldconfig(root: string): Promise<void> {
   const argv = [ldconfig, '-r', root];
   if (process.getuid?.() !== 0) argv.unshift('unshare', '--user', '--map-root-user');
   // without a cache the loader still looks into its built-in directories
-  await promisify(execFile)(argv[0] as string, argv.slice(1)).catch(() => undefined);
+  await runFile(argv[0] as string, argv.slice(1)).catch(() => undefined);
 }
 
 /** What a bare chroot(1) needs of /dev; a container gets a /dev of its own. Not every root may: then it is left empty. */
 async function makeDevices(root: string): Promise<void> {
   const nodes = 'null 1 3, zero 1 5, full 1 7, random 1 8, urandom 1 9, tty 5 0';
   const program = nodes.replace(/(\w+) (\d) (\d),?/g, 'mknod -m 666 $1 c $2 $3;');
-  await promisify(execFile)('sh', ['-c', program], { cwd: join(root, 'dev') }).catch(() => undefined);
+  await runFile('sh', ['-c', program], { cwd: join(root, 'dev') }).catch(() => undefined);
 }

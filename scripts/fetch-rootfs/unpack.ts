@@ -1,17 +1,17 @@
 // Unpacking: whatever is in the archive, tar(1) can write nowhere but into the new root.
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { chmodSync, chownSync, lstatSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { promisify } from 'node:util';
 import { setFlagsFromString } from 'node:v8';
 import { createGunzip } from 'node:zlib';
 import { Failure, reason } from '../helpers/cli.ts';
 import { findProgram } from '../helpers/shell.ts';
 import { type Attributes, type Limits, TarInspector } from './archive.ts';
 import { lddLibraries } from './host-rootfs.ts';
+import { runFile } from './programs.ts';
 
 const isRoot = process.getuid?.() === 0;
 
@@ -232,7 +232,7 @@ function end(
 /** GNU tar of this host, the files it needs, and how to call it where these lie in one directory. */
 async function findTar() {
   const tar = findProgram('tar');
-  const version = tar && (await promisify(execFile)(tar, ['--version'])).stdout;
+  const version = tar && (await runFile(tar, ['--version'])).stdout;
   if (!version?.startsWith('tar (GNU tar)'))
     throw new Failure('cannot find GNU tar, which alone restores a root file system rightly: install it');
   const libraries = await lddLibraries([tar as string]);
@@ -251,11 +251,11 @@ async function finishRoot(root: string, tools: string, attributes: Attributes | 
   const { mtimeNs } = lstatSync(root, { bigint: true });
   const mtime = `${mtimeNs / 1_000_000_000n}.${`${mtimeNs % 1_000_000_000n}`.padStart(9, '0')}`;
   const [command = '', ...words] = [...asRoot, 'rmdir', join(root, tools)];
-  await promisify(execFile)(command, words);
+  await runFile(command, words);
   if (attributes) {
     if (isRoot) chownSync(root, attributes.uid, attributes.gid);
     chmodSync(root, attributes.mode & (isRoot ? 0o7777 : 0o755));
   }
   // node's utimes() knows no nanoseconds
-  await promisify(execFile)('touch', ['-d', `@${attributes?.mtime ?? mtime}`, root]);
+  await runFile('touch', ['-d', `@${attributes?.mtime ?? mtime}`, root]);
 }

@@ -41,6 +41,8 @@ async function bundle(name) {
     absWorkingDir: top,
     bundle: true,
     plugins: [embedding],
+    // its ES module imports node:process, which opens the standard streams and makes pipes non-blocking
+    alias: { 'zx/core': join(top, 'node_modules/zx/build/core.cjs') },
     platform: 'node',
     format: 'esm',
     target: 'node20',
@@ -50,8 +52,11 @@ async function bundle(name) {
     logLevel: 'warning',
     banner: {
       // zx and others call require(), which an ES module has to make for itself
-      // --: node 20 takes --env-file for itself, wherever it stands
-      js: `#!/usr/bin/env -S node --
+      // The second line is a comment to node; to sh, // is a directory, and what follows starts node. Node opens
+      // /dev/null in place of a closed standard output: sh makes it one that can't be written, so that is noticed.
+      // --: node takes --env-file for itself, wherever it stands
+      js: `#!/bin/sh
+// 2>/dev/null; { :; } 2>/dev/null 3>&1 || exec 1</dev/null; exec node -- "$0" "$@"
 ${header}
 // Built from scripts/${name}; the project's own code comes last, before the licences.
 import { createRequire as $require } from 'node:module';

@@ -1,9 +1,10 @@
 // The edge of every script: argv becomes typed options, errors become one line and an exit code.
 import { readFileSync, realpathSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { basename } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { getSystemErrorMap } from 'node:util';
 import minimist from 'minimist';
+import { OutputError, print, useOutput } from './output.ts';
 
 /** An option: without `parse` a flag; with it, one value, or with `many` one for each time it is given. */
 export interface Option {
@@ -41,7 +42,9 @@ export class UsageError extends Failure {}
 /** The kernel's word for an error: `EBUSY: resource busy or locked`; other errors' own message. */
 export function reason(error: unknown): string {
   const { errno, code, message } = error as NodeJS.ErrnoException;
-  const known = errno === undefined ? undefined : getSystemErrorMap().get(errno);
+  // not imported: an import of node:util makes a pipe on standard error non-blocking, for all who share it
+  const util = () => createRequire(import.meta.url)('node:util') as typeof import('node:util');
+  const known = errno === undefined ? undefined : util().getSystemErrorMap().get(errno);
   return known ? known.join(': ') : code && !message.includes(code) ? `${code}: ${message}` : message;
 }
 
@@ -185,20 +188,22 @@ export async function main<Table extends Record<string, Option>>(
   const script = basename(fileURLToPath(url)).replace(/\.\w+$/, '');
   const exitCodes = spec.exitCodes ?? { failed: 1, usage: 2 };
   const remark = nameWorkingDirectory();
-  // a reader that has seen enough (| head) is no error; not on('error') of stdout, which takes milliseconds to make
-  process.on('uncaughtException', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE' && error.syscall === 'write') process.exit(0);
-    console.error(`${script}: ${reason(error)}${remark}`);
-    process.exit(exitCodes.failed);
-  });
-  try {
-    const parsed = parseArguments(spec, process.argv.slice(2));
-    if (parsed.help) process.stdout.write(helpText(url));
-    else process.exitCode = (await body(parsed.values, parsed.operands)) ?? 0;
-  } catch (error) {
+  useOutput();
+  const fail = (error: unknown): number => {
+    // a reader that has seen enough (| head) is no error
+    if (error instanceof OutputError && error.code === 'EPIPE') return 0;
     if (process.env.BAREHAND_TRACE) console.error(error);
     console.error(`${script}: ${reason(error)}${remark}`);
-    if (error instanceof UsageError) console.error(`Try '${script}.ts --help'.`);
-    process.exitCode = error instanceof UsageError ? exitCodes.usage : exitCodes.failed;
+    if (!(error instanceof UsageError)) return exitCodes.failed;
+    console.error(`Try '${script}.ts --help'.`);
+    return exitCodes.usage;
+  };
+  process.on('uncaughtException', (error) => process.exit(fail(error)));
+  try {
+    const parsed = parseArguments(spec, process.argv.slice(2));
+    if (parsed.help) print(helpText(url));
+    else process.exitCode = (await body(parsed.values, parsed.operands)) ?? 0;
+  } catch (error) {
+    process.exitCode = fail(error);
   }
 }

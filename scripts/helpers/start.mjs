@@ -1,5 +1,6 @@
 // start.mjs SCRIPT [ARG...]: what node-ts has node run. Loads SCRIPT, whose types this node or strip-types.mjs strips.
 import { closeSync, openSync, realpathSync } from 'node:fs';
+import { Writable } from 'node:stream';
 import { pathToFileURL } from 'node:url';
 
 // what the script sees is what its user typed
@@ -20,5 +21,15 @@ async function inSomeDirectory(load) {
   await load();
 }
 
-if (!process.features.typescript) await inSomeDirectory(() => import('./strip-types.mjs'));
+/** Calls `load` with standard streams that lead nowhere: node connects a thread's with its own, which then don't block. */
+async function withoutStreams(load) {
+  const names = ['stdin', 'stdout', 'stderr'];
+  const own = names.map((name) => Object.getOwnPropertyDescriptor(process, name));
+  for (const name of names) Object.defineProperty(process, name, { value: new Writable() });
+  await load();
+  for (const [index, name] of names.entries()) Object.defineProperty(process, name, own[index]);
+}
+
+if (!process.features.typescript)
+  await withoutStreams(() => inSomeDirectory(() => import('./strip-types.mjs')));
 await import(pathToFileURL(realpathSync(process.argv[1])).href);
