@@ -1,7 +1,7 @@
 // However a script is started: where its caller stands, what its standard streams lead to, which node it is.
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
@@ -197,3 +197,34 @@ for (const { version, env } of nodes)
       type('"$@"', [join(top, 'dist/stop.mjs'), name], env);
     }
   });
+
+for (const { node, version, env } of nodes)
+  test(
+    `an option that node takes for itself is refused, or is the script's, on ${version}`,
+    container,
+    () => {
+      const file = join(folder, 'variables');
+      writeFileSync(file, 'COLOUR=blue\nNODE_OPTIONS=--no-warnings\n');
+      const run = join(top, 'dist/run.mjs');
+      const command = ['sh', '-c', 'echo $COLOUR $NODE_OPTIONS'];
+      for (const words of [['--env-file', file], [`--env-file=${file}`]]) {
+        const said = spawnSync(node, [run, ...words, rootfs, ...command], { encoding: 'utf8' });
+        assert.deepEqual([said.status, said.stdout], [125, '']);
+        assert.match(said.stderr, /^run: node takes --env-file.* for itself.*node -- \S+run\.mjs\n/);
+        const ways = [[node, '--', run], [node, '--no-warnings', '--', run], forms('run').slice(0, 1), [run]];
+        for (const [program = '', ...rest] of ways) {
+          const { stdout, stderr } = spawnSync(program, [...rest, ...words, rootfs, ...command], {
+            env,
+            encoding: 'utf8',
+          });
+          assert.deepEqual([stdout, stderr], ['blue --no-warnings\n', ''], [program, ...rest].join(' '));
+        }
+      }
+      // the container's own words too, but not those behind a --
+      const own = [rootfs, 'echo', `--env-file-if-exists=${file}`];
+      assert.equal(spawnSync(node, [run, ...own]).status, 125);
+      assert.equal(spawnSync(node, [run, '--', ...own], { encoding: 'utf8' }).stdout, `${own[2]}\n`);
+      const exec = spawnSync(node, [join(top, 'dist/exec.mjs'), `--env-file=${file}`], { encoding: 'utf8' });
+      assert.match(exec.stderr, /^exec: node takes /);
+    },
+  );

@@ -176,6 +176,25 @@ function nameWorkingDirectory(): string {
 }
 
 /**
+ * Refuses words that node has taken for itself, although they stand behind the script: it looks for these up to the
+ * first --, which the first lines of the scripts give it. What the file names, node has then loaded, as this user.
+ */
+function refuseTakenWords(): void {
+  const [node = 'node', script = '', ...words] = process.argv;
+  // proc_pid_cmdline(5): the only trace of node's own --
+  const typed = readFileSync('/proc/self/cmdline', 'utf8').split('\0').slice(0, -1);
+  if (typed.slice(0, typed.length - words.length).includes('--')) return;
+  const end = words.indexOf('--');
+  const taken = words
+    .slice(0, end < 0 ? undefined : end)
+    .find((word) => /^--(env-file(-if-exists)?|experimental-(default-)?config-file)(=|$)/.test(word));
+  if (taken)
+    throw new UsageError(
+      `node takes ${taken} for itself, and has read that file: start it as ${script}, or: ${basename(node)} -- ${script}`,
+    );
+}
+
+/**
  * Runs a script: parses, answers --help, calls `body`, and turns errors into one line on stderr and an exit code.
  * `body` may return the exit code. Does nothing where the module was only imported.
  */
@@ -200,6 +219,7 @@ export async function main<Table extends Record<string, Option>>(
   };
   process.on('uncaughtException', (error) => process.exit(fail(error)));
   try {
+    refuseTakenWords();
     const parsed = parseArguments(spec, process.argv.slice(2));
     if (parsed.help) print(helpText(url));
     else process.exitCode = (await body(parsed.values, parsed.operands)) ?? 0;
