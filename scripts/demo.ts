@@ -1,5 +1,5 @@
 #!/bin/sh
-// 2>/dev/null; exec "$(dirname "$(readlink -f "$0")")/helpers/node-ts" "$0" "$@"
+// 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
 demo.ts: a Linux container by hand, from a tarball to the out-of-memory killer, step by step
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-// 2>/dev/null; exec "$(dirname "$(readlink -f "$0")")/helpers/node-ts" "$0" "$@"
+// 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
 limit-io.ts: no more than so much reading and writing of a disk by a container, or by any process and its descendants
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-// 2>/dev/null; exec "$(dirname "$(readlink -f "$0")")/helpers/node-ts" "$0" "$@"
+// 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
 limit-pids.ts: no more than so many processes and threads in a container, or in any process and all below it
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-// 2>/dev/null; exec "$(dirname "$(readlink -f "$0")")/helpers/node-ts" "$0" "$@"
+// 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
 run.ts: run a command in a container of its own, on a root file system
 

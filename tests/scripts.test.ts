@@ -1,13 +1,17 @@
 // What all scripts have in common: how they start, what their header says, how they refuse.
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import {
+  chmodSync,
+  chownSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { isBuiltin } from 'node:module';
@@ -15,6 +19,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { after, test } from 'node:test';
 import type { Option } from '../scripts/helpers/cli.ts';
+import { needs } from './helpers/needs.ts';
 import { top } from './helpers/script.ts';
 
 const scripts = readdirSync(join(top, 'scripts')).filter((name) => name.endsWith('.ts'));
@@ -53,15 +58,15 @@ for (const name of scripts) {
     assert.equal(
       source(name).split('\n', 3).join('\n'),
       `#!/bin/sh
-// 2>/dev/null; exec "$(dirname "$(readlink -f "$0")")/helpers/node-ts" "$0" "$@"
+// 2>/dev/null; self=$(readlink -f "$0"); . "\${self%/*}/helpers/node-ts"
 /*`,
     );
     assert.equal((statSync(path).mode & 0o777).toString(8), '755');
   });
 
-  test(`${name} imports packages and helpers, never another script`, () => {
+  test(`${name} imports packages and what is in folders, never another script`, () => {
     for (const [, module = ''] of source(name).matchAll(/(?: from |import\(|^import )'([^'\n]+)'/gm))
-      assert(isBuiltin(module) || /^\.\/helpers\/[\w-]+\.ts$|^[a-z@]/.test(module), module);
+      assert(isBuiltin(module) || /^\.\/[\w-]+\/[\w/-]+\.ts$|^[a-z@]/.test(module), module);
   });
 
   test(`${name}'s header has its purpose in a line and all sections in order`, () => {
@@ -128,10 +133,107 @@ for (const name of scripts) {
 }
 
 test('without a node, a script says so and what to do', () => {
-  const { status, stderr } = start(['/bin/sh', join(top, 'scripts/helpers/node-ts'), 'x.ts'], {
-    PATH: '/nonexistent',
-  });
+  const program = `self=${join(top, 'scripts/x.ts')}; . ${join(top, 'scripts/helpers/node-ts')}`;
+  const { status, stderr } = start(['/bin/sh', '-c', program, 'x.ts'], { PATH: '/nonexistent' });
   // this machine has one in a system folder, unless it was installed elsewhere
   if (status !== 125) return assert.match(stderr, /x\.ts/);
   assert.match(stderr, /^barehand: node is not in PATH .*: under sudo try: sudo env "PATH=\$PATH" x\.ts\n$/);
+});
+
+/** A copy of the project, built, whose help says BUILT where it comes from dist. */
+function copyProject(): string {
+  const copy = mkdtempSync(join(folder, 'copy-'));
+  chmodSync(copy, 0o755);
+  execFileSync('cp', ['-a', ...['scripts', 'package.json', 'LICENSE'].map((name) => join(top, name)), copy]);
+  symlinkSync(join(top, 'node_modules'), join(copy, 'node_modules'));
+  execFileSync(process.execPath, [join(copy, 'scripts/helpers/build.mjs')]);
+  return copy;
+}
+
+/** Changes a file and nothing that ls(1) shows of it: neither its size nor its times. */
+function edit(file: string, from: string, to: string): void {
+  const { atime, mtime } = statSync(file);
+  const text = readFileSync(file, 'utf8');
+  assert(text.includes(from), from);
+  assert.equal(from.length, to.length);
+  writeFileSync(file, text.replaceAll(from, to));
+  utimesSync(file, atime, mtime);
+}
+
+for (const node of nodes) {
+  const version = start([node, '--version'], {}).stdout.trim();
+  const env = { PATH: `${dirname(node)}:/usr/bin:/bin` };
+
+  test(`what is built is what starts, while it is made of what is there, on ${version}`, () => {
+    const copy = copyProject();
+    const script = join(copy, 'scripts/stop.ts');
+    const built = join(copy, 'dist/stop.mjs');
+    const title = () => start([script, '--help'], env).stdout.split('\n')[0];
+    const asked = 'stop.ts: ask a container to end, wait, kill what is left, clean up';
+    assert.equal(title(), asked);
+    edit(built, 'stop.ts: ask a', 'stop.ts: BUILT');
+    const fromDist = asked.replace('ask a', 'BUILT');
+    assert.equal(title(), fromDist);
+
+    // as its user called it
+    assert.equal(
+      start(['./stop.ts', '--no'], env, join(copy, 'scripts')).stderr,
+      "stop: unknown option --no\nTry 'stop.ts --help'.\n",
+    );
+
+    // the script, a helper, and a package: whatever it is made of
+    edit(script, 'ask a', 'beg a');
+    assert.equal(title(), asked.replace('ask', 'beg'));
+    edit(script, 'beg a', 'ask a');
+    assert.equal(title(), fromDist);
+    edit(join(copy, 'scripts/helpers/cli.ts'), 'unknown option', 'UNKNOWN option');
+    assert.match(start([script, '--no'], env).stderr, /^stop: UNKNOWN option --no/);
+    assert.equal(title(), asked);
+    edit(join(copy, 'scripts/helpers/cli.ts'), 'UNKNOWN option', 'unknown option');
+    assert.equal(title(), fromDist);
+    rmSync(join(copy, 'scripts/helpers/units.ts'));
+    assert.match(start([script, '--help'], env).stderr, /units\.ts/);
+  });
+
+  test(`what others could have written is not started, on ${version}`, { skip: needs('root') }, () => {
+    const copy = copyProject();
+    const [script, dist] = [join(copy, 'scripts/stop.ts'), join(copy, 'dist')];
+    const built = join(dist, 'stop.mjs');
+    edit(built, 'stop.ts: ask a', 'stop.ts: BUILT');
+    const isBuilt = () => start([script, '--help'], env).stdout.startsWith('stop.ts: BUILT');
+    assert(isBuilt());
+    for (const path of [built, dist]) {
+      for (const [spoil, repair] of [
+        [() => chownSync(path, 65534, 0), () => chownSync(path, 0, 0)],
+        [() => chmodSync(path, 0o775), () => chmodSync(path, 0o755)],
+        [() => chmodSync(path, 0o757), () => chmodSync(path, 0o755)],
+      ] as const) {
+        spoil();
+        assert(!isBuilt(), path);
+        repair();
+        assert(isBuilt(), path);
+      }
+      renameSync(path, `${path}.own`);
+      symlinkSync(`${path}.own`, path);
+      assert(!isBuilt(), path);
+      rmSync(path);
+      renameSync(`${path}.own`, path);
+    }
+    rmSync(dist, { recursive: true });
+    assert.match(start([script, '--help'], env).stdout, /^stop\.ts: ask a/);
+    assert.match(start([script, '--no'], env).stderr, /^stop: unknown option --no/);
+  });
+}
+
+test('an install builds, and does without what it would build with', () => {
+  const copy = copyProject();
+  rmSync(join(copy, 'dist'), { recursive: true });
+  const { scripts: steps } = JSON.parse(readFileSync(join(copy, 'package.json'), 'utf8'));
+  const env = { PATH: `${dirname(process.execPath)}:/usr/bin:/bin`, npm_lifecycle_event: 'prepare' };
+  const prepare = () => start(['sh', '-c', `umask 002; ${steps.prepare}`], env, copy);
+  assert.deepEqual(prepare(), { status: 0, stdout: '', stderr: '' });
+  assert.deepEqual(readdirSync(join(copy, 'dist')).length, scripts.length);
+  for (const path of ['dist', 'dist/ps.mjs']) assert.equal(statSync(join(copy, path)).mode & 0o777, 0o755);
+  rmSync(join(copy, 'node_modules'));
+  assert.deepEqual(prepare(), { status: 0, stdout: '', stderr: '' });
 });

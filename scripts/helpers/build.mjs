@@ -1,17 +1,39 @@
 // Bundles each script into dist/NAME.mjs: one readable file that runs on a host with nothing but node.
 import { chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { build } from 'esbuild';
+import { describe } from './built.mjs';
 
 const top = fileURLToPath(new URL('../../', import.meta.url));
 const dist = join(top, 'dist');
 
+// npm runs this after an install too; without the development packages there is nothing to build with, nor a need
+const { build } = await import('esbuild').catch((error) => {
+  if (error.code !== 'ERR_MODULE_NOT_FOUND' || process.env.npm_lifecycle_event !== 'prepare') throw error;
+  process.exit(0);
+});
+
+const contents = new Map();
+/** A file's bytes at the first look: what a built file is made of is what it says, also where files change meanwhile. */
+function read(path) {
+  const bytes = contents.get(path) ?? readFileSync(path);
+  contents.set(path, bytes);
+  return bytes;
+}
+
+/** Which files are embedded in which module: esbuild does not know of them. */
+const embedded = new Map();
+
 /** Puts the text of a file in place of each `embedded(import.meta.url, './FILE')` of helpers/embedded.ts. */
-function embed(source, folder) {
-  return source.replace(/\bembedded\(\s*import\.meta\.url,\s*'([^']+)',?\s*\)/g, (_, path) => {
+function embed(source, path) {
+  const files = [];
+  embedded.set(path, files);
+  return source.replace(/\bembedded\(\s*import\.meta\.url,\s*'([^']+)',?\s*\)/g, (_, name) => {
+    files.push(join(dirname(path), name));
     // a template literal stays readable in dist
-    const text = readFileSync(join(folder, path), 'utf8').replace(/[\\`]|\$\{/g, '\\$&');
+    const text = read(files.at(-1))
+      .toString()
+      .replace(/[\\`]|\$\{/g, '\\$&');
     return `\`${text}\``;
   });
 }
@@ -20,20 +42,21 @@ const embedding = {
   name: 'embedded',
   setup: ({ onLoad }) =>
     onLoad({ filter: /\/scripts\/.*\.ts$/ }, ({ path }) => ({
-      contents: embed(readFileSync(path, 'utf8'), dirname(path)),
+      contents: embed(read(path).toString(), path),
       loader: 'ts',
     })),
 };
 
 /** The script as one ES module. Not minified: it starts as fast, and whoever runs it as root can read it. */
 async function bundle(name) {
-  const source = readFileSync(join(top, 'scripts', name), 'utf8');
+  const path = join(top, 'scripts', name);
+  const source = read(path).toString();
   // esbuild drops comments and keeps the first line: the header is the help, and a .mjs has no types to strip
   const header = /\/\*\n[\s\S]*?\*\//.exec(source)?.[0];
   if (!header) throw new Error(`${name} has no header comment`);
   const { outputFiles, metafile } = await build({
     stdin: {
-      contents: embed(source.replace(/^#!.*\n/, ''), join(top, 'scripts')),
+      contents: embed(source.replace(/^#!.*\n/, ''), path),
       sourcefile: name,
       resolveDir: join(top, 'scripts'),
       loader: 'ts',
@@ -67,7 +90,13 @@ process.env.PATH = [process.env.PATH, '/usr/local/sbin:/usr/local/bin:/usr/sbin:
   });
   if (outputFiles[0].text.includes('embedded(import.meta'))
     throw new Error(`${name}: embedded() is not called as build.mjs expects it`);
-  return `${outputFiles[0].text}\n/*\n${licences(Object.keys(metafile.inputs)).replaceAll('*/', '* /')}*/\n`;
+  const inputs = Object.keys(metafile.inputs);
+  const files = inputs.flatMap((input) => [
+    input,
+    ...(embedded.get(join(top, input)) ?? []).map((file) => relative(top, file)),
+  ]);
+  const madeOf = describe([...new Set(files)], read);
+  return `${outputFiles[0].text}\n/*\n${licences(inputs).replaceAll('*/', '* /')}*/\n${madeOf}`;
 }
 
 /** Names, versions and licence texts of this project and of the packages that the files are from; each text once. */
@@ -98,6 +127,7 @@ function listFolder(folder) {
 }
 
 mkdirSync(dist, { recursive: true });
+chmodSync(dist, 0o755); // whatever the umask: what others may write start.mjs does not use
 const names = readdirSync(join(top, 'scripts')).filter((file) => file.endsWith('.ts'));
 const built = await Promise.all(
   names.map(async (name) => {

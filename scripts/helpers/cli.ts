@@ -1,7 +1,7 @@
 // The edge of every script: argv becomes typed options, errors become one line and an exit code.
 import { readFileSync, realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { basename } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import minimist from 'minimist';
 import { OutputError, print, useOutput } from './output.ts';
@@ -155,10 +155,12 @@ export function helpText(url: string): string {
   return /\/\*\n([\s\S]*?)\*\//.exec(source)?.[1] ?? '';
 }
 
-/** True where this module is the script that node was started with, not one that a test imported. */
+/** True where this module is the script that node was started with, or is built from it; not one that a test imported. */
 function isStartedScript(url: string): boolean {
-  const started = process.argv[1];
-  return started !== undefined && realpathSync(started) === fileURLToPath(url);
+  if (process.argv[1] === undefined) return false;
+  const started = realpathSync(process.argv[1]);
+  const built = join(dirname(started), '../dist', `${basename(started, '.ts')}.mjs`);
+  return [started, built].includes(fileURLToPath(url));
 }
 
 /**

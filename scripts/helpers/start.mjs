@@ -1,7 +1,8 @@
-// start.mjs SCRIPT [ARG...]: what node-ts has node run. Loads SCRIPT, whose types this node or strip-types.mjs strips.
+// start.mjs SCRIPT [ARG...]: what node-ts has node run. Loads what npm run build, or an install, has made of SCRIPT,
+// where it is made of just what is there now; else SCRIPT itself, whose types this node or strip-types.mjs strips.
 import { closeSync, openSync, realpathSync } from 'node:fs';
-import { Writable } from 'node:stream';
 import { pathToFileURL } from 'node:url';
+import { findBuilt } from './built.mjs';
 
 // what the script sees is what its user typed
 process.argv.splice(1, 1);
@@ -23,6 +24,7 @@ async function inSomeDirectory(load) {
 
 /** Calls `load` with standard streams that lead nowhere: node connects a thread's with its own, which then don't block. */
 async function withoutStreams(load) {
+  const { Writable } = await import('node:stream');
   const names = ['stdin', 'stdout', 'stderr'];
   const own = names.map((name) => Object.getOwnPropertyDescriptor(process, name));
   for (const name of names) Object.defineProperty(process, name, { value: new Writable() });
@@ -30,6 +32,8 @@ async function withoutStreams(load) {
   for (const [index, name] of names.entries()) Object.defineProperty(process, name, own[index]);
 }
 
-if (!process.features.typescript)
+const script = realpathSync(process.argv[1]);
+const built = findBuilt(script);
+if (!built && !process.features.typescript)
   await withoutStreams(() => inSomeDirectory(() => import('./strip-types.mjs')));
-await import(pathToFileURL(realpathSync(process.argv[1])).href);
+await import(pathToFileURL(built ?? script).href);
