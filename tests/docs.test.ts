@@ -1,5 +1,6 @@
 // What the pages tell people to type is typed here: the ```sh blocks of a page, in order, in one shell, as root, from
-// the project's top folder. A block that can't be says why: ```sh no-run: reason. A page leaves nothing behind.
+// the project's top folder. A block that can't be says why: ```sh no-run: reason; one that takes a program which not
+// every host has names it: ```sh needs: ip, nft. A page leaves nothing behind.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -106,14 +107,19 @@ async function left(before: string[], session: number, page: string): Promise<st
 for (const page of pages) {
   test(`${page}: every block is to be run, or says why not`, () => {
     for (const { line, info, code } of blocks(page)) {
-      assert.match(info, /^(sh|sh no-run: \S.*|text|json|ts)$/, `${page}:${line}`);
+      assert.match(info, /^(sh|sh no-run: \S.*|sh needs: [\w-]+(, [\w-]+)*|text|json|ts)$/, `${page}:${line}`);
       assert(info !== 'text' || !/^[$#] /m.test(code), `${page}:${line}: commands at a prompt are not run`);
     }
     // fences that blocks() does not know would keep what is in them from being run
     assert.doesNotMatch(readFileSync(join(top, page), 'utf8'), /^[ \t]+```|^[ \t]*~~~/m);
   });
 
-  const toRun = blocks(page).filter(({ info }) => info === 'sh');
+  const toRun: Block[] = [];
+  for (const block of blocks(page).filter(({ info }) => /^sh($| needs:)/.test(info))) {
+    const missing = needs(...(block.info.match(/[\w-]+/g) ?? []).slice(2));
+    if (missing) test(`${page}:${block.line} works`, { skip: missing });
+    else toRun.push(block);
+  }
   if (toRun.length > 0)
     test(`${page}: what it says to type works, and leaves nothing behind`, {
       skip: needs('root', 'namespaces', 'cgroup'),
