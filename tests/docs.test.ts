@@ -107,7 +107,11 @@ async function left(before: string[], session: number, page: string): Promise<st
 for (const page of pages) {
   test(`${page}: every block is to be run, or says why not`, () => {
     for (const { line, info, code } of blocks(page)) {
-      assert.match(info, /^(sh|sh no-run: \S.*|sh needs: [\w-]+(, [\w-]+)*|text|json|ts)$/, `${page}:${line}`);
+      assert.match(
+        info,
+        /^(sh|sh no-run: \S.*|sh needs: [\w-]+(, [\w-]+)*|text|json|ts)$/,
+        `${page}:${line}`,
+      );
       assert(info !== 'text' || !/^[$#] /m.test(code), `${page}:${line}: commands at a prompt are not run`);
     }
     // fences that blocks() does not know would keep what is in them from being run

@@ -19,7 +19,7 @@ import {
 } from 'node:fs';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { after } from 'node:test';
 import { findProgram } from '../scripts/helpers/shell.ts';
 import { defaultCapabilities } from '../scripts/run/capabilities.ts';
 import { findInit } from '../scripts/run/init.ts';
@@ -28,6 +28,7 @@ import { container, namespace, newName } from './helpers/container.ts';
 import { hiding } from './helpers/inside.ts';
 import { needs } from './helpers/needs.ts';
 import { execute, script, until } from './helpers/script.ts';
+import { before, test } from './helpers/slow.ts';
 import { waysOut } from './helpers/ways-out.ts';
 
 const skip =

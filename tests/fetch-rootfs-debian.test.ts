@@ -12,9 +12,10 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type TestContext, test } from 'node:test';
+import type { TestContext } from 'node:test';
 import { bundle, run, Sandbox } from './helpers/fetch.ts';
 import { needs } from './helpers/needs.ts';
+import { test } from './helpers/slow.ts';
 
 const sh = (line: string, ...words: string[]) =>
   execFileSync('sh', ['-ec', line, 'sh', ...words], {

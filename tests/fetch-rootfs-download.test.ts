@@ -7,7 +7,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { createServer as createHttpsServer } from 'node:https';
 import { type AddressInfo, connect } from 'node:net';
 import { join } from 'node:path';
-import { after, type TestContext, test } from 'node:test';
+import { after, type TestContext } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import {
   type DownloadOptions,
@@ -19,6 +19,7 @@ import {
 import { archive } from './helpers/archives.ts';
 import { bundle, run, Sandbox } from './helpers/fetch.ts';
 import { needs } from './helpers/needs.ts';
+import { test } from './helpers/slow.ts';
 
 const lone = new Sandbox();
 const program = bundle(lone.top);

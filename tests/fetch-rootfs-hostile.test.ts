@@ -2,10 +2,11 @@
 import assert from 'node:assert/strict';
 import { lstatSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { after } from 'node:test';
 import { bundle, run, Sandbox } from './helpers/fetch.ts';
 import { hostileArchives } from './helpers/hostile-archives.ts';
 import { needs } from './helpers/needs.ts';
+import { test } from './helpers/slow.ts';
 
 const lone = new Sandbox();
 const program = bundle(lone.top);

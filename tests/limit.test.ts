@@ -16,7 +16,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { after } from 'node:test';
 import {
   amount,
   type Hierarchy,
@@ -41,6 +41,7 @@ import { memorySettings } from '../scripts/limit-memory.ts';
 import { container, makeBundle } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { become, call, execute, rootfs, script, until } from './helpers/script.ts';
+import { test } from './helpers/slow.ts';
 import {
   cgroupIn,
   enable,

@@ -1,7 +1,6 @@
 // Firewalls of others, not imitations of them: what attach says of one is typed. They have copies of their files, in the
 // host's mount namespace, and firewalld(1) a bus of its own.
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
 import { needs } from './helpers/needs.ts';
 import {
   ask,
@@ -22,6 +21,7 @@ import {
   withIptables,
 } from './helpers/network-lab.ts';
 import { until } from './helpers/script.ts';
+import { test } from './helpers/slow.ts';
 
 const outside = ['TCP:203.0.113.1:83', 'TCP6:[2001:db8::1]:83'];
 const published = ['TCP:198.51.100.2:8080', 'TCP6:[2001:db8::2]:8080'];

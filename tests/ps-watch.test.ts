@@ -5,7 +5,6 @@ import { existsSync, writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { test } from 'node:test';
 import { findHierarchy, parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { bar, cut, layout, sparkline, speaksUnicode, toJson, widthOf } from '../scripts/ps/screen.ts';
 import { type Counters, parseIo, rates } from '../scripts/ps/usage.ts';
@@ -13,6 +12,7 @@ import { frame, type Live, type Look, sortRows, track, type View } from '../scri
 import { container, start, startByHand, stat } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, script, until } from './helpers/script.ts';
+import { test } from './helpers/slow.ts';
 
 const counters: Counters = {
   atMilliseconds: 1000,

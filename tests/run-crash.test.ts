@@ -4,11 +4,11 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { test } from 'node:test';
 import { parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { cgroups, container, newName } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs, top, until } from './helpers/script.ts';
+import { test } from './helpers/slow.ts';
 
 /** Names, modes, owners, sizes and times of all there is in a rootfs. */
 const state = async () => (await execute(['find', rootfs, '-printf', '%P %y %m %U %G %s %T@ %l\n'])).stdout;

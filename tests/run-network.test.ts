@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, afterEach, test } from 'node:test';
+import { after, afterEach } from 'node:test';
 import { newName } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import {
@@ -20,6 +20,7 @@ import {
   start,
 } from './helpers/network-lab.ts';
 import { become, execute, rootfs, script, top, until } from './helpers/script.ts';
+import { test } from './helpers/slow.ts';
 
 const lab = { skip: skip || needs('cgroup') };
 const call = (...words: string[]) => execute([...enter(host), script('run'), ...words]);

@@ -14,7 +14,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { after } from 'node:test';
 import { attempt } from '../scripts/helpers/pids.ts';
 import { backgroundName, detach, ended, kept, keptFile } from './helpers/background.ts';
 import { cgroups, container, newName, start } from './helpers/container.ts';
@@ -22,6 +22,7 @@ import { link, needsAttributes, state } from './helpers/folders.ts';
 import { each, inside, launch, mounted, refused, said, says, without } from './helpers/inside.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs, until } from './helpers/script.ts';
+import { before, test } from './helpers/slow.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'barehand-run-options-'));
 after(() => execute(['rm', '-r', scratch]));

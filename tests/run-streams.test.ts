@@ -4,10 +4,11 @@ import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { after } from 'node:test';
 import { container } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { execute, rootfs, top } from './helpers/script.ts';
+import { test } from './helpers/slow.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'barehand-streams-'));
 after(() => rmSync(scratch, { recursive: true }));

@@ -4,11 +4,12 @@ import assert from 'node:assert/strict';
 import { existsSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { after } from 'node:test';
 import { defaultCapabilities } from '../scripts/run/capabilities.ts';
 import { container, newName } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { execute, rootfs, script, top } from './helpers/script.ts';
+import { before, test } from './helpers/slow.ts';
 
 const skip = container.skip || needs('runc');
 const bundle = mkdtempSync(join(tmpdir(), 'barehand-runc-'));
