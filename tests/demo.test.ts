@@ -12,7 +12,9 @@ import { call, execute, script, top } from './helpers/script.ts';
 
 const left = () => readdirSync(join(top, 'rootfs')).filter((name) => /^\.?demo-/.test(name));
 
-test('the walk shows each step, kills at the limit, and leaves the host as it was', container, async () => {
+test('the walk shows each step, kills at the limit, and leaves the host as it was', {
+  skip: container.skip || needs('ps'),
+}, async () => {
   const mounts = readFileSync('/proc/self/mountinfo', 'utf8');
   const { code, stdout, stderr } = await call('demo', []);
   assert.equal(stderr, '');
@@ -62,7 +64,7 @@ test('the walk shows each step, kills at the limit, and leaves the host as it wa
 });
 
 test('what the demo prints as a command can be typed', {
-  skip: container.skip || needs('speed'),
+  skip: container.skip || needs('speed', 'ps'),
 }, async () => {
   const { stdout } = await call('demo', ['--keep']);
   const kept = /kept: (\S+)/.exec(stdout)?.[1];
@@ -83,7 +85,7 @@ test('what the demo prints as a command can be typed', {
 });
 
 test('interrupted in the middle it cleans up all the same', {
-  skip: container.skip || needs('speed'),
+  skip: container.skip || needs('speed', 'ps'),
 }, async () => {
   const demo = spawn(script('demo'), { stdio: ['ignore', 'pipe', 'inherit'] });
   const lines = createInterface({ input: demo.stdout })[Symbol.asyncIterator]();

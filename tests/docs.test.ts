@@ -169,7 +169,12 @@ for (const page of pages) {
 
 function killSession(session: number): void {
   for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name)))
-    if (isOf(session, join('/proc', pid))) spawn('kill', ['-KILL', pid], { stdio: 'ignore' });
+    if (isOf(session, join('/proc', pid)))
+      try {
+        process.kill(Number(pid), 'SIGKILL');
+      } catch {
+        // it has ended
+      }
 }
 
 test('docs/architecture.md tells of every helper and every package', () => {
