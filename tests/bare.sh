@@ -27,11 +27,11 @@ cp -a "$base" "$run/root"
 local=$run/root/usr/local
 cp -L "$(command -v node)" "$local/bin/node"
 npm=$(dirname "$(dirname "$(readlink -f "$(command -v npm)")")")
-mkdir -p "$local/lib/node_modules" "$run/root/root/barehand"
+mkdir -p "$local/lib/node_modules" "$run/root/barehand"
 cp -a "$npm" "$local/lib/node_modules/npm"
 ln -s ../lib/node_modules/npm/bin/npm-cli.js "$local/bin/npm"
 # all but what is made here: that is made there anew
-tar -c --exclude=./.git --exclude=./rootfs/?* --exclude=./dist . | tar -x -C "$run/root/root/barehand"
+tar -c --exclude=./.git --exclude=./rootfs/?* --exclude=./dist . | tar -x -C "$run/root/barehand"
 
 # shellcheck disable=SC2016 # a program for the shell in there
 enter='
@@ -45,7 +45,7 @@ mount -t tmpfs -o mode=1777 tmp "$root/tmp"
 cd "$root"
 pivot_root . .
 umount --lazy .
-cd /root/barehand
+cd /barehand
 exec "$@"
 '
 environment=(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=dumb)

@@ -379,28 +379,26 @@ test('--dry-run prints what has the same effect, and that of one process only', 
   assert.deepEqual([code, stderr], [125, `exec: process ${first} has ended\n`]);
 });
 
-test(
-  '--host-tools: the programs of the host, in the network and among the processes of the container',
-  container,
-  async () => {
-    const program =
-      'ls -d /work /proc/[0-9]* | wc -l; ip -brief link | cut -d" " -f1; hostname; pwd; ps -e -o pid=,args=';
-    const { stdout, stderr } = await call(
-      'exec',
-      ['--host-tools', web.name, 'sh', '-c', program.replace('/work ', `${scratch} `)],
-      { cwd: scratch },
-    );
-    assert.equal(stderr, '');
-    assert.match(stdout, new RegExp(`^\\d\nlo\n${web.name}\n${scratch}\n +1 sleep 1000\n`));
-    const { pid, child, end } = await enter(web.name, ['--host-tools']);
-    const { cgroups, privileges } = standing(pid);
-    assert.equal(cgroups, standing(process.pid).cgroups);
-    assert.deepEqual(privileges, standing(process.pid).privileges);
-    child.kill();
-    assert.deepEqual(await end, [143, null]);
-    await until('its end', () => !alive(pid));
-  },
-);
+test('--host-tools: the programs of the host, in the network and among the processes of the container', {
+  skip: container.skip || needs('ip', 'ps'),
+}, async () => {
+  const program =
+    'ls -d /work /proc/[0-9]* | wc -l; ip -brief link | cut -d" " -f1; hostname; pwd; ps -e -o pid=,args=';
+  const { stdout, stderr } = await call(
+    'exec',
+    ['--host-tools', web.name, 'sh', '-c', program.replace('/work ', `${scratch} `)],
+    { cwd: scratch },
+  );
+  assert.equal(stderr, '');
+  assert.match(stdout, new RegExp(`^\\d\nlo\n${web.name}\n${scratch}\n +1 sleep 1000\n`));
+  const { pid, child, end } = await enter(web.name, ['--host-tools']);
+  const { cgroups, privileges } = standing(pid);
+  assert.equal(cgroups, standing(process.pid).cgroups);
+  assert.deepEqual(privileges, standing(process.pid).privileges);
+  child.kill();
+  assert.deepEqual(await end, [143, null]);
+  await until('its end', () => !alive(pid));
+});
 
 test('once it is in the container, what enters opens nothing there', {
   skip: container.skip || needs('strace'),
