@@ -454,7 +454,9 @@ test(
   },
 );
 
-test("--isolate pid,mount is its step 3: PID 1, and none of the host's", container, async () => {
+test("--isolate pid,mount is its step 3: PID 1, and none of the host's", {
+  skip: container.skip || needs('ps'),
+}, async () => {
   assert.equal((await stdout('--isolate', 'pid,mount', rootfs, 'ps', '-e', '-o', 'pid=')).trim(), '1');
   assert.equal((await stdout('--isolate', 'pid,chroot', rootfs, 'ps', '-e', '-o', 'pid=')).trim(), '1');
 });
