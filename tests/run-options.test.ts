@@ -349,8 +349,9 @@ test('the environment: --env-file, then -e; it is for the container alone', slow
 });
 
 test('--add-host and --dns are files of its own', slow, async () => {
-  writeFileSync(join(root, 'etc/resolv.conf'), 'nameserver 192.0.2.1\n');
-  const files = () => ['hosts', 'resolv.conf'].map((name) => readFileSync(join(root, 'etc', name), 'utf8'));
+  const paths = ['hosts', 'resolv.conf'].map((name) => join(root, 'etc', name));
+  for (const path of paths) writeFileSync(path, 'nameserver 192.0.2.1\n');
+  const files = () => paths.map((path) => readFileSync(path, 'utf8'));
   const before = files();
   const options = '--hostname box --add-host db:10.1.2.3 --add-host six:fe80::1 --dns 9.9.9.9 --dns ::1';
   const program = "cat /etc/resolv.conf; getent hosts db box | tr -s ' '; grep six /etc/hosts";

@@ -96,6 +96,10 @@ export async function found(
       }
     };
     const pid = pids.find((pid) => isCommand(pid) && namespace(pid, 'mnt') !== namespace('self', 'mnt'));
+    const { exitCode, signalCode } = launcher;
+    // what never started is not waited for
+    if (pid === undefined && (exitCode || signalCode))
+      throw new Error(`${name} ended with ${exitCode ?? signalCode}, and was not seen to run ${command}`);
     return pid !== undefined && ([Number(stat(pid)[1]), pid] as const);
   });
   const result = { name, launcher, first, unshare, end };
