@@ -36,8 +36,9 @@ import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
 import { findHierarchy, memoryFiles, parent, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main } from './helpers/cli.ts';
+import { missingPrograms } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
-import { findInPath, quote, runProgram } from './helpers/shell.ts';
+import { quote, runProgram } from './helpers/shell.ts';
 
 export const options = { keep: {} } as const;
 
@@ -78,9 +79,9 @@ const show = (output: string) => say(output.trimEnd().replace(/^(.{0,100}).*$/gm
 async function findMissing(): Promise<string[]> {
   if (process.getuid?.() !== 0) return ['root: containers of this demo are made by root: sudo'];
   const missing: string[] = [];
-  for (const tool of ['unshare', 'nsenter', 'setpriv', 'mount', 'pivot_root', 'flock', 'tar', 'ldd']) {
-    if (!findInPath(tool)) missing.push(`${tool}(1): apt-get install util-linux tar libc-bin`);
-  }
+  const tools = 'unshare nsenter setpriv mount umount pivot_root flock setsid tar ldd'.split(' ');
+  const programs = missingPrograms(tools);
+  if (programs) missing.push(programs);
   for (const flag of ['mount', 'pid', 'uts', 'ipc', 'cgroup']) {
     const { exitCode, stderr } = await runProgram(['unshare', `--${flag}`, '--fork', 'true']);
     if (exitCode !== 0)

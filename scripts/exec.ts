@@ -60,6 +60,7 @@ import {
   readProcesses,
   startTicks as startTicksOf,
 } from './helpers/pids.ts';
+import { requirePrograms } from './helpers/programs.ts';
 import { findHome, findUser, parseUser, type UserChoice } from './helpers/rootfs.ts';
 import { seccompRules } from './helpers/seccomp/seccomp.ts';
 import { become, type Command, canBecome, findInPath, findProgram, startAndWait } from './helpers/shell.ts';
@@ -219,6 +220,10 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
     throw new Failure(`not on ${process.arch}: only ${numberedArchitectures.join(' and ')}`);
 
   const isRoot = process.getuid?.() === 0;
+  const shields = isRoot || hostTools ? ['unshare', 'mount'] : [];
+  const parents = 'execve' in process ? [] : ['setpriv'];
+  requirePrograms(['env', ...shields, ...parents], 'enter a container');
+
   const hierarchies = readHierarchies();
   const { first, startTicks } = findContainer(hierarchies, target);
   if (!first || startTicks === undefined) throw new Failure(`nothing of ${target} is running`);

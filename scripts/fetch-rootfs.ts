@@ -64,6 +64,7 @@ import { download, shown, withProgress } from './fetch-rootfs/download.ts';
 import { makeHostRootfs } from './fetch-rootfs/host-rootfs.ts';
 import { asRoot, unpack } from './fetch-rootfs/unpack.ts';
 import { Failure, main, reason, UsageError, type Values } from './helpers/cli.ts';
+import { requirePrograms } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
 import { quote } from './helpers/shell.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
@@ -259,6 +260,9 @@ await main(import.meta.url, { options, operands: [0, 2] }, async (values, operan
   const { source, dest } = planFetch(values.article, operands, rootfsFolder);
   const say = (text: string) => values.quiet || console.error(text);
   process.umask(0o022);
+  const isArchive = !source.startsWith('host:');
+  const programs = isArchive ? ['unshare', 'mount', 'chroot', 'tar', 'ldd'] : ['ldd', ...asRoot.slice(0, 1)];
+  requirePrograms(programs, `make ${dest}`);
   try {
     prepare(dest);
   } catch (error) {

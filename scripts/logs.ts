@@ -34,6 +34,7 @@ import { Failure, main, UsageError } from './helpers/cli.ts';
 import { notesFolder, runFolder } from './helpers/containers.ts';
 import { print } from './helpers/output.ts';
 import { attempt } from './helpers/pids.ts';
+import { requirePrograms } from './helpers/programs.ts';
 import { runProgram } from './helpers/shell.ts';
 import { isName, namedContainer } from './helpers/target.ts';
 
@@ -92,7 +93,9 @@ await main(import.meta.url, { options, operands: [1, 1] }, async ({ follow, tail
         : `there is no log of ${name}: ps.ts shows containers, ls ${runFolder()} what is kept`,
     );
 
+  if (follow) requirePrograms(['flock', 'setpriv'], 'follow a log');
   if (status) {
+    if (ended() === undefined) requirePrograms(['flock'], 'see whether it is running');
     const code = ended() ?? ((await lives()) ? 'running' : undefined);
     if (code === undefined) throw new Failure(`${name} was killed together with what kept its log`);
     console.log(code);

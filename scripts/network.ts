@@ -62,6 +62,7 @@ SEE ALSO
 import Table from 'cli-table3';
 import { Failure, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
 import { printable, readProc } from './helpers/pids.ts';
+import { requirePrograms } from './helpers/programs.ts';
 import { runProgram } from './helpers/shell.ts';
 import { perform, type Step, toShell } from './helpers/steps.ts';
 import { isName } from './helpers/target.ts';
@@ -234,6 +235,7 @@ async function limit(text: string, values: Values<typeof options>): Promise<void
   const rateOut = values.rateOut ?? values.rate;
   if (rateIn === undefined && rateOut === undefined)
     throw new UsageError('limit needs --rate, --rate-in or --rate-out');
+  requirePrograms(['tc', 'nsenter'], 'limit the rate');
   const steps: Step[] = [];
   const { pid } = findNetwork(text);
   for (const { link, interface: inside } of await attached(pid, text, values.bridge)) {

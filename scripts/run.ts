@@ -104,6 +104,7 @@ import {
 import { Failure, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
 import { notesFolder } from './helpers/containers.ts';
 import { readProc } from './helpers/pids.ts';
+import { requirePrograms } from './helpers/programs.ts';
 import {
   defaultShell,
   findRootfs,
@@ -118,7 +119,7 @@ import { parseCpus, parseList, parseNumber, parseSize } from './helpers/units.ts
 import { capabilities, keptCapabilities, parseCapabilities } from './run/capabilities.ts';
 import { planCgroups } from './run/cgroups.ts';
 import { namespaceFlags } from './run/hold.ts';
-import { findVolumes, mountFlags, planSeccomp, readHost } from './run/host.ts';
+import { findVolumes, launchPrograms, mountFlags, planSeccomp, readHost } from './run/host.ts';
 import { idmapWords } from './run/idmap.ts';
 import { imageFile, readImageConfig } from './run/image.ts';
 import { findInit, shellInit } from './run/init.ts';
@@ -438,8 +439,11 @@ await main(
     const plan = await planLaunch(values, operands);
     if (plan.privileged && !plan.userNamespace)
       console.error('run: --privileged: root in this container is as root on the host');
-    if (!values.dryRun) return launchContainer(plan);
-    process.stdout.write(printLaunch(plan));
-    return 0;
+    if (values.dryRun) {
+      process.stdout.write(printLaunch(plan));
+      return 0;
+    }
+    requirePrograms(launchPrograms(plan), 'start a container');
+    return launchContainer(plan);
   },
 );

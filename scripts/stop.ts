@@ -48,6 +48,7 @@ import { cgroupsBelow, lockDirectory, parent, processesIn, readHierarchies } fro
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
 import { notesFolder } from './helpers/containers.ts';
 import { attempt, type Process, readProc, startTicks } from './helpers/pids.ts';
+import { requirePrograms } from './helpers/programs.ts';
 import { runProgram } from './helpers/shell.ts';
 import {
   findContainer,
@@ -225,6 +226,7 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
   if ((pause || resume || sweep) && (values.signal !== undefined || values.timeout !== undefined))
     throw new UsageError('--signal and --timeout go with stopping');
   if (sweep) {
+    requirePrograms(['flock'], 'sweep');
     for (const name of ownContainers(hierarchies)) {
       const container = attempt(() => namedContainer(hierarchies, name)); // it may end at this moment
       if (!container) continue;
@@ -258,6 +260,8 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
         .filter(({ first, cgroups }) => first ?? cgroups[0])
     : operands.map(find);
   if (targets.length === 0) console.error('stop: there is no container of barehand here');
+  const isNamed = (target: WholeContainer | Failure) => !(target instanceof Failure) && target.name;
+  if (!pause && !resume && targets.some(isNamed)) requirePrograms(['flock'], 'stop a container');
   const work = async (target: WholeContainer | Failure) => {
     if (target instanceof Failure) throw target;
     if (!pause && !resume) return stop(target, signal, timeout);

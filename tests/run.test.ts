@@ -570,7 +570,7 @@ test(
 
 test('the name that a container has by default is one that --name would take', container, async () => {
   for (const [folder, expected] of [
-    ['.hidden', /^name=hidden-\d+$/m],
+    ['.hidden', /barehand\/hidden-\d+\b/],
     ['-x y', /^name=xy-\d+$/m],
     ['...', /^name=c-\d+$/m],
   ] as const) {

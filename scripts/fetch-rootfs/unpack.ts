@@ -8,6 +8,7 @@ import { pipeline } from 'node:stream/promises';
 import { setFlagsFromString } from 'node:v8';
 import { createGunzip } from 'node:zlib';
 import { Failure, reason } from '../helpers/cli.ts';
+import { installCommand } from '../helpers/programs.ts';
 import { findProgram } from '../helpers/shell.ts';
 import { type Attributes, type Limits, TarInspector } from './archive.ts';
 import { lddLibraries } from './host-rootfs.ts';
@@ -89,7 +90,7 @@ async function* filter(tool: string, args: string[], source: AsyncIterable<Buffe
   child.on('error', (error: NodeJS.ErrnoException) => {
     failure = new Failure(
       error.code === 'ENOENT'
-        ? `it is compressed with ${tool}, which is not installed here`
+        ? `it is compressed with ${tool}, which is not installed here: ${installCommand([tool])}`
         : `cannot run ${tool}: ${reason(error)}`,
     );
   });

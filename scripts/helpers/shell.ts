@@ -1,6 +1,6 @@
 // The host's own programs: where they are, and running them.
 import { once } from 'node:events';
-import { existsSync, constants as fileConstants, readFileSync, statSync } from 'node:fs';
+import { constants as fsConstants, readFileSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { Failure } from './cli.ts';
@@ -13,8 +13,18 @@ export const pathDirectories = () => (process.env.PATH ?? '').split(delimiter);
 
 /** Where a program is in these directories, or undefined. A name with a slash is where it is. */
 export function findProgram(name: string, directories = systemDirectories): string | undefined {
-  const candidates = name.includes('/') ? [name] : directories.map((directory) => join(directory, name));
-  return candidates.find((path) => existsSync(path) && statSync(path).isFile());
+  const isFile = (path: string, bits: number) => {
+    try {
+      const stat = statSync(path, { throwIfNoEntry: false });
+      return stat?.isFile() && (stat.mode & bits) === bits;
+    } catch {
+      return false; // in a directory that is closed to this user
+    }
+  };
+  if (name.includes('/')) return isFile(name, 0) ? name : undefined;
+  return directories
+    .map((directory) => join(directory, name))
+    .find((path) => isFile(path, fsConstants.S_IXUSR));
 }
 
 /** A program of this host's, where its PATH leads; undefined where there is none. */
@@ -111,7 +121,7 @@ export async function runProgram(argv: Command): Promise<Outcome> {
 export function blockStreams(): void {
   for (const [fd, stream] of (['stdin', 'stdout', 'stderr'] as const).entries()) {
     const [, flags = '0'] = /^flags:\s*(\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8')) ?? [];
-    if ((Number.parseInt(flags, 8) & fileConstants.O_NONBLOCK) === 0) continue;
+    if ((Number.parseInt(flags, 8) & fsConstants.O_NONBLOCK) === 0) continue;
     (process[stream] as { _handle?: { setBlocking?: (blocks: boolean) => void } })._handle?.setBlocking?.(
       true,
     );

@@ -7,6 +7,7 @@ import { readHierarchies } from '../helpers/cgroups.ts';
 import { Failure, UsageError } from '../helpers/cli.ts';
 import { findContainers, identify } from '../helpers/containers.ts';
 import { attempt, namespaceInode, readProcess, readProcesses } from '../helpers/pids.ts';
+import { installCommand, requirePrograms } from '../helpers/programs.ts';
 import { findInPath, quote, runProgram } from '../helpers/shell.ts';
 import { isName, namedContainer } from '../helpers/target.ts';
 import {
@@ -108,12 +109,10 @@ const parseRows = <Row>(text = ''): Row[] =>
 
 /** Which firewall this host has. Throws Failure where programs are missing that a network is made with. */
 export function findFirewall(): Firewall {
-  for (const program of ['ip', 'nsenter', 'flock'])
-    if (!findInPath(program))
-      throw new Failure(`${program}(8) is not here: apt-get install iproute2 util-linux`);
+  requirePrograms(['ip', 'nsenter', 'flock', 'sed', 'grep'], 'look at networks');
   if (findInPath('nft')) return 'nft';
   if (findInPath('iptables')) return 'iptables';
-  throw new Failure('neither nft(8) nor iptables(8) is here: apt-get install nftables');
+  throw new Failure(`neither nft(8) nor iptables(8) is here: ${installCommand(['nft'])}`);
 }
 
 /** The commands that say all rules of the firewall. */

@@ -4,6 +4,7 @@ import { accessSync, constants, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Failure, reason } from '../helpers/cli.ts';
 import { attempt, commandLine, namespaceInode, readProc, readProcesses } from '../helpers/pids.ts';
+import { installCommand } from '../helpers/programs.ts';
 import { findInPath, quote, runProgram } from '../helpers/shell.ts';
 import { namedContainer, ownContainers } from '../helpers/target.ts';
 import type { Attachment } from './network.ts';
@@ -33,7 +34,8 @@ function carrierWords(carrier: Carrier, ports: Port[]): string[] {
       `only root may publish port ${low.hostPort}: take one from ${firstPort} on, or as root: sysctl net.ipv4.ip_unprivileged_port_start=${low.hostPort}`,
     );
   if (carrier === 'slirp4netns') {
-    if (ports.length > 0) throw new Failure('slirp4netns publishes no ports here: apt-get install passt');
+    if (ports.length > 0)
+      throw new Failure(`slirp4netns publishes no ports here: ${installCommand(['pasta'])}`);
     const closed = ['--disable-host-loopback', '--enable-sandbox', '--enable-seccomp'];
     return ['slirp4netns', '--configure', ...closed, target, 'tap0'];
   }
@@ -117,7 +119,9 @@ export async function attachRootless(
 ): Promise<void> {
   const carrier = findCarrier();
   if (!carrier)
-    throw new Failure('a network without root needs pasta(1) or slirp4netns(1): apt-get install passt');
+    throw new Failure(
+      `a network without root needs pasta(1) or slirp4netns(1): ${installCommand(['pasta'])}`,
+    );
   const words = carrierShell(carrierWords(carrier, ports));
   // it would go on when the container has ended, since it is in that network namespace itself
   const shell = `pid=${pid}\n(${words} & carrier=$!; tail --pid="$pid" -f /dev/null; kill "$carrier") </dev/null >/dev/null 2>&1 &\n`;

@@ -6,9 +6,11 @@ shift
 trap 'kill -INT "$launcher"' INT
 trap 'kill -QUIT "$launcher"' QUIT
 trap '' TSTP
-parent=$$ "$@" <&0 7>&4 4>&2 2>&7 7>&- &
+# a background job of sh has no input unless it gets it so
+exec 8<&0
+parent=$$ "$@" <&8 7>&4 4>&2 2>&7 7>&- 8<&- &
 child=$!
-exec 3<&- 4>&- 5<&- 6<&-
+exec 3<&- 4>&- 5<&- 6<&- 8<&-
 while :; do
   wait "$child"
   code=$?

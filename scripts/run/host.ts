@@ -73,6 +73,18 @@ export function findVolumes(volumes: Volume[]): FoundVolume[] {
       mountPoints: [{ path: '', options: mountFlags(source) }, ...points],
     };
   });
+/** The programs of this host that a launch runs, beside those that are looked for only if they are there. */
+export function launchPrograms(launch: Launch): string[] {
+  const { isolate, limits, joins, userNamespace, cgroups, detached, stopSignal, terminal } = launch;
+  return [
+    'unshare nsenter mount setpriv env',
+    detached ? 'mkfifo stdbuf head stat mv rm cat' : terminal ? 'script' : '',
+    isolate.has('mount') ? 'pivot_root umount' : 'chroot',
+    userNamespace ? '' : 'cp',
+    (cgroups?.lock || detached || stopSignal) && 'flock',
+    limits.length > 0 && 'prlimit',
+    joins && 'nsenter',
+  ].flatMap((words) => (words ? words.split(' ') : []));
 }
 
 /**

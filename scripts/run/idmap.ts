@@ -1,5 +1,6 @@
 // Mounting a tree with mapped IDs, for what a user namespace's root is to see as its own. See mount_setattr(2).
 import { Failure } from '../helpers/cli.ts';
+import { installCommand } from '../helpers/programs.ts';
 import { findProgram, runProgram } from '../helpers/shell.ts';
 
 /** open_tree(2), mount_setattr(2) and move_mount(2), whose numbers are the same on all processors. */
@@ -26,6 +27,6 @@ export async function idmapWords(): Promise<string[]> {
   if (Number(major) > 2 || Number(minor) >= 39) return ['sh', '-c', mount, 'run'];
   if (findProgram('perl')) return ['perl', '-e', perl];
   throw new Failure(
-    '--userns needs mount(8) of util-linux 2.39 or later, or perl: apt-get install perl-base',
+    `--userns needs mount(8) of util-linux 2.39 or later, or perl: ${installCommand(['perl'])}`,
   );
 }

@@ -749,8 +749,9 @@ async function giveStreams(launch: Launch, pid: number): Promise<void> {
 }
 
 /** What became of one that was waited for. */
-async function exitCode(held: Held, { ending }: Signals): Promise<number> {
+async function exitCode(held: Held, signals: Signals): Promise<number> {
   const [code, signal] = await held.end;
+  const { ending } = signals; // it may have come meanwhile
   const words = held.words();
   if (ending) return 128 + constants.signals[ending];
   // unshare(1) before 2.40 takes a SIGKILL of its child for a failure of its own

@@ -3,6 +3,7 @@
 import { constants, fstatSync, openSync, readFileSync } from 'node:fs';
 import { Failure, UsageError } from '../helpers/cli.ts';
 import { attempt } from '../helpers/pids.ts';
+import { installCommand } from '../helpers/programs.ts';
 import type { Port } from '../network/rules.ts';
 import type { Text } from './furnish.ts';
 import type { Connection, Launch } from './launch.ts';
@@ -107,8 +108,8 @@ export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork>
   }
   const { carrierLines, findCarrier, forwarder } = await import('../network/rootless.ts');
   const carrier = findCarrier();
-  if (!carrier && ports.length > 0) throw new Failure(`--publish: ${noCarrier}`);
-  if (!carrier) return { ...plain, warning: `it has no network but its own loopback: ${noCarrier}` };
+  if (!carrier && ports.length > 0) throw new Failure(`--publish: ${noCarrier()}`);
+  if (!carrier) return { ...plain, warning: `it has no network but its own loopback: ${noCarrier()}` };
   const { search } = readNameservers();
   const resolv = [
     `nameserver ${forwarder[carrier]}`,
@@ -121,4 +122,4 @@ export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork>
   };
 }
 
-const noCarrier = 'without root that takes pasta(1) or slirp4netns(1): apt-get install passt';
+const noCarrier = () => `without root that takes pasta(1) or slirp4netns(1): ${installCommand(['pasta'])}`;

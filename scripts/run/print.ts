@@ -23,8 +23,11 @@ function loaderFiles(): string[] {
   return files.find((paths) => paths.every((path) => existsSync(path))) ?? [];
 }
 
-/** What is done to the root, in the namespaces of PID 1. Paths are those on the host, as it sees them too. */
-function insideLines(launch: Launch, pid: string): string {
+/**
+ * What is done to the root, in the namespaces of PID 1: before and after it has a cgroup namespace of its own. Paths are
+ * those on the host, as it sees them too.
+ */
+function insideLines(launch: Launch, pid: string): [first: string, second: string] {
   const { rootfs } = launch;
   const plan = planFurnishing(launch, { stage: rootfs, cwd: `/proc/${pid}/cwd/.`, terminal: undefined });
   const relative = (path: string) => quote(path.slice(rootfs.length + 1));
@@ -41,26 +44,23 @@ function insideLines(launch: Launch, pid: string): string {
     options: `rbind${kind === 'directory' ? ',X-mount.mkdir' : ''}`,
   });
   const files = plan.bindings.flatMap(({ to, kind }) => (kind === 'file' ? `: >>${quote(`root${to}`)}` : []));
-  return [
-    `cd ${quote(rootfs)}`,
-    ...table([...plan.own, ...(plan.layers.length > 0 ? [] : plan.first)]),
+  const enter = `cd ${quote(rootfs)}`;
+  const like = '--reference="/proc/$pid/cwd/."'.replace('$pid', pid);
+  const layers = plan.layers.length > 0;
+  const first = [
+    enter,
+    ...table([...plan.own, ...(layers ? [] : plan.first)]),
     ...(folders.length > 0 ? [`mkdir -p ${folders.map(quote).join(' ')}`] : []),
-    ...plan.layers
-      .slice(0, 1)
-      .map(
-        (layer) =>
-          `chown --reference="/proc/${pid}/cwd/." ${quote(layer)}; chmod --reference="/proc/${pid}/cwd/." ${quote(layer)}`,
-      ),
-    ...(plan.layers.length > 0 ? table(plan.first) : []),
+    ...(layers ? [`chown ${like} own/upper; chmod ${like} own/upper`, ...table(plan.first)] : []),
     ...(empty.length > 0 ? [`touch ${empty.join(' ')}`] : []),
     ...deviceLines(plan),
     ...plan.files.flatMap((file) => {
       if ('link' in file) return `ln -s ${file.link} ${relative(file.path)}`;
-      return file.text === '' ? [] : `cat >${relative(file.path)} ${hereDocument(file.text)}`;
+      return file.text === '' ? [] : `cat >${relative(file.path)} ${hereDocument(file.text, 'TEXT', true)}`;
     }),
-    ...files,
-    ...table([...plan.second, ...plan.bindings.map(bound), ...plan.last]),
-  ].join('\n');
+  ];
+  const second = [enter, ...files, ...table([...plan.second, ...plan.bindings.map(bound), ...plan.last])];
+  return [first.join('\n'), second.join('\n')];
 }
 
 const deviceLines = ({ nodes }: Furnishing) =>
@@ -84,6 +84,7 @@ export function printLaunch(launch: Launch): string {
   const enter = enterCommand(launch, pid);
   const user = enterCommand({ ...launch, isolate: new Set() }, pid);
   const root = quote(join(launch.rootfs, 'root'));
+  const [first, second] = insideLines(launch, pid);
   return `${[
     cgroups && steps(makingSteps(cgroups, name)),
     `# pipes by which the two sides wait for each other
@@ -95,10 +96,11 @@ mkdir -p ${quote(runDirectory)}; mkfifo -m 600 ${quote(ready)} ${quote(go)}`,
     '{',
     '(',
     'read -r pid <&8   # PID 1 waits, still with the files of the host',
+    '# its root is put together on a tmpfs over ROOTFS that nobody else sees',
+    `${printCommand(enterCommand(launch, pid, false))} sh -e ${hereDocument(first)}`,
     join_.length > 0 && steps(join_),
-    'echo go >&9; read -r _ <&8   # it gives up its privileges',
-    `# furnish its root, on a tmpfs over it that nobody else sees`,
-    `${printCommand(enter)} sh -e ${hereDocument(insideLines(launch, pid))}`,
+    'echo go >&9; read -r _ <&8   # in its cgroups, it gives up its privileges',
+    `${printCommand(enter)} sh -e ${hereDocument(second)}`,
     isolate.has('net') && hasIp && !connection && printCommand(sh`${enter} ip link set lo up`),
     isolate.has('mount') &&
       `# shut it in: what is furnished becomes its root, and the host's root is detached
