@@ -623,7 +623,7 @@ test('a user without root is confined as well, and a refused archive leaves noth
   );
   const before = made.canary();
   const { status, stderr } = runAsNobody(made, [source, made.dest]);
-  assert.match(stderr, /^fetch-rootfs: cannot fetch .*l\/pwned.*\n$/);
+  assert.match(stderr, /^fetch-rootfs: cannot fetch .*: tar: l(\/pwned)?: .*\n$/); // as of tar 1.34 and 1.35
   assert.equal(status, 1);
   assert.equal(made.canary(), before);
   assert.deepEqual(made.left(), []);
@@ -736,8 +736,11 @@ test('host: takes more programs, by name or path, with the interpreter of a scri
   assert.equal(execFileSync('chroot', [dest, tool, 'works'], { encoding: 'utf8' }), 'tool: works\n');
 });
 
+/** Debian's python3-minimal has no ctypes. */
+const hasPython = () => spawnSync('/usr/bin/python3', ['-c', 'import ssl, ctypes']).status === 0;
+
 test('host: takes python3 with its library', {
-  skip: root.skip || (existsSync('/usr/bin/python3') ? false : 'needs python3'),
+  skip: root.skip || (hasPython() ? false : 'needs /usr/bin/python3 with its library'),
 }, async (t) => {
   const { dest } = bound(sandbox(t));
   const { code, stderr } = await run(['host:python3', dest], { program });

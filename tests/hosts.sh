@@ -31,7 +31,7 @@ for word; do
 done
 [ ${#jobs[@]} -gt 0 ] || jobs=(trixie:22 trixie:24 sid:22 sid:24 trixie:22:bare trixie:24:bash)
 [ ${#files[@]} -gt 0 ] ||
-  for name in run run-options container-options run-crash exec ps stop logs limit-memory fetch-rootfs; do
+  for name in run run-options container-options run-crash exec ps stop logs limit-memory fetch-rootfs programs; do
     files+=("tests/$name.test.ts")
   done
 
@@ -45,7 +45,7 @@ cache=$(readlink -f "$cache")
 case $cache/ in "$project"/*) fail 2 "the cache $cache is in the project's folder: set BAREHAND_HOSTS_CACHE" ;; esac
 
 # what the tests compare with and run in, beside what every Debian has
-packages=ca-certificates,util-linux-extra,procps,iproute2,libcap2-bin,expect,python3-minimal,tini,uidmap,nftables
+packages=ca-certificates,util-linux-extra,procps,iproute2,libcap2-bin,expect,python3,tini,uidmap,nftables
 packages+=,busybox-static,zstd,xz-utils,bzip2,attr,e2fsprogs,openssl,socat,runc,bubblewrap
 
 # ---- a user space and a node: made once, kept
@@ -110,13 +110,13 @@ trap 'stop_job; exit 143' TERM
 enter='
 root=$1 project=$2 node=$3
 shift 3
-# pivot_root(2) wants a mount point; with chroot(2) only, the kernel would refuse user namespaces, user_namespaces(7)
+# pivot_root(2) wants a mount point; with chroot(2) only, unshare(2) would refuse user namespaces: EPERM
 mount --bind "$root" "$root"
 for directory in /proc /sys /dev; do mount --rbind $directory "$root$directory"; done
 mount -t tmpfs -o mode=755 run "$root/run"
 mkdir -p "$root$project"
 mount --bind "$project" "$root$project"
-mount --bind "$root/rootfs" "$root$project/rootfs"
+mount --bind "${root%/*}/rootfs" "$root$project/rootfs"
 mount --bind "$node" "$root/usr/local/bin"
 cd "$root"
 pivot_root . .
@@ -134,7 +134,6 @@ exec node --import ./scripts/helpers/strip-types.mjs --test --test-reporter=spec
 prepare_root() { # ROOT VARIANT
   local root=$1 program
   cp -a "$cache/$host" "$root"
-  mkdir "$root/rootfs"
   rm -f "$root/etc/resolv.conf"
   cp /etc/resolv.conf /etc/hosts "$root/etc/"
   case $2 in
@@ -146,7 +145,8 @@ prepare_root() { # ROOT VARIANT
 run_job() { # JOB: its output into $log
   local host node variant environment root=$run/root
   IFS=: read -r host node variant <<<"$1"
-  rm -rf --one-file-system "$root"
+  rm -rf --one-file-system "$root" "$run/rootfs"
+  mkdir "$run/rootfs"
   prepare_root "$root" "$variant"
   environment=(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=dumb)
   environment+=("BAREHAND_REQUIRE=root,namespaces,cgroup" "BAREHAND_HOSTS=$run" ${BAREHAND_CI:+"BAREHAND_CI=$BAREHAND_CI"})
@@ -181,6 +181,6 @@ for job in "${jobs[@]}"; do
     [ -z "$left" ] || echo "hosts: $job: left behind: $left" >&2
   fi
   echo "$job: $pass passed, $fail failed, $skip skipped, in $((SECONDS - start)) s"
-  sed -n 's/.*# \(needs .*\)/  skipped: \1/p' "$log" | sort | uniq -c
+  sed -n 's/.*# \(needs .*\)/skipped: \1/p' "$log" | sort | uniq -c
 done
 [ $failed = 0 ]

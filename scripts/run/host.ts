@@ -73,6 +73,8 @@ export function findVolumes(volumes: Volume[]): FoundVolume[] {
       mountPoints: [{ path: '', options: mountFlags(source) }, ...points],
     };
   });
+}
+
 /** The programs of this host that a launch runs, beside those that are looked for only if they are there. */
 export function launchPrograms(launch: Launch): string[] {
   const { isolate, limits, joins, userNamespace, cgroups, detached, stopSignal, terminal } = launch;
