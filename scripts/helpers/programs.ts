@@ -41,11 +41,11 @@ const packages: [programs: string, debian: string, fedora: string, alpine: strin
  */
 const notByBusyBox = new Set('unshare setpriv flock setsid script mount umount env tar ip tc'.split(' '));
 
-/** Where a program is that can be run: in PATH, or where the distribution puts its programs. */
+/** Where a program is that can be run: where the distribution puts its programs, or in PATH. */
 function findExecutable(name: string): string | undefined {
-  for (const directory of new Set([...pathDirectories(), ...systemDirectories])) {
+  for (const directory of new Set([...systemDirectories, ...pathDirectories()])) {
     const path = findProgram(name, [directory]);
-    if (path && !(notByBusyBox.has(name) && basename(realpathSync(path)) === 'busybox')) return path;
+    if (path && !(notByBusyBox.has(name) && basename(realpathSync.native(path)) === 'busybox')) return path;
   }
   return undefined;
 }
