@@ -31,7 +31,7 @@ for word; do
 done
 [ ${#jobs[@]} -gt 0 ] || jobs=(trixie:22 trixie:24 sid:22 sid:24 trixie:22:bare trixie:24:bash)
 [ ${#files[@]} -gt 0 ] ||
-  for name in run run-options container-options run-crash exec ps stop logs limit-memory fetch-rootfs programs; do
+  for name in run run-options container-options exec ps stop logs limit-memory fetch-rootfs programs; do
     files+=("tests/$name.test.ts")
   done
 
