@@ -97,9 +97,28 @@ npm run --silent build
 
 run=$(mktemp -d "$cache/run.XXXXXX")
 job_pid=
+
+# processes that a job has left, by a variable that they inherit
+left() { grep -slzx "BAREHAND_HOSTS=$run" /proc/[0-9]*/environ | tr -cd '0-9\n'; }
+left_behind() {
+  local pid
+  for pid in $(left); do echo "$pid ($(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline"))"; done
+}
+end_left() {
+  local pid
+  for _ in 1 2 3 4 5; do
+    for pid in $(left); do kill -KILL "$pid" 2>/dev/null || true; done
+    [ -n "$(left)" ] || return 0
+    sleep 0.2
+  done
+}
+
 # mounts are made in a namespace of the job's only, so that here there are none to cross
 clean_up() { rm -rf --one-file-system "$run"; }
-stop_job() { [ -z "$job_pid" ] || { kill "$job_pid" 2>/dev/null && wait "$job_pid"; } || true; }
+stop_job() {
+  [ -z "$job_pid" ] || { kill "$job_pid" 2>/dev/null && wait "$job_pid"; } || true
+  end_left
+}
 trap clean_up EXIT
 trap 'stop_job; exit 130' INT
 trap 'stop_job; exit 143' TERM
@@ -157,13 +176,6 @@ run_job() { # JOB: its output into $log
   wait "$job_pid"
 }
 
-# processes that a job has left, by a variable that they inherit
-left_behind() {
-  grep -slzx "BAREHAND_HOSTS=$run" /proc/[0-9]*/environ | while read -r file; do
-    echo "${file//[!0-9]/} ($(tr '\0' ' ' 2>/dev/null <"${file%environ}cmdline"))"
-  done
-}
-
 count() { sed -n "s/^ℹ $1 //p" "$log" | tail -n 1 | grep . || echo 0; } # pass|fail|cancelled|skipped
 
 failed=0
@@ -179,6 +191,7 @@ for job in "${jobs[@]}"; do
     cat "$log"
     [ $status != 124 ] || echo "hosts: $job: not done after ${BAREHAND_HOSTS_TIMEOUT:-1800} s" >&2
     [ -z "$left" ] || echo "hosts: $job: left behind: $left" >&2
+    end_left
   fi
   echo "$job: $pass passed, $fail failed, $skip skipped, in $((SECONDS - start)) s"
   sed -n 's/.*# \(needs .*\)/skipped: \1/p' "$log" | sort | uniq -c
