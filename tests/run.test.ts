@@ -49,6 +49,9 @@ const stdout = async (...words: string[]) => {
   return result.stdout;
 };
 
+/** Where a launch without a mount namespace can load its filter of system calls, and so has nothing to say. */
+const unwarned = { skip: container.skip || needs('perl') };
+
 for (const [command, code] of [
   [['true'], 0],
   [['sh', '-c', 'exit 42'], 42],
@@ -57,7 +60,7 @@ for (const [command, code] of [
   [['/etc/passwd'], 126],
   [['/etc'], 126],
   [['sh', '-c', '(kill -9 $(sh -c "echo \\$PPID"))'], 137],
-  [['sh', '-c', "sh -c 'kill -TERM $$'"], 143],
+  [['sh', '-c', "sh -c 'kill -TERM $$'; exit $?"], 143], // bash would become the last command, as PID 1
   [['sh', '-c', 'kill -TERM $$; exit 7'], 7], // the kernel spares PID 1
 ] as [string[], number][]) {
   test(`${command.join(' ')} ends with ${code}`, container, async () => {
@@ -431,7 +434,7 @@ test("the host's mount table is the same before, during and after", container, a
 
 test(
   "--isolate chroot is the article's step 2: another root, and every process of the host",
-  container,
+  unwarned,
   async () => {
     const host = readdirSync('/proc').filter((entry) => /^\d+$/.test(entry)).length;
     const seen = (
@@ -455,7 +458,7 @@ test(
 );
 
 test("--isolate pid,mount is its step 3: PID 1, and none of the host's", {
-  skip: container.skip || needs('ps'),
+  skip: unwarned.skip || needs('ps'),
 }, async () => {
   assert.equal((await stdout('--isolate', 'pid,mount', rootfs, 'ps', '-e', '-o', 'pid=')).trim(), '1');
   assert.equal((await stdout('--isolate', 'pid,chroot', rootfs, 'ps', '-e', '-o', 'pid=')).trim(), '1');
