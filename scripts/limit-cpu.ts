@@ -1,30 +1,31 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-limit-cpu.ts: no more than so much CPU time for a container, or for any process and all that descends from it
+limit-cpu.ts: limit the CPU time of a container, or of any process with its descendants
 
 USAGE
   limit-cpu.ts [OPTION...] TARGET [CPUS]
   limit-cpu.ts [OPTION...] --reset TARGET
 
-  TARGET is a container's name; the PID of its first process, or of the unshare(1) that holds it; or the PID of any
-  process: it and all its descendants are limited, with their threads, and whatever they start later.
-  CPUS is how many processors' time it may take: 1.5 is 150 ms in every 100 ms. It may be left out where one of
-  --weight, --cpuset, --period is given.
+  TARGET is a container's name, or the PID of any process. A PID of a container means the container: that of its first
+  process, of the unshare(1) that holds it, or of its launcher. Any other PID means this process and all its
+  descendants, with their threads, and whatever they start later.
+  CPUS is the CPU time per elapsed time: 1.5 is 150 ms in each period of 100 ms. You may leave it out if you give
+  --weight, --cpuset or --period.
 
-  A target that has a cgroup to itself, as containers and services have, is limited there, in place. Any other is
-  moved into a cgroup of its own, barehand/pid-PID.
+  A container, a service and any tree of processes that has a cgroup to itself are limited there, in place. Any other
+  tree is moved into a new cgroup, barehand/pid-PID.
 
 OPTIONS
-  --weight N        its share where there is not enough for all, 1 to 10000, beside others' 100. That is cpu.weight of
-                    cgroup v2; v1 gets N * 1024 / 100 as cpu.shares, which is how the kernel itself reckons
-  --cpuset LIST     only on these processors: 0-1,3
-  --period TIME     give out CPUS in pieces for this long, 1ms to 1s (default: 100ms); a number alone is microseconds
-  --reset           lift all of these, or put back what another engine's or a service's were; move back what was
-                    moved, and remove its cgroup, unless another limit-*.ts limits something there
-  --json            print the result as an object
-  --dry-run         print what would be done, as shell
-  -h, --help        this text
+  --weight N        relative CPU weight under contention, 1 to 10000 (default: 100). cgroup v2: cpu.weight; v1:
+                    cpu.shares = N * 1024 / 100, which is how the kernel itself converts it
+  --cpuset LIST     run on these CPUs only: 0-1,3
+  --period TIME     enforce CPUS over this period, 1ms to 1s (default: 100ms); a number without unit is microseconds
+  --reset           lift the limits: restore those the container was started with, or its engine or systemd had set;
+                    move back what was moved, and remove its cgroup, unless another limit-*.ts still limits it
+  --json            print the result as a JSON object
+  --dry-run         print the steps as shell, and change nothing
+  -h, --help        print this text
 
 EXAMPLES
   limit-cpu.ts web 1.5
@@ -33,10 +34,11 @@ EXAMPLES
   limit-cpu.ts --reset web
 
 CHANGES
-  cpu.max, cpu.weight, cpuset.cpus of one cgroup; with v1 cpu.cfs_quota_us, cpu.cfs_period_us, cpu.shares, and
-  cpuset.cpus of another. Where it has to make one: the cgroup barehand/pid-PID, and who is in it.
-  /run/barehand/pid-PID, where it notes from which cgroup they came, or what the limits of a cgroup that is not ours
-  were. Both go with --reset; once the processes have ended, with the next call.
+  cgroup v2: cpu.max, cpu.weight and cpuset.cpus of one cgroup. v1: cpu.cfs_quota_us, cpu.cfs_period_us and cpu.shares
+  of one cgroup, cpuset.cpus of another.
+  If there is no cgroup to limit in place: the new cgroup barehand/pid-PID, and which processes are in it.
+  /run/barehand/pid-PID, or $XDG_RUNTIME_DIR/barehand/pid-PID, holds what --reset needs: where the processes came from,
+  and the previous limits. --reset removes it; so does the next limit-*.ts, once the processes have ended.
 
 UNDO
   limit-cpu.ts --reset TARGET
@@ -44,10 +46,12 @@ UNDO
 SEE ALSO
   cgroups(7), cpuset(7), sched(7), the kernel's admin-guide/cgroup-v2 and scheduler/sched-bwc, limit-memory.ts
 */
-import { type LimitName, type Setting, weightToShares } from './helpers/cgroups.ts';
 import { main, UsageError } from './helpers/cli.ts';
+import { toShell } from './helpers/steps.ts';
 import { parseCpus, parseList, parseMicroseconds, parseNumber } from './helpers/units.ts';
-import { commonOptions, limitTarget, type Part } from './limit/limit.ts';
+import { carryOut, report } from './limit/perform.ts';
+import { commonOptions, findParts, planChange } from './limit/plan.ts';
+import { namesOf } from './limit/table.ts';
 
 export const options = {
   weight: { parse: (text: string) => parseNumber('--weight', text, 1, 10_000) },
@@ -62,61 +66,29 @@ function parsePeriod(text: string): number {
   throw new UsageError(`--period is from 1ms to 1s, not ${text}`);
 }
 
-/** What is wanted; undefined: left as it is. */
-export interface Wanted {
-  cpus?: number | undefined;
-  periodMicroseconds?: number | undefined;
-  weight?: number | undefined;
-  cpuset?: string | undefined;
-}
-
-/** The values of a cgroup's files for what is wanted, of those files that this hierarchy has. */
-export function cpuSettings(
-  { hierarchy: { version }, before }: Pick<Part, 'hierarchy' | 'before'>,
-  wanted: Wanted,
-) {
-  const { cpus, periodMicroseconds, weight, cpuset } = wanted;
-  const settings: Setting[] = [];
-  const now = before.find(({ limit }) => limit === 'cpu')?.text.split(' ');
-  if (now && (cpus !== undefined || periodMicroseconds !== undefined)) {
-    const [quota = '', old] = now;
-    const period = periodMicroseconds ?? 100_000;
-    const share = cpus ?? Number(quota) / Number(old);
-    // without a limit only the period is set; kernel/sched: a quota is a millisecond at least
-    const isLimited = cpus !== undefined || Number(quota) > 0;
-    const text = isLimited ? String(Math.max(1000, Math.round(share * period))) : quota;
-    settings.push({ limit: 'cpu', text: `${text} ${period}` });
-  }
-  if (weight !== undefined && now)
-    settings.push({ limit: 'weight', text: String(version === 1 ? weightToShares(weight) : weight) });
-  if (cpuset !== undefined && before.some(({ limit }) => limit === 'cpuset'))
-    settings.push({ limit: 'cpuset', text: cpuset });
-  return settings;
-}
-
-await main(import.meta.url, { options, operands: [1, 2] }, (values, [text = '', word]) => {
-  const { weight, cpuset, period: periodMicroseconds, reset } = values;
-  const isGiven = [weight, cpuset, periodMicroseconds].some((value) => value !== undefined);
-  if (reset && (word !== undefined || isGiven))
+await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text = '', word]) => {
+  const { weight, cpuset, period: periodMicroseconds, reset, json, dryRun } = values;
+  const cpus = word === undefined || reset ? undefined : parseCpus(word);
+  const limits = { cpus, periodMicroseconds, weight, cpuset };
+  if (reset && (word !== undefined || namesOf(limits).length > 0))
     throw new UsageError('--reset takes neither CPUS nor --weight, --cpuset, --period');
-  if (!reset && word === undefined && !isGiven) throw new UsageError('CPUS is missing');
-  const cpus = word === undefined ? undefined : parseCpus(word);
-  const asked: LimitName[] = [];
-  if (cpus !== undefined || periodMicroseconds !== undefined) asked.push('cpu');
-  if (weight !== undefined) asked.push('weight');
-  if (cpuset !== undefined) asked.push('cpuset');
+  if (!reset && namesOf(limits).length === 0) throw new UsageError('CPUS is missing');
+  const wanted = reset ? undefined : limits;
 
-  return limitTarget(text, values, {
-    script: 'limit-cpu',
-    all: ['cpu', 'weight', 'cpuset'],
-    asked,
-    wanted: (part) => cpuSettings(part, { cpus, periodMicroseconds, weight, cpuset }),
-    explain: (code, { hierarchy, target }) => {
-      if (code === 'EINVAL' && target.toMove.length > 0 && hierarchy.version === 1)
-        return 'a real-time process can only be in a cgroup that has cpu.rt_runtime_us, sched(7): chrt -o -p 0 PID; or there is no such CPU';
-      if (code === 'EINVAL' || code === 'EACCES' || code === 'ERANGE')
-        return 'the cgroup above has less to give, or one below has more: see cpu.cfs_quota_us and cpuset.cpus there';
-      return undefined;
-    },
-  });
+  const parts = findParts(text, ['cpu', 'weight', 'cpuset'], wanted, dryRun);
+  const changes = parts.map((part) => planChange(part, wanted));
+  if (dryRun) {
+    process.stdout.write(toShell(changes.flatMap(({ steps }) => steps)));
+    return 0;
+  }
+  const moves = parts.some(({ hierarchy, target }) => hierarchy.version === 1 && target.toMove.length > 0);
+  const range =
+    'the cgroup above has less to give, or one below has more: see cpu.cfs_quota_us and cpuset.cpus there';
+  const realTime =
+    'a real-time process can only be in a cgroup that has cpu.rt_runtime_us, sched(7): chrt -o -p 0 PID; or there is no such CPU';
+  const causes = { EINVAL: moves ? realTime : range, EACCES: range, ERANGE: range };
+  const remarks = await carryOut(text, changes, causes);
+  report(text, changes, json, { text: '', fields: {} });
+  for (const remark of remarks) console.error(`limit-cpu: ${remark}`);
+  return 0;
 });

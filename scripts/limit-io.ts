@@ -1,35 +1,36 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-limit-io.ts: no more than so much reading and writing of a disk by a container, or by any process and its descendants
+limit-io.ts: limit the disk I/O of a container, or of any process with its descendants
 
 USAGE
   limit-io.ts [OPTION...] TARGET DEVICE|PATH
   limit-io.ts [OPTION...] --reset TARGET
 
-  TARGET is a container's name; the PID of its first process, or of the unshare(1) that holds it; or the PID of any
-  process: it and all its descendants are limited, with their threads, and whatever they start later.
-  DEVICE is a disk, as /dev/sda; of a partition its disk is taken. PATH is any file or folder: the disk is the one that
-  its file system is on, below an overlay the one of its upper directory. A device of device-mapper, as those of LVM,
-  is a disk of its own.
+  TARGET is a container's name, or the PID of any process. A PID of a container means the container: that of its first
+  process, of the unshare(1) that holds it, or of its launcher. Any other PID means this process and all its
+  descendants, with their threads, and whatever they start later.
+  DEVICE is a disk, as /dev/sda; a partition stands for its disk. PATH is any file or directory, and stands for the disk
+  that its file system is on; on an overlay, the disk of the upper directory. A device-mapper device, as LVM's, is a
+  disk of its own.
 
-  A target that has a cgroup to itself, as containers and services have, is limited there, in place. Any other is
-  moved into a cgroup of its own, barehand/pid-PID.
+  A container, a service and any tree of processes that has a cgroup to itself are limited there, in place. Any other
+  tree is moved into a new cgroup, barehand/pid-PID.
 
 OPTIONS
-  --read-bps SIZE   read no more than SIZE in a second: 1M is 1024^2 bytes, 1MB is 1000^2
-  --write-bps SIZE  write no more than SIZE in a second
-  --read-iops N     no more than N reads in a second
-  --write-iops N    no more than N writes in a second
-  --reset           lift all of these, of all disks, or put back what another engine's or a service's were; move back
-                    what was moved, and remove its cgroup, unless another limit-*.ts limits something there
-  --json            print the result as an object
-  --dry-run         print what would be done, as shell
-  -h, --help        this text
+  --read-bps SIZE   read at most SIZE per second: 1M is 1024^2 bytes, 1MB is 1000^2 bytes
+  --write-bps SIZE  write at most SIZE per second
+  --read-iops N     at most N read operations per second
+  --write-iops N    at most N write operations per second
+  --reset           lift the limits: restore those the container was started with, or its engine or systemd had set;
+                    move back what was moved, and remove its cgroup, unless another limit-*.ts still limits it
+  --json            print the result as a JSON object
+  --dry-run         print the steps as shell, and change nothing
+  -h, --help        print this text
 
-  cgroup v1 does not hold up buffered writes: they go to memory, and from there to the disk in the kernel's name. Only
-  reads, O_DIRECT and fsync'ed writes are. v2 holds up buffered writes too, but only on file systems that tell whose
-  they are (ext4, xfs, btrfs), and if the memory controller is on there as well.
+  cgroup v1 does not throttle buffered writes: the kernel writes them back later, in its own name. It throttles reads,
+  O_DIRECT writes and fsync(2). v2 throttles buffered writes too, on file systems that support cgroup writeback (ext4,
+  xfs, btrfs), if the memory controller is enabled in the same cgroup.
 
 EXAMPLES
   limit-io.ts web / --write-bps 10M
@@ -37,9 +38,10 @@ EXAMPLES
   limit-io.ts --reset web
 
 CHANGES
-  io.max of one cgroup; with v1 blkio.throttle.*_device. Where it has to make one: the cgroup barehand/pid-PID, and who
-  is in it. /run/barehand/pid-PID, where it notes from which cgroup they came, or what the limits of a cgroup that is
-  not ours were. Both go with --reset; once the processes have ended, with the next call.
+  io.max of one cgroup; with v1 blkio.throttle.*_device.
+  If there is no cgroup to limit in place: the new cgroup barehand/pid-PID, and which processes are in it.
+  /run/barehand/pid-PID, or $XDG_RUNTIME_DIR/barehand/pid-PID, holds what --reset needs: where the processes came from,
+  and the previous limits. --reset removes it; so does the next limit-*.ts, once the processes have ended.
 
 UNDO
   limit-io.ts --reset TARGET
@@ -48,11 +50,12 @@ SEE ALSO
   cgroups(7), lsblk(8), the kernel's admin-guide/cgroup-v2 (IO, Writeback) and admin-guide/cgroup-v1/blkio-controller,
   limit-memory.ts
 */
-import type { Setting } from './helpers/cgroups.ts';
 import { main, UsageError } from './helpers/cli.ts';
+import { toShell } from './helpers/steps.ts';
 import { parseNumber, parseSize } from './helpers/units.ts';
 import { findDisk } from './limit/disk.ts';
-import { commonOptions, limitTarget } from './limit/limit.ts';
+import { carryOut, report } from './limit/perform.ts';
+import { commonOptions, findParts, planChange } from './limit/plan.ts';
 
 export const options = {
   readBps: { parse: parseSize },
@@ -64,8 +67,8 @@ export const options = {
 
 const all = ['readBps', 'writeBps', 'readIops', 'writeIops'] as const;
 
-await main(import.meta.url, { options, operands: [1, 2] }, (values, [text = '', path]) => {
-  const { reset } = values;
+await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text = '', path]) => {
+  const { reset, json, dryRun } = values;
   const asked = all.filter((limit) => values[limit] !== undefined);
   if (reset && (path !== undefined || asked.length > 0))
     throw new UsageError('--reset takes neither a DEVICE nor limits: it lifts all of them');
@@ -73,28 +76,26 @@ await main(import.meta.url, { options, operands: [1, 2] }, (values, [text = '', 
   if (!reset && asked.length === 0)
     throw new UsageError(`one of --read-bps, --write-bps, --read-iops, --write-iops is missing`);
   const disk = path === undefined ? undefined : findDisk(path);
+  const wanted = disk && {
+    devices: asked.map((limit) => ({ limit, device: disk.device, value: values[limit] as number })),
+  };
 
-  return limitTarget(text, values, {
-    script: 'limit-io',
-    all: [...all],
-    asked,
-    wanted: () =>
-      asked.map((limit): Setting => ({ limit, device: disk?.device ?? '', text: String(values[limit]) })),
-    usage: () => ({
-      text: disk ? `${disk.device} is ${disk.name}` : '',
-      json: disk ? { disk: disk.name, device: disk.device } : {},
-    }),
-    remarks: ({ hierarchy: { version } }, wanted) => [
-      ...(version === 1 && wanted.some(({ limit }) => limit.startsWith('write'))
-        ? ['cgroup v1 does not hold up buffered writes, only O_DIRECT and fsync']
-        : []),
-      ...(disk && ['btrfs', 'zfs', 'bcachefs'].includes(disk.type)
-        ? [`${disk.type} may be on more disks than ${disk.name}: limit each of them`]
-        : []),
-    ],
-    explain: (code) =>
-      code === 'ENODEV' || code === 'ENXIO'
-        ? 'the disk is gone, or takes no limits: see lsblk(8)'
-        : undefined,
+  const parts = findParts(text, [...all], wanted, dryRun);
+  const changes = parts.map((part) => planChange(part, wanted));
+  if (dryRun) {
+    process.stdout.write(toShell(changes.flatMap(({ steps }) => steps)));
+    return 0;
+  }
+  const gone = 'the disk is gone, or does not support limits: see lsblk(8)';
+  const remarks = await carryOut(text, changes, { ENODEV: gone, ENXIO: gone });
+  report(text, changes, json, {
+    text: disk ? `${disk.device} is ${disk.name}` : '',
+    fields: disk ? { disk: disk.name, device: disk.device } : {},
   });
+  if (parts[0]?.hierarchy.version === 1 && asked.some((limit) => limit.startsWith('write')))
+    remarks.unshift('cgroup v1 does not throttle buffered writes, only O_DIRECT and fsync');
+  if (disk && ['btrfs', 'zfs', 'bcachefs'].includes(disk.type))
+    remarks.push(`${disk.type} may span more disks than ${disk.name}: limit each of them`);
+  for (const remark of remarks) console.error(`limit-io: ${remark}`);
+  return 0;
 });

@@ -1,34 +1,35 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-limit-memory.ts: no more than so much memory for a container, or for any process and all that descends from it
+limit-memory.ts: limit the memory of a container, or of any process with its descendants
 
 USAGE
   limit-memory.ts [OPTION...] TARGET SIZE
   limit-memory.ts [OPTION...] --reset TARGET
   limit-memory.ts [--json] --watch TARGET
 
-  TARGET is a container's name; the PID of its first process, or of the unshare(1) that holds it; or the PID of any
-  process: it and all its descendants are limited, with their threads, and whatever they start later.
-  SIZE: 100M is 100 * 1024^2, 100MB is 100 * 1000^2, 100000000 is bytes. It may be left out where one of --high,
-  --reserve, --oom-group is given.
+  TARGET is a container's name, or the PID of any process. A PID of a container means the container: that of its first
+  process, of the unshare(1) that holds it, or of its launcher. Any other PID means this process and all its
+  descendants, with their threads, and whatever they start later.
+  SIZE is the hard limit: 100M is 100 * 1024^2, 100MB is 100 * 1000^2, 100000000 is bytes. You may leave it out if you
+  give --high, --reserve or --oom-group.
 
-  A target that has a cgroup to itself, as containers and services have, is limited there, in place. Any other is
-  moved into a cgroup of its own, barehand/pid-PID. Memory it had before stays counted where it was.
+  A container, a service and any tree of processes that has a cgroup to itself are limited there, in place. Any other
+  tree is moved into a new cgroup, barehand/pid-PID. Memory that it allocated before stays charged to its old cgroup.
 
 OPTIONS
-  --swap SIZE|max   how much it may swap out beyond SIZE (default: nothing)
-  --high SIZE       above this it is slowed down and reclaimed from, not killed (v2)
-  --reserve SIZE    what others are reclaimed from first, while it has less than this
-  --oom-group       when one of its processes is to be killed, all are (v2)
-  --force           also if it uses more than SIZE now: v1 refuses what it can't reclaim, v2 kills at once
-  --reset           lift the limits, or put back what another engine's or a service's were; move back what was moved,
-                    and remove its cgroup, unless another limit-*.ts limits something there
-  --watch           limit nothing, but wait until TARGET ends, and tell of each process that the kernel kills in it for
-                    want of memory: which, how large, and whose limit it was
-  --json            print the result as an object, with --watch one in a line for each process killed
-  --dry-run         print what would be done, as shell
-  -h, --help        this text
+  --swap SIZE|max   swap allowed in addition to SIZE (default: none)
+  --high SIZE       throttle the processes and reclaim their memory above SIZE, but kill none (v2)
+  --reserve SIZE    soft limit: v1 reclaims first from cgroups above it, v2 last from cgroups below it
+  --oom-group       if the kernel kills one process for lack of memory, it kills all (v2)
+  --force           set SIZE even if more is in use: v1 refuses if it can't reclaim enough, v2 kills at once
+  --watch           limit nothing; until TARGET ends, report each process in it that the kernel kills for lack of
+                    memory: which, how large, and whose limit it was
+  --reset           lift the limits: restore those the container was started with, or its engine or systemd had set;
+                    move back what was moved, and remove its cgroup, unless another limit-*.ts still limits it
+  --json            print the result as a JSON object
+  --dry-run         print the steps as shell, and change nothing
+  -h, --help        print this text
 
 EXAMPLES
   limit-memory.ts web 100M
@@ -38,9 +39,10 @@ EXAMPLES
   limit-memory.ts --dry-run $$ 1G
 
 CHANGES
-  The limits of one cgroup. Where it has to make one: the cgroup barehand/pid-PID, and who is in it.
-  /run/barehand/pid-PID, where it notes from which cgroup they came, or what the limits of a cgroup that is not ours
-  were. Both go with --reset; once the processes have ended, with the next call. --watch changes nothing.
+  memory.* of one cgroup. --watch changes nothing.
+  If there is no cgroup to limit in place: the new cgroup barehand/pid-PID, and which processes are in it.
+  /run/barehand/pid-PID, or $XDG_RUNTIME_DIR/barehand/pid-PID, holds what --reset needs: where the processes came from,
+  and the previous limits. --reset removes it; so does the next limit-*.ts, once the processes have ended.
 
 UNDO
   limit-memory.ts --reset TARGET
@@ -54,18 +56,18 @@ import {
   cgroupDirectory,
   findHierarchy,
   type Hierarchy,
-  memoryFiles,
   processesIn,
-  readBytes,
   readHierarchies,
-  type Setting,
 } from './helpers/cgroups.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { attempt, readProc, readProcess } from './helpers/pids.ts';
-import { findTarget } from './helpers/target.ts';
+import { toShell } from './helpers/steps.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
-import { commonOptions, limitTarget, type Part } from './limit/limit.ts';
 import { type Kill, watchKills } from './limit/oom-watch.ts';
+import { carryOut, report } from './limit/perform.ts';
+import { commonOptions, findParts, type Part, planChange } from './limit/plan.ts';
+import { memoryFiles, namesOf, readBytes } from './limit/table.ts';
+import { findTarget } from './limit/target.ts';
 
 export const options = {
   swap: { parse: (text: string) => (text === 'max' ? Infinity : text === '0' ? 0 : parseSize(text)) },
@@ -77,42 +79,10 @@ export const options = {
   ...commonOptions,
 } as const;
 
-/** What is wanted; undefined: left as it is. */
-export interface Wanted {
-  limitBytes: number | undefined;
-  /** beyond the limit; Infinity: any */
-  swapBytes: number;
-  highBytes: number | undefined;
-  reserveBytes: number | undefined;
-  oomGroup: boolean;
-}
-
-/** The values of a cgroup's files for what is wanted. */
-export function memorySettings(
-  { hierarchy, before }: Pick<Part, 'hierarchy' | 'before'>,
-  wanted: Wanted,
-): Setting[] {
-  const { limitBytes, swapBytes, highBytes, reserveBytes, oomGroup } = wanted;
-  const settings: Setting[] = [];
-  if (limitBytes !== undefined) settings.push({ limit: 'memory', text: String(limitBytes) });
-  if (limitBytes !== undefined && countsSwap(before)) {
-    // v1 counts memory and swap together, v2 swap alone
-    const sum = hierarchy.version === 1 ? limitBytes + swapBytes : swapBytes;
-    const none = memoryFiles[hierarchy.version].unlimited;
-    settings.push({ limit: 'swap', text: swapBytes === Infinity ? none : String(sum) });
-  }
-  if (highBytes !== undefined) settings.push({ limit: 'high', text: String(highBytes) });
-  if (reserveBytes !== undefined) settings.push({ limit: 'reserve', text: String(reserveBytes) });
-  if (oomGroup) settings.push({ limit: 'oomGroup', text: '1' });
-  return settings;
-}
-
-const countsSwap = (before: Setting[]) => before.some(({ limit }) => limit === 'swap');
-
-/** What a target uses. Of a cgroup: what can't be had back by dropping file pages that nobody used lately. */
+/** The memory that a target uses. For a cgroup: without inactive file pages, which the kernel can drop. */
 function usedBytes({ hierarchy: { version }, target: { directory, toMove } }: Part): number {
   const stat = attempt(() => readFileSync(join(directory, 'memory.stat'), 'utf8'));
-  // what is to be moved is counted elsewhere; v2 counts nothing where the controller is not on yet
+  // processes that are to be moved are charged elsewhere; v2 charges nothing before the controller is enabled
   if (toMove.length > 0 || stat === undefined) {
     const pids = toMove.length > 0 ? toMove.map(({ pid }) => pid) : processesIn(directory);
     return pids.reduce((sum, pid) => sum + (ownBytes(pid) ?? readProcess(pid)?.rssBytes ?? 0), 0);
@@ -122,7 +92,7 @@ function usedBytes({ hierarchy: { version }, target: { directory, toMove } }: Pa
   return Math.max(0, (readBytes(join(directory, memoryFiles[version].usage)) ?? 0) - cache);
 }
 
-/** What a process has in memory that is of no file, its share of what it shares: smaps_rollup of proc(5). */
+/** A process's anonymous and shared memory, its share of what it shares: smaps_rollup of proc(5). */
 function ownBytes(pid: number): number | undefined {
   const kibibytes = [...(readProc(pid, 'smaps_rollup') ?? '').matchAll(/^Pss_(?:Anon|Shmem): +(\d+) kB$/gm)];
   return kibibytes.length === 0
@@ -130,16 +100,16 @@ function ownBytes(pid: number): number | undefined {
     : kibibytes.reduce((sum, match) => sum + Number(match[1]) * 1024, 0);
 }
 
-/** A kill for people. */
+/** A kill, as text for people. */
 function tell(text: string, { pid, name, bytes, level, cgroup, logged }: Kill, hierarchy: Hierarchy): string {
   const directory = cgroup === null ? undefined : cgroupDirectory(hierarchy, cgroup);
   const limit = directory && readBytes(join(directory, memoryFiles[hierarchy.version].limit));
   const whose = {
     own: 'its own limit',
     parent: 'a limit above it',
-    inside: 'a limit inside of it',
-    host: 'no limit: the host has no memory left',
-    unknown: "no telling whose limit: the kernel's log is not to be read",
+    inside: 'a limit inside it',
+    host: 'no limit: the host is out of memory',
+    unknown: "limit unknown: the kernel's log cannot be read",
   }[level ?? 'unknown'];
   const who =
     pid === null
@@ -149,7 +119,7 @@ function tell(text: string, { pid, name, bytes, level, cgroup, logged }: Kill, h
   return `${text}: the kernel killed ${who}; ${whose}${where}`;
 }
 
-/** Tells of each process of a target that the kernel kills, until the target has ended. */
+/** Reports each process of a target that the kernel kills, until the target has ended. */
 async function watch(text: string, json: boolean): Promise<void> {
   const hierarchy = findHierarchy(readHierarchies(), 'memory');
   if (!hierarchy) throw new Failure('this host has no memory controller in any cgroup hierarchy, cgroups(7)');
@@ -162,70 +132,55 @@ async function watch(text: string, json: boolean): Promise<void> {
   console.error(`limit-memory: ${text} has ended`);
 }
 
+/** What may be swapped out beyond the limit, in words. */
+const swapWords = (bytes: number) =>
+  bytes === Infinity
+    ? 'swap at will'
+    : bytes > 0
+      ? `swap ${formatSize(bytes)} beyond it`
+      : 'no swap beyond it';
+
 await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text = '', size]) => {
-  const { swap: swapBytes = 0, high: highBytes, reserve: reserveBytes, oomGroup, force, reset } = values;
-  const asked = [highBytes, reserveBytes, oomGroup || undefined].filter((value) => value !== undefined);
+  const { swap: swapBytes, high, reserve, oomGroup, force, reset, json, dryRun } = values;
+  const limitBytes = size === undefined || reset || values.watch ? undefined : parseSize(size);
+  const limits = { memoryBytes: limitBytes, swapBytes, highBytes: high, reserveBytes: reserve, oomGroup };
+  const isGiven = size !== undefined || swapBytes !== undefined || namesOf(limits).length > 0;
   if (values.watch) {
-    if (
-      size !== undefined ||
-      values.swap !== undefined ||
-      asked.length > 0 ||
-      reset ||
-      force ||
-      values.dryRun
-    )
+    if (isGiven || reset || force || dryRun)
       throw new UsageError('--watch goes with a TARGET only, and --json');
-    await watch(text, values.json);
+    await watch(text, json);
     return 0;
   }
-  if (reset && (size !== undefined || values.swap !== undefined || asked.length > 0))
+  if (reset && isGiven)
     throw new UsageError('--reset takes neither SIZE nor --swap, --high, --reserve, --oom-group');
-  if (!reset && size === undefined && (asked.length === 0 || values.swap !== undefined))
+  if (!reset && (!isGiven || (size === undefined && swapBytes !== undefined)))
     throw new UsageError('SIZE is missing');
-  const limitBytes = size === undefined ? undefined : parseSize(size);
-  const wanted = { limitBytes, swapBytes, highBytes, reserveBytes, oomGroup };
-  const used = new Map<Part, number>();
-  const usedBefore = (part: Part) => used.get(part) ?? 0;
-  const isBelow = (part: Part) => limitBytes !== undefined && limitBytes < usedBefore(part);
+  const wanted = reset ? undefined : limits;
 
-  return limitTarget(text, values, {
-    script: 'limit-memory',
-    all: ['memory', 'swap', 'high', 'reserve', 'oomGroup'],
-    asked: [
-      ...(limitBytes === undefined ? [] : (['memory'] as const)),
-      ...(highBytes === undefined ? [] : (['high'] as const)),
-      ...(reserveBytes === undefined ? [] : (['reserve'] as const)),
-      ...(oomGroup ? (['oomGroup'] as const) : []),
-    ],
-    quiet: ['swap'],
-    wanted: (part) => memorySettings(part, wanted),
-    check: (part) => {
-      used.set(part, usedBytes(part));
-      if (isBelow(part) && !force)
-        throw new Failure(
-          `${text} uses ${formatSize(usedBefore(part))} now, more than ${formatSize(limitBytes ?? 0)}: choose more, or --force`,
-        );
-      if (values.swap !== undefined && !countsSwap(part.before))
-        throw new Failure(
-          'this kernel does not account for swap: boot it with swapaccount=1, or leave --swap out',
-        );
-      if (isBelow(part) && part.target.toMove.length === 0 && part.hierarchy.version === 2 && !values.dryRun)
-        console.error(`limit-memory: what it uses beyond SIZE the kernel reclaims, or kills for it`);
-    },
-    usage: (part) => {
-      const beyond =
-        swapBytes === Infinity ? 'swap at will' : swapBytes > 0 ? `swap ${formatSize(swapBytes)}` : 'no swap';
-      const swap = limitBytes === undefined ? '' : `${beyond} beyond it; `.replace('will beyond it', 'will');
-      return {
-        text: `${swap}in use now ${formatSize(usedBefore(part))}`,
-        json: { usedBytes: usedBefore(part) },
-      };
-    },
-    remarks: ({ target: { toMove, origin } }) =>
-      toMove.length > 0 ? [`what ${text} had in memory before stays counted in ${origin}`] : [],
-    explain: (code, part) =>
-      code === 'EBUSY' && part.hierarchy.version === 1
-        ? `${formatSize(usedBefore(part))} are in use, and the kernel could not reclaim enough: choose more`
-        : undefined,
+  const parts = findParts(text, ['memory', 'swap', 'high', 'reserve', 'oomGroup'], wanted, dryRun);
+  const [{ hierarchy, target }] = parts as [Part]; // one controller is in one hierarchy
+  const moves = target.toMove.length > 0;
+  const used = usedBytes(parts[0] as Part);
+  const isBelow = limitBytes !== undefined && limitBytes < used;
+  if (isBelow && !force)
+    throw new Failure(
+      `${text} uses ${formatSize(used)} now, more than ${formatSize(limitBytes)}: choose more, or --force`,
+    );
+  const changes = parts.map((part) => planChange(part, wanted));
+  if (dryRun) {
+    process.stdout.write(toShell(changes.flatMap(({ steps }) => steps)));
+    return 0;
+  }
+  if (isBelow && !moves && hierarchy.version === 2)
+    console.error(`limit-memory: the kernel reclaims, or kills for it, what is in use beyond SIZE`);
+  const busy = `${formatSize(used)} are in use, and the kernel could not reclaim enough: choose a larger SIZE`;
+  const remarks = await carryOut(text, changes, hierarchy.version === 1 ? { EBUSY: busy } : {});
+  const swap = limitBytes === undefined ? '' : `${swapWords(swapBytes ?? 0)}; `;
+  report(text, changes, json, {
+    text: `${swap}in use now ${formatSize(used)}`,
+    fields: { usedBytes: used },
   });
+  if (moves) remarks.unshift(`what ${text} had in memory before stays counted in ${target.origin}`);
+  for (const remark of remarks) console.error(`limit-memory: ${remark}`);
+  return 0;
 });

@@ -1,26 +1,27 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-limit-pids.ts: no more than so many processes and threads in a container, or in any process and all below it
+limit-pids.ts: limit how many processes and threads a container, or any process with its descendants, may have
 
 USAGE
   limit-pids.ts [OPTION...] TARGET NUMBER
   limit-pids.ts [OPTION...] --reset TARGET
 
-  TARGET is a container's name; the PID of its first process, or of the unshare(1) that holds it; or the PID of any
-  process: it and all its descendants are limited, with their threads, and whatever they start later.
-  NUMBER counts threads, of which every process has at least one.
+  TARGET is a container's name, or the PID of any process. A PID of a container means the container: that of its first
+  process, of the unshare(1) that holds it, or of its launcher. Any other PID means this process and all its
+  descendants, with their threads, and whatever they start later.
+  NUMBER counts threads; every process has at least one. Beyond it fork(2) and clone(2) fail with EAGAIN. Processes
+  that exist are not ended, even if they are more than NUMBER.
 
-  A target that has a cgroup to itself, as containers and services have, is limited there, in place. Any other is
-  moved into a cgroup of its own, barehand/pid-PID. What would be one too many is refused, fork(2) says EAGAIN; what
-  runs already is left alone, also where it is more than NUMBER.
+  A container, a service and any tree of processes that has a cgroup to itself are limited there, in place. Any other
+  tree is moved into a new cgroup, barehand/pid-PID.
 
 OPTIONS
-  --reset           lift the limit, or put back what another engine's or a service's was; move back what was moved,
-                    and remove its cgroup, unless another limit-*.ts limits something there
-  --json            print the result as an object
-  --dry-run         print what would be done, as shell
-  -h, --help        this text
+  --reset           lift the limits: restore those the container was started with, or its engine or systemd had set;
+                    move back what was moved, and remove its cgroup, unless another limit-*.ts still limits it
+  --json            print the result as a JSON object
+  --dry-run         print the steps as shell, and change nothing
+  -h, --help        print this text
 
 EXAMPLES
   limit-pids.ts web 100
@@ -28,9 +29,10 @@ EXAMPLES
   limit-pids.ts --dry-run $$ 500
 
 CHANGES
-  pids.max of one cgroup. Where it has to make one: the cgroup barehand/pid-PID, and who is in it.
-  /run/barehand/pid-PID, where it notes from which cgroup they came, or what the limit of a cgroup that is not ours
-  was. Both go with --reset; once the processes have ended, with the next call.
+  pids.max of one cgroup.
+  If there is no cgroup to limit in place: the new cgroup barehand/pid-PID, and which processes are in it.
+  /run/barehand/pid-PID, or $XDG_RUNTIME_DIR/barehand/pid-PID, holds what --reset needs: where the processes came from,
+  and the previous limits. --reset removes it; so does the next limit-*.ts, once the processes have ended.
 
 UNDO
   limit-pids.ts --reset TARGET
@@ -39,35 +41,39 @@ SEE ALSO
   cgroups(7), fork(2), the kernel's admin-guide/cgroup-v2 and admin-guide/cgroup-v1/pids, limit-memory.ts
 */
 import { join } from 'node:path';
-import { readBytes } from './helpers/cgroups.ts';
 import { main, UsageError } from './helpers/cli.ts';
+import { toShell } from './helpers/steps.ts';
 import { parseNumber } from './helpers/units.ts';
-import { commonOptions, limitTarget, type Part } from './limit/limit.ts';
+import { carryOut, report } from './limit/perform.ts';
+import { commonOptions, findParts, type Part, planChange } from './limit/plan.ts';
+import { readBytes } from './limit/table.ts';
 
 export const options = { ...commonOptions } as const;
 
 /** How many processes and threads there are in a target. */
-const count = ({ target: { directory, toMove } }: Part) =>
+const countTasks = ({ target: { directory, toMove } }: Part) =>
   toMove.length > 0
     ? toMove.reduce((sum, { threads }) => sum + threads, 0)
     : (readBytes(join(directory, 'pids.current')) ?? 0);
 
-await main(import.meta.url, { options, operands: [1, 2] }, (values, [text = '', word]) => {
-  if (values.reset && word !== undefined) throw new UsageError('--reset takes no NUMBER');
-  if (!values.reset && word === undefined) throw new UsageError('NUMBER is missing');
+await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text = '', word]) => {
+  const { reset, json, dryRun } = values;
+  if (reset && word !== undefined) throw new UsageError('--reset takes no NUMBER');
+  if (!reset && word === undefined) throw new UsageError('NUMBER is missing');
   // include/linux/threads.h: a kernel has no more than four million PIDs
-  const number = word === undefined ? 0 : parseNumber('NUMBER', word, 1, 4_194_304);
-  const before = new Map<Part, number>();
-  return limitTarget(text, values, {
-    script: 'limit-pids',
-    all: ['pids'],
-    asked: ['pids'],
-    wanted: () => [{ limit: 'pids', text: String(number) }],
-    check: (part) => before.set(part, count(part)),
-    usage: (part) => ({ text: `${before.get(part)} there now`, json: { pids: before.get(part) } }),
-    remarks: (part, wanted) =>
-      wanted.length > 0 && (before.get(part) ?? 0) > number
-        ? [`what runs already may go on, beyond ${number}: only what is new is refused`]
-        : [],
-  });
+  const wanted = reset ? undefined : { pids: parseNumber('NUMBER', word ?? '', 1, 4_194_304) };
+
+  const parts = findParts(text, ['pids'], wanted, dryRun);
+  const changes = parts.map((part) => planChange(part, wanted));
+  if (dryRun) {
+    process.stdout.write(toShell(changes.flatMap(({ steps }) => steps)));
+    return 0;
+  }
+  const tasks = Math.max(...parts.map(countTasks));
+  const remarks = await carryOut(text, changes);
+  report(text, changes, json, { text: `${tasks} there now`, fields: { pids: tasks } });
+  if (wanted && tasks > wanted.pids)
+    remarks.unshift(`more than ${wanted.pids} exist already: none is ended, only new ones are refused`);
+  for (const remark of remarks) console.error(`limit-pids: ${remark}`);
+  return 0;
 });

@@ -52,18 +52,12 @@ SEE ALSO
   admin-guide/cgroup-v2 and admin-guide/cgroup-v1
 */
 
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { uptime } from 'node:os';
 import Table from 'cli-table3';
 import { main, UsageError } from './helpers/cli.ts';
-import {
-  type Container,
-  findContainers,
-  type Identity,
-  identify,
-  parseMounts,
-  rootfsPath,
-} from './helpers/containers.ts';
+import { type Container, findContainers, type Identity, identify } from './helpers/containers.ts';
+import { readMounts } from './helpers/mounts.ts';
 import {
   commandLine,
   namespaceInode,
@@ -75,6 +69,7 @@ import {
 } from './helpers/pids.ts';
 import { formatSize } from './helpers/units.ts';
 import { type LoggedKill, type OomKills, openKernelLog, readOomKills } from './ps/oom.ts';
+import { rootfsPath } from './ps/rootfs.ts';
 import { cut, toJson, widthOf } from './ps/screen.ts';
 import {
   type Accounting,
@@ -289,7 +284,7 @@ function describe(host: Host, reading: Reading, container: Container) {
 }
 
 function listContainers(host: Host, reading: Reading): TableRow[] {
-  const mounts = parseMounts(readFileSync('/proc/self/mountinfo', 'utf8'));
+  const mounts = readMounts('self');
   return reading.containers.map((container) => {
     const { places, ticks, shown } = describe(host, reading, container);
     const { name, pid, command, memory, limits, pids, oomKills, engine } = shown;

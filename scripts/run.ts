@@ -92,15 +92,7 @@ import { realpathSync } from 'node:fs';
 import { hostname as osHostname } from 'node:os';
 import { basename } from 'node:path';
 import { isatty } from 'node:tty';
-import {
-  cgroupDirectory,
-  cgroupPath,
-  controllersOf,
-  findHierarchy,
-  type LaunchLimits,
-  offeredControllers,
-  readHierarchies,
-} from './helpers/cgroups.ts';
+import { cgroupDirectory, cgroupPath, findHierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
 import { notesFolder } from './helpers/containers.ts';
 import { readProc } from './helpers/pids.ts';
@@ -114,8 +106,9 @@ import {
   type UserChoice,
 } from './helpers/rootfs.ts';
 import { findInPath } from './helpers/shell.ts';
-import { delegatedTo } from './helpers/target.ts';
 import { parseCpus, parseList, parseNumber, parseSize } from './helpers/units.ts';
+import { findDelegation, whyNoCgroups } from './limit/delegation.ts';
+import { controllersOf, type Limits, namesOf } from './limit/table.ts';
 import { capabilities, keptCapabilities, parseCapabilities } from './run/capabilities.ts';
 import { planCgroups } from './run/cgroups.ts';
 import { namespaceFlags } from './run/hold.ts';
@@ -236,14 +229,14 @@ function planInit(): { init: string | undefined; words: string[] } {
 }
 
 /** The limits of its cgroups. Throws UsageError for those that contradict each other. */
-function planLimits(values: Values<typeof options>): LaunchLimits {
+function planLimits(values: Values<typeof options>): Limits {
   const { memory, memorySwap } = values;
   if (memorySwap !== undefined && (memory === undefined || memorySwap < memory))
     throw new UsageError('--memory-swap is memory and swap together: it needs --memory, and is not less');
   return {
     memoryBytes: memory,
-    memorySwapBytes: memorySwap,
-    memoryReservationBytes: values.memoryReservation,
+    swapBytes: memorySwap && memorySwap - (memory ?? 0),
+    reserveBytes: values.memoryReservation,
     cpus: values.cpus,
     cpuset: values.cpusetCpus,
     mems: values.cpusetMems,
@@ -260,25 +253,31 @@ function planLimits(values: Values<typeof options>): LaunchLimits {
 
 /**
  * The cgroups: root's at the top of every hierarchy. A user's only for limits, below one that is delegated to him, which
- * is then as a hierarchy of its own. Throws Failure where there is none.
+ * is then as a hierarchy of its own. Throws Failure where there can be none.
  */
-function findCgroups(name: string, limits: LaunchLimits, isRoot: boolean): Launch['cgroups'] {
+function findCgroups(name: string, limits: Limits, isRoot: boolean): Launch['cgroups'] {
   const hierarchies = readHierarchies();
+  const why = isRoot && whyNoCgroups(hierarchies);
+  if (why) throw new Failure(why);
   if (isRoot) return planCgroups(hierarchies, name, limits);
-  const wanted = controllersOf(limits);
+  const wanted = controllersOf(namesOf(limits));
   if (wanted.length === 0) return undefined;
-  const text = readProc(process.pid, 'cgroup') ?? '';
+  const text = readProc('self', 'cgroup') ?? '';
   let leave: string | undefined;
+  let refusal: string | undefined;
   const delegated = hierarchies.flatMap((hierarchy) => {
     const origin = cgroupDirectory(hierarchy, cgroupPath(text, hierarchy) ?? '');
-    // v2 may have delegated a cgroup without them, while one above it has them
     const its = wanted.filter((controller) => findHierarchy(hierarchies, controller) === hierarchy);
-    const offers = (at: string) =>
-      hierarchy.version === 1 || its.every((word) => offeredControllers(at).includes(word));
-    const base = origin && delegatedTo(hierarchy, origin, new Set([process.pid]), offers);
-    if (base && base === origin && hierarchy.version === 2) leave = base;
-    return base ? [{ ...hierarchy, mountPoint: base }] : [];
+    const found = origin && findDelegation(hierarchy, origin, new Set([process.pid]), its);
+    if (!found) return [];
+    if (found.base === undefined) {
+      if (its.length > 0) refusal ??= found.refusal;
+      return [];
+    }
+    if (found.base === origin && hierarchy.version === 2) leave = origin;
+    return [{ ...hierarchy, mountPoint: found.base }];
   });
+  if (refusal) throw new Failure(`cannot limit a container: ${refusal}`);
   if (delegated.length === 0)
     throw new Failure(
       'cannot limit a container without root, unless a cgroup is delegated to you: sudo run.ts ..., or systemd-run --user --scope -p Delegate=yes run.ts ...',

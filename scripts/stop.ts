@@ -47,7 +47,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { cgroupsBelow, lockDirectory, parent, processesIn, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
 import { notesFolder } from './helpers/containers.ts';
-import { attempt, type Process, readProc, startTicks } from './helpers/pids.ts';
+import { attempt, hasSignal, type Process, readProc, startTicks } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { runProgram } from './helpers/shell.ts';
 import {
@@ -55,9 +55,9 @@ import {
   livingProcesses,
   namedContainer,
   ownContainers,
-  sweepTargets,
   type WholeContainer,
 } from './helpers/target.ts';
+import { sweepTargets } from './limit/notes.ts';
 import { parseSignal, signalNumber } from './run/options.ts';
 
 export const options = {
@@ -79,13 +79,10 @@ const hierarchies = readHierarchies();
 /** Whether a signal can have any effect on a process: PID 1 of a namespace gets only what it has a handler for. */
 function handles(first: Process, signal: string): boolean {
   if (signal === 'KILL' || first.nsPids.length === 1) return true;
-  const status = readProc(first.pid, 'status') ?? '';
   // what it blocks it may wait for, as inits do: with signalfd(2), or sigtimedwait(2), during which it is not blocked
   if (readProc(first.pid, 'wchan')?.includes('sigtimedwait')) return true;
-  return ['SigCgt', 'SigBlk'].some((set) => {
-    const mask = new RegExp(`^${set}:\\t(\\w+)$`, 'm').exec(status)?.[1] ?? '0';
-    return ((BigInt(`0x${mask}`) >> BigInt(signalNumber(signal) - 1)) & 1n) === 1n;
-  });
+  const number = signalNumber(signal);
+  return hasSignal(first.pid, 'SigCgt', number) || hasSignal(first.pid, 'SigBlk', number);
 }
 
 function send(process_: Process, signal: string): void {

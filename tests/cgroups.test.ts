@@ -9,12 +9,11 @@ import {
   cgroupPath,
   findHierarchy,
   type Hierarchy,
-  memoryFiles,
   parseHierarchies,
-  readBytes,
   readHierarchies,
-  unescapeMountinfo,
 } from '../scripts/helpers/cgroups.ts';
+import { unescapeMountinfo } from '../scripts/helpers/mounts.ts';
+import { memoryFiles, readBytes } from '../scripts/limit/table.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'barehand-cgroup-'));
 after(() => rmSync(folder, { recursive: true }));

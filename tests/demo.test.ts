@@ -39,7 +39,7 @@ test('the walk shows each step, kills at the limit, and leaves the host as it wa
   assert.ok(pid, 'both of its PIDs are shown');
   assert.match(sides as string, new RegExp(`demo-\\d+ +${pid} +1 +/bin/bash`));
   assert.match(limit as string, new RegExp(`limit-memory\\.\\w+ ${pid} 100MB\\n.*none -> 95.4 MiB`));
-  assert.match(limit as string, /by hand: {2}echo 100000000 > \/sys\/fs\/cgroup\//);
+  assert.match(limit as string, /by hand: {2}[^$]*\becho 100000000 > \/sys\/fs\/cgroup\//);
   const eaten =
     /\| ((?:\d+mb )+)Killed/
       .exec(eater as string)?.[1]

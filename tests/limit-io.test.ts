@@ -4,8 +4,8 @@ import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { readLimit } from '../scripts/helpers/cgroups.ts';
 import { findDisk } from '../scripts/limit/disk.ts';
+import { readLimit } from '../scripts/limit/table.ts';
 import { container, start } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, script, until } from './helpers/script.ts';
@@ -119,7 +119,7 @@ test('limits of several disks stand beside each other, and all are lifted', { sk
   const pid = await startTree('echo complete; sleep 100; true');
   const origin = cgroupIn(io, pid);
   const { stderr } = await succeed('limit-io', String(pid), disk, '--write-bps', '3M', '--read-iops', '70');
-  if (io.version === 1) assert.match(stderr, /v1 does not hold up buffered writes/);
+  if (io.version === 1) assert.match(stderr, /v1 does not throttle buffered writes/);
   const read = (limit: 'writeBps' | 'readIops') => readLimit(limit, io.version, cgroupIn(io, pid));
   assert.deepEqual(read('writeBps'), [
     { limit: 'writeBps', device: number(disk), text: String(3 * 1024 * 1024) },
@@ -131,6 +131,26 @@ test('limits of several disks stand beside each other, and all are lifted', { sk
   const reset = await succeed('limit-io', '--reset', String(pid));
   assert.match(reset.stdout, /write 3 MiB\/s -> none.*reads\/s 80 -> none/);
   assert.equal(cgroupIn(io, pid), origin);
+});
+
+test('--reset puts back the rates that a container was started with', { skip }, async (t) => {
+  if (!disk) return t.skip('needs a loop device');
+  const { name, first } = await start(
+    ['--device-write-bps', `${disk}:3M`, '--device-read-iops', `${disk}:70`],
+    ['sleep', '100'],
+  );
+  const read = () =>
+    (['readBps', 'writeBps', 'readIops'] as const).flatMap((limit) =>
+      readLimit(limit, io.version, cgroupIn(io, first)),
+    );
+  const started = read();
+  assert.equal(started.length, 2);
+  await succeed('limit-io', name, disk, '--write-bps', '1M', '--read-bps', '2M');
+  assert.match(
+    (await succeed('limit-io', '--reset', name)).stdout,
+    /read 2 MiB\/s -> none; .*write 1 MiB\/s -> 3 MiB\/s/,
+  );
+  assert.deepEqual(read(), started);
 });
 
 test('a container is limited by its name, and let go', { skip }, async (t) => {

@@ -4,10 +4,11 @@ import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { test } from 'node:test';
-import { memoryFiles, parent } from '../scripts/helpers/cgroups.ts';
+import { parent } from '../scripts/helpers/cgroups.ts';
 import { descendants, readProcesses } from '../scripts/helpers/pids.ts';
-import { cgroupNoteName } from '../scripts/helpers/target.ts';
+import { originFile } from '../scripts/limit/notes.ts';
 import { parseKills } from '../scripts/limit/oom-watch.ts';
+import { memoryFiles } from '../scripts/limit/table.ts';
 import {
   alive,
   container,
@@ -256,7 +257,7 @@ for (const shell of ['dash', 'bash'])
       where: descendants(readProcesses(), [top]).map(({ pid }) => cgroupOf(pid)),
       limit: read(pidCgroup(top), 'limit'),
       swap: countsSwap ? read(pidCgroup(top), 'swap') : '',
-      note: readFileSync(`/run/barehand/pid-${top}/${cgroupNoteName(memory)}`, 'utf8').trim(),
+      note: readFileSync(`/run/barehand/pid-${top}/${originFile(memory)}`, 'utf8').trim(),
     });
     const plan = await limited('--dry-run', String(top), '64M');
     assert.equal(cgroupOf(top), origin);
@@ -422,7 +423,7 @@ test('--high, --reserve and --oom-group are set beside the limit, and all lifted
   const fileOf = (file: string) => readFileSync(join(memory.mountPoint, parent, name, file), 'utf8').trim();
   assert.match(
     await limited(name, '60M', '--reserve', '20M'),
-    /limit none -> 60 MiB; reserve none -> 20 MiB; /,
+    /limit none -> 60 MiB; soft limit none -> 20 MiB; /,
   );
   const reserve = memory.version === 1 ? 'memory.soft_limit_in_bytes' : 'memory.low';
   assert.equal(fileOf(reserve), String(20 * MiB));

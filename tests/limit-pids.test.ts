@@ -47,7 +47,7 @@ test('threads count; a limit below what is there ends nobody, and is told of', {
   await until('threads', () => /^Threads:\t([4-9]|\d\d)/m.test(readFileSync(`/proc/${pid}/status`, 'utf8')));
   const { stdout, stderr } = await succeed('limit-pids', String(pid), '2');
   assert.match(stdout, /process limit none -> 2; \d+ there now\n1 process moved to/);
-  assert.match(stderr, /what runs already may go on, beyond 2/);
+  assert.match(stderr, /more than 2 exist already: none is ended/);
   assert.ok(Number(readIn(pids, pid, 'pids.current')) > 2);
 });
 

@@ -15,13 +15,8 @@ import {
 import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import {
-  cgroupDirectory,
-  cgroupPath,
-  memoryFiles,
-  parent,
-  readHierarchies,
-} from '../scripts/helpers/cgroups.ts';
+import { cgroupDirectory, cgroupPath, parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
+import { memoryFiles } from '../scripts/limit/table.ts';
 import {
   alive,
   cgroups,

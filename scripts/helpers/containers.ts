@@ -1,8 +1,8 @@
-// Containers: which processes are one's first, who made it, what it is called, where its root directory lies.
+// Containers: which processes are one's first, who made it, what it is called.
 import { existsSync, readlinkSync, type Stats, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { parent as ownFolder, unescapeMountinfo } from './cgroups.ts';
-import { ancestors, attempt, groupBy, namespaceInode, type Process, readProc, type Table } from './pids.ts';
+import { parent as ownFolder } from './cgroups.ts';
+import { ancestors, groupBy, namespaceInode, type Process, readProc, type Table } from './pids.ts';
 
 /** A container, whoever made it: the processes of a PID namespace, or a tree with a root directory of its own. */
 export interface Container {
@@ -134,6 +134,17 @@ export function heldContainer(containers: Container[], pid: number): Container |
   return containers.find((container) => container.pidNamespace === namespace);
 }
 
+/**
+ * A function that tells whether a process is none of `members`, those of a tree or a container. What holds the container
+ * belongs to it. So does a process that `table` lacks, as it was born since; 0 is one that this PID namespace does not show.
+ */
+export const strangers =
+  (table: Table, containers: Container[], members: Set<number>, container: Container | undefined) =>
+  (pid: number): boolean =>
+    !members.has(pid) &&
+    (pid === 0 || table.has(pid)) &&
+    !(container && heldContainer(containers, pid) === container);
+
 /** Which program made a container, and its name there if it has one. */
 export interface Identity {
   engine: string;
@@ -225,81 +236,3 @@ function machineName(pid: number): string | undefined {
   const folder = valueAfter('-D', '--directory') ?? valueAfter('-i', '--image');
   return valueAfter('-M', '--machine') ?? (folder && basename(folder).replace(/\.raw$/, ''));
 }
-
-/** One mount of a /proc/PID/mountinfo, as far as it is needed here. */
-export interface Mount {
-  device: string;
-  /** the directory of the file system that is mounted */
-  root: string;
-  mountPoint: string;
-  /** of this mount: ro, nosuid, nodev ... */
-  options: string[];
-  type: string;
-  /** what is mounted: a device file, or a word */
-  source: string;
-  superOptions: string;
-}
-
-/** Parses the text of a mountinfo, proc(5). */
-export function parseMounts(mountinfo: string): Mount[] {
-  return mountinfo
-    .split('\n')
-    .filter(Boolean)
-    .map((line) => {
-      const [left = '', right = ''] = line.split(' - ');
-      const [, , device = '', root = '', mountPoint = '', options = ''] = left.split(' ');
-      const [type = '', source = '', superOptions = ''] = right.split(' ');
-      return {
-        device,
-        options: options.split(','),
-        root: unescapeMountinfo(root),
-        mountPoint: unescapeMountinfo(mountPoint),
-        type,
-        source: unescapeMountinfo(source),
-        superOptions,
-      };
-    });
-}
-
-/** The mount that a path without symlinks is on: the deepest that covers it, and of several there the last. */
-export function mountOf(path: string, mounts: Mount[]): Mount | undefined {
-  const around = mounts.filter(({ mountPoint }) => isBelow(path, mountPoint));
-  const deepest = Math.max(...around.map(({ mountPoint }) => mountPoint.length));
-  return around.findLast(({ mountPoint }) => mountPoint.length === deepest);
-}
-
-/**
- * Where on the host a container's root directory is: every path that it may have is tried, and only one that leads
- * to the very same directory counts. For an overlay that the host does not show, its upper directory. undefined:
- * the host has no path to it, or this user may not know.
- */
-export function rootfsPath(container: Container, hostMounts: Mount[]): string | undefined {
-  const { pid } = container.first;
-  const root = attempt(() => readRoot(pid));
-  if (!root) return undefined;
-  const isRoot = (path: string) => {
-    const stats: Stats | undefined = attempt(() => statSync(path));
-    return stats?.dev === root.stats.dev && stats.ino === root.stats.ino;
-  };
-  if (root.path !== '/') {
-    // chroot(2): the path is that of the mount namespace it was called in, the host's or the enclosing container's
-    const outer = container.enclosing && rootfsPath(container.enclosing, hostMounts);
-    return [root.path, outer && join(outer, root.path)].find((path) => path && isRoot(path));
-  }
-  if (isRoot('/')) return '/';
-  // pivot_root(2): the root is a mount; the host may show the same directory of the same file system elsewhere
-  const mount = parseMounts(readProc(pid, 'mountinfo') ?? '').findLast(
-    ({ mountPoint }) => mountPoint === '/',
-  );
-  if (!mount) return undefined;
-  const path = hostMounts
-    .filter((host) => host.device === mount.device && isBelow(mount.root, host.root))
-    .map((host) => join(host.mountPoint, host.root === '/' ? mount.root : mount.root.slice(host.root.length)))
-    .find(isRoot);
-  return (
-    path ?? (mount.type === 'overlay' ? /(?:^|,)upperdir=([^,]*)/.exec(mount.superOptions)?.[1] : undefined)
-  );
-}
-
-const isBelow = (path: string, folder: string) =>
-  folder === '/' || path === folder || path.startsWith(`${folder}/`);

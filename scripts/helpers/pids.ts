@@ -30,7 +30,7 @@ export function attempt<Value>(read: () => Value): Value | undefined {
 }
 
 /** A file of /proc/PID, undefined where the process is gone or it may not be read. */
-export function readProc(pid: number, file: string): string | undefined {
+export function readProc(pid: number | 'self', file: string): string | undefined {
   return attempt(() => readFileSync(`/proc/${pid}/${file}`, 'utf8'));
 }
 
@@ -102,11 +102,41 @@ export function ancestors(table: Table, pid: number): Process[] {
   return above;
 }
 
-/** When it started, in ticks of 1/100 s since boot: with the PID this tells a process from a later one. */
-export function startTicks(pid: number): number | undefined {
+/** What /proc/PID/stat says of a process. Times are in ticks of 1/100 s; it started so many ticks after boot. */
+export interface Stat {
+  ppid: number;
+  group: number;
+  session: number;
+  cpuTicks: number;
+  startTicks: number;
+  zombie: boolean;
+}
+
+/** Reads /proc/PID/stat; undefined where there is no such process. */
+export function readStat(pid: number): Stat | undefined {
   const stat = readProc(pid, 'stat');
-  // field 22, counted from behind the name, which may contain anything
-  return stat === undefined ? undefined : Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]);
+  if (stat === undefined) return undefined;
+  // the fields follow the name, which may contain anything; proc(5) counts from 1, and the state is the third
+  const [state = '', ...numbers] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  const field = (number: number) => Number(numbers[number - 4]);
+  return {
+    ppid: field(4),
+    group: field(5),
+    session: field(6),
+    cpuTicks: field(14) + field(15),
+    startTicks: field(22),
+    // a process whose first thread has ended is shown as a zombie though its other threads run
+    zombie: /[ZX]/.test(state) && field(20) <= 1,
+  };
+}
+
+/** When a process started: with the PID this tells it from a later one. */
+export const startTicks = (pid: number): number | undefined => readStat(pid)?.startTicks;
+
+/** Whether a signal is in a set of a process's, proc(5): caught, blocked or ignored. */
+export function hasSignal(pid: number, set: 'SigCgt' | 'SigBlk' | 'SigIgn', signal: number): boolean {
+  const mask = new RegExp(`^${set}:\\t(\\w+)$`, 'm').exec(readProc(pid, 'status') ?? '')?.[1] ?? '0';
+  return ((BigInt(`0x${mask}`) >> BigInt(signal - 1)) & 1n) === 1n;
 }
 
 /** The inode that names a namespace, `mnt` or `pid_for_children` say; undefined where it may not be seen. */

@@ -1,9 +1,8 @@
-// Which disk a device file or a path is on: limits of reading and writing are for whole disks. See lsblk(8), sysfs(5).
+// The disk of a device file or a path: I/O limits are for whole disks. See lsblk(8), sysfs(5).
 import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { unescapeMountinfo } from '../helpers/cgroups.ts';
 import { Failure } from '../helpers/cli.ts';
-import { mountOf, parseMounts } from '../helpers/containers.ts';
+import { mountOf, readMounts, unescapeMountinfo } from '../helpers/mounts.ts';
 import { attempt } from '../helpers/pids.ts';
 
 /** A disk that limits can be set for, and how it was found. */
@@ -16,9 +15,8 @@ export interface Disk {
 }
 
 /**
- * The whole disk of a device file, or below the file system that a path is on: limits are for whole disks, a partition
- * is refused by v2 and counts for nothing in v1. An overlay is as its upper directory, where writing goes. Throws
- * Failure where there is no disk.
+ * The whole disk of a device file, or of the file system that a path is on: v2 refuses a partition, v1 ignores it. An
+ * overlay stands for its upper directory, where writes go. Throws Failure if there is no disk.
  */
 export function findDisk(path: string, type = ''): Disk {
   const stats = attempt(() => statSync(path));
@@ -35,8 +33,8 @@ export function findDisk(path: string, type = ''): Disk {
     const disk = existsSync(join(folder, 'partition')) ? dirname(folder) : folder;
     return { device: readFileSync(join(disk, 'dev'), 'utf8').trim(), name: basename(disk), type };
   }
-  // a file system without a device number of its own disk's: the mount says what it is made of
-  const mount = mountOf(realpathSync(path), parseMounts(readFileSync('/proc/self/mountinfo', 'utf8')));
+  // the device number is no disk's, as on btrfs and overlay: the mount names the device
+  const mount = mountOf(realpathSync(path), readMounts('self'));
   if (mount?.type === 'overlay') {
     const upper = /(?:^|,)upperdir=([^,]*)/.exec(mount.superOptions)?.[1];
     const lower = /(?:^|,)lowerdir=([^,:]*)/.exec(mount.superOptions)?.[1];

@@ -1,8 +1,8 @@
-// Waiting for the kernel to kill processes of a target for want of memory: which, how large, and whose limit it was.
-import { constants, openSync, readFileSync, readSync } from 'node:fs';
+// Waits for the kernel to kill processes of a target for lack of memory: which, how large, and whose limit it was.
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { cgroupDirectory, type Hierarchy, memoryFiles, processesIn, readBytes } from '../helpers/cgroups.ts';
+import { cgroupDirectory, type Hierarchy, processesIn } from '../helpers/cgroups.ts';
 import {
   attempt,
   descendants,
@@ -11,10 +11,11 @@ import {
   readProcesses,
   startTicks,
 } from '../helpers/pids.ts';
-import type { Target } from '../helpers/target.ts';
-import { type Level, levelOf, parseLoggedKill } from '../ps/oom.ts';
+import { followKernelLog, type Level, levelOf, parseLoggedKill } from '../ps/oom.ts';
+import { memoryFiles, readBytes } from './table.ts';
+import type { Target } from './target.ts';
 
-/** A process that the kernel killed for want of memory. null: not to be told without the kernel's log. */
+/** A process that the kernel killed for lack of memory. null: unknown without the kernel's log. */
 export interface Kill {
   pid: number | null;
   name: string | null;
@@ -22,30 +23,11 @@ export interface Kill {
   level: Level | null;
   /** the cgroup whose limit it was, as its path from the root of the tree */
   cgroup: string | null;
-  /** false: not from the kernel's log, but who has vanished */
+  /** false: guessed from which process has ended, without the kernel's log */
   logged: boolean;
 }
 
-/** Reads what the kernel's log has since the last time; undefined where this user may not read it. */
-function followLog(): (() => string[]) | undefined {
-  const file = attempt(() => openSync('/dev/kmsg', constants.O_RDONLY | constants.O_NONBLOCK));
-  if (file === undefined) return undefined;
-  const buffer = Buffer.alloc(8192);
-  const read = () => {
-    const records: string[] = [];
-    for (;;)
-      try {
-        records.push(buffer.toString('utf8', 0, readSync(file, buffer)));
-      } catch (error) {
-        // EAGAIN: that is all; EPIPE: that record has been overwritten meanwhile
-        if ((error as NodeJS.ErrnoException).code !== 'EPIPE') return records;
-      }
-  };
-  read();
-  return read;
-}
-
-/** The kills in the cgroup `own` that records of the log tell of: one says whose limit, a later one how large. */
+/** The kills in the cgroup `own` among records of the log: one record has the limit, a later one the size. */
 export function parseKills(records: string[], own: string): Kill[] {
   return records.flatMap((record, index) => {
     const kill = parseLoggedKill(record);
@@ -101,7 +83,8 @@ export async function watchKills(
   const isShared = toMove.length > 0 && origin !== undefined;
   const directory = isShared ? origin : its;
   const path = join(hierarchy.root, directory.slice(hierarchy.mountPoint.length)).replace(/(.)\/$/, '$1');
-  const readLog = followLog();
+  const readLog = followKernelLog('');
+  readLog?.(); // what was before does not count
   const look = () => ({
     count: numberIn(join(directory, memoryFiles[hierarchy.version].oomKills), /^oom_kill (\d+)$/m),
     pids: isShared

@@ -2,15 +2,9 @@
 import { constants, openSync, readFileSync, readSync } from 'node:fs';
 import { uptime } from 'node:os';
 import { dirname, join } from 'node:path';
-import {
-  cgroupDirectory,
-  cgroupsBelow,
-  type Hierarchy,
-  memoryFiles,
-  pathOf,
-  readBytes,
-} from '../helpers/cgroups.ts';
+import { cgroupDirectory, cgroupsBelow, type Hierarchy, pathOf } from '../helpers/cgroups.ts';
 import { attempt } from '../helpers/pids.ts';
+import { memoryFiles, readBytes } from '../limit/table.ts';
 import { numberOf, type Places } from './usage.ts';
 
 /** Where memory was short: the container's own limit, one above it, one of a cgroup inside of it, or the host. */
@@ -53,28 +47,36 @@ export function parseLoggedKill(record: string): LoggedKill | undefined {
 }
 
 /**
- * A function that gives all OOM kills which the kernel's log has had so far, the oldest first; none where this user
- * may not read it. The log is opened when it is first asked; later calls read only what is new.
+ * A function that gives what the kernel's log has had since it was last called: the records with `word` in them, the
+ * oldest first. undefined where this user may not read the log.
  */
-export function openKernelLog(): () => LoggedKill[] {
-  const kills: LoggedKill[] = [];
+export function followKernelLog(word: string): (() => string[]) | undefined {
+  // it has no end, so a read that would wait must not: EAGAIN
+  const file = attempt(() => openSync('/dev/kmsg', constants.O_RDONLY | constants.O_NONBLOCK));
+  if (file === undefined) return undefined;
   const buffer = Buffer.alloc(8192);
-  let file: number | undefined;
   return () => {
-    // it has no end, so a read that would wait must not: EAGAIN
-    file ??= attempt(() => openSync('/dev/kmsg', constants.O_RDONLY | constants.O_NONBLOCK)) ?? -1;
-    for (;;) {
+    const records: string[] = [];
+    for (;;)
       try {
-        const length = readSync(file, buffer);
-        if (length === 0) return kills;
-        if (!buffer.subarray(0, length).includes('oom-kill:')) continue;
-        const kill = parseLoggedKill(buffer.toString('utf8', 0, length));
-        if (kill) kills.push(kill);
+        const record = buffer.subarray(0, readSync(file, buffer));
+        if (record.length === 0) return records;
+        if (record.includes(word)) records.push(record.toString());
       } catch (error) {
         // EPIPE: that record has been overwritten meanwhile, the next one is read
-        if ((error as NodeJS.ErrnoException).code !== 'EPIPE') return kills;
+        if ((error as NodeJS.ErrnoException).code !== 'EPIPE') return records;
       }
-    }
+  };
+}
+
+/** A function that gives all OOM kills in the kernel's log so far, the oldest first. The log is opened when it is asked. */
+export function openKernelLog(): () => LoggedKill[] {
+  const kills: LoggedKill[] = [];
+  let read: (() => string[]) | undefined;
+  return () => {
+    read ??= followKernelLog('oom-kill:') ?? (() => []);
+    kills.push(...read().flatMap((record) => parseLoggedKill(record) ?? []));
+    return kills;
   };
 }
 

@@ -3,21 +3,17 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
-  amount,
   cgroupDirectory,
   cgroupPath,
   findHierarchy,
   type Hierarchy,
-  type LimitName,
-  memoryFiles,
   ownCgroup,
   pathOf,
-  readBytes,
   readHierarchies,
-  readLimit,
 } from '../helpers/cgroups.ts';
-import { type Container, heldContainer } from '../helpers/containers.ts';
-import { attempt, readProc, readProcess, type Table } from '../helpers/pids.ts';
+import { type Container, strangers } from '../helpers/containers.ts';
+import { attempt, readProc, readProcess, readStat, type Table } from '../helpers/pids.ts';
+import { amount, type Cgroup, type LimitName, memoryFiles, readBytes, readLimit } from '../limit/table.ts';
 
 /** What is counted: `cpu` has the quota and the throttling, `time` the CPU time, which v1 may keep apart. */
 export type Resource = 'memory' | 'cpu' | 'time' | 'pids' | 'io';
@@ -26,7 +22,7 @@ export type Resource = 'memory' | 'cpu' | 'time' | 'pids' | 'io';
 export type Accounting = Partial<Record<Resource, Hierarchy>>;
 
 /** The cgroup of a container's own in each hierarchy where it has one to itself. */
-export type Places = Partial<Record<Resource, { version: 1 | 2; directory: string }>>;
+export type Places = Partial<Record<Resource, Cgroup>>;
 
 /** null: none. */
 export interface Limits {
@@ -103,12 +99,8 @@ export function findPlaces(
     living = still;
     return ownCgroup(hierarchy, path, living, isStranger);
   };
-  // one that the table lacks has been born since; the unshare that holds the container belongs to it
-  const isStranger = (pid: number) =>
-    !isOurs &&
-    !members.has(pid) &&
-    (pid === 0 || table.has(pid)) &&
-    heldContainer(containers, pid) !== container;
+  const isOther = strangers(table, containers, members, container);
+  const isStranger = (pid: number) => !isOurs && isOther(pid);
   const places: Places = {};
   let own: { first: string; path: string } | undefined;
   for (const [resource, hierarchy] of Object.entries(accounting) as [Resource, Hierarchy][]) {
@@ -211,21 +203,18 @@ export function readCounters(
 
 /** What one process has done so far, proc(5): none where it is gone, no I/O where this user may not see it. */
 function readWork(pid: number): [string, Work & { startedBootSeconds: number }][] {
-  const stat = readProc(pid, 'stat');
+  const stat = readStat(pid);
   if (stat === undefined) return [];
-  // fields 14, 15 and 22, counted from behind the name, which may contain anything; in ticks of 1/100 s
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  const [user = 0, system = 0, start = 0] = [fields[11], fields[12], fields[19]].map(Number);
   const io = readProc(pid, 'io');
   const bytes = (key: string) => numberOf(io, `${key}_bytes:`) ?? null;
   return [
     [
-      `${pid} ${start}`,
+      `${pid} ${stat.startTicks}`,
       {
-        cpuSeconds: (user + system) / 100,
+        cpuSeconds: stat.cpuTicks / 100,
         readBytes: bytes('read'),
         writeBytes: bytes('write'),
-        startedBootSeconds: start / 100,
+        startedBootSeconds: stat.startTicks / 100,
       },
     ],
   ];

@@ -1,21 +1,14 @@
 // The cgroups of a container that is launched, and its name, which they hold: `barehand/NAME` in every hierarchy.
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import {
-  type Hierarchy,
-  type LaunchLimits,
-  limitWrites,
-  lockDirectory,
-  offeredControllers,
-  parent,
-  processesIn,
-} from '../helpers/cgroups.ts';
+import { type Hierarchy, lockDirectory, parent, processesIn } from '../helpers/cgroups.ts';
 import { Failure } from '../helpers/cli.ts';
 import { type Lock, lock } from '../helpers/lock.ts';
 import { attempt } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
 import { perform, type Step, toShell } from '../helpers/steps.ts';
+import { type Limits, launchWrites, type Write } from '../limit/table.ts';
 
 /** Directories and values of the container's cgroups; every directory is `…/barehand/NAME` in one hierarchy. */
 export interface CgroupPlan {
@@ -24,10 +17,10 @@ export interface CgroupPlan {
   /** whose processes have to go elsewhere first: a v2 cgroup that hands on controllers can't have any of its own */
   leave: string | undefined;
   directories: string[];
-  /** file and value, written in this order before the container joins */
-  before: [file: string, value: string][];
-  /** the same, written when all is ready for its command: what would only slow the launch down */
-  last: [file: string, value: string][];
+  /** written in this order before the container joins */
+  before: Write[];
+  /** written when all is ready for its command: what would only slow the launch down */
+  last: Write[];
   /** v2: mounted in the container as its own tree */
   version: 1 | 2;
 }
@@ -36,24 +29,9 @@ export interface CgroupPlan {
 const slowing = /^(cpu\.max|cpu\.cfs_|io\.max|blkio\.throttle)/;
 
 /** The cgroups of a container in every hierarchy, and what is written before it joins them. */
-export function planCgroups(hierarchies: Hierarchy[], name: string, limits: LaunchLimits): CgroupPlan {
-  const before: [string, string][] = [];
-  for (const hierarchy of hierarchies) {
-    const { version, controllers, mountPoint } = hierarchy;
-    const levels = [join(mountPoint, parent), join(mountPoint, parent, name)];
-    // cpuset(7): a new v1 cpuset has no CPUs and no memory nodes, and takes no process
-    if (controllers.includes('cpuset'))
-      for (const file of ['cpuset.cpus', 'cpuset.mems'])
-        for (const level of levels)
-          before.push([join(level, file), readFileSync(join(mountPoint, file), 'utf8').trim()]);
-    // cgroups(7): a v2 controller has to be switched on in every level above
-    const offered = version === 2 ? offeredControllers(mountPoint) : [];
-    const enabled = ['cpu', 'cpuset', 'io', 'memory', 'pids'].filter((word) => offered.includes(word));
-    if (enabled.length > 0)
-      for (const level of [mountPoint, join(mountPoint, parent)])
-        before.push([join(level, 'cgroup.subtree_control'), enabled.map((word) => `+${word}`).join(' ')]);
-  }
-  const wanted = limitWrites(hierarchies, name, limits);
+export function planCgroups(hierarchies: Hierarchy[], name: string, limits: Limits): CgroupPlan {
+  const all = launchWrites(hierarchies, name, limits);
+  const isSlowing = ({ to }: Write) => slowing.test(basename(to));
   const lock = lockDirectory(hierarchies);
   const first = hierarchies.find(({ mountPoint }) => mountPoint === lock);
   if (!lock || !first)
@@ -63,14 +41,11 @@ export function planCgroups(hierarchies: Hierarchy[], name: string, limits: Laun
     lock,
     leave: undefined,
     directories: ordered.map(({ mountPoint }) => join(mountPoint, parent, name)),
-    before: [...before, ...wanted.filter(([file]) => !slowing.test(basename(file)))],
-    last: wanted.filter(([file]) => slowing.test(basename(file))),
+    before: all.filter((write) => !isSlowing(write)),
+    last: all.filter(isSlowing),
     version: first.version,
   };
 }
-
-const writes = (values: [file: string, value: string][]): Step[] =>
-  values.map(([to, write]) => ({ write, to }));
 
 /** Where what stands in a delegated cgroup itself goes meanwhile. */
 const asideOf = ({ directories }: CgroupPlan, name: string) =>
@@ -86,7 +61,7 @@ export function makingSteps(plan: CgroupPlan, name: string): Step[] {
     ...(leave === undefined
       ? []
       : [{ mkdir: asideOf(plan, name) }, { moveAll: leave, to: asideOf(plan, name) }]),
-    ...writes(before),
+    ...before,
   ];
 }
 
@@ -95,7 +70,7 @@ export const joiningSteps = ({ directories }: CgroupPlan, pid: string): Step[] =
   directories.map((directory) => ({ write: pid, to: join(directory, 'cgroup.procs') }));
 
 /** The steps that write what would have slowed the launch down. Pure. */
-export const lastSteps = ({ last }: CgroupPlan): Step[] => writes(last);
+export const lastSteps = ({ last }: CgroupPlan): Step[] => last;
 
 /** The steps that remove them, when nothing is in there any more. Pure. */
 export function removingSteps(plan: CgroupPlan, name: string): Step[] {

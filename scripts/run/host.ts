@@ -1,7 +1,7 @@
 // Facts about this host that a launch depends on: devices, what /proc and /sys hold, programs, how calls are filtered.
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { Failure } from '../helpers/cli.ts';
-import { mountOf, parseMounts } from '../helpers/containers.ts';
+import { mountOf, readMounts } from '../helpers/mounts.ts';
 import { type SeccompLoader, seccompLoader, seccompRules } from '../helpers/seccomp/seccomp.ts';
 import { findInPath, findProgram } from '../helpers/shell.ts';
 import type { FoundVolume, Volume } from './furnish.ts';
@@ -35,7 +35,7 @@ export function readHost(
       folders: there.filter(isFolder),
       readOnly: readOnlyPaths.filter((path) => existsSync(path)),
     },
-    sysMounts: readMounts().flatMap(({ mountPoint }) =>
+    sysMounts: readMounts('self').flatMap(({ mountPoint }) =>
       mountPoint.startsWith('/sys/') ? mountPoint.slice('/sys'.length) : [],
     ),
     hasIp: findInPath('ip') !== undefined,
@@ -47,18 +47,16 @@ export function readHost(
   };
 }
 
-const readMounts = () => parseMounts(readFileSync('/proc/self/mountinfo', 'utf8'));
-
 /** Options of a mount that a bind mount has to keep; a user could not lift them either. */
 const keptOptions = (options: string[] = []) =>
   options.filter((option) => ['ro', 'nosuid', 'nodev', 'noexec'].includes(option));
 
 /** Options of the mount that a path lies on which a bind mount has to keep. */
-export const mountFlags = (path: string): string[] => keptOptions(mountOf(path, readMounts())?.options);
+export const mountFlags = (path: string): string[] => keptOptions(mountOf(path, readMounts('self'))?.options);
 
 /** Volumes with what this host has mounted in them, themselves first. */
 export function findVolumes(volumes: Volume[]): FoundVolume[] {
-  const mounts = volumes.length > 0 ? readMounts() : [];
+  const mounts = volumes.length > 0 ? readMounts('self') : [];
   return volumes.map((volume) => {
     const { source } = volume;
     const below = source === '/' ? '/' : `${source}/`;

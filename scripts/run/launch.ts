@@ -24,11 +24,12 @@ import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Failure, reason } from '../helpers/cli.ts';
 import { type InRoot, ofDescriptor, openInRoot, openRoot } from '../helpers/in-root.ts';
-import { attempt, groupBy, readProc, startTicks } from '../helpers/pids.ts';
+import { attempt, groupBy, hasSignal, readProc, startTicks } from '../helpers/pids.ts';
 import type { User } from '../helpers/rootfs.ts';
 import type { SeccompLoader } from '../helpers/seccomp/seccomp.ts';
 import { blockStreams, type Command, quote, sh, zx } from '../helpers/shell.ts';
-import { perform } from '../helpers/steps.ts';
+import { perform, toShell } from '../helpers/steps.ts';
+import { notesAbout } from '../limit/notes.ts';
 import { type CgroupPlan, joinCgroups, lastSteps, type Name, removingProgram, takeName } from './cgroups.ts';
 import {
   type Binding,
@@ -593,17 +594,12 @@ class Signals {
   }
 }
 
-/** What a PID 1 makes of a signal from outside: proc(5), the masks in /proc/PID/status. */
+/** What a PID 1 makes of a signal from outside. */
 function signalFate(pid: number, signal: number): 'arrives' | 'ignored' | 'spared' {
-  const status = readProc(pid, 'status');
-  if (status === undefined) return 'ignored';
-  const has = (set: string) => {
-    const mask = new RegExp(`^${set}:\\t(\\w+)$`, 'm').exec(status)?.[1] ?? '0';
-    return ((BigInt(`0x${mask}`) >> BigInt(signal - 1)) & 1n) === 1n;
-  };
   // an init waits in sigtimedwait(2), and has them neither blocked nor caught meanwhile
-  if (has('SigCgt') || has('SigBlk') || readProc(pid, 'wchan')?.includes('sigtimedwait')) return 'arrives';
-  return has('SigIgn') ? 'ignored' : 'spared';
+  const waits = readProc(pid, 'wchan')?.includes('sigtimedwait');
+  if (waits || hasSignal(pid, 'SigCgt', signal) || hasSignal(pid, 'SigBlk', signal)) return 'arrives';
+  return hasSignal(pid, 'SigIgn', signal) || readProc(pid, 'stat') === undefined ? 'ignored' : 'spared';
 }
 
 /** Throws Failure when a signal has come before there is a command. */
@@ -685,7 +681,13 @@ export async function launchContainer(launch: Launch): Promise<number> {
       if (cgroups || connection)
         writeFileSync(
           join(runDirectory, 'cleanup'),
-          [connection?.leaveShell, cgroups && removingProgram(cgroups, name)].filter(Boolean).join('\n'),
+          [
+            connection?.leaveShell,
+            toShell([{ run: sh`rm -rf ${notesAbout(held.pid)}` }]),
+            cgroups && removingProgram(cgroups, name),
+          ]
+            .filter(Boolean)
+            .join('\n'),
         );
       keeps = true;
     } else {
@@ -705,6 +707,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
     throw error;
   } finally {
     if (connected && !keeps) await connection?.leave();
+    if (!keeps && held?.pid) rmSync(notesAbout(held.pid), { recursive: true, force: true });
     if (!keeps) await taken?.giveBack(false);
   }
 }

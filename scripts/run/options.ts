@@ -5,7 +5,7 @@ import { isIP } from 'node:net';
 import { constants } from 'node:os';
 import { join, posix, resolve } from 'node:path';
 import { reason, UsageError } from '../helpers/cli.ts';
-import { mountOf, parseMounts } from '../helpers/containers.ts';
+import { mountOf, readMounts } from '../helpers/mounts.ts';
 import { maxId } from '../helpers/rootfs.ts';
 import { parseNumber, parseSize } from '../helpers/units.ts';
 import { findDisk } from '../limit/disk.ts';
@@ -44,8 +44,7 @@ export function parseVariableFile(path: string): string[] {
 }
 
 /** Where the host has it mounted, with which options of mount(8); of files that are missing nothing is known. */
-const mountOptions = (path: string) =>
-  mountOf(realpathSync(path), parseMounts(readFileSync('/proc/self/mountinfo', 'utf8')))?.options ?? [];
+const mountOptions = (path: string) => mountOf(realpathSync(path), readMounts('self'))?.options ?? [];
 
 /** An absolute path in the container. It may lead over symlinks, and upwards: it can't lead out. */
 function parsePath(option: string, text: string): string {

@@ -4,8 +4,9 @@ import { once } from 'node:events';
 import { existsSync, mkdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before } from 'node:test';
-import { findHierarchy, memoryFiles, parent, readHierarchies } from '../../scripts/helpers/cgroups.ts';
+import { findHierarchy, parent, readHierarchies } from '../../scripts/helpers/cgroups.ts';
 import { attempt, readProcesses } from '../../scripts/helpers/pids.ts';
+import { memoryFiles } from '../../scripts/limit/table.ts';
 import { needs } from './needs.ts';
 import { call, execute, rootfs, script, until } from './script.ts';
 

@@ -1,0 +1,56 @@
+// Mounts, as /proc/PID/mountinfo tells of them. See proc(5).
+import { readProc } from './pids.ts';
+
+/** One mount of a /proc/PID/mountinfo, as far as it is needed here. */
+export interface Mount {
+  device: string;
+  /** the directory of the file system that is mounted */
+  root: string;
+  mountPoint: string;
+  /** of this mount: ro, nosuid, nodev ... */
+  options: string[];
+  type: string;
+  /** what is mounted: a device file, or a word */
+  source: string;
+  superOptions: string;
+}
+
+/** Parses the text of a mountinfo, proc(5). */
+export function parseMounts(mountinfo: string): Mount[] {
+  return mountinfo
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => {
+      const [left = '', right = ''] = line.split(' - ');
+      const [, , device = '', root = '', mountPoint = '', options = ''] = left.split(' ');
+      const [type = '', source = '', superOptions = ''] = right.split(' ');
+      return {
+        device,
+        options: options.split(','),
+        root: unescapeMountinfo(root),
+        mountPoint: unescapeMountinfo(mountPoint),
+        type,
+        source: unescapeMountinfo(source),
+        superOptions,
+      };
+    });
+}
+
+/** The mounts that a process sees: none where it is gone, or may not be read. */
+export const readMounts = (pid: number | 'self') => parseMounts(readProc(pid, 'mountinfo') ?? '');
+
+/** The mount that a path without symlinks is on: the deepest that covers it, and of several there the last. */
+export function mountOf(path: string, mounts: Mount[]): Mount | undefined {
+  const around = mounts.filter(({ mountPoint }) => isBelow(path, mountPoint));
+  const deepest = Math.max(...around.map(({ mountPoint }) => mountPoint.length));
+  return around.findLast(({ mountPoint }) => mountPoint.length === deepest);
+}
+
+/** Undoes the octal escapes of mountinfo, proc(5): `\040` is a space. Bytes above 127 come as they are. */
+export function unescapeMountinfo(field: string): string {
+  return field.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
+}
+
+/** Whether a path is a folder or lies in it. */
+export const isBelow = (path: string, folder: string) =>
+  folder === '/' || path === folder || path.startsWith(`${folder}/`);

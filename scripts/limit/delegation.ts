@@ -1,0 +1,82 @@
+// Where this user may make cgroups, and what to type where something is in the way. See cgroups(7), Delegation.
+import { accessSync, constants, existsSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { type Hierarchy, offeredControllers, parent, processesOf } from '../helpers/cgroups.ts';
+import { reason } from '../helpers/cli.ts';
+import { attempt, readProc } from '../helpers/pids.ts';
+
+/** Whether this user may write a file, or make something in a directory. */
+export const isWritable = (path: string) => attempt(() => accessSync(path, constants.W_OK) ?? true) ?? false;
+
+/** What to type so that a v2 cgroup has no processes of its own: they go to one below it, called `name`. */
+function clearCommand(directory: string, pids: number[], name: string): string {
+  const to = join(directory, name);
+  const isCaller = pids.every((pid) => pid === process.ppid);
+  const move = isCaller
+    ? `echo $$ > ${to}/cgroup.procs`
+    : `for pid in ${pids.join(' ')}; do echo $pid > ${to}/cgroup.procs; done`;
+  return `mkdir -p ${to} && ${move}`;
+}
+
+/**
+ * Why this user, root in most cases, can't make containers' cgroups in these hierarchies: a sentence that ends with
+ * what to do. undefined: nothing is in the way.
+ */
+export function whyNoCgroups(hierarchies: Hierarchy[]): string | undefined {
+  const elsewhere = 'in a container, start that with --privileged; else run this on the host';
+  const effective = /^CapEff:\t(\w+)$/m.exec(readProc('self', 'status') ?? '')?.[1] ?? '0';
+  // linux/capability.h: CAP_SYS_ADMIN is 21
+  if (((BigInt(`0x${effective}`) >> 21n) & 1n) === 0n)
+    return `a container needs CAP_SYS_ADMIN, which root does not have here, capabilities(7): ${elsewhere}`;
+  if (hierarchies.length === 0)
+    return 'no cgroup hierarchy is mounted on this host: mount -t cgroup2 cgroup2 /sys/fs/cgroup';
+  for (const { mountPoint } of hierarchies)
+    try {
+      accessSync(mountPoint, constants.W_OK);
+    } catch (error) {
+      const remount = `mount -o remount,bind,rw ${mountPoint}`;
+      const { code } = error as NodeJS.ErrnoException;
+      return `cannot make cgroups in ${mountPoint}: ${reason(error)}: ${code === 'EROFS' ? `${remount}; ` : ''}${elsewhere}`;
+    }
+  // only the root of the whole tree may have processes and enable controllers; it has no cgroup.events
+  const v2 = hierarchies.find(({ version }) => version === 2)?.mountPoint;
+  const pids = v2 && existsSync(join(v2, 'cgroup.events')) ? processesOf(v2) : [];
+  const others = pids.filter((pid) => pid !== process.pid);
+  if (!v2 || pids.length === 0 || offeredControllers(v2).length === 0) return undefined;
+  return `cannot make cgroups in ${v2}: processes are in it, and such a cgroup enables no controllers for those below it, cgroups(7): ${clearCommand(v2, others, 'init')}`;
+}
+
+/** Where a user may make cgroups, or what keeps him from it: undefined if nothing is delegated to him at all. */
+export type Delegation = { base: string } | { base: undefined; refusal: string | undefined };
+
+/**
+ * The cgroup below which a user may make some for the processes `members` of the cgroup `origin`: for root the top of
+ * the hierarchy; for others the next one upwards that is delegated to them, has the controllers, and in v2 no processes
+ * but these, cgroups(7).
+ */
+export function findDelegation(
+  { mountPoint, version }: Hierarchy,
+  origin: string,
+  members: Set<number>,
+  controllers: string[],
+): Delegation {
+  if (process.getuid?.() === 0) return { base: mountPoint };
+  let refusal: string | undefined;
+  let shared: string | undefined;
+  for (let at = origin; at.startsWith(mountPoint); at = dirname(at)) {
+    if (!isWritable(at) || !isWritable(join(at, 'cgroup.procs'))) break;
+    if (basename(at) === parent) continue;
+    const offered = version === 1 ? controllers : offeredControllers(at);
+    const missing = controllers.filter((word) => !offered.includes(word));
+    const strangers = processesOf(at).filter((pid) => !members.has(pid));
+    if (missing.length === 0 && strangers.length === 0) return { base: at };
+    const names = strangers.map((pid) => `${readProc(pid, 'comm')?.trim() ?? '?'} (PID ${pid})`);
+    if (missing.length > 0)
+      refusal = `${at} is delegated to you without ${missing.join(', ')}: as root, systemctl edit user@.service with [Service] Delegate=cpu cpuset io memory pids`;
+    else {
+      shared ??= at;
+      refusal = `${at} is delegated to you, but ${names.join(', ')} ${names.length > 1 ? 'are' : 'is'} in it, and a cgroup with processes enables no controllers for those below it, cgroups(7): ${clearCommand(at, strangers, 'shell')}`;
+    }
+  }
+  return version === 1 && shared ? { base: shared } : { base: undefined, refusal };
+}

@@ -1,0 +1,37 @@
+// Where on the host the root directory of a container is.
+import { type Stats, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { type Container, readRoot } from '../helpers/containers.ts';
+import { isBelow, type Mount, readMounts } from '../helpers/mounts.ts';
+import { attempt } from '../helpers/pids.ts';
+
+/**
+ * Where on the host a container's root directory is: every path that it may have is tried, and only one that leads
+ * to the very same directory counts. For an overlay that the host does not show, its upper directory. undefined:
+ * the host has no path to it, or this user may not know.
+ */
+export function rootfsPath(container: Container, hostMounts: Mount[]): string | undefined {
+  const { pid } = container.first;
+  const root = attempt(() => readRoot(pid));
+  if (!root) return undefined;
+  const isRoot = (path: string) => {
+    const stats: Stats | undefined = attempt(() => statSync(path));
+    return stats?.dev === root.stats.dev && stats.ino === root.stats.ino;
+  };
+  if (root.path !== '/') {
+    // chroot(2): the path is that of the mount namespace it was called in, the host's or the enclosing container's
+    const outer = container.enclosing && rootfsPath(container.enclosing, hostMounts);
+    return [root.path, outer && join(outer, root.path)].find((path) => path && isRoot(path));
+  }
+  if (isRoot('/')) return '/';
+  // pivot_root(2): the root is a mount; the host may show the same directory of the same file system elsewhere
+  const mount = readMounts(pid).findLast(({ mountPoint }) => mountPoint === '/');
+  if (!mount) return undefined;
+  const path = hostMounts
+    .filter((host) => host.device === mount.device && isBelow(mount.root, host.root))
+    .map((host) => join(host.mountPoint, host.root === '/' ? mount.root : mount.root.slice(host.root.length)))
+    .find(isRoot);
+  return (
+    path ?? (mount.type === 'overlay' ? /(?:^|,)upperdir=([^,]*)/.exec(mount.superOptions)?.[1] : undefined)
+  );
+}
