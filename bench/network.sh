@@ -72,19 +72,11 @@ printf '%-44s %8s\n' 'between two containers, medians' 'Gbit/s' \
   'ratio' "$(printf '%s\n' "${ratios[@]}" | median)"
 printf '%-44s %8s\n\n' 'ratios, from and to' "$(printf '%s\n' "${ratios[@]}" | sort -g | sed -n '1p;$p' | tr '\n' ' ')"
 
-hand=() ours=() programs=()
-for number in $(seq 10 $((9 + 2 * runs))); do
-  holder && hand+=("$(milliseconds byHand "$pid" "$number")")
-  holder && ours+=("$(milliseconds dist/network.mjs attach --no-files "$pid")")
-  holder && program=$(dist/network.mjs attach --dry-run --no-files "$pid") && programs+=("$(milliseconds sh -c "$program")")
-done
-printf '%-44s %8s\n' 'attach to a bridge that is there, medians' ms
-printf '%-44s %8s\n' 'ip(8) by hand' "$(printf '%s\n' "${hand[@]}" | median)" \
-  'its shell program, with address and names' "$(printf '%s\n' "${programs[@]}" | median)" \
-  'network.mjs attach' "$(printf '%s\n' "${ours[@]}" | median)"
-
+# how long attach takes, all in turns: what is compared has had the same load
+hand=() ours=() pasted=() bare=() podman=()
 # podman's own way: a second network for containers that run, whose bridge is there after the first
-command -v podman >/dev/null && [ -x /usr/lib/podman/netavark ] || exit 0
+if command -v podman >/dev/null && [ -x /usr/lib/podman/netavark ]; then
+hasPodman=1
 mount -t tmpfs tmpfs /run
 mkdir -p /run/lock /var/lib/containers
 mount -t tmpfs tmpfs /var/lib/containers
@@ -102,10 +94,23 @@ cleanUp() {
   kill "${pids[@]}" 2>/dev/null || :
 }
 trap cleanUp EXIT
-for number in $(seq $((runs + 1))); do
+fi
+for number in $(seq 10 $((10 + runs))); do
+  holder && hand+=("$(milliseconds byHand "$pid" "$number")")
+  holder && ours+=("$(milliseconds dist/network.mjs attach --no-files "$pid")")
+  bare+=("$(milliseconds node -e 0)")
+  holder && program=$(dist/network.mjs attach --dry-run --no-files "$pid") && pasted+=("$(milliseconds sh -c "$program")")
+  [ "${hasPodman:-}" ] || continue
   names+=("c$number")
   podman run -d --name "c$number" --cgroup-parent /barehand-bench --ulimit nofile=1024:1024 --ulimit nproc=1000:1000 \
-    --network one --rootfs "$PWD/rootfs/host" sleep 1000 >/dev/null 2>&1 || { echo "podman runs nothing here" >&2; exit 0; }
-  times+=("$(milliseconds podman network connect other "c$number")")
+    --network one --rootfs "$PWD/rootfs/host" sleep 1000 >/dev/null 2>&1 || { echo "podman runs nothing here" >&2; hasPodman=; continue; }
+  podman+=("$(milliseconds podman network connect other "c$number")")
 done
-printf '%-44s %8s\n' 'podman network connect' "$(printf '%s\n' "${times[@]:1}" | median)"
+# the first of each makes bridges, and is not counted
+report() { local -n all=$2; [ "${#all[@]}" -le 1 ] || printf '%-44s %8s\n' "$1" "$(printf '%s\n' "${all[@]:1}" | median)"; }
+printf '%-44s %8s\n' 'attach to a bridge that is there, medians' ms
+report 'ip(8) by hand' hand
+report 'what --dry-run prints, pasted' pasted
+report 'network.mjs attach' ours
+report 'node -e 0' bare
+report 'podman network connect' podman

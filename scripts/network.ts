@@ -1,45 +1,46 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-network.ts: a network of its own for a container: veth, bridge, NAT, ports
+network.ts: give a container a network of its own: veth, bridge, NAT, published ports
 
 USAGE
   network.ts attach [OPTION...] TARGET
-  network.ts publish TARGET [IP:]HOSTPORT:PORT[/udp]...
-  network.ts limit TARGET --rate RATE
-  network.ts detach TARGET
+  network.ts publish [OPTION...] TARGET [IP:]HOSTPORT:PORT[/udp]...
+  network.ts limit [OPTION...] TARGET --rate RATE
+  network.ts detach [OPTION...] TARGET
   network.ts ls [--json]
-  network.ts sweep
+  network.ts sweep [--dry-run]
 
-  TARGET is a container's name, or the PID of a process that has a network namespace of its own, whoever made it.
+  TARGET is a container's name, or the PID of any process that has a network namespace of its own.
 
-  attach   gives it an interface on a bridge, an address, a way outside, name servers and the names of the others
-  publish  leads a port of the host's to one of the container's, from other hosts and from this one
-  limit    no more than RATE, as 10M: 10 * 1000^2 bits a second; 0 is no limit
-  detach   takes all of that away
-  ls       shows who is attached
-  sweep    removes what killed calls and containers that have ended have left
+  attach   connects TARGET to a bridge: interface, address, default route, name servers, names of the other members
+  publish  forwards a port of the host to a port of TARGET, for other hosts and for this one
+  limit    limits the bit rate of TARGET to RATE, such as 10M: 10 * 1000^2 bits per second; 0 removes the limit
+  detach   undoes attach, publish and limit
+  ls       lists attached containers
+  sweep    removes what killed calls and ended containers have left behind
 
 OPTIONS
-  --bridge NAME     the bridge; it is made where it is missing (default: barehand0)
-  --subnet CIDR     the bridge's addresses, from /16 to /29 (default: 10.88.0.0/16, or the next that is free)
-  --subnet6 CIDR    the same of IPv6, a /64 (default: a private one made from this host's machine-id)
+  --bridge NAME     attach: the bridge; attach makes it if it is missing (default: barehand0)
+                    publish, limit, detach: only the interface on this bridge
+  --subnet CIDR     IPv4 subnet of a new bridge, /16 to /29 (default: 10.88.0.0/16, or the next free one)
+  --subnet6 CIDR    IPv6 subnet of a new bridge, /64 (default: a private one derived from the host's machine-id)
   --no-ipv6         IPv4 only
-  --internal        the bridge has no way outside
-  --ip ADDRESS      the container's address (default: the first that is free)
-  --isolated        it can't reach the others on the bridge, nor they it, but for those that are not isolated
-  --name NAME       what the others on the bridge call it (default: the container's name, or pid-PID)
-  --dns ADDRESS     a name server in its /etc/resolv.conf (default: the host's); may be repeated
-  --no-files        its /etc/resolv.conf and /etc/hosts stay as they are
-  -p, --publish PORT  publish a port at once, as with publish; may be repeated
-  --rate RATE       limit: both ways
-  --rate-in RATE    limit: what it receives
-  --rate-out RATE   limit: what it sends
-  --json            ls: an array of objects
-  --dry-run         print what would be done, as shell
-  -h, --help        this text
+  --internal        a new bridge has no route to the outside
+  --ip ADDRESS      IPv4 address of TARGET (default: the first free one)
+  --isolated        TARGET and other isolated members cannot reach each other
+  --name NAME       name of TARGET on the bridge (default: the container's name, or pid-PID)
+  --dns ADDRESS     name server for its /etc/resolv.conf (default: those of the host); may be repeated
+  --no-files        leave its /etc/resolv.conf and /etc/hosts unchanged
+  -p, --publish PORT  publish a port, like the command publish; may be repeated
+  --rate RATE       limit: both directions
+  --rate-in RATE    limit: what TARGET receives
+  --rate-out RATE   limit: what TARGET sends
+  --json            ls: print a JSON array of objects
+  --dry-run         print the steps as shell commands instead of performing them
+  -h, --help        print this text
 
-  Without root, attach takes pasta(1) or slirp4netns(1) where one of them is installed; there is no bridge then.
+  Without root, attach uses pasta(1) or slirp4netns(1), if installed. There is no bridge then.
 
 EXAMPLES
   network.ts attach web
@@ -49,46 +50,42 @@ EXAMPLES
   network.ts attach --dry-run web | less
 
 CHANGES
-  A bridge, and a veth for each container; nftables' tables barehand-NAME, or chains of iptables' where there is no
-  nft; ip_forward and its like, which are put back with the last bridge. In the container an interface, routes, and
-  /etc/resolv.conf and /etc/hosts, which are of the root file system unless something is mounted there.
+  A bridge, and a veth pair for each container. nftables tables named barehand-*, or iptables chains of these names if
+  nft is not installed. The sysctl ip_forward and related ones, until the last bridge is removed. In the container: an
+  interface, routes, /etc/resolv.conf and /etc/hosts, which belong to its root file system unless they are mounted.
 
 UNDO
-  network.ts detach TARGET. An ended container's interface is gone by itself; the rest goes with the next sweep.
+  network.ts detach TARGET. The kernel removes the interface of a container that has ended; sweep removes the rest.
 
 SEE ALSO
   ip-link(8), veth(4), bridge(8), nft(8), tc-tbf(8), network_namespaces(7), pasta(1), slirp4netns(1), stop.ts
 */
-import Table from 'cli-table3';
 import { Failure, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
 import { printable, readProc } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
-import { runProgram } from './helpers/shell.ts';
+import { runProgram, sh } from './helpers/shell.ts';
 import { perform, type Step, toShell } from './helpers/steps.ts';
 import { isName } from './helpers/target.ts';
 import { parseAddress, parseSubnet, type Subnet } from './network/addresses.ts';
 import { firewallAdvice } from './network/advice.ts';
+import { hasHostRoot } from './network/files.ts';
+import { isListening } from './network/host.ts';
 import {
-  type Attachment,
-  attachProgram,
-  checkPublished,
-  defaultBridge,
-  detachProgram,
-  findFirewall,
-  findNetwork,
-  hasHostRoot,
-  isListening,
-  linksOf,
-  parseBridge,
-  publishPortsProgram,
+  attach as attachContainer,
+  detach as detachContainer,
+  listAttachments,
+  printAttach,
+  printDetach,
+  printPublish,
+  printSweep,
+  publish as publishPorts,
   readAttachments,
-  readNetwork,
-  runShell,
   sweepNetworks,
-  sweepProgram,
 } from './network/network.ts';
+import { checkInternal, checkPublished, defaultBridge, parseBridge } from './network/plan.ts';
 import { attachRootless, detachRootless, readRootless } from './network/rootless.ts';
 import type { Port } from './network/rules.ts';
+import { findNetwork } from './network/target.ts';
 import { parsePort } from './run/options.ts';
 
 export const options = {
@@ -153,29 +150,20 @@ export function parseRate(text: string): number {
   throw new UsageError(`a rate is bits in a second from 8K to 400G, as 10M, or 0 for no limit; not ${text}`);
 }
 
-/** The attachments of a process, on one bridge or all; `text` is what the user calls it. Throws Failure where there are none. */
-async function attached(pid: number, text: string, bridge: string | undefined): Promise<Attachment[]> {
-  const own = linksOf(await readAttachments(), pid);
-  const chosen = own.filter((one) => bridge === undefined || one.bridge === bridge);
-  if (chosen.length === 0)
-    throw new Failure(`${text} is on no bridge${bridge ? ` ${bridge}` : ''}: network.ts attach ${text}`);
-  return chosen;
-}
-
 /** The steps that limit what comes out of an interface; `bits` 0: no more limit. `enter`: how to get to it. */
 export function planRate(enter: string[], dev: string, bits: number, isLimited: boolean): Step[] {
-  const qdisc = ['tc', 'qdisc'];
-  if (bits === 0) return isLimited ? [{ run: [...enter, ...qdisc, 'del', 'dev', dev, 'root'] }] : [];
+  if (bits === 0) return isLimited ? [{ run: sh`${enter} tc qdisc del dev ${dev} root` }] : [];
   // what may go at once: 10 ms of the rate, and no less than one packet as the kernel joins them, 64 KiB
   const burst = Math.max(65536, Math.ceil(bits / 8 / 100));
-  const rate = ['rate', `${bits}bit`, 'burst', `${burst}b`, 'latency', '100ms'];
-  return [{ run: [...enter, ...qdisc, 'replace', 'dev', dev, 'root', 'tbf', ...rate] }];
+  return [
+    {
+      run: sh`${enter} tc qdisc replace dev ${dev} root tbf rate ${bits}bit burst ${burst}b latency 100ms`,
+    },
+  ];
 }
 
-/** Throws Failure for ports that can't be published: on this network, or as they are, or while somebody has them. */
-function checkPorts(ports: Port[], internal: boolean): void {
-  if (internal && ports.length > 0)
-    throw new Failure('an --internal network has no way in from outside: it publishes no ports');
+/** Throws for ports that cannot be published as they are, or while a process of the host has them. */
+function checkPorts(ports: Port[]): void {
   checkPublished(ports);
   for (const port of ports)
     if (isListening(port))
@@ -185,49 +173,43 @@ function checkPorts(ports: Port[], internal: boolean): void {
 }
 
 async function attach(text: string, values: Values<typeof options>): Promise<void> {
-  const target = findNetwork(text);
-  const { pid } = target;
-  if (process.getuid?.() !== 0) return attachRootless(pid, text, values.publish, values.dryRun);
+  const { dryRun, ip, isolated, noFiles, publish: ports } = values;
+  if (process.getuid?.() !== 0) return attachRootless(findNetwork(text).pid, text, ports, dryRun);
+  checkInternal(ports, values.internal);
+  checkPorts(ports);
   const bridge = values.bridge ?? defaultBridge;
-  const network = await readNetwork({ ...values, bridge });
-  checkPorts(values.publish, network.internal);
-  const noFiles = values.noFiles || hasHostRoot(pid);
-  const wanted = { ip: values.ip, isolated: values.isolated, ports: values.publish, noFiles };
-  const program = attachProgram(network, wanted, { ...target, name: values.name ?? target.name });
-  if (values.dryRun) {
-    process.stdout.write(program);
+  const wishes = { ...values, bridge };
+  const wanted = { ip, isolated, ports, noFiles };
+  const find = () => {
+    const found = findNetwork(text);
+    return { ...found, name: values.name ?? found.name };
+  };
+  if (dryRun) {
+    process.stdout.write(toShell(await printAttach(wishes, wanted, find)));
     return;
   }
-  if (hasHostRoot(pid) && !values.noFiles)
-    console.error(
-      `network: ${text} has the host's root directory: its /etc/resolv.conf and /etc/hosts stay as they are`,
-    );
-  else if (network.nameservers.length === 0 && !values.noFiles && !network.internal)
-    console.error(
-      'network: this host has no name server that a container could reach: --dns ADDRESS names one',
-    );
-  let said = '';
-  try {
-    said = await runShell(program);
-  } catch (error) {
-    await sweepNetworks().catch(() => {}); // a bridge that was made for nobody
-    throw error;
-  }
-  const [, inside, address, address6] = said.split(' ');
+  const say = (line: string) => console.error(`network: ${line}`);
+  const { attachment, network, rules, warnings } = await attachContainer(wishes, wanted, find);
+  if (hasHostRoot(attachment.pid) && !noFiles)
+    say(`${text} has the host's root directory: its /etc/resolv.conf and /etc/hosts stay as they are`);
+  else if (network.nameservers.length === 0 && !noFiles && !network.internal)
+    say('this host has no name server that a container could reach: --dns ADDRESS names one');
+  for (const line of warnings) say(line);
+  const { interface: inside, address, address6 } = attachment;
   console.log(`${text}: ${inside} has ${[address, address6].filter(Boolean).join(' and ')} on ${bridge}`);
-  if (!network.internal)
-    for (const line of await firewallAdvice(bridge, network.firewall, network.rules))
-      console.error(`network: ${line}`);
+  if (!network.internal) for (const line of await firewallAdvice(bridge, rules)) say(line);
 }
 
-async function publish(text: string, words: string[], values: Values<typeof options>): Promise<void> {
+async function publish(
+  text: string,
+  words: string[],
+  { bridge, dryRun }: Values<typeof options>,
+): Promise<void> {
   const ports = words.map(parsePort);
-  const [first] = (await attached(findNetwork(text).pid, text, values.bridge)) as [Attachment];
-  const { internal, firewall } = await readNetwork({ bridge: first.bridge ?? defaultBridge });
-  checkPorts(ports, internal);
-  const program = publishPortsProgram(firewall, first, ports);
-  if (values.dryRun) process.stdout.write(program);
-  else await runShell(program);
+  checkPorts(ports);
+  const { pid } = findNetwork(text);
+  if (dryRun) process.stdout.write(toShell(await printPublish(pid, text, ports, bridge)));
+  else await publishPorts(pid, text, ports, bridge);
 }
 
 async function limit(text: string, values: Values<typeof options>): Promise<void> {
@@ -238,15 +220,15 @@ async function limit(text: string, values: Values<typeof options>): Promise<void
   requirePrograms(['tc', 'nsenter'], 'limit the rate');
   const steps: Step[] = [];
   const { pid } = findNetwork(text);
-  for (const { link, interface: inside } of await attached(pid, text, values.bridge)) {
+  for (const { link, interface: inside } of await listAttachments(pid, text, values.bridge)) {
     const ways: [string[], string, number | undefined][] = [
       [[], link, rateIn],
-      [['nsenter', '--target', String(pid), '--net'], inside, rateOut],
+      [sh`nsenter --net=/proc/${pid}/ns/net`, inside, rateOut],
     ];
     for (const [enter, dev, bits] of ways) {
       if (bits === undefined) continue;
-      const { stdout } = await runProgram([...enter, 'tc', 'qdisc', 'show', 'dev', dev, 'root']);
-      steps.push(...planRate(enter, dev, bits, stdout.includes('tbf')));
+      const { stdout } = await runProgram(sh`${enter} tc -j qdisc show dev ${dev} root`);
+      steps.push(...planRate(enter, dev, bits, stdout.includes('"tbf"')));
     }
     const effective = BigInt(`0x${/^CapBnd:\t(\w+)$/m.exec(readProc(pid, 'status') ?? '')?.[1] ?? '0'}`);
     if (rateOut && (effective >> 12n) & 1n)
@@ -256,11 +238,11 @@ async function limit(text: string, values: Values<typeof options>): Promise<void
   else await perform(steps);
 }
 
-async function detach(text: string, values: Values<typeof options>): Promise<void> {
-  if (process.getuid?.() !== 0) return detachRootless(findNetwork(text).pid, text, values.dryRun);
-  const program = detachProgram(findFirewall(), await attached(findNetwork(text).pid, text, values.bridge));
-  if (values.dryRun) process.stdout.write(program);
-  else await runShell(program);
+async function detach(text: string, { bridge, dryRun }: Values<typeof options>): Promise<void> {
+  const { pid } = findNetwork(text);
+  if (process.getuid?.() !== 0) return detachRootless(pid, text, dryRun);
+  if (dryRun) process.stdout.write(toShell(await printDetach(pid, text, bridge)));
+  else await detachContainer(pid, text, bridge);
 }
 
 const portText = ({ host, hostPort, port, protocol }: Port) =>
@@ -273,26 +255,13 @@ async function list(json: boolean): Promise<void> {
     return;
   }
   if (all.length === 0) return console.error('network: no container is attached: network.ts attach TARGET');
-  const table = new Table({
-    head: ['NAME', 'PID', 'BRIDGE', 'INTERFACE', 'ADDRESS', 'ADDRESS6', 'PORTS'],
-    chars: Object.fromEntries(
-      'top,top-mid,top-left,top-right,bottom,bottom-mid,bottom-left,bottom-right,left,left-mid,mid,mid-mid,right,right-mid,middle'
-        .split(',')
-        .map((name) => [name, '']),
-    ),
-    style: { head: [], border: [], 'padding-left': 0, 'padding-right': 3 },
-  });
-  for (const { name, pid, bridge, link, address, address6, ports } of all)
-    table.push([
-      printable(name),
-      pid,
-      bridge ?? '-',
-      link,
-      address,
-      address6 ?? '-',
-      ports.map(portText).join(' '),
-    ]);
-  console.log(String(table).replace(/ +$/gm, ''));
+  const head = ['NAME', 'PID', 'BRIDGE', 'INTERFACE', 'ADDRESS', 'ADDRESS6', 'PORTS'];
+  const rows = all.map(({ name, pid, bridge, link, address, address6, ports }) => [
+    ...[printable(name), pid, bridge ?? '-', link, address, address6 ?? '-'],
+    ports.map(portText).join(' '),
+  ]);
+  const { table } = await import('./helpers/table.ts'); // not loaded where it is not needed
+  console.log(table(head, rows));
 }
 
 await main(
@@ -319,7 +288,7 @@ await main(
     else if (command === 'limit') await limit(target, values);
     else if (command === 'detach') await detach(target, values);
     else if (command === 'ls') await list(values.json);
-    else if (values.dryRun) process.stdout.write(sweepProgram(findFirewall()));
+    else if (values.dryRun) process.stdout.write(toShell(await printSweep()));
     else for (const what of await sweepNetworks()) console.log(`${what}: removed`);
     return 0;
   },

@@ -54,7 +54,6 @@ SEE ALSO
 
 import { readdirSync } from 'node:fs';
 import { uptime } from 'node:os';
-import Table from 'cli-table3';
 import { main, UsageError } from './helpers/cli.ts';
 import { type Container, findContainers, type Identity, identify } from './helpers/containers.ts';
 import { readMounts } from './helpers/mounts.ts';
@@ -67,10 +66,11 @@ import {
   readProcesses,
   startTicks,
 } from './helpers/pids.ts';
+import { columnWidths, gap, table } from './helpers/table.ts';
 import { formatSize } from './helpers/units.ts';
 import { type LoggedKill, type OomKills, openKernelLog, readOomKills } from './ps/oom.ts';
 import { rootfsPath } from './ps/rootfs.ts';
-import { cut, toJson, widthOf } from './ps/screen.ts';
+import { cut, toJson } from './ps/screen.ts';
 import {
   type Accounting,
   findPlaces,
@@ -191,16 +191,11 @@ const tableColumns = (now: number): TableColumn[] => [
 
 /** The rows as a table of text, no wider than `width` where that can be. `now`: milliseconds, as Date.now(). */
 export function toTable(rows: TableRow[], now: number, truncated: boolean, width: number): string {
-  const none = Object.fromEntries(
-    'top,top-mid,top-left,top-right,bottom,bottom-mid,bottom-left,bottom-right,left,left-mid,mid,mid-mid,right,right-mid,middle'
-      .split(',')
-      .map((name) => [name, '']),
-  );
   const columns = tableColumns(now).filter((column) => !column.if || rows.some(column.if));
-  const gap = 3;
   const cells = rows.map((row) => columns.map(({ cell }) => cell(row)));
-  const widths = columns.map(({ title, cut: limit }, column) => {
-    const widest = cells.reduce((most, line) => Math.max(most, widthOf(String(line[column]))), title.length);
+  const head = columns.map(({ title }) => title);
+  const widths = columnWidths([head, ...cells]).map((widest, column) => {
+    const limit = columns[column]?.cut;
     return truncated && limit ? Math.min(widest, limit.to) : widest;
   });
   // the paths give way first, then the commands
@@ -214,20 +209,7 @@ export function toTable(rows: TableRow[], now: number, truncated: boolean, width
       typeof cell === 'number' ? cell : cut(cell, widths[column] as number, columns[column]?.cut?.front),
     ),
   );
-  // cli-table3 takes time in the square of the rows of a table, so some rows each are one, of the same widths
-  const all = [columns.map(({ title }) => title), ...fitted];
-  let text = '';
-  for (let start = 0; start < all.length; start += 16) {
-    const table = new Table({
-      chars: none,
-      style: { head: [], border: [], 'padding-left': 0, 'padding-right': gap },
-      colAligns: ['left', 'right', 'right'],
-      colWidths: widths.map((its) => its + gap),
-    });
-    table.push(...all.slice(start, start + 16));
-    text += `${table}\n`;
-  }
-  return text.replace(/ +$/gm, '').trimEnd();
+  return table(head, fitted, { align: ['left', 'right', 'right'], widths });
 }
 
 /** What stays the same: where this host keeps account, and its log. */

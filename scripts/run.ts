@@ -439,7 +439,7 @@ await main(
     if (plan.privileged && !plan.userNamespace)
       console.error('run: --privileged: root in this container is as root on the host');
     if (values.dryRun) {
-      process.stdout.write(printLaunch(plan));
+      process.stdout.write(await printLaunch(plan));
       return 0;
     }
     requirePrograms(launchPrograms(plan), 'start a container');

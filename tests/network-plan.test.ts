@@ -12,6 +12,7 @@ import {
   type Subnet,
 } from '../scripts/network/addresses.ts';
 import { advice, droppingChains } from '../scripts/network/advice.ts';
+import type { Expression, NftObject } from '../scripts/network/rules.ts';
 import { parseRate, planRate } from '../scripts/network.ts';
 import { parsePort } from '../scripts/run/options.ts';
 
@@ -83,37 +84,51 @@ test('ports and rates', () => {
 });
 
 test('who drops what is forwarded, and what lets it through', () => {
-  const chain = (table: string, name: string, rest: string) =>
-    `table ${table} {\n\tchain ${name} {\n\t\ttype filter hook forward priority filter; ${rest}\n\t}\n}\n`;
-  const told = (text: string) => advice('barehand0', droppingChains(text), text);
-  assert.deepEqual(told(chain('inet filter', 'forward', 'policy accept;')), []);
-  assert.deepEqual(told(chain('inet barehand-inner', 'forward', 'policy drop;')), []);
-  assert.deepEqual(
-    told(
-      'table ip filter {\n\tchain INPUT {\n\t\ttype filter hook input priority filter; policy drop;\n\t}\n}',
-    ),
-    [],
+  const accept = { policy: 'accept', hook: 'forward' };
+  const drop = { policy: 'drop', hook: 'forward' };
+  const chain = (words: string, rest: { policy?: string; hook?: string } = {}): NftObject => {
+    const [family = '', table = '', name = ''] = words.split(' ');
+    return { chain: { family, table, name, ...rest } };
+  };
+  const rule = (words: string, ...expr: Expression[]): NftObject => {
+    const [family = '', table = '', chain = ''] = words.split(' ');
+    return { rule: { family, table, chain, expr } };
+  };
+  const told = (...objects: NftObject[]) =>
+    advice(
+      'barehand0',
+      droppingChains(objects),
+      objects.map(({ chain }) => chain?.name ?? ''),
+    ).join();
+  assert.equal(told(chain('inet filter forward', accept)), '');
+  assert.equal(told(chain('inet barehand-inner forward', drop)), '');
+  assert.equal(told(chain('ip filter INPUT', { hook: 'input', policy: 'drop' })), '');
+  // what is dropped is not all: of one interface only
+  const match = { match: { op: '==', left: { meta: { key: 'iifname' } }, right: 'eth7' } };
+  assert.equal(
+    told(chain('inet filter forward', accept), rule('inet filter forward', match, { drop: null })),
+    '',
   );
   assert.match(
-    told(
-      `table ip filter {\n\tchain DOCKER-USER {\n\t}\n}\n${chain('ip filter', 'FORWARD', 'policy drop;')}`,
-    ).join(),
+    told(chain('ip filter DOCKER-USER'), chain('ip filter FORWARD', drop)),
     /^Docker drops .*: iptables -I DOCKER-USER -i barehand0 -j ACCEPT; iptables -I DOCKER-USER -o barehand0 -j ACCEPT$/,
   );
   assert.match(
-    told(
-      `table ip filter {\n\tchain ufw-user-forward {\n\t}\n}\n${chain('ip filter', 'FORWARD', 'policy drop;')}`,
-    ).join(),
+    told(chain('ip filter ufw-user-forward'), chain('ip filter FORWARD', drop)),
     /^ufw drops .*: ufw route allow in on barehand0; ufw route allow out on barehand0$/,
   );
   assert.match(
     told(
-      chain('inet firewalld', 'filter_FORWARD', 'policy accept;\n\t\treject with icmpx admin-prohibited'),
-    ).join(),
+      chain('inet firewalld filter_FORWARD', accept),
+      rule('inet firewalld filter_FORWARD', { reject: { type: 'icmpx', expr: 'admin-prohibited' } }),
+    ),
     /^firewalld drops .*: firewall-cmd --zone=trusted --add-interface=barehand0; firewall-cmd --permanent --zone=trusted --add-interface=barehand0$/,
   );
   assert.match(
-    told(chain('inet filter', 'forward', 'policy drop;')).join(),
+    told(
+      chain('inet filter forward', accept),
+      rule('inet filter forward', { counter: { packets: 1, bytes: 2 } }, { drop: null }),
+    ),
     /: nft insert rule inet filter forward iifname barehand0 accept; nft insert rule inet filter forward oifname barehand0 accept$/,
   );
 });

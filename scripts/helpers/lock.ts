@@ -52,15 +52,19 @@ async function take(
   const $ = await zx();
   const flock = $({ stdio: ['ignore', 'pipe', 'pipe', descriptor] });
   const seconds = (milliseconds / 1000).toFixed(3);
-  const timer = setTimeout(
-    () => console.error(`waiting for the lock on ${path}, which ${holder(descriptor)} holds`),
-    1000,
-  );
-  const { exitCode, stderr } = await flock`flock --exclusive --timeout ${seconds} --conflict-exit-code 75 3`;
-  clearTimeout(timer);
+  const timer = setInterval(() => {
+    const who = holder(descriptor);
+    // nobody has it where only this machine is slow
+    if (who === undefined) return;
+    console.error(`waiting for the lock on ${path}, which ${who} holds`);
+    clearInterval(timer);
+  }, 1000);
+  const { exitCode, stderr } =
+    await flock`exec flock --exclusive --timeout ${seconds} --conflict-exit-code 75 3`;
+  clearInterval(timer);
   if (exitCode === 75)
     throw new Failure(
-      `cannot lock ${path}: after ${waitSeconds} s ${holder(descriptor)} still holds the lock: end it if it hangs`,
+      `cannot lock ${path}: after ${waitSeconds} s ${holder(descriptor) ?? 'somebody'} still holds the lock: end it if it hangs`,
     );
   if (exitCode === 127)
     throw new Failure(`cannot lock ${path}: flock(1) is missing: apt-get install util-linux`);
@@ -73,10 +77,11 @@ const isSame = (descriptor: number, path: string) => {
 };
 
 /**
- * Who holds the lock on an open file, for people. /proc/locks has the PID of whoever called flock(2), often a flock(1)
- * that has ended; proc(5) shows the lock also with each descriptor that holds it, in /proc/PID/fdinfo.
+ * Who holds the lock on an open file, for people; undefined where nobody seems to. /proc/locks has the PID of whoever
+ * called flock(2), often a flock(1) that has ended; proc(5) shows the lock also with each descriptor that holds it, in
+ * /proc/PID/fdinfo.
  */
-function holder(descriptor: number): string {
+function holder(descriptor: number): string | undefined {
   const { ino, dev } = fstatSync(descriptor);
   const lockLine = new RegExp(`^lock:.* FLOCK .*:${ino} `, 'm');
   const isHeldBy = (pid: string) =>
@@ -91,5 +96,6 @@ function holder(descriptor: number): string {
     const process_ = readProcess(Number(pid));
     return `process ${pid}${process_ ? ` (${printable(commandLine(process_))})` : ''}`;
   });
-  return named.join(' and ') || 'a process that this user may not see';
+  if (named.length > 0) return named.join(' and ');
+  return process.getuid?.() === 0 ? undefined : 'a process that this user may not see';
 }

@@ -108,10 +108,13 @@ export interface Outcome {
   stderr: string;
 }
 
-/** Runs a program to its end, without standard input. Throws nothing: the outcome says what became of it. */
-export async function runProgram(argv: Command): Promise<Outcome> {
+/**
+ * Runs a program to its end, with `input` or without standard input. Throws nothing: the outcome says what became of it.
+ */
+export async function runProgram(argv: Command, input?: string): Promise<Outcome> {
   const $ = await zx();
-  return $`${argv}`;
+  // exec: dash would start one more process, and wait for it
+  return (input === undefined ? $ : $({ input, stdio: 'pipe' }))`exec ${argv}`;
 }
 
 /**

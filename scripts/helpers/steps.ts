@@ -3,7 +3,7 @@ import { mkdirSync, rmdirSync, rmSync, symlinkSync, writeFileSync } from 'node:f
 import { join } from 'node:path';
 import { moveAll, moveTree } from './cgroups.ts';
 import { Failure, reason } from './cli.ts';
-import { type Command, quote, variable, zx } from './shell.ts';
+import { type Command, quote, runProgram, variable } from './shell.ts';
 
 /**
  * Where a step acts inside of a directory that is reached through a descriptor, since its path could lead elsewhere
@@ -131,7 +131,11 @@ export function hereDocument(text: string, last = 'END', inner = false): string 
 }
 
 const writeLine = (text: string, file: string) =>
-  text.includes('\n') ? `cat >${file} ${hereDocument(text)}` : `${echo(text)} ${quote(text)} > ${file}`;
+  text === ''
+    ? `: > ${file}`
+    : text.includes('\n')
+      ? `cat >${file} ${hereDocument(text)}`
+      : `${echo(text)} ${quote(text)} > ${file}`;
 
 /** One after the other: a process whose parent has moved is born inside. Some may have ended meanwhile. */
 const moveLine = (pids: string, to: string) =>
@@ -194,10 +198,9 @@ function doing(step: Step): string {
 }
 
 async function run({ run: command, input, ignore }: Extract<Step, { run: Command }>): Promise<void> {
-  const $ = await zx();
-  // zx hands an input to a pipe, and only a program that reads its input gets one
-  const outcome = await (input === undefined ? $ : $({ input, stdio: 'pipe' }))`${command}`;
-  const { exitCode, signal, stderr } = outcome;
+  const { exitCode, signal, stderr } = await runProgram(command, input);
   if (exitCode !== 0 && !ignore)
-    throw new Failure(stderr.trim() || (signal ? `killed by ${signal}` : `exit code ${exitCode}`));
+    throw new Failure(
+      stderr.trim().replace(/\s*\n\s*/g, '; ') || (signal ? `killed by ${signal}` : `exit code ${exitCode}`),
+    );
 }

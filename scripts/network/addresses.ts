@@ -1,5 +1,6 @@
 // IP addresses and subnets: reading them, telling which overlap, choosing one that is free.
-import { isIPv4, isIPv6 } from 'node:net';
+import { isIPv4, SocketAddress } from 'node:net';
+import { attempt } from '../helpers/pids.ts';
 
 /** A subnet: the number that its first address is, and how many bits all its addresses have in common. */
 export interface Subnet {
@@ -14,7 +15,9 @@ const bitsOf = (version: 4 | 6) => (version === 4 ? 32 : 128);
 export function parseAddress(text: string): { version: 4 | 6; number: bigint } | undefined {
   if (isIPv4(text))
     return { version: 4, number: text.split('.').reduce((sum, part) => sum * 256n + BigInt(part), 0n) };
-  if (!isIPv6(text) || text.includes('%')) return undefined;
+  // isIPv6 of node 20 takes milliseconds to compile its pattern
+  const isIPv6 = () => attempt(() => new SocketAddress({ address: text, family: 'ipv6' })) !== undefined;
+  if (!text.includes(':') || text.includes('%') || !isIPv6()) return undefined;
   // the last 32 bits may be written as IPv4, RFC 4291
   const [, head = '', tail] = /^(.*:)([\d.]+\.[\d.]+)$/.exec(text) ?? [];
   const low = tail === undefined ? undefined : parseAddress(tail)?.number;

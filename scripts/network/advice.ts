@@ -4,9 +4,9 @@
 import { readFileSync } from 'node:fs';
 import { attempt } from '../helpers/pids.ts';
 import { findInPath, runProgram } from '../helpers/shell.ts';
-import type { Firewall } from './rules.ts';
+import type { Expression, NftObject, Rules } from './rules.ts';
 
-/** A chain that sees forwarded packets, as `nft list ruleset` or `iptables-save` has it. */
+/** A chain that sees forwarded packets. */
 interface Chain {
   kind: 'nft' | 'iptables' | 'iptables-legacy';
   family: string;
@@ -14,53 +14,42 @@ interface Chain {
   name: string;
 }
 
-/** The chains in the text of nft's ruleset that drop forwarded packets at their end. */
-export function droppingChains(text: string): Chain[] {
-  const found: Chain[] = [];
-  let table: string[] = [];
-  let chain = '';
-  let forwards = false;
-  for (const line of text.split('\n')) {
-    const words = line.trim().split(/\s+/);
-    if (words[0] === 'table') table = words.slice(1, 3);
-    else if (words[0] === 'chain') {
-      chain = words[1] ?? '';
-      forwards = false;
-    } else if (/hook forward /.test(line)) {
-      forwards = true;
-      if (/policy drop/.test(line)) add();
-    } else if (forwards && /^\s*(counter packets \d+ bytes \d+ )?(drop|reject\b.*)$/.test(line)) add();
-  }
-  return found;
+const isOurs = (table: string) => table.startsWith('barehand-');
 
-  function add(): void {
-    const [family = '', name = ''] = table;
-    if (
-      name.startsWith('barehand-') ||
-      found.some((one) => one.table === name && one.name === chain && one.family === family)
-    )
-      return;
+/** REJECT of iptables-nft, which nft shows as a target of xtables'. */
+const isReject = ({ xt }: Expression) => (xt as { name?: string } | null | undefined)?.name === 'REJECT';
+
+/** The chains of nft's that drop forwarded packets: by their policy, or by a rule for all packets. */
+export function droppingChains(objects: NftObject[]): Chain[] {
+  const rules = objects.flatMap(({ rule }) => rule ?? []);
+  return objects.flatMap(({ chain }): Chain[] => {
+    if (chain?.hook !== 'forward' || isOurs(chain.table)) return [];
+    const { family, table, name, policy } = chain;
+    const own = rules.filter((one) => one.family === family && one.table === table && one.chain === name);
+    const dropsAll = own.some(({ expr }) => {
+      const rest = expr.filter((part) => !('counter' in part));
+      return rest.length === 1 && rest.some((part) => 'drop' in part || 'reject' in part || isReject(part));
+    });
+    if (policy !== 'drop' && !dropsAll) return [];
     // iptables-nft keeps its chains in tables of these names
-    const isIptables = /^(ip|ip6)$/.test(family) && name === 'filter' && chain === 'FORWARD';
-    found.push({ kind: isIptables ? 'iptables' : 'nft', family, table: name, name: chain });
-  }
+    const isIptables = /^(ip|ip6)$/.test(family) && table === 'filter' && name === 'FORWARD';
+    return [{ kind: isIptables ? 'iptables' : 'nft', family, table, name }];
+  });
 }
 
 /** The same for the rules of iptables-legacy, as `iptables-legacy -S FORWARD` says them. */
 const legacyDrops = (text: string) =>
   /^-P FORWARD DROP$/m.test(text) || /^-A FORWARD -j (DROP|REJECT)/m.test(text);
 
-/** The commands that let a bridge's packets through, for whom the chains belong to. */
-export function advice(bridge: string, chains: Chain[], all: string): string[] {
-  const families = [...new Set(chains.map(({ family, name }) => `${family} ${name}`))];
-  if (families.length === 0) return [];
+/** The commands that let a bridge's packets through, by whom the chains belong to; `names`: all chains there are. */
+export function advice(bridge: string, chains: Chain[], names: string[]): string[] {
   const commandsFor = ({ kind, family, table, name }: Chain): [owner: string, commands: string[]] => {
     const iptables = family === 'ip6' ? kind.replace('ip', 'ip6') : kind;
     const both = (chain: string, command = iptables) =>
       ['-i', '-o'].map((way) => `${command} -I ${chain} ${way} ${bridge} -j ACCEPT`);
-    if (kind !== 'nft' && /\bDOCKER-USER\b/.test(all) && family !== 'ip6')
+    if (kind !== 'nft' && names.includes('DOCKER-USER') && family !== 'ip6')
       return ['Docker', both('DOCKER-USER')];
-    if (kind !== 'nft' && /\bufw6?-/.test(all))
+    if (kind !== 'nft' && names.some((name) => /^ufw6?-/.test(name)))
       return ['ufw', ['in', 'out'].map((way) => `ufw route allow ${way} on ${bridge}`)];
     if (table === 'firewalld') {
       // for now, and for after the next --reload, which forgets what was for now only: firewall-cmd(1)
@@ -88,34 +77,31 @@ export function advice(bridge: string, chains: Chain[], all: string): string[] {
 }
 
 /**
- * What is to be said of this host's firewall, whose `rules` are as readRules has them: nothing where it lets a bridge
- * through, or knows it already.
+ * What is to be said of this host's firewall: nothing where it lets a bridge through, or has rules for it already. With
+ * iptables alone our own rules stand before the others and let it through.
  */
-export async function firewallAdvice(bridge: string, firewall: Firewall, rules: string): Promise<string[]> {
-  const read = async (argv: string[]) =>
-    findInPath(argv[0] as string) ? (await runProgram(argv)).stdout : '';
-  const nft = firewall === 'nft' ? rules : '';
+export async function firewallAdvice(bridge: string, { firewall, objects }: Rules): Promise<string[]> {
+  if (firewall === 'iptables') return [];
   const legacy = await Promise.all(
     (['ip', 'ip6'] as const).map(async (family) => {
+      const command = `${family}tables-legacy`;
       // asked for a table that is not there iptables-legacy makes it
-      const names = attempt(() => readFileSync(`/proc/net/${family}_tables_names`, 'utf8')) ?? '';
-      const command = `${family}tables${firewall === 'nft' ? '-legacy' : ''}`;
-      const asks = firewall === 'iptables' || /^filter$/m.test(names);
-      return [command, asks ? await read([command, '-S']) : ''] as const;
+      const tables = attempt(() => readFileSync(`/proc/net/${family}_tables_names`, 'utf8')) ?? '';
+      const asks = /^filter$/m.test(tables) && findInPath(command);
+      return { family, text: asks ? (await runProgram([command, '-S'])).stdout : '' };
     }),
   );
-  const others = nft.replace(/^table inet barehand-[\s\S]*?^}$/gm, '');
-  const texts = others + legacy.map(([, text]) => text.replace(/^.*barehand-.*$/gm, '')).join('');
-  if (new RegExp(`(-[io] |[io]ifname "?)${bridge}\\b`).test(texts)) return [];
-  const chains = droppingChains(others);
-  // where it is iptables that our own rules are in, they stand before the policy
-  for (const [command, text] of legacy)
-    if (firewall === 'nft' && legacyDrops(text))
-      chains.push({
-        kind: 'iptables-legacy',
-        family: command.startsWith('ip6') ? 'ip6' : 'ip',
-        table: 'filter',
-        name: 'FORWARD',
-      });
-  return advice(bridge, chains, texts);
+  const word = JSON.stringify(bridge);
+  const known = objects.some(
+    ({ rule }) => rule && !isOurs(rule.table) && JSON.stringify(rule.expr).includes(word),
+  );
+  if (known || legacy.some(({ text }) => new RegExp(` -[io] ${bridge} `).test(text))) return [];
+  const chains = droppingChains(objects);
+  for (const { family, text } of legacy)
+    if (legacyDrops(text)) chains.push({ kind: 'iptables-legacy', family, table: 'filter', name: 'FORWARD' });
+  const names = [
+    ...objects.flatMap(({ chain }) => chain?.name ?? []),
+    ...legacy.flatMap(({ text }) => [...text.matchAll(/^-[NP] (\S+)/gm)].flatMap(([, name]) => name ?? [])),
+  ];
+  return advice(bridge, chains, names);
 }

@@ -5,9 +5,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Failure, reason } from '../helpers/cli.ts';
 import { attempt, commandLine, namespaceInode, readProc, readProcesses } from '../helpers/pids.ts';
 import { installCommand } from '../helpers/programs.ts';
-import { findInPath, quote, runProgram } from '../helpers/shell.ts';
+import { type Command, findInPath, quote, sh } from '../helpers/shell.ts';
+import { perform, type Step, toShell } from '../helpers/steps.ts';
 import { namedContainer, ownContainers } from '../helpers/target.ts';
-import type { Attachment } from './network.ts';
+import { type Attachment, readInside } from './host.ts';
 import type { Port } from './rules.ts';
 
 /** What can carry packets here. */
@@ -18,14 +19,11 @@ export const findCarrier = (): Carrier | undefined =>
 /** Where a carrier answers questions to a name server: it asks those of the host, on its loopback too. */
 export const forwarder: Record<Carrier, string> = { pasta: '169.254.1.1', slirp4netns: '10.0.2.3' };
 
-/** The process that is meant, which is known only when the words are used. */
-const target = '$pid';
-
 /**
- * The words that connect the namespaces of `$pid`. Throws Failure for ports that can't be published: by this carrier, or
- * by this user, ip(7).
+ * The words that connect the namespaces of a process. Throws Failure for ports that cannot be published: by this
+ * carrier, or by this user, ip(7).
  */
-function carrierWords(carrier: Carrier, ports: Port[]): string[] {
+export function carrierWords(carrier: Carrier, ports: Port[], pid: string): Command {
   const setting = '/proc/sys/net/ipv4/ip_unprivileged_port_start';
   const firstPort = Number(attempt(() => readFileSync(setting, 'utf8')) ?? 1024);
   const low = ports.find(({ hostPort }) => hostPort < firstPort);
@@ -36,8 +34,7 @@ function carrierWords(carrier: Carrier, ports: Port[]): string[] {
   if (carrier === 'slirp4netns') {
     if (ports.length > 0)
       throw new Failure(`slirp4netns publishes no ports here: ${installCommand(['pasta'])}`);
-    const closed = ['--disable-host-loopback', '--enable-sandbox', '--enable-seccomp'];
-    return ['slirp4netns', '--configure', ...closed, target, 'tap0'];
+    return sh`slirp4netns --configure --disable-host-loopback --enable-sandbox --enable-seccomp ${pid} tap0`;
   }
   const publish = (protocol: 'tcp' | 'udp') => {
     const own = ports.filter((port) => port.protocol === protocol);
@@ -46,28 +43,14 @@ function carrierWords(carrier: Carrier, ports: Port[]): string[] {
     );
     return (words.length > 0 ? words : ['none']).flatMap((word) => [protocol === 'tcp' ? '-t' : '-u', word]);
   };
+  const ways = [...publish('tcp'), ...publish('udp')];
   // what listens on the host's loopback is not the container's to reach: neither by its own ports, nor by the gateway
-  const closed = ['-T', 'none', '-U', 'none', '--no-map-gw'];
-  const names = ['--dns-forward', forwarder.pasta];
-  return [
-    'pasta',
-    '--foreground',
-    '--config-net',
-    '--quiet',
-    ...publish('tcp'),
-    ...publish('udp'),
-    ...closed,
-    ...names,
-    target,
-  ];
+  const closed = sh`-T none -U none --no-map-gw`;
+  return sh`pasta --foreground --config-net --quiet ${ways} ${closed} --dns-forward ${forwarder.pasta} ${pid}`;
 }
 
-/** The same as shell, which has the process in $pid. */
-const carrierShell = (words: string[]) =>
-  words.map((word) => (word === target ? '"$pid"' : quote(word))).join(' ');
-
 /** Throws Failure where this user may not make the interface that a carrier reads and writes. */
-function checkTun(): void {
+export function checkTun(): void {
   try {
     accessSync('/dev/net/tun', constants.R_OK | constants.W_OK);
   } catch (error) {
@@ -75,31 +58,16 @@ function checkTun(): void {
   }
 }
 
-/** The lines for a launch: as those of launchLines in network.ts, but for a user without root. */
-export function carrierLines(carrier: Carrier, ports: Port[]) {
-  checkTun();
-  const words = carrierShell(carrierWords(carrier, ports));
-  return {
-    define: `carry() {
-  # a process that carries its packets, away from the terminal's keys; it ends with this shell, however that ends
-  read -r self _ </proc/self/stat
-  setpriv --pdeathsig=TERM setsid sh -c 'trap "kill \\$!; wait; exit" TERM; [ "$PPID" = "$1" ] || exit; shift; "$@" & wait' \\
-    run "$self" ${words} </dev/null >/dev/null 2>&1 3<&- 5<&- 7<&- 8>&- 9<&- &
-  carrier=$!
-  # it is there when it has a route to the outside, proc(5)
-  tries=0
-  until grep -Eqs '^[^[:blank:]]+[[:blank:]]0{8}[[:blank:]]' "/proc/$pid/net/route" ||
-    grep -Es '^0{32} 00 ' "/proc/$pid/net/ipv6_route" | grep -qv ' lo$'; do
-    tries=$((tries + 1)); [ $tries -lt 100 ] && kill -0 "$carrier" 2>/dev/null || return
-    sleep 0.05
-  done
-  network=${carrier}
-}`,
-    attach: `carry
-[ "$network" ] || echo ${quote(`run: ${carrier} has not brought up a network: for the reason type:`)} ${words.split(' ').slice(0, -1).join(' ')} "$pid" >&2`,
-    leave: 'kill "$carrier"; wait "$carrier" 2>/dev/null',
-  };
-}
+/**
+ * The step that starts a carrier, which ends with the process that it is for: by itself it would go on, as it keeps
+ * that network namespace alive. It has nothing of the caller's: neither its terminal's keys, nor its standard streams.
+ */
+export const planCarry = (carrier: Carrier, ports: Port[], pid: string): Step => ({
+  why: `${carrier} carries the packets, until the container ends`,
+  run: sh`setsid --fork sh -c ${watch} ${pid} ${carrierWords(carrier, ports, pid)}`,
+});
+const watch =
+  'exec </dev/null >/dev/null 2>&1; "$@" & tail --pid="$0" --sleep-interval=0.2 -f /dev/null; kill $!';
 
 /** What carries the packets of a process of ours now. */
 const carriers = () =>
@@ -111,6 +79,34 @@ const carriers = () =>
     return namespaceInode(pid, 'net') === undefined ? [] : [{ process_, pid, program, words }];
   });
 
+const isConnected = (pid: number) => {
+  const { hasRoute, hasRoute6 } = readInside(pid);
+  return hasRoute || hasRoute6;
+};
+
+/** Starts a carrier for a process, and waits until its interface is up. Throws Failure where it does not come up. */
+export async function carry(carrier: Carrier, ports: Port[], pid: number): Promise<void> {
+  checkTun();
+  await perform([planCarry(carrier, ports, String(pid))]);
+  for (let tries = 0; !isConnected(pid); tries++) {
+    // it has given up already where it ended, or the container has
+    if (tries === 100 || (tries > 20 && carriersOf(pid).length === 0)) {
+      endCarriers(pid);
+      const words = carrierWords(carrier, ports, String(pid)).map(quote).join(' ');
+      throw new Failure(`${carrier} has not brought up a network: for the reason type: ${words}`);
+    }
+    await sleep(50);
+  }
+}
+
+const carriersOf = (pid: number) => carriers().filter((carrier) => carrier.pid === pid);
+
+/** Ends the carriers of a process. */
+export function endCarriers(pid: number): void {
+  for (const { process_ } of carriersOf(pid)) attempt(() => process.kill(process_.pid, 'SIGTERM'));
+}
+
+/** attach without root. */
 export async function attachRootless(
   pid: number,
   label: string,
@@ -122,34 +118,22 @@ export async function attachRootless(
     throw new Failure(
       `a network without root needs pasta(1) or slirp4netns(1): ${installCommand(['pasta'])}`,
     );
-  const words = carrierShell(carrierWords(carrier, ports));
-  // it would go on when the container has ended, since it is in that network namespace itself
-  const shell = `pid=${pid}\n(${words} & carrier=$!; tail --pid="$pid" -f /dev/null; kill "$carrier") </dev/null >/dev/null 2>&1 &\n`;
   if (dryRun) {
-    process.stdout.write(shell);
+    process.stdout.write(toShell([planCarry(carrier, ports, String(pid))]));
     return;
   }
-  checkTun();
-  if (carriers().some((carrier) => carrier.pid === pid)) throw new Failure(`${label} has a network already`);
-  await runProgram(['sh', '-c', shell]);
-  const isUp = () => /^ *(?!lo:)\S+:/m.test(readProc(pid, 'net/dev') ?? '');
-  for (let tries = 0; !isUp(); tries++) {
-    if (tries === 100)
-      throw new Failure(
-        `no interface has come up: for the reason type: ${words.replace('"$pid"', String(pid))}`,
-      );
-    await sleep(50);
-  }
+  if (carriersOf(pid).length > 0) throw new Failure(`${label} has a network already`);
+  await carry(carrier, ports, pid);
   console.log(`${label}: carried by ${carrier}`);
 }
 
-export async function detachRootless(pid: number, label: string, dryRun: boolean): Promise<void> {
-  const found = carriers().filter((carrier) => carrier.pid === pid);
+/** detach without root. */
+export function detachRootless(pid: number, label: string, dryRun: boolean): void {
+  const found = carriersOf(pid);
   if (found.length === 0) throw new Failure(`${label} has no network: network.ts attach ${label}`);
-  for (const { process_ } of found) {
-    if (dryRun) console.log(`kill ${process_.pid}   # ${commandLine(process_)}`);
-    else process.kill(process_.pid, 'SIGTERM');
-  }
+  const steps = found.map(({ process_ }) => ({ why: commandLine(process_), run: sh`kill ${process_.pid}` }));
+  if (dryRun) process.stdout.write(toShell(steps));
+  else endCarriers(pid);
 }
 
 /** The ports among a carrier's words: -t for TCP, -u for UDP. */

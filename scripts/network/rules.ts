@@ -1,12 +1,15 @@
-// The firewall's part of a network, as shell: NAT for a bridge, published ports, and the note of what the kernel's
-// settings were before. With nft(8) these are tables of our own, which go in one piece; else chains of iptables(8).
-
-import { quote } from '../helpers/shell.ts';
+// The firewall of a network: NAT for a bridge, published ports, and a note of the kernel's settings as they were. With
+// nft(8) these are tables of our own; without it, chains of iptables(8). All names begin with barehand-.
+import { existsSync } from 'node:fs';
+import { Failure } from '../helpers/cli.ts';
+import { installCommand, requirePrograms } from '../helpers/programs.ts';
+import { findInPath, runProgram, sh } from '../helpers/shell.ts';
+import type { Step } from '../helpers/steps.ts';
 import { formatSubnet, type Subnet } from './addresses.ts';
 
-/** A port of the host's that leads to one of a container's. */
+/** A port of the host that leads to a port of a container. */
 export interface Port {
-  /** the address of the host's that it is reached at; undefined: all */
+  /** the host's address that it is reached at; undefined: all */
   host: string | undefined;
   hostPort: number;
   port: number;
@@ -23,46 +26,193 @@ export interface BridgeRules {
   internal: boolean;
 }
 
-/** All bridges of ours are in this group of interfaces, so that a rule can name the others: ip-link(8), group. */
-export const group = 24842;
-
-/** What a published port is called in comments: what comes before the blank is taken, whoever it leads to. */
-const wordsOf = ({ host, hostPort, protocol, port }: Port) =>
-  `${host === undefined ? '*' : host.includes(':') ? `[${host}]` : host}:${hostPort}/${protocol} ${port}`;
-
-/** The functions of shell that know the firewall. $bridge, $link, $note, $address and $address6 are the caller's. */
-export function firewallFunctions(tool: Firewall): string {
-  return tool === 'nft'
-    ? `# the firewall: each bridge has a table, and each container with published ports; ours begin with barehand-
-rules() { nft list ruleset 2>/dev/null; }   # it warns of those that iptables-nft has made
-tables() { rules | sed -n 's/^table inet barehand-\\(.*\\) {$/\\1/p'; }
-forget() { nft delete table inet "barehand-$1" 2>/dev/null || :; }`
-    : `# the firewall: each bridge has chains, and each container with published ports; ours begin with barehand-
-iptables() { command iptables -w "$@"; }   # somebody else's call may have the lock
-ip6tables() { command ip6tables -w "$@"; }
-rules() { iptables-save; [ ! -d /proc/sys/net/ipv6 ] || ip6tables-save; } 2>/dev/null
-tables() { rules | sed -n 's/^:barehand-\\([^ ]*\\) .*/\\1/p' | sort -u; }
-forget() {
-  for command in iptables ip6tables; do
-    # what jumps there, then what is there, then the chain itself
-    for table in raw nat filter; do
-      $command -t $table -S | sed -n "s/^-A \\(.* -j barehand-$1\\)$/-D \\1/p" | while read -r rule; do $command -t $table $rule; done
-      $command -t $table -F "barehand-$1" && $command -t $table -X "barehand-$1" || :
-    done
-  done 2>/dev/null
-}`;
+/** What the rules of published ports depend on. */
+export interface PortRules {
+  link: string;
+  address: string;
+  address6: string | undefined;
+  ports: Port[];
 }
 
-/** Makes the rules of a bridge, with the $note in them. */
-export function bridgeProgram(tool: Firewall, rules: BridgeRules): string {
-  const { bridge, subnet, subnet6, internal } = rules;
-  if (tool === 'iptables') return iptablesProgram(rules);
+/** An object of nft's ruleset, libnftables-json(5). */
+export interface NftObject {
+  table?: { family: string; name: string };
+  chain?: { family: string; table: string; name: string; hook?: string; policy?: string };
+  rule?: { family: string; table: string; chain: string; comment?: string; expr: Expression[] };
+}
+export type Expression = Record<string, unknown>;
+
+/** The lines that iptables-save(8) prints, by table. */
+type Saved = Map<string, string[]>;
+type Iptables = 'iptables' | 'ip6tables';
+
+/** The firewall as it is. */
+export interface Rules {
+  firewall: Firewall;
+  /** our tables, or chains, without barehand- in front: bridges, and links of containers with published ports */
+  tables: string[];
+  /** the comments of our rules, without barehand in front */
+  comments: string[];
+  /** the bridges that nothing is forwarded from or to */
+  internal: string[];
+  /** all objects of nft's */
+  objects: NftObject[];
+  /** all rules of iptables' */
+  saved: Map<Iptables, Saved>;
+}
+
+/** The interface group of all bridges of ours, so that a rule can name the others: ip-link(8), group. */
+export const group = 24842;
+
+const prefix = 'barehand-';
+
+/** A published port in a comment: two ports of the host are the same where this is the same up to the blank. */
+export const wordsOf = ({ host, hostPort, protocol, port }: Port) =>
+  `${host === undefined ? '*' : host.includes(':') ? `[${host}]` : host}:${hostPort}/${protocol} ${port}`;
+
+/** Which firewall this host has. Throws Failure where programs are missing that a network is made with. */
+export function findFirewall(): Firewall {
+  requirePrograms(['ip', 'nsenter', 'flock'], 'look at networks');
+  if (findInPath('nft')) return 'nft';
+  if (findInPath('iptables')) return 'iptables';
+  throw new Failure(`neither nft(8) nor iptables(8) is here: ${installCommand(['nft'])}`);
+}
+
+/** Runs a program that reads something, and returns its output. Throws Failure with the program's own reason. */
+export async function output(argv: string[], input?: string): Promise<string> {
+  const { exitCode, stdout, stderr } = await runProgram(argv, input);
+  if (exitCode === 0) return stdout;
+  const [line = ''] = stderr.split('\n').filter((text) => text.trim());
+  const cause = /permi|not allowed|must be root/i.test(stderr)
+    ? ': this needs root with CAP_NET_ADMIN, which a container has only with --privileged'
+    : '';
+  throw new Failure(`cannot run ${argv.join(' ')}: ${line.trim() || `exit code ${exitCode}`}${cause}`);
+}
+
+/** Reads all rules. Throws Failure where this process may not. */
+export async function readRules(firewall: Firewall): Promise<Rules> {
+  if (firewall === 'nft') return parseNft(await output(sh`nft -j list ruleset`));
+  const commands: Iptables[] = existsSync('/proc/sys/net/ipv6') ? ['iptables', 'ip6tables'] : ['iptables'];
+  const saved = commands.map(
+    async (command) => [command, parseSaved(await output([`${command}-save`]))] as const,
+  );
+  return parseIptables(new Map(await Promise.all(saved)));
+}
+
+function parseNft(json: string): Rules {
+  const { nftables: objects = [] } = JSON.parse(json.trim() || '{}') as { nftables?: NftObject[] };
+  const tables = objects.flatMap(({ table }) =>
+    table?.family === 'inet' && table.name.startsWith(prefix) ? table.name.slice(prefix.length) : [],
+  );
+  const rules = objects.flatMap(({ rule }) => (rule?.table.startsWith(prefix) ? rule : []));
+  return {
+    firewall: 'nft',
+    tables,
+    comments: rules.flatMap(({ comment }) => comment?.match(/^barehand (.*)$/)?.[1] ?? []),
+    // all that leaves the bridge is dropped, whatever it is: the rule asks for the interfaces and nothing more
+    internal: rules.flatMap(({ chain, table, expr }) =>
+      chain === 'forward' && expr.length === 3 && 'drop' in (expr[2] ?? {}) ? table.slice(prefix.length) : [],
+    ),
+    objects,
+    saved: new Map(),
+  };
+}
+
+function parseSaved(text: string): Saved {
+  const tables: Saved = new Map();
+  let table = '';
+  for (const line of text.split('\n'))
+    if (line.startsWith('*')) {
+      table = line.slice(1);
+      tables.set(table, []);
+    } else if (/^[:-]/.test(line)) tables.get(table)?.push(line);
+  return tables;
+}
+
+function parseIptables(saved: Map<Iptables, Saved>): Rules {
+  const lines = [...saved.values()].flatMap((tables) => [...tables.values()]).flat();
+  const found = (pattern: RegExp) => [...new Set(lines.flatMap((line) => pattern.exec(line)?.[1] ?? []))];
+  return {
+    firewall: 'iptables',
+    tables: found(/^:barehand-(\S+) /),
+    comments: found(/--comment "barehand (.*?)"/),
+    internal: found(/^-A barehand-(\S+) -i \S+ ! -o \S+ -j DROP$/),
+    objects: [],
+    saved,
+  };
+}
+
+/** The notes of a bridge, or of all: the settings, `net/ipv4/ip_forward=0`, as they were before. */
+export const notesOf = ({ comments }: Rules, bridge?: string): string[] =>
+  comments.flatMap((comment) => {
+    const [kind, name, setting] = comment.split(' ');
+    return kind === 'note' && setting && (bridge === undefined || name === bridge) ? setting : [];
+  });
+
+/** The published ports by the link of their container, each once. */
+export function portsOf({ comments }: Rules): Map<string, Port[]> {
+  const found = new Map<string, Port[]>();
+  for (const comment of new Set(comments)) {
+    const [, link, host = '', hostPort, protocol, port] =
+      /^(bh[\d-]+) (\S*):(\d+)\/(tcp|udp) (\d+)$/.exec(comment) ?? [];
+    if (!link) continue;
+    const address = host === '*' ? undefined : host.replace(/^\[|\]$/g, '');
+    const entry = { host: address, hostPort: Number(hostPort), protocol, port: Number(port) } as Port;
+    found.set(link, [...(found.get(link) ?? []), entry]);
+  }
+  return found;
+}
+
+/** The rules as they are when the tables or chains of these names have been removed. */
+export function withoutRules(rules: Rules, names: string[]): Rules {
+  const isOf = (line: string) => names.some((name) => line.split(' ').includes(`${prefix}${name}`));
+  return {
+    ...rules,
+    tables: rules.tables.filter((name) => !names.includes(name)),
+    comments: rules.comments.filter(
+      (comment) => !names.includes(comment.replace(/^note /, '').split(' ')[0] ?? ''),
+    ),
+    saved: new Map(
+      [...rules.saved].map(([command, tables]) => [
+        command,
+        new Map(
+          [...tables].map(([table, lines]) => [table, lines.filter((line) => !isOf(line.replace(/^:/, '')))]),
+        ),
+      ]),
+    ),
+  };
+}
+
+/** The steps that make the rules of a bridge, with its note, and those of ports: whichever is asked for. */
+export function planRules(
+  rules: Rules,
+  bridge: (BridgeRules & { note: string[] }) | undefined,
+  ports: PortRules | undefined,
+): Step[] {
+  const old = bridge && rules.tables.includes(bridge.bridge) ? [bridge.bridge] : [];
+  if (rules.firewall === 'iptables')
+    return [...planForget(rules, old), ...planIptables(rules, bridge, ports)];
+  const deletion = old.map((name) => `delete table inet ${prefix}${name}\n`).join('');
+  const text = deletion + (bridge ? nftBridge(bridge) : '') + (ports ? nftPorts(ports) : '');
+  if (text === '') return [];
+  return [
+    {
+      why: [bridge && 'NAT for the bridge, and a note of the settings', ports && 'published ports']
+        .filter(Boolean)
+        .join('; '),
+      run: sh`nft -f -`,
+      input: text,
+    },
+  ];
+}
+
+function nftBridge({ bridge, subnet, subnet6, internal, note }: BridgeRules & { note: string[] }): string {
   const nat = [subnet, subnet6].flatMap((net) => {
     if (!net) return [];
-    const [ip, saddr] = [net.version === 4 ? 'ip' : 'ip6', formatSubnet(net)];
+    const from = `${net.version === 4 ? 'ip' : 'ip6'} saddr ${formatSubnet(net)}`;
     return [
-      ...(internal ? [] : [`${ip} saddr ${saddr} oifname != "${bridge}" masquerade`]),
-      `${ip} saddr ${saddr} oifname "${bridge}" ct status dnat masquerade`,
+      ...(internal ? [] : [`${from} oifname != "${bridge}" masquerade`]),
+      `${from} oifname "${bridge}" ct status dnat masquerade`,
     ];
   });
   const forward = internal
@@ -70,55 +220,96 @@ export function bridgeProgram(tool: Firewall, rules: BridgeRules): string {
     : [
         `oifname "${bridge}" iifname != "${bridge}" iifgroup ${group} ct state new ct status & dnat == 0 drop`,
       ];
-  return `nft -f - <<END
-table inet barehand-${bridge}
-delete table inet barehand-${bridge}
-table inet barehand-${bridge} {
-  chain note {
-$(for setting in $note; do echo "    return comment \\"barehand note ${bridge} $setting\\""; done)
-  }
-  chain prerouting {
-    type filter hook prerouting priority -300
-    iifname "${bridge}" ip daddr 127.0.0.0/8 drop
-  }
-  chain postrouting {
-    type nat hook postrouting priority 100
-    ip saddr 127.0.0.0/8 oifname "${bridge}" masquerade
-${nat.map((line) => `    ${line}\n`).join('')}  }
-  chain forward {
-    type filter hook forward priority 0
-${forward.map((line) => `    ${line}\n`).join('')}  }
-}
-END`;
+  return nftTable(bridge, {
+    note: note.map((setting) => `return comment "barehand note ${bridge} ${setting}"`),
+    prerouting: [
+      'type filter hook prerouting priority -300',
+      `iifname "${bridge}" ip daddr 127.0.0.0/8 drop`,
+    ],
+    postrouting: [
+      'type nat hook postrouting priority 100',
+      `ip saddr 127.0.0.0/8 oifname "${bridge}" masquerade`,
+      ...nat,
+    ],
+    forward: ['type filter hook forward priority 0', ...forward],
+  });
 }
 
-function iptablesProgram({ bridge, subnet, subnet6, internal }: BridgeRules): string {
-  const chain = `barehand-${bridge}`;
-  const restore = (
-    command: string,
-    net: Subnet,
-    first: string[],
-    nat: string[],
-    filter: string[],
-    note = '',
-  ) =>
-    `${command}-restore -w --noflush <<END
-*raw
-:${chain} - [0:0]
--I PREROUTING -j ${chain}
-${first.join('\n')}
-COMMIT
-*nat
-:${chain} - [0:0]
--I POSTROUTING -j ${chain}
-${[...nat, `-s ${formatSubnet(net)} -o ${bridge} -m conntrack --ctstate DNAT -j MASQUERADE`, ...(internal ? [] : [`-s ${formatSubnet(net)} ! -o ${bridge} -j MASQUERADE`])].map((rule) => `-A ${chain} ${rule}`).join('\n')}
-COMMIT
-*filter
-:${chain} - [0:0]
--I FORWARD -j ${chain}
-${note ? `${note}\n` : ''}${filter.map((rule) => `-A ${chain} ${rule}`).join('\n')}
-COMMIT
-END`;
+/** nft adds to a table and to chains that are there already. */
+function nftPorts(rules: PortRules): string {
+  const lines = portTargets(rules).map(({ port: { host, hostPort, protocol }, version, to, comment }) => {
+    const ip = version === 4 ? 'ip' : 'ip6';
+    const at = host === undefined ? `meta nfproto ipv${version} fib daddr type local` : `${ip} daddr ${host}`;
+    return `${at} ${protocol} dport ${hostPort} dnat ${ip} to ${to} comment "${comment}"`;
+  });
+  return nftTable(rules.link, {
+    prerouting: ['type nat hook prerouting priority -100', ...lines],
+    output: ['type nat hook output priority -100', ...lines],
+  });
+}
+
+const nftTable = (name: string, chains: Record<string, string[]>) =>
+  `table inet ${prefix}${name} {\n${Object.entries(chains)
+    .map(([chain, lines]) => `  chain ${chain} {\n${lines.map((line) => `    ${line}\n`).join('')}  }\n`)
+    .join('')}}\n`;
+
+/** What each published port leads to, by version of IP. */
+const portTargets = ({ link, address, address6, ports }: PortRules) =>
+  ([4, 6] as const).flatMap((version) =>
+    ports.flatMap((port) => {
+      if (version === 6 && address6 === undefined) return [];
+      if (port.host !== undefined && port.host.includes(':') !== (version === 6)) return [];
+      const to = version === 4 ? `${address}:${port.port}` : `[${address6}]:${port.port}`;
+      return { port, version, to, comment: `barehand ${link} ${wordsOf(port)}` };
+    }),
+  );
+
+/** Commands of iptables-restore(8), by table. */
+type Commands = Record<string, string[]>;
+
+/** One call of iptables-restore(8), whose tables change each in one piece. */
+function restore(command: Iptables, commands: Commands, why?: string): Step[] {
+  const tables = Object.entries(commands).filter(([, lines]) => lines.length > 0);
+  if (tables.length === 0) return [];
+  const input = tables.map(([table, lines]) => `*${table}\n${lines.join('\n')}\nCOMMIT\n`).join('');
+  // somebody else's call may have the lock: -w waits
+  return [{ ...(why ? { why } : {}), run: [`${command}-restore`, '-w', '--noflush'], input }];
+}
+
+function planIptables(
+  rules: Rules,
+  bridge: (BridgeRules & { note: string[] }) | undefined,
+  ports: PortRules | undefined,
+): Step[] {
+  return ([4, 6] as const).flatMap((version) => {
+    const command = version === 4 ? 'iptables' : 'ip6tables';
+    const commands: Commands = { raw: [], nat: [], filter: [] };
+    const add = (made: Commands) => {
+      for (const [table, lines] of Object.entries(made)) commands[table]?.push(...lines);
+    };
+    if (bridge) add(iptablesBridge(bridge, version));
+    if (ports) add({ nat: iptablesPorts(rules, ports, version) });
+    return restore(command, commands, version === 4 ? 'the rules' : undefined);
+  });
+}
+
+function iptablesBridge(
+  { bridge, subnet, subnet6, internal, note }: BridgeRules & { note: string[] },
+  version: 4 | 6,
+): Commands {
+  const net = version === 4 ? subnet : subnet6;
+  if (!net) return {};
+  const chain = prefix + bridge;
+  const make = (hook: string, lines: string[]) => [
+    `:${chain} - [0:0]`,
+    `-I ${hook} -j ${chain}`,
+    ...lines.map((line) => `-A ${chain} ${line}`),
+  ];
+  const from = `-s ${formatSubnet(net)}`;
+  const only4 = (line: string) => (version === 4 ? [line] : []);
+  const notes = note.flatMap((setting) =>
+    only4(`-i lo -o lo -m comment --comment "barehand note ${bridge} ${setting}" -j RETURN`),
+  );
   const filter = internal
     ? [`-i ${bridge} ! -o ${bridge} -j DROP`, `-o ${bridge} ! -i ${bridge} -j DROP`]
     : [
@@ -127,95 +318,58 @@ END`;
         `-i ${bridge} -j ACCEPT`,
         `-o ${bridge} -m conntrack --ctstate ESTABLISHED,RELATED,DNAT -j ACCEPT`,
       ];
-  return [
-    `forget ${bridge}`,
-    restore(
-      'iptables',
-      subnet,
-      [`-A ${chain} -i ${bridge} -d 127.0.0.0/8 -j DROP`],
-      [`-s 127.0.0.0/8 -o ${bridge} -j MASQUERADE`],
-      filter,
-      `$(for setting in $note; do echo "-A ${chain} -i lo -o lo -m comment --comment \\"barehand note ${bridge} $setting\\" -j RETURN"; done)`,
-    ),
-    ...(subnet6 ? [restore('ip6tables', subnet6, [], [], filter)] : []),
-  ].join('\n');
+  return {
+    raw: make('PREROUTING', only4(`-i ${bridge} -d 127.0.0.0/8 -j DROP`)),
+    nat: make('POSTROUTING', [
+      ...only4(`-s 127.0.0.0/8 -o ${bridge} -j MASQUERADE`),
+      `${from} -o ${bridge} -m conntrack --ctstate DNAT -j MASQUERADE`,
+      ...(internal ? [] : [`${from} ! -o ${bridge} -j MASQUERADE`]),
+    ]),
+    filter: make('FORWARD', [...notes, ...filter]),
+  };
 }
 
-/** Publishes ports of the container with $address and $address6 behind $link. Fails for one that is taken. */
-export function publishProgram(tool: Firewall, ports: Port[]): string {
-  const checks = ports.map((port) => {
-    const { host, hostPort, protocol } = port;
-    const [own = ''] = wordsOf(port).split(' ');
-    const words =
-      host === undefined ? [`:${hostPort}/${protocol} `] : [` ${own} `, ` *:${hostPort}/${protocol} `];
-    return `! printf '%s\\n' "$taken" | grep -qF ${words.map((word) => `-e ${quote(word)}`).join(' ')} ||
-  fail "port ${hostPort}/${protocol} of the host is published already: ls shows where it leads"`;
-  });
-  const rules = ports.flatMap((port) =>
-    ([4, 6] as const).flatMap((version) => {
-      const isOther = port.host !== undefined && port.host.includes(':') !== (version === 6);
-      return isOther ? [] : [{ ...port, version, comment: `barehand $link ${wordsOf(port)}` }];
-    }),
+function iptablesPorts({ saved }: Rules, rules: PortRules, version: 4 | 6): string[] {
+  const chain = prefix + rules.link;
+  const lines = portTargets(rules).flatMap(
+    ({ port: { host, hostPort, protocol }, version: its, to, comment }) => {
+      if (its !== version) return [];
+      const at = host === undefined ? '-m addrtype --dst-type LOCAL' : `-d ${host}`;
+      return `-A ${chain} ${at} -p ${protocol} --dport ${hostPort} -m comment --comment "${comment}" -j DNAT --to-destination ${to}`;
+    },
   );
-  const lines = [
-    `taken=$(rules | sed -n 's/.*comment "barehand bh[0-9-]* \\(.*\\)".*/ \\1/p')`,
-    ...checks,
-    '# with br_netfilter what a container sends to its own published port goes out where it came in',
-    'ip link set dev "$link" type bridge_slave hairpin on',
-  ];
-  if (tool === 'nft') {
-    const line = (
-      { version, host, hostPort, port, protocol, comment }: (typeof rules)[number],
-      chain: string,
-    ) => {
-      const [ip, target] = version === 4 ? ['ip', '$address'] : ['ip6', '[$address6]'];
-      const to =
-        host === undefined ? `meta nfproto ipv${version} fib daddr type local` : `${ip} daddr ${host}`;
-      return `add rule inet barehand-$link ${chain} ${to} ${protocol} dport ${hostPort} dnat ${ip} to ${target}:${port} comment "${comment}"`;
-    };
-    const all = (version: 4 | 6) =>
-      rules
-        .filter((rule) => rule.version === version)
-        .flatMap((rule) => ['prerouting', 'output'].map((chain) => line(rule, chain)))
-        .join('\n');
-    return [
-      ...lines,
-      `{ cat <<END
-add table inet barehand-$link
-add chain inet barehand-$link prerouting { type nat hook prerouting priority -100; }
-add chain inet barehand-$link output { type nat hook output priority -100; }
-${all(4)}
-END
-[ -z "$address6" ] || cat <<END
-${all(6)}
-END
-} | nft -f -`,
-    ].join('\n');
-  }
-  const chain = '"barehand-$link"';
-  const commands = ([4, 6] as const).map((version) => {
-    const [command, target] = version === 4 ? ['iptables', '$address'] : ['ip6tables', '[$address6]'];
-    const own = rules.filter((rule) => rule.version === version);
-    return `${version === 4 ? '' : '[ -z "$address6" ] || '}{
-  ${command} -t nat -N ${chain} 2>/dev/null && ${command} -t nat -I PREROUTING -j ${chain} && ${command} -t nat -I OUTPUT -j ${chain} || :
-${own.map(({ host, hostPort, port, protocol, comment }) => `  ${command} -t nat -A ${chain} ${host === undefined ? '-m addrtype --dst-type LOCAL' : `-d ${host}`} -p ${protocol} --dport ${hostPort} -m comment --comment "${comment}" -j DNAT --to-destination "${target}:${port}"`).join('\n')}
-}`;
-  });
-  return [...lines, ...commands].join('\n');
+  const command = version === 4 ? 'iptables' : 'ip6tables';
+  const isThere = saved
+    .get(command)
+    ?.get('nat')
+    ?.some((line) => line.startsWith(`:${chain} `));
+  // declaring a chain empties it
+  const chains = [`:${chain} - [0:0]`, `-I PREROUTING -j ${chain}`, `-I OUTPUT -j ${chain}`];
+  return lines.length === 0 ? [] : [...(isThere ? [] : chains), ...lines];
 }
 
-/** The published ports in what `rules` prints, by the container's link. */
-export function readPorts(text: string): Map<string, Port[]> {
-  const found = new Map<string, Port[]>();
-  const seen = new Set<string>();
-  for (const [comment, link = '', host = '', hostPort, protocol, port] of text.matchAll(
-    /comment "barehand (bh[\d-]+) (\S*):(\d+)\/(tcp|udp) (\d+)"/g,
-  )) {
-    if (seen.has(comment)) continue;
-    seen.add(comment);
-    const address = host === '*' ? undefined : host.replace(/^\[|\]$/g, '');
-    const entry = { host: address, hostPort: Number(hostPort), protocol, port: Number(port) } as Port;
-    found.set(link, [...(found.get(link) ?? []), entry]);
+/** The steps that remove tables or chains of ours, all in one piece where the firewall can. */
+export function planForget({ firewall, tables, saved }: Rules, names: string[]): Step[] {
+  const present = names.filter((name) => tables.includes(name)).map((name) => prefix + name);
+  if (present.length === 0) return [];
+  if (firewall === 'nft') {
+    const [only, ...more] = present;
+    if (more.length === 0) return [{ run: sh`nft delete table inet ${only as string}` }];
+    return [{ run: sh`nft -f -`, input: present.map((name) => `delete table inet ${name}\n`).join('') }];
   }
-  return found;
+  return [...saved].flatMap(([command, its]) => {
+    const commands = [...its].map(([table, lines]): [string, string[]] => {
+      const chains = present.filter((name) => lines.some((line) => line.startsWith(`:${name} `)));
+      const jumps = lines.filter((line) => chains.some((name) => line.endsWith(` -j ${name}`)));
+      // what jumps there, then what is there, then the chain itself
+      return [
+        table,
+        [
+          ...jumps.map((line) => line.replace(/^-A/, '-D')),
+          ...chains.flatMap((name) => [`-F ${name}`, `-X ${name}`]),
+        ],
+      ];
+    });
+    return restore(command, Object.fromEntries(commands));
+  });
 }

@@ -1,5 +1,6 @@
 // A screenful of text in a terminal: columns, bars, and a screen that is given back as it was. See console_codes(4).
 import { writeSync } from 'node:fs';
+import { widthOf } from '../helpers/table.ts';
 
 /** Of rows whose cells are texts: a column's title, and how it gives way where the screen is narrow. */
 export interface Column {
@@ -18,9 +19,6 @@ export interface Cell {
   /** a parameter of the terminal's SGR sequence: 31 is red */
   style?: number | undefined;
 }
-
-/** How many columns a text takes; characters that may be two wide are taken to be. */
-export const widthOf = (text: string) => text.replace(/[^\0-\u10ff\u2010-\u27bf]/gu, '  ').length;
 
 /** A text cut to a width, at its end or at its front, the cut shown. */
 export function cut(text: string, width: number, front = false): string {

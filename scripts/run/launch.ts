@@ -28,7 +28,7 @@ import { attempt, groupBy, hasSignal, readProc, startTicks } from '../helpers/pi
 import type { User } from '../helpers/rootfs.ts';
 import type { SeccompLoader } from '../helpers/seccomp/seccomp.ts';
 import { blockStreams, type Command, quote, sh, zx } from '../helpers/shell.ts';
-import { perform, toShell } from '../helpers/steps.ts';
+import { perform, type Step, toShell } from '../helpers/steps.ts';
 import { notesAbout } from '../limit/notes.ts';
 import { type CgroupPlan, joinCgroups, lastSteps, type Name, removingProgram, takeName } from './cgroups.ts';
 import {
@@ -103,12 +103,14 @@ export interface Launch {
   idmap: string[] | undefined;
 }
 
-/** What gives a container its interface, when it is shut in, and takes it away again when it has ended. */
+/** What gives a container its interface, when it is shut in. */
 export interface Connection {
-  attach: (pid: number) => Promise<void>;
-  leave: () => Promise<void>;
-  /** the same as a program for when no node is there any more */
-  leaveShell: string;
+  /** returns what takes it away again, when the container has ended */
+  attach: (pid: number) => Promise<() => Promise<void>>;
+  /** a command that does so when no process of run.ts is there any more; none: it goes by itself */
+  afterwards: Command;
+  /** the steps for --dry-run, where the PID and the inode of the network namespace are shell variables */
+  print: (pid: string, inode: string) => Promise<Step[]>;
 }
 
 /** How nsenter(1) gets to what a launch works on: by a user only through the user namespace, which has the right to. */
@@ -632,7 +634,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
   let holder: Held | undefined;
   let held: Held | undefined;
   let furnisher: Furnisher | undefined;
-  let connected = false;
+  let leave: (() => Promise<void>) | undefined;
   let keeps = false;
   try {
     // a folder has to be there before anybody keeps something in it
@@ -670,10 +672,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
     await giveStreams(launch, held.pid);
     if (launch.isolate.has('mount')) await furnisher.shutIn();
     furnisher.close();
-    if (connection) {
-      await connection.attach(held.pid);
-      connected = true;
-    }
+    leave = await connection?.attach(held.pid);
     if (cgroups) await perform(lastSteps(cgroups));
     checkSignal(signals);
     if (detached) {
@@ -682,8 +681,10 @@ export async function launchContainer(launch: Launch): Promise<number> {
         writeFileSync(
           join(runDirectory, 'cleanup'),
           [
-            connection?.leaveShell,
             toShell([{ run: sh`rm -rf ${notesAbout(held.pid)}` }]),
+            connection &&
+              connection.afterwards.length > 0 &&
+              toShell([{ run: connection.afterwards, ignore: true }]),
             cgroups && removingProgram(cgroups, name),
           ]
             .filter(Boolean)
@@ -706,7 +707,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
     if (error instanceof Interrupted) return 128 + constants.signals[signals.ending as NodeJS.Signals];
     throw error;
   } finally {
-    if (connected && !keeps) await connection?.leave();
+    if (!keeps) await leave?.();
     if (!keeps && held?.pid) rmSync(notesAbout(held.pid), { recursive: true, force: true });
     if (!keeps) await taken?.giveBack(false);
   }

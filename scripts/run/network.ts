@@ -1,13 +1,14 @@
 // The network of a container that run.ts starts: the host's, none, another container's, or an interface of its own, on
 // a bridge for root, and for users through a process that carries the packets.
-import { constants, fstatSync, openSync, readFileSync } from 'node:fs';
+import { constants, existsSync, fstatSync, openSync, readFileSync, realpathSync } from 'node:fs';
+import { dirname, extname, join } from 'node:path';
 import { Failure, UsageError } from '../helpers/cli.ts';
-import { attempt } from '../helpers/pids.ts';
+import { attempt, namespaceInode } from '../helpers/pids.ts';
 import { installCommand } from '../helpers/programs.ts';
+import type { Command } from '../helpers/shell.ts';
 import type { Port } from '../network/rules.ts';
 import type { Text } from './furnish.ts';
 import type { Connection, Launch } from './launch.ts';
-import { shellConnection } from './shell-connection.ts';
 
 /** What --network says: `target` is a name or PID. */
 export type NetworkChoice = { kind: 'host' | 'none' | 'bridge' } | { kind: 'container'; target: string };
@@ -78,7 +79,8 @@ export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork>
   if (choice.kind === 'container') {
     if (!isRoot)
       throw new Failure('--network container:NAME needs root: the other has another user namespace');
-    const { findNetwork, hasHostRoot } = await import('../network/network.ts');
+    const { hasHostRoot } = await import('../network/files.ts');
+    const { findNetwork } = await import('../network/target.ts');
     const { pid, inode } = findNetwork(choice.target);
     const joins = { pid, inode, label: choice.target };
     if (!hasFiles || hasHostRoot(pid)) return { ...plain, joins };
@@ -91,22 +93,35 @@ export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork>
     };
   }
 
-  const { checkPublished, defaultBridge, isListening, launchLines, readNameservers, readNetwork } =
-    await import('../network/network.ts');
+  const { isListening, readNameservers } = await import('../network/host.ts');
+  const { checkPublished, defaultBridge } = await import('../network/plan.ts');
   for (const port of ports)
     if (isListening(port)) throw new Failure(`port ${port.hostPort} of this host is in use: ss -ltnup`);
   if (isRoot) {
     checkPublished(ports);
     const dns = nameservers.map((line) => line.split(' ')[1] as string);
-    const network = await readNetwork({ bridge: defaultBridge, dns });
-    const connection = shellConnection(
-      name,
-      launchLines(network, { ip: undefined, isolated: false, ports, noFiles: !hasFiles }),
-    );
-    // attach fills them
-    return { ...plain, connection, texts: hasFiles ? files(own, nameservers.join('\n')) : [] };
+    const { attach, leave, printAttachNew } = await import('../network/network.ts');
+    const wishes = { bridge: defaultBridge, dns };
+    const wanted = { ip: undefined, isolated: false, ports, noFiles: !hasFiles };
+    const texts = hasFiles ? files(own, nameservers.join('\n')) : []; // attach fills them
+    const connection: Connection = {
+      attach: async (pid) => {
+        const find = () => ({ pid, name, inode: namespaceInode(pid, 'net') ?? 0 });
+        const { attachment, warnings } = await attach(wishes, wanted, find);
+        for (const warning of warnings) console.error(`run: ${warning}`);
+        return () => leave(attachment);
+      },
+      afterwards: sweeper(),
+      print: (pid, inode) => {
+        const its = Object.fromEntries(
+          texts.map(({ path, text }) => [path.slice('/etc/'.length), `${text}\n`]),
+        );
+        return printAttachNew(wishes, wanted, { name, pid, inode, files: its });
+      },
+    };
+    return { ...plain, connection, texts };
   }
-  const { carrierLines, findCarrier, forwarder } = await import('../network/rootless.ts');
+  const { carry, endCarriers, findCarrier, forwarder, planCarry } = await import('../network/rootless.ts');
   const carrier = findCarrier();
   if (!carrier && ports.length > 0) throw new Failure(`--publish: ${noCarrier()}`);
   if (!carrier) return { ...plain, warning: `it has no network but its own loopback: ${noCarrier()}` };
@@ -117,9 +132,26 @@ export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork>
   ];
   return {
     ...plain,
-    connection: shellConnection(name, carrierLines(carrier, ports)),
+    connection: {
+      attach: async (pid) => {
+        await carry(carrier, ports, pid);
+        return async () => endCarriers(pid);
+      },
+      afterwards: [], // a carrier ends with the container
+      print: async (pid) => [planCarry(carrier, ports, pid)],
+    },
     texts: files(own, (nameservers.length > 0 ? nameservers : resolv).join('\n')),
   };
 }
 
 const noCarrier = () => `without root that takes pasta(1) or slirp4netns(1): ${installCommand(['pasta'])}`;
+
+/**
+ * What takes away the network of a container that has ended when no process of run.ts is there any more: network.ts, where
+ * that is beside this script.
+ */
+function sweeper(): Command {
+  const script = realpathSync(process.argv[1] ?? '.');
+  const network = join(dirname(script), `network${extname(script)}`);
+  return existsSync(network) ? [network, 'sweep'] : [];
+}

@@ -67,7 +67,7 @@ const deviceLines = ({ nodes }: Furnishing) =>
   nodes.length > 0 ? [printCommand(sh`cp -a ${nodes.map(({ source }) => source)} own/dev/`)] : [];
 
 /** The whole launch. */
-export function printLaunch(launch: Launch): string {
+export async function printLaunch(launch: Launch): Promise<string> {
   const { name, cgroups, runDirectory, isolate, userNamespace, seccomp, hasIp, connection } = launch;
   const pid = variable('pid');
   const steps = (list: Step[]) => toShell(list).trimEnd();
@@ -85,6 +85,7 @@ export function printLaunch(launch: Launch): string {
   const user = enterCommand({ ...launch, isolate: new Set() }, pid);
   const root = quote(join(launch.rootfs, 'root'));
   const [first, second] = insideLines(launch, pid);
+  const inode = userNamespace ? '' : 'inode=$(stat --dereference --format %i "/proc/$pid/ns/net")\n';
   return `${[
     cgroups && steps(makingSteps(cgroups, name)),
     `# pipes by which the two sides wait for each other
@@ -106,6 +107,7 @@ mkdir -p ${quote(runDirectory)}; mkfifo -m 600 ${quote(ready)} ${quote(go)}`,
       `# shut it in: what is furnished becomes its root, and the host's root is detached
 ${printCommand(user)} sh -c 'cd "$1" && pivot_root . .' - ${root}
 ${userNamespace ? `${printCommand(user)} umount --lazy /` : `umount --lazy --namespace "/proc/$pid/ns/mnt" /`}`,
+    connection && `# its network\n${inode}${steps(await connection.print(pid, variable('inode')))}`,
     cgroups && cgroups.last.length > 0 && steps(lastSteps(cgroups)),
     'echo go >&9   # it becomes the command',
     ') &',

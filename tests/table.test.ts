@@ -1,0 +1,32 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { table, widthOf } from '../scripts/helpers/table.ts';
+
+test('columns stand below each other, whatever is in them and however many rows there are', () => {
+  const rows = Array.from({ length: 40 }, (_, index) => [
+    ['web', '容器', 'ünïcödé', '🐳'][index % 4] ?? '',
+    index * 1000,
+    `end ${index}`,
+  ]);
+  const lines = table(['NAME', 'SIZE', 'LAST'], rows, { align: ['left', 'right'] }).split('\n');
+  assert.equal(lines.length, 41);
+  assert.equal(lines[0], 'NAME       SIZE   LAST');
+  for (const [index, line] of lines.slice(1).entries()) {
+    const [, name = '', size, last] = /^(\S+)( +\d+) {3}(end \d+)$/.exec(line) ?? [];
+    assert.equal(widthOf(name + size), 15, line);
+    assert.deepEqual([name, Number(size), last], rows[index]);
+  }
+});
+
+test('a cell may be empty, and no line ends with blanks', () => {
+  assert.equal(
+    table(
+      ['A', 'B'],
+      [
+        ['', 1],
+        ['long', ''],
+      ],
+    ),
+    'A      B\n       1\nlong',
+  );
+});
