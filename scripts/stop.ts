@@ -41,12 +41,13 @@ SEE ALSO
   kill(1), signal(7), cgroups(7), the kernel's admin-guide/cgroup-v2 (cgroup.kill, cgroup.freeze) and
   admin-guide/cgroup-v1/freezer-subsystem
 */
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { cgroupsBelow, lockDirectory, parent, processesIn, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
 import { notesFolder } from './helpers/containers.ts';
+import { lock } from './helpers/lock.ts';
 import { attempt, hasSignal, type Process, readProc, startTicks } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { runProgram } from './helpers/shell.ts';
@@ -139,8 +140,8 @@ const innermostFirst = (directory: string) => [directory, ...cgroupsBelow(direct
 
 /** Removes the cgroups of a container of ours, and those in it. Returns what is there still, without a process. */
 async function removeCgroups({ cgroups, name }: WholeContainer): Promise<string[]> {
-  const lock = lockDirectory(hierarchies);
-  if (!name || !lock) return [];
+  const directory = lockDirectory(hierarchies);
+  if (!name || !directory) return [];
   const left = () =>
     cgroups
       .map(({ directory }) => directory)
@@ -148,9 +149,11 @@ async function removeCgroups({ cgroups, name }: WholeContainer): Promise<string[
   // the last processes may be on their way out: EBUSY
   for (let tries = 0; tries < 50 && left().length > 0; tries++) {
     if (tries > 0) await sleep(20);
-    const folders = hierarchies.map(({ mountPoint }) => join(mountPoint, parent));
     // under the lock that run.ts takes, so that a container which is just being made with this name keeps its own
-    await runProgram(['flock', lock, 'rmdir', ...left().flatMap(innermostFirst), ...folders]);
+    const { release } = await lock(directory);
+    for (const cgroup of left().flatMap(innermostFirst)) attempt(() => rmdirSync(cgroup));
+    for (const { mountPoint } of hierarchies) attempt(() => rmdirSync(join(mountPoint, parent)));
+    release();
   }
   return left();
 }
