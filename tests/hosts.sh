@@ -104,10 +104,19 @@ left_behind() {
   local pid
   for pid in $(left); do echo "$pid ($(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline"))"; done
 }
+# a test may have paused it: SIGKILL ends a process of a frozen v1 cgroup only when that is thawed
+thaw() { # PID
+  local path
+  path=$(sed -n 's/^[0-9]*:freezer:\(.*\/barehand\/.*\)/\1/p' "/proc/$1/cgroup" 2>/dev/null) || return 0
+  [ -z "$path" ] || echo THAWED >"/sys/fs/cgroup/freezer$path/freezer.state" || true
+}
 end_left() {
   local pid
   for _ in 1 2 3 4 5; do
-    for pid in $(left); do kill -KILL "$pid" 2>/dev/null || true; done
+    for pid in $(left); do
+      kill -KILL "$pid" 2>/dev/null || true
+      thaw "$pid"
+    done
     [ -n "$(left)" ] || return 0
     sleep 0.2
   done
