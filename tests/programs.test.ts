@@ -83,7 +83,7 @@ for (const like of Object.keys(advice) as Distribution[])
     assert.equal(said, `run: cannot start a container: pivot_root is missing: ${advice[like]}\n`);
   });
 
-for (const program of ['unshare', 'setpriv', 'mount', 'umount', 'nsenter', 'flock', 'setsid'])
+for (const program of ['unshare', 'setpriv', 'mount', 'umount', 'nsenter', 'flock'])
   test(`a launch without ${program} does not begin`, container, async () => {
     const name = newName();
     const said = await refused([program], 'debian', 'run', ['--name', name, rootfs, 'true'], 125);
