@@ -423,7 +423,7 @@ async function planLaunch(
         : planSeccomp(kept, isolate.has('mount') && !security.newPrivileges),
     cgroups: findCgroups(name, limits, isRoot),
     runDirectory: notesFolder(name),
-    terminal: !values.detach && isatty(0) && isatty(1) && findInPath('script') !== undefined,
+    terminal: !values.detach && isatty(0) && isatty(1),
     detached: values.detach ? { logBytes: values.logSize ?? 1024 * 1024 } : undefined,
     stopSignal: values.stopSignal ?? (image.stopSignal && parseSignal(image.stopSignal)),
     ...host,

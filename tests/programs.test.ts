@@ -152,10 +152,10 @@ test('a directory of PATH that is closed to the user is passed over', {
   assert.equal(code, 0, stderr);
 });
 
-test('exec.ts without perl', { skip: container.skip || needs('perl') }, async () => {
+test('exec.ts without anything that can enter', { skip: container.skip || needs('perl') }, async () => {
   const { name } = await start([], ['sleep', '100']);
-  const said = await refused(['perl'], 'fedora', 'exec', [name, 'true'], 125);
-  assert.match(said, /^exec: cannot enter a container: perl is missing: dnf install perl-interpreter\n$/);
+  const said = await refused(['perl', 'python3', 'nsenter'], 'fedora', 'exec', [name, 'true'], 125);
+  assert.match(said, /^exec: .*perl.*: dnf install perl-interpreter/);
 });
 
 test('stop.ts without flock stops nothing', container, async () => {

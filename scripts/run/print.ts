@@ -12,7 +12,7 @@ import { enterCommand, type Launch } from './launch.ts';
 
 /** The release of the runbook: see release.sh. Its words are a console, a directory, variables, `--`, a command. */
 const release =
-  'echo ready >&2; read -r _ <&3; exec 2>&4 3<&- 4>&-; cd "$2"; shift 3; unset _ PWD OLDPWD; exec "$@"';
+  'echo ready >&2; read -r _ <&3; exec 2>&4 3<&- 4>&-; cd "$2"; shift 3; unset _ PWD OLDPWD SHLVL; exec "$@"';
 
 /** The programs that load a seccomp filter, where this script has them beside it as files. */
 function loaderFiles(): string[] {

@@ -24,5 +24,5 @@ while [ "$1" != -- ]; do
   shift
 done
 shift
-unset nulls fd _ PWD OLDPWD
+unset nulls fd _ PWD OLDPWD SHLVL
 exec "$@"
