@@ -405,6 +405,7 @@ async function planLaunch(
     shmBytes: values.shmSize ?? 64 * 1024 * 1024,
     command: [...before, ...command],
     init,
+    hasInit: values.init,
     environment: [...environment.values()],
     hostname,
     workdir: values.workdir ?? (isolate.has('mount') ? image.workdir : undefined) ?? '/',

@@ -70,12 +70,12 @@ test('whoever waits says for whom, and gives up after a bounded time', async () 
     text(waiter.stderr),
     once(waiter, 'exit'),
   ]);
-  const line = new RegExp(`lock on ${folder}, which process ${pid} \\(.*lock\\.ts.* holds\n$`);
+  const line = new RegExp(`lock on ${folder}, which PID ${pid} \\(.*lock\\.ts.* holds\n$`);
   assert.match(stderr, line);
   assert.equal(stderr.split('\n').length, 2);
   assert.match(
     stdout,
-    new RegExp(`^cannot lock ${folder}: after 1.5 s process ${pid} \\(.*: end it if it hangs\n$`),
+    new RegExp(`^the lock on ${folder} has not come free in 1.5 s: end PID ${pid} \\(.*, if it hangs\n$`),
   );
   const before = readdirSync('/proc/self/fd').length;
   await assert.rejects(lock(folder, { waitSeconds: 0 }), Failure);

@@ -1,6 +1,7 @@
 // Locks: flock(2) on a file that exists anyway, such as a cgroup's directory or a namespace. A process that ends, however
 // it ends, holds no lock.
 import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
+import { basename } from 'node:path';
 import { Failure, reason } from './cli.ts';
 import { attempt, commandLine, printable, readProcess } from './pids.ts';
 import { zx } from './shell.ts';
@@ -15,7 +16,7 @@ export interface Lock {
  * Takes the exclusive lock on a file or directory. Says on stderr for whom it waits after a second. Throws Failure when
  * the file cannot be opened, or after `waitSeconds`.
  */
-export async function lock(path: string, { waitSeconds = 60 } = {}): Promise<Lock> {
+export async function lock(path: string, { waitSeconds = 30 } = {}): Promise<Lock> {
   const deadline = Date.now() + waitSeconds * 1000;
   for (;;) {
     const descriptor = open(path);
@@ -30,6 +31,9 @@ export async function lock(path: string, { waitSeconds = 60 } = {}): Promise<Loc
     closeSync(descriptor);
   }
 }
+
+/** What this script is called. */
+const script = () => basename(process.argv[1] ?? '').replace(/\.\w+$/, '');
 
 function open(path: string): number {
   try {
@@ -56,7 +60,7 @@ async function take(
     const who = holder(descriptor);
     // nobody has it where only this machine is slow
     if (who === undefined) return;
-    console.error(`waiting for the lock on ${path}, which ${who} holds`);
+    console.error(`${script()}: waiting for the lock on ${path}, which ${who} holds`);
     clearInterval(timer);
   }, 1000);
   const { exitCode, stderr } =
@@ -64,7 +68,7 @@ async function take(
   clearInterval(timer);
   if (exitCode === 75)
     throw new Failure(
-      `cannot lock ${path}: after ${waitSeconds} s ${holder(descriptor) ?? 'somebody'} still holds the lock: end it if it hangs`,
+      `the lock on ${path} has not come free in ${waitSeconds} s: end ${holder(descriptor) ?? 'who holds it'}, if it hangs`,
     );
   if (exitCode === 127)
     throw new Failure(`cannot lock ${path}: flock(1) is missing: apt-get install util-linux`);
@@ -94,7 +98,7 @@ function holder(descriptor: number): string | undefined {
   const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name) && name !== own && isHeldBy(name));
   const named = pids.map((pid) => {
     const process_ = readProcess(Number(pid));
-    return `process ${pid}${process_ ? ` (${printable(commandLine(process_))})` : ''}`;
+    return `PID ${pid}${process_ ? ` (${printable(commandLine(process_))})` : ''}`;
   });
   if (named.length > 0) return named.join(' and ');
   return process.getuid?.() === 0 ? undefined : 'a process that this user may not see';

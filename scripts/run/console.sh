@@ -6,9 +6,8 @@ shift
 trap 'kill -INT "$launcher"' INT
 trap 'kill -QUIT "$launcher"' QUIT
 trap '' TSTP
-# a background job of sh has no input unless it gets it so
 exec 8<&0
-parent=$$ "$@" <&8 7>&4 4>&2 2>&7 7>&- 8<&- &
+parent=$$ "$@" <&3 3<&8 7>&4 4>&2 2>&7 7>&- 8<&- &
 child=$!
 exec 3<&- 4>&- 5<&- 6<&- 8<&-
 while :; do

@@ -63,6 +63,8 @@ export interface Launch {
   command: string[];
   /** an init of the host's, which becomes PID 1 and starts the command */
   init: string | undefined;
+  /** PID 1 is an init, one of the host's or the root's own sh, which starts the command */
+  hasInit: boolean;
   /** KEY=VALUE, all that the command gets */
   environment: string[];
   hostname: string | undefined;
@@ -134,8 +136,12 @@ export class Held {
   private rest = '';
   private wake = () => {};
 
-  constructor(child: ChildProcess, say: number) {
+  private readonly go: number;
+
+  /** `go` and `say`: which of its descriptors lets it go on, and which one says what there is to say */
+  constructor(child: ChildProcess, go: number, say: number) {
     this.child = child;
+    this.go = go;
     this.end = new Promise((resolve) => {
       child.once('error', (error) => {
         this.said.push(reason(error));
@@ -154,7 +160,7 @@ export class Held {
       this.said.push(...lines);
       this.wake();
     });
-    child.stdio[3]?.on('error', () => {}); // it need not live to hear it
+    child.stdio[this.go]?.on('error', () => {}); // it need not live to hear it
   }
 
   /** Waits for a line of this form. Throws Failure with what it says instead, when it ends. */
@@ -179,7 +185,7 @@ export class Held {
 
   /** Lets it go on. */
   goOn(): void {
-    (this.child.stdio[3] as NodeJS.WritableStream).write('go\n');
+    (this.child.stdio[this.go] as NodeJS.WritableStream).write('go\n');
   }
 
   /** It goes on without us. */
@@ -190,7 +196,7 @@ export class Held {
 
   /** It can't be released any more, and ends. */
   async giveUp(): Promise<void> {
-    (this.child.stdio[3] as NodeJS.WritableStream | null)?.end();
+    (this.child.stdio[this.go] as NodeJS.WritableStream | null)?.end();
     await this.end;
   }
 }
@@ -207,7 +213,7 @@ const hostEnvironment = () => ({
 
 /**
  * Starts what is held: on a terminal of its own, in the background, or with the streams of the caller. Its descriptors:
- * 3 lets it go on, 4 is the command's standard error, 5 the network namespace that it joins, 6 a filter for setpriv(1), 7
+ * 0 lets it go on, 2 is what it says, 3 and 4 are the command's standard input and error, 5 the network namespace that it joins, 6 a filter for setpriv(1), 7
  * the folder of what is kept, which is locked as long as that goes on.
  */
 export function hold(
@@ -218,28 +224,29 @@ export function hold(
   const command = holdCommand(launch, holder === undefined ? undefined : String(holder));
   const env = { ...hostEnvironment(), parent: String(process.pid) };
   const filter = seccomp?.file && unnamedFile(tmpdir(), seccomp.file);
-  const start = (words: Command, streams: Stream[], say: number, ownSession: boolean) => {
+  const start = (words: Command, streams: Stream[], [go, say]: [number, number], ownSession: boolean) => {
     const all = [...streams, network, filter, folder];
     while (all.at(-1) === undefined) all.pop();
     const stdio = all.map((stream) => stream ?? 'ignore');
     const [program = '', ...rest] = words;
-    const held = new Held(spawn(program, rest, { env, stdio, cwd: '/', detached: ownSession }), say);
+    const held = new Held(spawn(program, rest, { env, stdio, cwd: '/', detached: ownSession }), go, say);
     if (filter !== undefined) closeSync(filter);
     return held;
   };
+  const title = `run.ts ${launch.name}`; // what ps(1) shows
   blockStreams();
   if (detached) {
-    const lock = cgroups?.lock ?? runDirectory;
-    const words = sh`sh -c ${keepShell} keep ${runDirectory} ${detached.logBytes} ${lock} ${command}`;
-    return start(words, ['ignore', 'ignore', 'pipe', 'pipe', 'ignore'], 2, true);
+    const lock = cgroups?.lock ?? '';
+    const words = sh`sh -c ${keepShell} ${title} ${runDirectory} ${detached.logBytes} ${lock} ${command}`;
+    return start(words, ['pipe', 'ignore', 'pipe', 'ignore', 'ignore'], [0, 2], true);
   }
   if (launch.terminal) {
-    const line = sh`sh -c ${consoleShell} console ${process.pid} ${command}`.map(quote).join(' ');
+    const line = sh`sh -c ${consoleShell} ${title} ${process.pid} ${command}`.map(quote).join(' ');
     const words = sh`setpriv --pdeathsig=KILL env --default-signal=INT,QUIT script -q -e -f -c ${line} /dev/null`;
-    return start(words, ['inherit', 'inherit', 'inherit', 'pipe', 'pipe'], 4, false);
+    return start(words, ['inherit', 'inherit', 'inherit', 'pipe', 'pipe'], [3, 4], false);
   }
   // a session of its own, so that a terminal among its descriptors is not its controlling one
-  return start(command, ['inherit', 'inherit', 'pipe', 'pipe', 2], 2, true);
+  return start(command, ['pipe', 'inherit', 'pipe', 0, 2], [0, 2], true);
 }
 
 type Stream = 'inherit' | 'ignore' | 'pipe' | number;
@@ -253,12 +260,9 @@ function unnamedFile(folder: string, content: Buffer): number {
 
 /** A process that holds a user namespace until PID 1 is in it, and the maps of its IDs, user_namespaces(7). */
 async function holdUserNamespace({ uids, gids, byRoot, single }: UserNamespace): Promise<Held> {
-  const words = sh`unshare --user sh -c ${'echo held >&2; read -r _ <&3'}`;
+  const words = sh`unshare --user sh -c ${'echo held >&2; read -r _'}`;
   const env = hostEnvironment();
-  const held = new Held(
-    spawn('unshare', words.slice(1), { env, stdio: ['ignore', 'ignore', 'pipe', 'pipe'] }),
-    2,
-  );
+  const held = new Held(spawn('unshare', words.slice(1), { env, stdio: ['pipe', 'ignore', 'pipe'] }), 0, 2);
   try {
     await held.hears(/^held$/).catch((error) => {
       throw new Failure(`no user namespace: ${reason(error)}`);
@@ -347,7 +351,7 @@ class Furnisher {
     this.launch = launch;
     this.pid = pid;
     this.stage = this.keep(openStage(pid, launch.rootfs));
-    const terminal = attempt(() => readlinkSync(`/proc/${pid}/fd/0`));
+    const terminal = attempt(() => readlinkSync(`/proc/${pid}/fd/3`));
     this.furnishing = planFurnishing(launch, {
       stage: '/proc/self/fd/3',
       cwd: `/proc/${pid}/cwd/.`,
@@ -652,7 +656,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
     held.pid = Number(await held.hears(/^\d+$/));
     checkSignal(signals);
     if (launch.userNamespace?.byRoot && launch.terminal)
-      chownSync(`/proc/${held.pid}/fd/0`, launch.userNamespace.uids[0]?.outside as number, -1);
+      chownSync(`/proc/${held.pid}/fd/3`, launch.userNamespace.uids[0]?.outside as number, -1);
     furnisher = new Furnisher(launch, held.pid);
     const first = furnisher.first();
     first.catch(() => {}); // it is waited for below
@@ -737,19 +741,32 @@ async function giveStreams(launch: Launch, pid: number): Promise<void> {
   const { user, userNamespace, isolate } = launch;
   const owns = launch.terminal;
   const uid = outside(userNamespace?.uids, user.uid);
-  if (!isolate.has('mount') || uid === undefined || (user.uid === 0 && !owns)) return;
-  for (const fd of owns ? [0] : [0, 1, 4]) {
+  if (!isolate.has('mount') || uid === undefined || (uid === process.getuid?.() && !owns)) return;
+  // those of ours that it has as its 3, 1 and 4; in the background it has a pipe of its own
+  const streams: [fd: number, ours: number][] = owns
+    ? [[3, 0]]
+    : [
+        [3, 0],
+        [1, 1],
+        [4, 2],
+      ];
+  for (const [fd, ours] of launch.detached ? streams.slice(1, 2) : streams) {
     const path = `/proc/${pid}/fd/${fd}`;
-    const stats = attempt(() => statSync(path));
-    if (!stats || stats.uid === uid || !(owns || stats.isFIFO() || stats.isFile() || stats.isSocket()))
-      continue;
+    const stats = launch.detached || owns ? undefined : fstatSync(ours);
+    if (stats && (stats.uid === uid || !isGiven(ours, stats))) continue;
     // a user may do it only as root of his namespace
     if (userNamespace && !userNamespace.byRoot)
       await command(
         sh`nsenter --target ${pid} --user --preserve-credentials chown ${user.uid} ${path}`,
       ).catch(() => {});
-    else attempt(() => chownSync(path, uid, stats.gid));
+    else attempt(() => chownSync(path, uid, -1));
   }
+}
+
+/** Whether a stream of ours is handed on with its ownership: not a file that is only read, nor a terminal or a device. */
+function isGiven(fd: number, stats: Stats): boolean {
+  const isRead = /^flags:\s*\d*[048]$/m.test(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'));
+  return stats.isFIFO() || stats.isSocket() || (stats.isFile() && !isRead);
 }
 
 /** What became of one that was waited for. */
@@ -771,13 +788,17 @@ async function exitCode(held: Held, signals: Signals): Promise<number> {
 async function reportStart(launch: Launch, held: Held): Promise<number> {
   const { pid } = held;
   const since = startTicks(pid);
-  const { runDirectory, init, name } = launch;
+  const { runDirectory, hasInit, name } = launch;
   const words = (process_: number) => readProc(process_, 'cmdline') ?? '';
   const isShell = (process_: number) => words(process_).includes(releaseShell);
   const children = () => (readProc(pid, `task/${pid}/children`) ?? '').split(' ').filter(Boolean).map(Number);
-  // an init starts the command, and is what it copies until then
+  // until an init's child is the command it is a copy of the init, or env(1), see shellInit
+  const isCommand = (child: number) =>
+    !/^$|^env\0--default-signal/.test(words(child)) && words(child) !== words(pid);
   const runs = () =>
-    !isShell(pid) && (!init || children().some((child) => !['', words(pid)].includes(words(child))));
+    words(pid) !== '' && // one that has ended has none
+    !isShell(pid) &&
+    (!hasInit || children().some(isCommand));
   for (let waited = 0; waited < 10_000 && !held.ended; waited += 5) {
     if (startTicks(pid) === since && runs()) break;
     await sleep(5);

@@ -12,7 +12,7 @@ import { enterCommand, type Launch } from './launch.ts';
 
 /** The release of the runbook: see release.sh. Its words are a console, a directory, variables, `--`, a command. */
 const release =
-  'echo ready >&2; read -r _ <&3; exec 2>&4 3<&- 4>&-; cd "$2"; shift 3; unset _ PWD OLDPWD SHLVL; exec "$@"';
+  'echo ready >&2; read -r _; exec <&3 2>&4 3<&- 4>&-; cd "$2"; shift 3; unset _ PWD OLDPWD SHLVL; exec "$@"';
 
 /** The programs that load a seccomp filter, where this script has them beside it as files. */
 function loaderFiles(): string[] {
@@ -111,7 +111,7 @@ ${userNamespace ? `${printCommand(user)} umount --lazy /` : `umount --lazy --nam
     cgroups && cgroups.last.length > 0 && steps(lastSteps(cgroups)),
     'echo go >&9   # it becomes the command',
     ') &',
-    `parent=$$ ${printCommand(hold)} 4>&2 2>&8 3<&9 8>&- 9>&-`,
+    `parent=$$ ${printCommand(hold)} 3<&0 <&9 4>&2 2>&8 8>&- 9>&-`,
     `code=$?\n} 8<>${quote(ready)} 9<>${quote(go)}`,
     `rm -r ${quote(runDirectory)}`,
     cgroups && steps(removingSteps(cgroups, name)),
