@@ -117,7 +117,7 @@ test('CPUs that are not there are refused, or v2 takes what is there; nothing is
 test('a container is limited by its name, in place', { skip }, async () => {
   const { name, first } = await start([], ['sleep', '100']);
   const { stdout } = await succeed('limit-cpu', name, '0.5', '--cpuset', '0');
-  assert.match(stdout, new RegExp(`^${name}: CPU limit none -> 0.5; CPUs \\S+ -> 0\n2 processes in `));
+  assert.match(stdout, new RegExp(`^${name}: CPU limit none -> 0.5; CPUs \\S+ -> 0\n1 process in `));
   assert.equal(valueIn(cpu, 'cpu', first), '50000 100000');
   assert.equal(valueIn(cpuset, 'cpuset', first), '0');
   await succeed('limit-cpu', '--reset', name);

@@ -240,7 +240,7 @@ test('--json tells the same', container, async () => {
     countsSwap ? { swapLimitBytes: memory.version === 1 ? size * MiB : 0 } : {};
   assert.deepEqual(result, {
     cgroups: [join(memory.mountPoint, parent, name)],
-    processes: 2,
+    processes: 1,
     limitBytes: 50 * MiB,
     ...swap(50),
     before: { limitBytes: 60 * MiB, ...swap(60) },

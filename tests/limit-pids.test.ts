@@ -59,8 +59,8 @@ test('a container is limited by its name, in place; --json and --dry-run tell th
   const { stdout } = await succeed('limit-pids', '--json', name, '20');
   assert.deepEqual(JSON.parse(stdout), {
     cgroups: [join(pids.mountPoint, 'barehand', name)],
-    processes: 2,
-    pids: 2,
+    processes: 1,
+    pids: 1,
     pidsLimit: 20,
     before: { pidsLimit: null },
   });
@@ -68,7 +68,7 @@ test('a container is limited by its name, in place; --json and --dry-run tell th
   assert.equal((await succeed('limit-pids', '--dry-run', name, '25')).stdout, `echo 25 > ${file}\n`);
   assert.match(
     (await succeed('limit-pids', '--reset', name)).stdout,
-    /process limit 20 -> none; 2 there now\n2 processes in/,
+    /process limit 20 -> none; 1 there now\n1 process in/,
   );
   assert.equal(readFileSync(file, 'utf8'), 'max\n');
 });

@@ -92,8 +92,9 @@ test('100 containers at once on one rootfs all end, and nothing is left', {
       ]),
     ),
   );
+  // on a slow machine some wait for one that has the lock for longer than a second, and say so
   for (const [index, { code, stderr }] of results.entries())
-    assert.deepEqual([code, stderr], [index % 50, '']);
+    assert.deepEqual([code, stderr.replace(/^run: waiting for the lock on .*\n/gm, '')], [index % 50, '']);
   const left = readHierarchies().flatMap(({ mountPoint }) => {
     const folder = join(mountPoint, parent);
     return existsSync(folder) ? readdirSync(folder).filter((name) => names.includes(name)) : [];

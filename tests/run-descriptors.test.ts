@@ -6,6 +6,7 @@ import { once } from 'node:events';
 import {
   chownSync,
   copyFileSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -251,7 +252,12 @@ test('who waits for a lock says for whom, and not for ever', container, async ()
   const name = newName();
   mkdirSync(ownLock);
   mkdirSync(place);
-  after(() => execute(['rmdir', join(ownLock, 'barehand'), ownLock]));
+  after(async () => {
+    const ended = await execute(apart([script('stop'), '--timeout', '0', name]));
+    rmSync(`/run/barehand/${name}`, { recursive: true, force: true });
+    await execute(['find', ownLock, '-depth', '-type', 'd', '-exec', 'rmdir', '{}', ';']);
+    assert.ok(!existsSync(ownLock), ended.stderr);
+  });
   const run = (...words: string[]) => execute(apart([script('run'), ...words]));
   const stop = (...words: string[]) => execute(apart([script('stop'), ...words]));
   const waiting = (pid: number | undefined) =>

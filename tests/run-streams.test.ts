@@ -9,6 +9,9 @@ import { container } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { execute, rootfs, top } from './helpers/script.ts';
 import { test } from './helpers/slow.ts';
+import { needsMappedIds } from './helpers/userns.ts';
+
+const mappedIds = await needsMappedIds();
 
 const scratch = mkdtempSync(join(tmpdir(), 'barehand-streams-'));
 after(() => rmSync(scratch, { recursive: true }));
@@ -41,7 +44,7 @@ const look = `sleep 1 | { "$@" sh -c 'sleep 0.3; ${flags}'; echo "code $?"; ${fl
 for (const [options, skip] of [
   [[], container.skip],
   [['--init', '--ephemeral'], container.skip],
-  [['--userns'], container.skip || needs('user-namespaces', 'perl')],
+  [['--userns'], mappedIds],
   [['--network', 'bridge'], container.skip || needs('ip', 'nft')],
 ] as const)
   test(`what runs inside has streams that block: run.ts ${options.join(' ')}`, { skip }, async () => {

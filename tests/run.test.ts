@@ -397,7 +397,7 @@ for (const victim of ['launcher', 'shell', 'unshare', 'first'] as const) {
           .trim()
           .split('\n')
           .map(Number);
-        return pids.length === 3 && pids; // of the container only
+        return pids.length === 3 && pids;
       });
       const shell = Number(stat(unshare)[1]);
       const pids = { launcher: launcher.pid as number, shell, unshare, first };
