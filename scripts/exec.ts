@@ -60,7 +60,7 @@ import {
   readProcesses,
   startTicks as startTicksOf,
 } from './helpers/pids.ts';
-import { requirePrograms } from './helpers/programs.ts';
+import { installCommand, requirePrograms } from './helpers/programs.ts';
 import { findHome, findUser, parseUser, type UserChoice } from './helpers/rootfs.ts';
 import { seccompRules } from './helpers/seccomp/seccomp.ts';
 import { become, type Command, canBecome, findInPath, findProgram, startAndWait } from './helpers/shell.ts';
@@ -262,9 +262,7 @@ function findTool(): Tool {
   if (python) return { path: realpathSync(python), name: 'python3' };
   const nsenter = findProgram('nsenter') ?? findInPath('nsenter');
   if (nsenter) return { path: nsenter, name: 'nsenter' };
-  throw new Failure(
-    'needs perl, python3 or nsenter: apt-get install perl-base, or dnf install perl-interpreter, or apk add perl',
-  );
+  throw new Failure(`needs perl, python3 or nsenter: ${installCommand(['perl'])}`);
 }
 
 /** What is opened from /proc/PID is of this very process: once it has ended there is nothing to open, proc(5). */

@@ -1,6 +1,6 @@
 // Steps: what a script is going to do to the host, as data that can be printed as shell or performed.
-import { mkdirSync, rmdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, mkdirSync, rmdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { moveAll, moveTree } from './cgroups.ts';
 import { Failure, reason } from './cli.ts';
 import { type Command, quote, runProgram, variable } from './shell.ts';
@@ -43,7 +43,7 @@ export function toShell(steps: Step[]): string {
       .slice(at)
       .findIndex((other, index) => index > 0 && (other.why || !isAlike(step, other)));
     const group = steps.slice(at, alike < 0 ? steps.length : at + alike);
-    const loop = group.length > 2 ? loopLine(group) : undefined;
+    const loop = group.length > 1 ? loopLine(group) : undefined;
     if (step.why) lines.push(`# ${step.why}`);
     if (loop) lines.push(loop);
     else lines.push(...group.map(commandLine));
@@ -88,11 +88,11 @@ function loopLine(steps: Step[]): string | undefined {
 }
 
 /** A command as it is printed: its words, quoted, in lines that are no longer than they must be. */
-export function printCommand(command: Command): string {
+export function printCommand(command: Command, width = 116): string {
   let line = '';
   let text = '';
   for (const word of command.map(quote)) {
-    if (line && line.length + word.length > 116) {
+    if (line && line.length + word.length > width) {
       text += `${line} \\\n`;
       line = `  ${word}`;
     } else line += `${line && ' '}${word}`;
@@ -155,12 +155,29 @@ export async function perform(steps: Step[]): Promise<void> {
   }
 }
 
+/**
+ * Makes a directory and those above it that are missing. Throws the kernel's error. Node's own `recursive` does not end
+ * where the kernel says ENOENT for a directory that is there, as in /proc (Node 20).
+ */
+export function makeDirectory(path: string): void {
+  try {
+    mkdirSync(path);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'EEXIST' && statSync(path).isDirectory()) return;
+    if (code !== 'ENOENT' || dirname(path) === path) throw error;
+    makeDirectory(dirname(path));
+    // another process may have made it meanwhile
+    if (!existsSync(path)) mkdirSync(path);
+  }
+}
+
 /** A name in a directory that is held open: proc(5) has it under its descriptor. */
 const at = (name: string, place: Place | undefined) =>
   place ? `/proc/self/fd/${place.open()}/${name}` : name;
 
 async function performOne(step: Step): Promise<void> {
-  if ('mkdir' in step) mkdirSync(at(step.mkdir, step.in), { recursive: true });
+  if ('mkdir' in step) makeDirectory(at(step.mkdir, step.in));
   else if ('rmdir' in step) removeDirectory(step.rmdir, step.unlessUsed ?? false);
   else if ('write' in step) writeValue(step.write, at(step.to, step.in), step.ignore ?? false);
   else if ('link' in step) symlinkSync(step.link, at(step.at, step.in));

@@ -1,5 +1,5 @@
 // The cgroups of a container that is launched, and its name, which they hold: `barehand/NAME` in every hierarchy.
-import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, rmdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Hierarchy, lockDirectory, parent, processesIn } from '../helpers/cgroups.ts';
@@ -7,7 +7,7 @@ import { Failure } from '../helpers/cli.ts';
 import { type Lock, lock } from '../helpers/lock.ts';
 import { attempt } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
-import { perform, type Step, toShell } from '../helpers/steps.ts';
+import { makeDirectory, perform, type Step, toShell } from '../helpers/steps.ts';
 import { type Limits, launchWrites, type Write } from '../limit/table.ts';
 
 /** Directories and values of the container's cgroups; every directory is `…/barehand/NAME` in one hierarchy. */
@@ -55,9 +55,7 @@ const asideOf = ({ directories }: CgroupPlan, name: string) =>
 export function makingSteps(plan: CgroupPlan, name: string): Step[] {
   const { directories, before, leave } = plan;
   return [
-    ...directories.map(
-      (mkdir, index): Step => ({ ...(index === 0 && { why: 'its cgroups, and their limits' }), mkdir }),
-    ),
+    ...directories.map((mkdir): Step => ({ mkdir })),
     ...(leave === undefined
       ? []
       : [{ mkdir: asideOf(plan, name) }, { moveAll: leave, to: asideOf(plan, name) }]),
@@ -99,6 +97,8 @@ function sweep({ directories }: CgroupPlan): void {
   for (const { name } of names.filter((entry) => entry.isDirectory())) {
     // pid-N is of the limit scripts
     if (/^pid-\d+$/.test(name) || attempt(() => processesIn(join(first, name)).length) !== 0) continue;
+    // what is that young may be of somebody who makes cgroups without the lock, as by hand
+    if (Date.now() - (attempt(() => statSync(join(first, name)).mtimeMs) ?? 0) < 10_000) continue;
     for (const folder of [first, ...others]) attempt(() => rmdirSync(join(folder, name)));
   }
 }
@@ -179,7 +179,7 @@ export async function takeName({
     // what is left of an earlier one
     if (isRoots) rmSync(runDirectory, { recursive: true, force: true });
     if (notes) {
-      mkdirSync(runDirectory, { recursive: true });
+      makeDirectory(runDirectory);
       for (const file of readdirSync(runDirectory)) rmSync(join(runDirectory, file));
       if (stopSignal) writeFileSync(join(runDirectory, 'stop-signal'), `${stopSignal}\n`);
     }
@@ -192,7 +192,7 @@ export async function takeName({
 }
 
 async function lockOwn(runDirectory: string, name: string): Promise<Lock> {
-  mkdirSync(runDirectory, { recursive: true });
+  makeDirectory(runDirectory);
   return lock(runDirectory, { waitSeconds: 0 }).catch(() => {
     throw new Failure(`the name ${name} is in use: choose another --name`);
   });

@@ -2,6 +2,8 @@
 // that nobody else can change, the stage, which lies over ROOTFS in the container's mount namespace; then each piece is
 // bound to where it belongs in the root. The mounts are tables in the form of fstab(5), for one mount(8) each.
 import { basename, dirname } from 'node:path';
+import { groupBy } from '../helpers/pids.ts';
+import { type Command, sh } from '../helpers/shell.ts';
 import type { Launch } from './launch.ts';
 
 /** A directory or file of the host's that the container is to see at `path`; `options` as mount(8) has them. */
@@ -203,6 +205,29 @@ export function planFurnishing(
 
 /** A path among the options of overlayfs, where a colon, a comma and a backslash mean something. */
 const overlayPath = (path: string) => path.replace(/[\\:,]/g, '\\$&');
+
+/**
+ * The commands that make devices anew, as they are on the host, in a directory of the stage: one for all that keep their
+ * names in the same folder, and one for each that gets another.
+ */
+export function copyCommands(nodes: Device[]): ((own: string) => Command)[] {
+  const keepsName = ({ source, path }: Device) => basename(source) === basename(path);
+  const alike = groupBy(nodes.filter(keepsName), ({ path }) => dirname(path));
+  const folders = [...alike].map(
+    ([folder, devices]) =>
+      (own: string) =>
+        sh`cp -a -- ${devices.map(({ source }) => source)} ${own}${folder}/`,
+  );
+  const others = nodes.filter((node) => !keepsName(node));
+  return [
+    ...folders,
+    ...others.map(
+      ({ source, path }) =>
+        (own: string) =>
+          sh`cp -a -- ${source} ${own}${path}`,
+    ),
+  ];
+}
 
 /** /sys and /dev. */
 function furnishSystem(launch: Launch, plan: Furnishing, stage: string, terminal: string | undefined): void {

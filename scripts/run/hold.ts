@@ -25,7 +25,8 @@ export const namespaceFlags: Record<string, string> = {
   net: '--net',
 };
 
-const forLoader = (variable: string) => /^(LD_|GCONV_PATH=|LOCPATH=|MALLOC_)/.test(variable);
+/** Whether a variable has a meaning for the dynamic loader, ld.so(8). */
+export const forLoader = (variable: string) => /^(LD_|GCONV_PATH=|LOCPATH=|MALLOC_)/.test(variable);
 
 /** Takes no functions or settings from the container's variables, which an image may have chosen: bash(1), -p. */
 const shellWords = (shell: string): Command =>
@@ -77,7 +78,11 @@ export function dropCommand(launch: Launch, release = releaseShell): Command {
  * parent is in the variable `parent`. `holder` is the PID of the process that holds the user namespace, and descriptor 5
  * the network namespace that it joins.
  */
-export function holdCommand(launch: Launch, holder: string | undefined, drop = dropCommand(launch)): Command {
+export function holdCommand(
+  launch: Launch,
+  holder: string | undefined,
+  { start = startShell, hold = holdShell, drop = dropCommand(launch) } = {},
+): Command {
   const { isolate, rootfs, hostname, joins, userNamespace, idmap } = launch;
   // without --isolate mount the mounts are still nobody else's business; the cgroup namespace is made when the process
   // is in its cgroups
@@ -96,8 +101,8 @@ export function holdCommand(launch: Launch, holder: string | undefined, drop = d
     );
   }
   // a change of user clears the death signal, prctl(2)
-  chain.push(...sh`setpriv --pdeathsig=KILL sh -c ${startShell} start`);
+  chain.push(...sh`setpriv --pdeathsig=KILL ${start ? ['sh', '-c', start, 'start'] : []}`);
   chain.push(...sh`unshare ${flags} --fork --kill-child --propagation private`);
-  chain.push(...sh`sh -c ${holdShell} hold ${rootfs} ${hostname ?? ''} ${drop}`);
+  chain.push(...sh`sh -c ${hold} hold ${rootfs} ${hostname ?? ''} ${drop}`);
   return chain;
 }

@@ -95,7 +95,10 @@ export function planSeccomp(kept: string[], bySetpriv: boolean): SeccompLoader |
   const rules = seccompRules(process.arch, kept);
   // not by PATH: a python3 in there may be a wrapper that looks into the working directory
   const loader =
-    rules && seccompLoader(process.arch, rules, findProgram, bySetpriv ? '/proc/self/fd/6' : undefined);
+    rules &&
+    // what leaves no descriptor open comes first
+    (seccompLoader(process.arch, rules, findProgram) ??
+      (bySetpriv ? seccompLoader(process.arch, rules, findProgram, '/proc/self/fd/6') : undefined));
   if (!loader)
     console.error(
       `run: no seccomp filter: ${rules ? 'that needs perl, python3 or util-linux 2.41' : `there is none for ${process.arch}`}`,

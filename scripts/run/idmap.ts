@@ -1,18 +1,11 @@
 // Mounting a tree with mapped IDs, for what a user namespace's root is to see as its own. See mount_setattr(2).
 import { Failure } from '../helpers/cli.ts';
+import { embedded } from '../helpers/embedded.ts';
 import { installCommand } from '../helpers/programs.ts';
 import { findProgram, runProgram } from '../helpers/shell.ts';
 
-/** open_tree(2), mount_setattr(2) and move_mount(2), whose numbers are the same on all processors. */
-const perl = `my ($userns, $tree) = (shift, shift);
-open my $ns, "<", $userns or die "$userns: $!\\n";
-my $none = "\\0";
-my $fd = syscall 428, -100, "$tree\\0", 0x80001; # AT_FDCWD, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC
-my $attributes = pack "Q4", 0x100000, 0, 0, fileno $ns; # MOUNT_ATTR_IDMAP
-$fd >= 0 and syscall(442, $fd, $none, 0x1000, $attributes, 32) == 0 # AT_EMPTY_PATH
-  and syscall(429, $fd, $none, -100, "$tree\\0", 4) == 0 # MOVE_MOUNT_F_EMPTY_PATH
-  or die "$tree can't be mounted with mapped IDs: $!: ext4, xfs, btrfs and tmpfs can, if the kernel is new enough\\n";
-exec @ARGV or die "run: $ARGV[0]: $!\\n"`;
+/** Its comments are not for ps(1). */
+const perl = embedded(import.meta.url, './idmap.pl').replace(/^# .*\n/gm, '');
 
 const mount = `mount --bind -o X-mount.idmap="$1" -- "$2" "$2" && shift 2 && exec "$@"`;
 

@@ -24,7 +24,7 @@ import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Failure, reason } from '../helpers/cli.ts';
 import { type InRoot, ofDescriptor, openInRoot, openRoot } from '../helpers/in-root.ts';
-import { attempt, groupBy, hasSignal, readProc, startTicks } from '../helpers/pids.ts';
+import { attempt, hasSignal, readProc, startTicks } from '../helpers/pids.ts';
 import type { User } from '../helpers/rootfs.ts';
 import type { SeccompLoader } from '../helpers/seccomp/seccomp.ts';
 import { blockStreams, type Command, quote, sh, zx } from '../helpers/shell.ts';
@@ -33,6 +33,7 @@ import { notesAbout } from '../limit/notes.ts';
 import { type CgroupPlan, joinCgroups, lastSteps, type Name, removingProgram, takeName } from './cgroups.ts';
 import {
   type Binding,
+  copyCommands,
   type Device,
   type FoundVolume,
   fstab,
@@ -237,7 +238,7 @@ export function hold(
   blockStreams();
   if (detached) {
     const lock = cgroups?.lock ?? '';
-    const words = sh`sh -c ${keepShell} ${title} ${runDirectory} ${detached.logBytes} ${lock} ${command}`;
+    const words = sh`sh -c ${keepShell} ${title} ${runDirectory} ${Math.ceil(detached.logBytes / 2)} ${lock} ${command}`;
     return start(words, ['pipe', 'ignore', 'pipe', 'ignore', 'ignore'], [0, 2], true);
   }
   if (launch.terminal) {
@@ -386,12 +387,8 @@ class Furnisher {
     const { files, nodes, nodeFolders } = this.furnishing;
     for (const folder of nodeFolders)
       mkdirSync(ofDescriptor(this.stage, `own${folder}`), { recursive: true });
-    // cp(1) makes devices anew, as they are on the host; several of one name get folders of their own
-    const folders = groupBy(nodes, ({ path }) => path.slice(0, path.lastIndexOf('/')));
-    const made = [...folders].map(([folder, devices]) =>
-      command(sh`cp -a -- ${devices.map(({ source }) => source)} /proc/self/fd/3/own${folder}/`, {
-        descriptors: [this.stage],
-      }),
+    const made = copyCommands(nodes).map((words) =>
+      command(words('/proc/self/fd/3/own'), { descriptors: [this.stage] }),
     );
     for (const file of files) this.makeFile(file);
     await Promise.all(made);

@@ -6,10 +6,15 @@ import { fileURLToPath } from 'node:url';
 import { quote, sh, variable } from '../helpers/shell.ts';
 import { hereDocument, printCommand, type Step, toShell } from '../helpers/steps.ts';
 import { lastSteps, makingSteps, removingSteps } from './cgroups.ts';
-import { type Binding, type Furnishing, fstab, type Mount, planFurnishing } from './furnish.ts';
-import { dropCommand, holdCommand } from './hold.ts';
+import { type Binding, copyCommands, type Furnishing, fstab, type Mount, planFurnishing } from './furnish.ts';
+import { dropCommand, forLoader, holdCommand } from './hold.ts';
 import { enterCommand, type Launch } from './launch.ts';
+import type { Range, UserNamespace } from './userns.ts';
 
+/** What becomes PID 1 in the runbook, without what makes it careful: see hold.sh and release.sh. */
+const holdLine = (setName: string) =>
+  'cd "$1"; mount -n -t tmpfs -o mode=755,unbindable tmpfs "$1"; ' +
+  `[ -z "$2" ] || ${setName}; shift 2; read -r pid _ </proc/self/stat; echo "$pid" >&2; read -r _; cd /; exec "$@"`;
 /** The release of the runbook: see release.sh. Its words are a console, a directory, variables, `--`, a command. */
 const release =
   'echo ready >&2; read -r _; exec <&3 2>&4 3<&- 4>&-; cd "$2"; shift 3; unset _ PWD OLDPWD SHLVL; exec "$@"';
@@ -63,8 +68,31 @@ function insideLines(launch: Launch, pid: string): [first: string, second: strin
   return [first.join('\n'), second.join('\n')];
 }
 
-const deviceLines = ({ nodes }: Furnishing) =>
-  nodes.length > 0 ? [printCommand(sh`cp -a ${nodes.map(({ source }) => source)} own/dev/`)] : [];
+const deviceLines = ({ nodes }: Furnishing) => copyCommands(nodes).map((words) => printCommand(words('own')));
+
+/** A process that holds the user namespace until PID 1 is in it, and the maps of its IDs, user_namespaces(7). */
+function namespaceLines({ uids, gids, byRoot, single }: UserNamespace): string[] {
+  const holder = variable('holder');
+  const words = (ranges: Range[]) =>
+    ranges.flatMap(({ inside, outside, count }) => [inside, outside, count].map(String));
+  const write = (file: string, ranges: Range[]): Step => ({
+    write: words(ranges).join(' '),
+    to: `/proc/${holder}/${file}`,
+  });
+  const maps: Step[] =
+    byRoot || single
+      ? [
+          ...(single ? [{ write: 'deny', to: `/proc/${holder}/setgroups` }] : []),
+          write('gid_map', gids),
+          write('uid_map', uids),
+        ]
+      : [{ run: sh`newgidmap ${holder} ${words(gids)}` }, { run: sh`newuidmap ${holder} ${words(uids)}` }];
+  return [
+    'unshare --user sleep 100 & holder=$!',
+    'while [ /proc/self/ns/user -ef "/proc/$holder/ns/user" ]; do sleep 0.1; done',
+    toShell(maps).trimEnd(),
+  ];
+}
 
 /** The whole launch. */
 export async function printLaunch(launch: Launch): Promise<string> {
@@ -76,7 +104,12 @@ export async function printLaunch(launch: Launch): Promise<string> {
   const words = seccomp?.words.map((word, at) => (at === index + 1 ? variable('loader') : word));
   const printed = { ...launch, seccomp: words && files.length > 0 ? { words } : undefined };
   const holder = userNamespace && variable('holder');
-  const hold = holdCommand(printed, holder, dropCommand(printed, release));
+  const hold = holdCommand(printed, holder, {
+    start: '',
+    hold: holdLine(userNamespace ? 'hostname "$2"' : 'echo "$2" >/proc/sys/kernel/hostname'),
+    // variables for the dynamic loader are set last, which takes all of it
+    drop: dropCommand(printed, launch.environment.some(forLoader) ? undefined : release),
+  });
   const [ready, go] = [join(runDirectory, 'ready'), join(runDirectory, 'go')];
   const join_ = (cgroups?.directories ?? []).map(
     (directory): Step => ({ write: pid, to: join(directory, 'cgroup.procs') }),
@@ -94,13 +127,14 @@ mkdir -p ${quote(runDirectory)}; mkfifo -m 600 ${quote(ready)} ${quote(go)}`,
       (files.length > 0
         ? `loader=$(cat ${files.map(quote).join(' ')})   # makes a seccomp filter of names and numbers of system calls`
         : '# left out here: the seccomp filter'),
+    ...(userNamespace ? namespaceLines(userNamespace) : []),
     '{',
-    '(',
+    '( set -e; trap \'[ $? = 0 ] || kill -KILL "$pid"\' EXIT',
     'read -r pid <&8   # PID 1 waits, still with the files of the host',
     '# its root is put together on a tmpfs over ROOTFS that nobody else sees',
     `${printCommand(enterCommand(launch, pid, false))} sh -e ${hereDocument(first)}`,
     join_.length > 0 && steps(join_),
-    'echo go >&9; read -r _ <&8   # in its cgroups, it gives up its privileges',
+    `echo go >&9; read -r _ <&8   # it gives up its privileges${userNamespace ? '\nkill "$holder"' : ''}`,
     `${printCommand(enter)} sh -e ${hereDocument(second)}`,
     isolate.has('net') && hasIp && !connection && printCommand(sh`${enter} ip link set lo up`),
     isolate.has('mount') &&
@@ -111,7 +145,7 @@ ${userNamespace ? `${printCommand(user)} umount --lazy /` : `umount --lazy --nam
     cgroups && cgroups.last.length > 0 && steps(lastSteps(cgroups)),
     'echo go >&9   # it becomes the command',
     ') &',
-    `parent=$$ ${printCommand(hold)} 3<&0 <&9 4>&2 2>&8 8>&- 9>&-`,
+    `${printCommand(hold, 150)} 3<&0 <&9 4>&2 2>&8 8>&- 9>&-${launch.joins ? ` 5</proc/${launch.joins.pid}/ns/net` : ''}`,
     `code=$?\n} 8<>${quote(ready)} 9<>${quote(go)}`,
     `rm -r ${quote(runDirectory)}`,
     cgroups && steps(removingSteps(cgroups, name)),
