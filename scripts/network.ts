@@ -66,7 +66,7 @@ import { requirePrograms } from './helpers/programs.ts';
 import { runProgram, sh } from './helpers/shell.ts';
 import { perform, type Step, toShell } from './helpers/steps.ts';
 import { isName } from './helpers/target.ts';
-import { parseAddress, parseSubnet, type Subnet } from './network/addresses.ts';
+import { type Port, parseAddress, parsePort, parseSubnet, type Subnet } from './network/addresses.ts';
 import { firewallAdvice } from './network/advice.ts';
 import { hasHostRoot } from './network/files.ts';
 import { isListening } from './network/host.ts';
@@ -84,9 +84,7 @@ import {
 } from './network/network.ts';
 import { checkInternal, checkPublished, defaultBridge, parseBridge } from './network/plan.ts';
 import { attachRootless, detachRootless, readRootless } from './network/rootless.ts';
-import type { Port } from './network/rules.ts';
 import { findNetwork } from './network/target.ts';
-import { parsePort } from './run/options.ts';
 
 export const options = {
   bridge: { parse: parseBridge },

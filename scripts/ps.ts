@@ -68,7 +68,8 @@ import {
 } from './helpers/pids.ts';
 import { columnWidths, gap, table } from './helpers/table.ts';
 import { formatSize } from './helpers/units.ts';
-import { type LoggedKill, type OomKills, openKernelLog, readOomKills } from './ps/oom.ts';
+import type { LoggedKill } from './limit/oom.ts';
+import { type OomKills, openKernelLog, readOomKills } from './ps/oom.ts';
 import { rootfsPath } from './ps/rootfs.ts';
 import { cut, toJson } from './ps/screen.ts';
 import {

@@ -48,6 +48,7 @@ import { cgroupsBelow, lockDirectory, parent, processesIn, readHierarchies } fro
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
 import { notesFolder } from './helpers/containers.ts';
 import { lock } from './helpers/lock.ts';
+import { parseSignal, signalNumber } from './helpers/options.ts';
 import { attempt, hasSignal, type Process, readProc, startTicks } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { runProgram } from './helpers/shell.ts';
@@ -59,7 +60,6 @@ import {
   type WholeContainer,
 } from './helpers/target.ts';
 import { sweepTargets } from './limit/notes.ts';
-import { parseSignal, signalNumber } from './run/options.ts';
 
 export const options = {
   signal: { parse: parseSignal },

@@ -11,7 +11,7 @@ import {
   readProcesses,
   startTicks,
 } from '../helpers/pids.ts';
-import { followKernelLog, type Level, levelOf, parseLoggedKill } from '../ps/oom.ts';
+import { followKernelLog, type Level, levelOf, parseLoggedKill } from './oom.ts';
 import { memoryFiles, readBytes } from './table.ts';
 import type { Target } from './target.ts';
 
