@@ -275,7 +275,8 @@ test("an image's configuration is read, and what is not in it is empty", () => {
     return [...[entrypoint, command, environment].map((words) => words.join('|')), user, workdir, stopSignal];
   };
   const nothing = ['', '', '', undefined, undefined, undefined];
-  assert.deepEqual(read(join(scratch, 'no-such-image')), nothing);
+  mkdirSync(join(scratch, 'no-image'));
+  assert.deepEqual(read(join(scratch, 'no-image')), nothing);
   for (const text of ['', '{}', '{"config": null}', '{"config": {"Cmd": null, "User": ""}}'])
     assert.deepEqual(read(image(text)), nothing, text);
   const words = {
