@@ -34,7 +34,7 @@ import { constants } from 'node:os';
 import { dirname, extname, join, relative } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
-import { findHierarchy, parent, readHierarchies } from './helpers/cgroups.ts';
+import { findHierarchy, parent, readHierarchies, readNumber } from './helpers/cgroups.ts';
 import { Failure, main } from './helpers/cli.ts';
 import { missingPrograms } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
@@ -235,10 +235,8 @@ ${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all that this one 
       eaters[eater],
     );
     const files = memoryFiles[memory.version];
-    const oomKills = () => {
-      const text = readFileSync(join(memory.mountPoint, parent, name, files.oomKills), 'utf8');
-      return Number(/^oom_kill (\d+)/m.exec(text)?.[1] ?? Number.NaN);
-    };
+    const oomKills = () =>
+      readNumber(join(memory.mountPoint, parent, name, files.oomKills), 'oom_kill') ?? Number.NaN;
     const killsBefore = oomKills();
     const lines: string[] = [];
     await shell.do(`${eaters[eater]}\necho "exit code $?"`, (line) => lines.push(line));

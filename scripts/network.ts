@@ -60,8 +60,9 @@ UNDO
 SEE ALSO
   ip-link(8), veth(4), bridge(8), nft(8), tc-tbf(8), network_namespaces(7), pasta(1), slirp4netns(1), stop.ts
 */
+import { hasCapability } from './helpers/capabilities.ts';
 import { Failure, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
-import { printable, readProc } from './helpers/pids.ts';
+import { printable } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { runProgram, sh } from './helpers/shell.ts';
 import { perform, type Step, toShell } from './helpers/steps.ts';
@@ -228,8 +229,7 @@ async function limit(text: string, values: Values<typeof options>): Promise<void
       const { stdout } = await runProgram(sh`${enter} tc -j qdisc show dev ${dev} root`);
       steps.push(...planRate(enter, dev, bits, stdout.includes('"tbf"')));
     }
-    const effective = BigInt(`0x${/^CapBnd:\t(\w+)$/m.exec(readProc(pid, 'status') ?? '')?.[1] ?? '0'}`);
-    if (rateOut && (effective >> 12n) & 1n)
+    if (rateOut && hasCapability(pid, 'CapBnd', 'net_admin'))
       console.error(`network: ${text} may have CAP_NET_ADMIN: root in it can lift what limits its sending`);
   }
   if (values.dryRun) process.stdout.write(toShell(steps));

@@ -1,12 +1,10 @@
 // Who was killed for want of memory, and whose limit it was: from the memory controller's counters and the kernel's log.
-import { readFileSync } from 'node:fs';
 import { uptime } from 'node:os';
 import { dirname, join } from 'node:path';
-import { cgroupDirectory, cgroupsBelow, type Hierarchy, pathOf } from '../helpers/cgroups.ts';
-import { attempt } from '../helpers/pids.ts';
+import { cgroupDirectory, cgroupsBelow, type Hierarchy, pathOf, readNumber } from '../helpers/cgroups.ts';
 import { followKernelLog, type Level, type LoggedKill, levelOf, parseLoggedKill } from '../limit/oom.ts';
 import { memoryFiles, readBytes } from '../limit/table.ts';
-import { numberOf, type Places } from './usage.ts';
+import type { Places } from './usage.ts';
 
 export interface OomKills {
   count: number;
@@ -35,15 +33,9 @@ export function guessLevel(hit: string[], own: string): Pick<OomKills, 'level' |
   return other === undefined ? { level: levelOf(cgroup, own), cgroup } : { level: null, cgroup: null };
 }
 
-const numberIn = (file: string, key: string) =>
-  numberOf(
-    attempt(() => readFileSync(file, 'utf8')),
-    key,
-  );
-
 /** Whether a cgroup ran into its own limit: in v2 with an OOM kill, in v1 perhaps without. */
 function hasHit(version: 1 | 2, directory: string): boolean {
-  if (version === 2) return (numberIn(join(directory, 'memory.events.local'), 'oom') ?? 0) > 0;
+  if (version === 2) return (readNumber(join(directory, 'memory.events.local'), 'oom') ?? 0) > 0;
   // v1 limits memory, and memory and swap together, and for each has the most that it was. Some kernels leave
   // failcnt at 0; memory is counted in lots of up to 64 pages
   return ['memory', 'memory.memsw'].some((kind) => {
@@ -66,7 +58,7 @@ export function readOomKills(
 ): OomKills | null {
   if (!place || !hierarchy) return null;
   const { version, directory } = place;
-  const countOf = (cgroup: string) => numberIn(join(cgroup, memoryFiles[version].oomKills), 'oom_kill');
+  const countOf = (cgroup: string) => readNumber(join(cgroup, memoryFiles[version].oomKills), 'oom_kill');
   const own = countOf(directory);
   if (own === undefined) return null; // Linux before 4.13
   // v2's counter has those of the cgroups below in it
