@@ -107,6 +107,12 @@ test('scripts and folders import themselves, helpers/, and what the list of cros
   assert.deepEqual([...found].sort(), Object.keys(crossings).sort());
 });
 
+test('docs/architecture.md has the same list', () => {
+  const page = readFileSync(join(top, 'docs/architecture.md'), 'utf8');
+  const listed = [...page.matchAll(/^\| (\w+) -> (\w+) \|/gm)].map(([, from, to]) => `${from} -> ${to}`);
+  assert.deepEqual(listed.sort(), Object.keys(crossings).sort());
+});
+
 test('no circles: neither of files that load each other, nor of folders', () => {
   assert.deepEqual(
     findCircle([
