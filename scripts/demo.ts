@@ -34,11 +34,12 @@ import { constants } from 'node:os';
 import { dirname, extname, join, relative } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
-import { findHierarchy, parent, readHierarchies } from './helpers/cgroups.ts';
+import { findHierarchy, parent, processesIn, readHierarchies, readNumber } from './helpers/cgroups.ts';
 import { Failure, main } from './helpers/cli.ts';
 import { missingPrograms } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
 import { quote, runProgram } from './helpers/shell.ts';
+import { firstOf } from './helpers/target.ts';
 import { memoryFiles } from './limit/table.ts';
 
 export const options = { keep: {} } as const;
@@ -198,7 +199,7 @@ await main(import.meta.url, { options, operands: [0, 0] }, async ({ keep }) => {
       'Namespaces: the container sees itself alone',
       'The same ps, started by a shell in namespaces of its own: the shell is PID 1, ps another, and that is all.',
       `unshare --pid --fork --mount-proc=${shown(rootfs)}/proc chroot ${shown(rootfs)} /bin/bash   # as the article does
-${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all that this one does: some 200 lines of shell`,
+${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all that this one does, as shell`,
     );
     show(await step('run', rootfs, '/bin/sh', '-c', 'ps aux; true'));
 
@@ -210,25 +211,19 @@ ${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all that this one 
     say(`   $ ${shown(script('run'))} --name ${name} ${shown(rootfs)} /bin/bash &`);
     shell = new Shell([script('run'), '--name', name, rootfs, '/bin/bash']);
     await shell.do('echo "inside, the shell is PID $$ on $(hostname)"', (line) => show(line));
-    const procs = join(memory.mountPoint, parent, name, 'cgroup.procs');
-    pids = readFileSync(procs, 'utf8').trim().split('\n').map(Number);
-    const first = pids.find((pid) => /\nNSpid:\t\d+\t1\n/.test(readFileSync(`/proc/${pid}/status`, 'utf8')));
-    if (!first) throw new Failure(`no PID 1 among the processes of ${name}: ${pids}`);
-    show(
-      `outside, it is ${/NSpid:.*/.exec(readFileSync(`/proc/${first}/status`, 'utf8'))?.[0].replaceAll('\t', ' ')}`,
-    );
-    // it has the same namespaces, but is in no cgroup of the container
-    const holder = Number(/\nPPid:\t(\d+)/.exec(readFileSync(`/proc/${first}/status`, 'utf8'))?.[1]);
-    pids.push(holder);
-    show(`and PID ${holder} is the unshare(1) that holds it: the two are easily confused`);
+    const first = firstOf(processesIn(join(memory.mountPoint, parent, name)));
+    if (!first) throw new Failure(`no process in the cgroup of ${name}`);
+    pids = [first.pid, first.ppid];
+    show(`outside, it is NSpid: ${first.nsPids.join(' ')}`);
+    show(`and PID ${first.ppid} is the unshare(1) that holds it: the two are easily confused`);
     show(await step('ps'));
 
     chapter(
       'A memory limit of 100 MB, from outside, while it runs',
       'A limit is a value in a file, and who is subject to it a PID in another.',
-      await capture(script('limit-memory'), '--dry-run', String(first), '100MB'),
+      await capture(script('limit-memory'), '--dry-run', String(first.pid), '100MB'),
     );
-    show(await step('limit-memory', String(first), '100MB'));
+    show(await step('limit-memory', String(first.pid), '100MB'));
 
     const eater = existsSync(join(rootfs, 'usr/bin/python3')) ? 'python3' : 'awk';
     chapter(
@@ -237,10 +232,8 @@ ${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all that this one 
       eaters[eater],
     );
     const files = memoryFiles[memory.version];
-    const oomKills = () => {
-      const text = readFileSync(join(memory.mountPoint, parent, name, files.oomKills), 'utf8');
-      return Number(/^oom_kill (\d+)/m.exec(text)?.[1] ?? Number.NaN);
-    };
+    const oomKills = () =>
+      readNumber(join(memory.mountPoint, parent, name, files.oomKills), 'oom_kill') ?? Number.NaN;
     const killsBefore = oomKills();
     const lines: string[] = [];
     await shell.do(`${eaters[eater]}\necho "exit code $?"`, (line) => lines.push(line));
@@ -259,7 +252,7 @@ ${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all that this one 
     chapter(
       'Putting everything back',
       'The shell ends, and with PID 1 all that is in its PID namespace.',
-      `kill -KILL ${first}; rmdir .../barehand/${name}`,
+      `kill -KILL ${first.pid}; rmdir .../barehand/${name}`,
     );
   } finally {
     await cleanUp();

@@ -51,8 +51,10 @@ import { closeSync, readdirSync, readFileSync, realpathSync } from 'node:fs';
 import { join } from 'node:path';
 import { isatty } from 'node:tty';
 import { type Entry, enterCommand, enterRunbook, type Inside, type Tool } from './exec/enter.ts';
+import { capabilities } from './helpers/capabilities.ts';
 import { cgroupDirectory, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
+import { parseVariable, parseWorkdir } from './helpers/options.ts';
 import {
   attempt,
   namespaceInode,
@@ -66,8 +68,6 @@ import { seccompRules } from './helpers/seccomp/seccomp.ts';
 import { become, type Command, canBecome, findInPath, findProgram, startAndWait } from './helpers/shell.ts';
 import { numberedArchitectures } from './helpers/system-calls.ts';
 import { findContainer } from './helpers/target.ts';
-import { capabilities } from './run/capabilities.ts';
-import { parseVariable, parseWorkdir } from './run/options.ts';
 
 export const options = {
   user: { short: 'u', parse: parseUser },

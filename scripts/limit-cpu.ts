@@ -48,7 +48,7 @@ SEE ALSO
 */
 import { main, UsageError } from './helpers/cli.ts';
 import { toShell } from './helpers/steps.ts';
-import { parseCpus, parseList, parseMicroseconds, parseNumber } from './helpers/units.ts';
+import { parseCpus, parseList, parseNumber } from './helpers/units.ts';
 import { carryOut, report } from './limit/perform.ts';
 import { commonOptions, findParts, planChange } from './limit/plan.ts';
 import { namesOf } from './limit/table.ts';
@@ -60,8 +60,12 @@ export const options = {
   ...commonOptions,
 } as const;
 
-function parsePeriod(text: string): number {
-  const microseconds = parseMicroseconds(text);
+/** `50ms`, `20000us`, `0.5s`, a bare number of microseconds: as microseconds. Throws UsageError for any other. */
+export function parsePeriod(text: string): number {
+  const [, number, unit = 'us'] = /^(\d{1,9}(?:\.\d+)?)(us|ms|s)?$/.exec(text) ?? [];
+  if (number === undefined)
+    throw new UsageError(`not a time: ${JSON.stringify(text)}: write 50ms or 50000us`);
+  const microseconds = Math.round(Number(number) * { us: 1, ms: 1000, s: 1_000_000 }[unit as 'us']);
   if (microseconds >= 1000 && microseconds <= 1_000_000) return microseconds;
   throw new UsageError(`--period is from 1ms to 1s, not ${text}`);
 }

@@ -56,6 +56,7 @@ import {
   cgroupDirectory,
   findHierarchy,
   type Hierarchy,
+  numberOf,
   processesIn,
   readHierarchies,
 } from './helpers/cgroups.ts';
@@ -87,8 +88,7 @@ function usedBytes({ hierarchy: { version }, target: { directory, toMove } }: Pa
     const pids = toMove.length > 0 ? toMove.map(({ pid }) => pid) : processesIn(directory);
     return pids.reduce((sum, pid) => sum + (ownBytes(pid) ?? readProcess(pid)?.rssBytes ?? 0), 0);
   }
-  const inactive = version === 1 ? /^total_inactive_file (\d+)$/m : /^inactive_file (\d+)$/m;
-  const cache = Number(inactive.exec(stat)?.[1] ?? 0);
+  const cache = numberOf(stat, version === 1 ? 'total_inactive_file' : 'inactive_file') ?? 0;
   return Math.max(0, (readBytes(join(directory, memoryFiles[version].usage)) ?? 0) - cache);
 }
 

@@ -60,13 +60,14 @@ UNDO
 SEE ALSO
   ip-link(8), veth(4), bridge(8), nft(8), tc-tbf(8), network_namespaces(7), pasta(1), slirp4netns(1), stop.ts
 */
+import { hasCapability } from './helpers/capabilities.ts';
 import { Failure, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
-import { printable, readProc } from './helpers/pids.ts';
+import { printable } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { runProgram, sh } from './helpers/shell.ts';
 import { perform, type Step, toShell } from './helpers/steps.ts';
 import { isName } from './helpers/target.ts';
-import { parseAddress, parseSubnet, type Subnet } from './network/addresses.ts';
+import { type Port, parseAddress, parsePort, parseSubnet, type Subnet } from './network/addresses.ts';
 import { firewallAdvice } from './network/advice.ts';
 import { hasHostRoot } from './network/files.ts';
 import { isListening } from './network/host.ts';
@@ -84,9 +85,7 @@ import {
 } from './network/network.ts';
 import { checkInternal, checkPublished, defaultBridge, parseBridge } from './network/plan.ts';
 import { attachRootless, detachRootless, readRootless } from './network/rootless.ts';
-import type { Port } from './network/rules.ts';
 import { findNetwork } from './network/target.ts';
-import { parsePort } from './run/options.ts';
 
 export const options = {
   bridge: { parse: parseBridge },
@@ -230,8 +229,7 @@ async function limit(text: string, values: Values<typeof options>): Promise<void
       const { stdout } = await runProgram(sh`${enter} tc -j qdisc show dev ${dev} root`);
       steps.push(...planRate(enter, dev, bits, stdout.includes('"tbf"')));
     }
-    const effective = BigInt(`0x${/^CapBnd:\t(\w+)$/m.exec(readProc(pid, 'status') ?? '')?.[1] ?? '0'}`);
-    if (rateOut && (effective >> 12n) & 1n)
+    if (rateOut && hasCapability(pid, 'CapBnd', 'net_admin'))
       console.error(`network: ${text} may have CAP_NET_ADMIN: root in it can lift what limits its sending`);
   }
   if (values.dryRun) process.stdout.write(toShell(steps));

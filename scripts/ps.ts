@@ -68,7 +68,8 @@ import {
 } from './helpers/pids.ts';
 import { columnWidths, gap, table } from './helpers/table.ts';
 import { formatSize } from './helpers/units.ts';
-import { type LoggedKill, type OomKills, openKernelLog, readOomKills } from './ps/oom.ts';
+import type { LoggedKill } from './limit/oom.ts';
+import { type OomKills, openKernelLog, readOomKills } from './ps/oom.ts';
 import { rootfsPath } from './ps/rootfs.ts';
 import { cut, toJson } from './ps/screen.ts';
 import {
@@ -269,7 +270,7 @@ function listContainers(host: Host, reading: Reading): TableRow[] {
   const mounts = readMounts('self');
   return reading.containers.map((container) => {
     const { places, ticks, shown } = describe(host, reading, container);
-    const { name, pid, command, memory, limits, pids, oomKills, engine } = shown;
+    const { name, pid, command, ...rest } = shown;
     const startedAt = ticks === undefined ? undefined : Date.now() - uptime() * 1000 + ticks * 10;
     return {
       name,
@@ -278,12 +279,8 @@ function listContainers(host: Host, reading: Reading): TableRow[] {
       command,
       rootfs: rootfsPath(container, mounts) ?? null,
       startedAt: startedAt === undefined ? null : new Date(startedAt).toISOString(),
-      memory,
-      limits,
-      pids,
+      ...rest,
       cpuSeconds: readCpuSeconds(places.time),
-      oomKills,
-      engine,
     };
   });
 }

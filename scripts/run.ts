@@ -92,9 +92,11 @@ import { realpathSync } from 'node:fs';
 import { hostname as osHostname } from 'node:os';
 import { basename } from 'node:path';
 import { isatty } from 'node:tty';
+import { capabilities } from './helpers/capabilities.ts';
 import { cgroupDirectory, cgroupPath, findHierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
 import { notesFolder } from './helpers/containers.ts';
+import { parseSignal, parseVariable, parseWorkdir } from './helpers/options.ts';
 import { readProc } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import {
@@ -109,7 +111,8 @@ import { findInPath } from './helpers/shell.ts';
 import { parseCpus, parseList, parseNumber, parseSize } from './helpers/units.ts';
 import { findDelegation, whyNoCgroups } from './limit/delegation.ts';
 import { controllersOf, type Limits, namesOf } from './limit/table.ts';
-import { capabilities, keptCapabilities, parseCapabilities } from './run/capabilities.ts';
+import { parsePort } from './network/addresses.ts';
+import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
 import { planCgroups } from './run/cgroups.ts';
 import { namespaceFlags } from './run/hold.ts';
 import { findVolumes, launchPrograms, mountFlags, planSeccomp, readHost } from './run/host.ts';
@@ -126,15 +129,11 @@ import {
   parseLimit,
   parseName,
   parseNameserver,
-  parsePort,
   parseRate,
   parseSecurity,
-  parseSignal,
   parseTmpfs,
-  parseVariable,
   parseVariableFile,
   parseVolume,
-  parseWorkdir,
 } from './run/options.ts';
 import { printLaunch } from './run/print.ts';
 import { hostResolver } from './run/resolver.ts';

@@ -46,20 +46,23 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { cgroupsBelow, lockDirectory, parent, processesIn, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
-import { notesFolder } from './helpers/containers.ts';
+import { findContainers, notesFolder } from './helpers/containers.ts';
 import { lock } from './helpers/lock.ts';
-import { attempt, hasSignal, type Process, readProc, startTicks } from './helpers/pids.ts';
+import { parseSignal, signalNumber } from './helpers/options.ts';
+import {
+  attempt,
+  descendants,
+  hasSignal,
+  type Process,
+  readProc,
+  readProcesses,
+  startTicks,
+  statusField,
+} from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { runProgram } from './helpers/shell.ts';
-import {
-  findContainer,
-  livingProcesses,
-  namedContainer,
-  ownContainers,
-  type WholeContainer,
-} from './helpers/target.ts';
+import { findContainer, namedContainer, ownContainers, type WholeContainer } from './helpers/target.ts';
 import { sweepTargets } from './limit/notes.ts';
-import { parseSignal, signalNumber } from './run/options.ts';
 
 export const options = {
   signal: { parse: parseSignal },
@@ -76,6 +79,19 @@ function parseSeconds(text: string): number {
 }
 
 const hierarchies = readHierarchies();
+
+/** The living processes of a container: those in its cgroups, and those of its first process's namespace or tree. */
+function livingProcesses({ cgroups, first, startTicks: started }: WholeContainer): Process[] {
+  const table = readProcesses();
+  const pids = new Set(cgroups.flatMap(({ directory }) => attempt(() => processesIn(directory)) ?? []));
+  // its PID may have been given to another process by now
+  if (first && startTicks(first.pid) === started) {
+    const container = findContainers(table).containers.find((found) => found.first.pid === first.pid);
+    for (const pid of container?.members ?? descendants(table, [first.pid]).map(({ pid }) => pid))
+      pids.add(pid);
+  }
+  return [...pids].flatMap((pid) => table.get(pid) ?? []).filter(({ zombie }) => !zombie);
+}
 
 /** Whether a signal can have any effect on a process: PID 1 of a namespace gets only what it has a handler for. */
 function handles(first: Process, signal: string): boolean {
@@ -201,9 +217,7 @@ async function stop(
   for (let tries = 0; tries < 5 && !(await wait(1000)); tries++) killAll(container); // forking bombs included
   const left = livingProcesses(container);
   if (left.length > 0) {
-    const states = left.map(
-      ({ pid, name }) => `${pid} (${name}, ${/^State:\t(\S)/m.exec(readProc(pid, 'status') ?? '')?.[1]})`,
-    );
+    const states = left.map(({ pid, name }) => `${pid} (${name}, ${statusField(pid, 'State')[0]})`);
     throw new Failure(
       `${label} was sent SIGKILL, but has not ended: ${states.join(', ')}: state D waits in the kernel, see /proc/PID/stack`,
     );

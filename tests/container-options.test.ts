@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { Failure, UsageError } from '../scripts/helpers/cli.ts';
+import { parseSignal, parseVariable, parseWorkdir } from '../scripts/helpers/options.ts';
 import { readImageConfig } from '../scripts/run/image.ts';
 import { findInit, shellInit } from '../scripts/run/init.ts';
 import * as options from '../scripts/run/options.ts';
@@ -48,7 +49,7 @@ test("a name is a directory's, a host name's and a word of the shell's at once",
 
 test('a variable is KEY=VALUE, or a KEY of the caller', () => {
   process.env.BAREHAND_TEST_VARIABLE = 'of the caller';
-  take(options.parseVariable, [
+  take(parseVariable, [
     ['A=b', 'A=b'],
     ['A=', 'A='],
     ['A=b=c\n d', 'A=b=c\n d'],
@@ -56,7 +57,7 @@ test('a variable is KEY=VALUE, or a KEY of the caller', () => {
     ['BAREHAND_TEST_VARIABLE', 'BAREHAND_TEST_VARIABLE=of the caller'],
     ['BAREHAND_TEST_NONE', ''],
   ]);
-  refuse(options.parseVariable, /^not KEY=VALUE: "/, '|=b|A=b\0c');
+  refuse(parseVariable, /^not KEY=VALUE: "/, '|=b|A=b\0c');
 });
 
 test('a file of variables has one a line; quotes mean nothing, # begins a comment', () => {
@@ -71,8 +72,8 @@ test('a file of variables has one a line; quotes mean nothing, # begins a commen
 });
 
 test('a working directory is an absolute path', () => {
-  for (const path of ['/', '/a b/../c']) assert.equal(options.parseWorkdir(path), path);
-  refuse(options.parseWorkdir, /^--workdir: a path in the container begins with \/: "/, '|a|./a|/a\nb');
+  for (const path of ['/', '/a b/../c']) assert.equal(parseWorkdir(path), path);
+  refuse(parseWorkdir, /^--workdir: a path in the container begins with \/: "/, '|a|./a|/a\nb');
 });
 
 test('a volume is SRC:DST[:OPTIONS], where SRC is on this host and found without symlinks', () => {
@@ -177,10 +178,9 @@ test('a host is NAME:ADDRESS, a name server an address', () => {
 });
 
 test('a signal is a name, with or without SIG, or a number', () => {
-  for (const text of 'TERM SIGTERM sigterm term 15'.split(' '))
-    assert.equal(options.parseSignal(text), 'TERM');
-  assert.equal(options.parseSignal('9'), 'KILL');
-  refuse(options.parseSignal, /^no such signal: .*: see signal\(7\)$/, '|SIG|0|99|-1|TERMINATE|TERM ');
+  for (const text of 'TERM SIGTERM sigterm term 15'.split(' ')) assert.equal(parseSignal(text), 'TERM');
+  assert.equal(parseSignal('9'), 'KILL');
+  refuse(parseSignal, /^no such signal: .*: see signal\(7\)$/, '|SIG|0|99|-1|TERMINATE|TERM ');
 });
 
 test('--security-opt takes what Docker has for lifting a restriction, and for what is on anyway', () => {
@@ -275,7 +275,8 @@ test("an image's configuration is read, and what is not in it is empty", () => {
     return [...[entrypoint, command, environment].map((words) => words.join('|')), user, workdir, stopSignal];
   };
   const nothing = ['', '', '', undefined, undefined, undefined];
-  assert.deepEqual(read(join(scratch, 'no-such-image')), nothing);
+  mkdirSync(join(scratch, 'no-image'));
+  assert.deepEqual(read(join(scratch, 'no-image')), nothing);
   for (const text of ['', '{}', '{"config": null}', '{"config": {"Cmd": null, "User": ""}}'])
     assert.deepEqual(read(image(text)), nothing, text);
   const words = {

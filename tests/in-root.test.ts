@@ -14,7 +14,15 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { Worker } from 'node:worker_threads';
-import { type InRoot, openInRoot, openRoot, readTextInRoot, type Walk } from '../scripts/helpers/in-root.ts';
+import {
+  type InRoot,
+  openInRoot,
+  openRoot,
+  placeInRoot,
+  readTextInRoot,
+  statsInRoot,
+  type Walk,
+} from '../scripts/helpers/in-root.ts';
 import { attempt } from '../scripts/helpers/pids.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'barehand-in-root-'));
@@ -68,7 +76,15 @@ test('a path leads where a process in that root would get to', () => {
 });
 
 test('what is missing is no place, nor what lies behind a file', () => {
-  for (const path of ['nowhere', 'etc/passwd/x', 'host/dir', 'hostFile', 'dangling'])
+  for (const path of [
+    'nowhere',
+    'etc/passwd/x',
+    'etc/passwd/..',
+    'nowhere/../etc',
+    'host/dir',
+    'hostFile',
+    'dangling',
+  ])
     assert.equal(where(path), undefined, path);
 });
 
@@ -88,9 +104,25 @@ test('links without an end, links where there may be none, files where a directo
   assert.throws(() => where('etc/passwd/x', { make: 'directory' }), /\/etc\/passwd is no directory/);
 });
 
+test('a place is told also of what is missing', () => {
+  assert.deepEqual(
+    ['/', 'absolute/passwd', 'dangling', 'host/../x', 'nowhere/a/../../lib/b', 'etc/passwd/x', 'loop'].map(
+      (path) => placeInRoot(rootFd, path),
+    ),
+    ['/', '/etc/passwd', '/run/nowhere/file', `${folder}/x`, '/usr/lib/b', '/etc/passwd/x', undefined],
+  );
+});
+
+test('what is at a path is that of the root, never of the host', () => {
+  assert.equal(statsInRoot(rootFd, 'up')?.size, 'inside'.length);
+  assert(statsInRoot(rootFd, 'hostFile', { lastLink: true })?.isSymbolicLink());
+  for (const path of ['nowhere', 'etc/passwd/x', 'loop'])
+    assert.equal(statsInRoot(rootFd, path), undefined, path);
+});
+
 test('only small plain files are read', () => {
   assert.equal(readTextInRoot(rootFd, '/absolute/passwd'), 'inside');
-  for (const path of ['etc', 'nowhere', 'host/secret'])
+  for (const path of ['etc', 'nowhere', 'loop', 'etc/passwd/..'])
     assert.equal(readTextInRoot(rootFd, path), undefined, path);
   assert.equal(readTextInRoot(rootFd, 'etc/passwd', 3), undefined);
 });

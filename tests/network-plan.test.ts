@@ -8,13 +8,13 @@ import {
   localSubnet,
   overlap,
   parseAddress,
+  parsePort,
   parseSubnet,
   type Subnet,
 } from '../scripts/network/addresses.ts';
 import { advice, droppingChains } from '../scripts/network/advice.ts';
 import type { Expression, NftObject } from '../scripts/network/rules.ts';
 import { parseRate, planRate } from '../scripts/network.ts';
-import { parsePort } from '../scripts/run/options.ts';
 
 const subnet = (text: string) => parseSubnet(text) as Subnet;
 

@@ -17,8 +17,9 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { cgroupDirectory, cgroupPath, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { descendants, readProcesses } from '../scripts/helpers/pids.ts';
+import { levelOf, parseLoggedKill } from '../scripts/limit/oom.ts';
 import { memoryFiles } from '../scripts/limit/table.ts';
-import { guessLevel, levelOf, parseLoggedKill } from '../scripts/ps/oom.ts';
+import { guessLevel } from '../scripts/ps/oom.ts';
 import { readLimits } from '../scripts/ps/usage.ts';
 import { formatDuration, type Row, toTable } from '../scripts/ps.ts';
 import {

@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'no
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
+import { capabilities } from '../scripts/helpers/capabilities.ts';
 import {
   callsPerl,
   callsPython,
@@ -15,7 +16,7 @@ import {
   seccompRules,
 } from '../scripts/helpers/seccomp/seccomp.ts';
 import { findProgram, systemDirectories } from '../scripts/helpers/shell.ts';
-import { capabilities, defaultCapabilities } from '../scripts/run/capabilities.ts';
+import { defaultCapabilities } from '../scripts/run/capabilities.ts';
 import { needs } from './helpers/needs.ts';
 import { execute } from './helpers/script.ts';
 

@@ -1,14 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { UsageError } from '../scripts/helpers/cli.ts';
-import {
-  formatSize,
-  parseCpus,
-  parseList,
-  parseMicroseconds,
-  parseNumber,
-  parseSize,
-} from '../scripts/helpers/units.ts';
+import { formatSize, parseCpus, parseList, parseNumber, parseSize } from '../scripts/helpers/units.ts';
+import { parsePeriod } from '../scripts/limit-cpu.ts';
 
 test('a letter and IEC units count in 1024s, SI units in 1000s, a bare number in bytes', () => {
   const sizes: [string, number][] = [
@@ -110,10 +104,11 @@ test('CPUs are a number with or without a fraction', () => {
 
 test('a time is in microseconds unless it says otherwise', () => {
   assert.deepEqual(
-    ['50000', '50ms', '20us', '0.5s', '1.5ms'].map(parseMicroseconds),
-    [50_000, 50_000, 20, 500_000, 1500],
+    ['50000', '50ms', '1000us', '0.5s', '1.5ms'].map(parsePeriod),
+    [50_000, 50_000, 1000, 500_000, 1500],
   );
-  refuses(parseMicroseconds, ['', 'ms', '50 ms', '-5ms', '5m', '1h', '1e3'], /^not a time: /);
+  refuses(parsePeriod, ['', 'ms', '50 ms', '-5ms', '5m', '1h', '1e3'], /^not a time: /);
+  refuses(parsePeriod, ['0', '999', '0.5ms', '1.1s'], /^--period is from 1ms to 1s, not /);
 });
 
 test('a list has numbers and ranges in order', () => {

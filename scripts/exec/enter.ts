@@ -1,10 +1,10 @@
 // Entering a container: which program of the host's does it, and with which words. docs/exec.md explains it.
+import { capabilities } from '../helpers/capabilities.ts';
 import { embedded } from '../helpers/embedded.ts';
 import type { User } from '../helpers/rootfs.ts';
 import { callsPerl, callsPython } from '../helpers/seccomp/seccomp.ts';
 import { type Command, quote, sh, variable } from '../helpers/shell.ts';
 import { callWords } from '../helpers/system-calls.ts';
-import { capabilities } from '../run/capabilities.ts';
 
 /** What is to be run, and in what. */
 export interface Entry {

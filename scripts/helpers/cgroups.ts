@@ -67,6 +67,19 @@ export function offeredControllers(directory: string): string[] {
   return readFileSync(join(directory, 'cgroup.controllers'), 'utf8').trim().split(/\s+/).filter(Boolean);
 }
 
+/** The number in the text of a file of lines `KEY NUMBER`, such as memory.events; undefined where it has no such line. */
+export function numberOf(text: string | undefined, key: string): number | undefined {
+  const found = new RegExp(`^${key} (\\d+)$`, 'm').exec(text ?? '')?.[1];
+  return found === undefined ? undefined : Number(found);
+}
+
+/** The same in a file, which may be missing. */
+export const readNumber = (file: string, key: string) =>
+  numberOf(
+    attempt(() => readFileSync(file, 'utf8')),
+    key,
+  );
+
 /**
  * The cgroup of a process in a hierarchy, as its path from the root of the tree, from the text of /proc/PID/cgroup.
  * undefined where the process is in none of it.

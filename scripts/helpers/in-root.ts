@@ -42,34 +42,59 @@ export const openRoot = (path: string) => openSync(path, O_PATH | constants.O_DI
 export const ofDescriptor = (fd: number, name?: string) =>
   `/proc/self/fd/${fd}${name === undefined ? '' : `/${name}`}`;
 
+/** Calls `use` with a descriptor of the host's directory `rootfs`. Throws Failure where there is none. */
+export function withRoot<Result>(rootfs: string, use: (root: number) => Result): Result {
+  let root: number;
+  try {
+    root = openRoot(rootfs);
+  } catch (error) {
+    throw new Failure(`cannot open ${rootfs}: ${reason(error)}`);
+  }
+  try {
+    return use(root);
+  } finally {
+    closeSync(root);
+  }
+}
+
 /**
- * Opens what `path` leads to for a process whose root directory the descriptor `root` is. The caller closes `fd`.
- * undefined where it is missing and not to be made. Throws Failure for more than 40 links, path_resolution(7), for a
- * link where there may be none, and for what can't be made.
+ * Where a path leads: the path without links, of which what is missing is as it is written, and the open descriptor and
+ * its state where nothing is missing.
  */
-export function openInRoot(root: number, path: string, walk: Walk = {}): InRoot | undefined {
-  const { make, links = true, lastLink = false } = walk;
+type Found = InRoot | { fd: undefined; path: string };
+
+/** Walks a path. Returns undefined where it leads over more than 40 links, path_resolution(7). Throws as openInRoot. */
+function walk(root: number, path: string, { make, links = true, lastLink = false }: Walk): Found | undefined {
   const todo = path.split('/').reverse();
-  const names: string[] = [];
+  const names: string[] = []; // of what is open, the root itself aside
+  const missing: string[] = []; // below that
   const opened = [open(ofDescriptor(root, '.'))];
   const above = () => opened.at(-1) as number;
   let followed = 0;
+  let exists = true;
   try {
     while (todo.length > 0) {
       const name = todo.pop() as string;
       if (name === '' || name === '.') continue;
       if (name === '..') {
-        if (names.pop() !== undefined) closeSync(opened.pop() as number);
+        if (missing.pop() === undefined && names.pop() !== undefined) closeSync(opened.pop() as number);
         continue;
       }
       const isLast = todo.every((word) => word === '' || word === '.');
-      const fd = openOrMake(above(), name, make && (isLast ? make : 'directory'), path);
-      if (fd === undefined) return undefined;
+      const fd =
+        missing.length > 0
+          ? undefined
+          : openOrMake(above(), name, make && (isLast ? make : 'directory'), path);
+      if (fd === undefined) {
+        exists = false;
+        missing.push(name);
+        continue;
+      }
       const stats = fstatSync(fd);
       if (stats.isSymbolicLink() && !(isLast && lastLink)) {
         closeSync(fd);
         if (!links) throw new Failure(`${path} is a symlink`);
-        if (++followed > 40) throw new Failure(`${path}: too many symlinks`);
+        if (++followed > 40) return undefined;
         const target = readLink(above(), name, path);
         if (target.startsWith('/')) for (; names.length > 0; names.pop()) closeSync(opened.pop() as number);
         todo.push(...target.split('/').reverse());
@@ -77,16 +102,34 @@ export function openInRoot(root: number, path: string, walk: Walk = {}): InRoot 
       }
       opened.push(fd);
       names.push(name);
-      if (!isLast && !stats.isDirectory()) {
-        if (make) throw new Failure(`${path}: /${names.join('/')} is no directory`);
-        return undefined;
-      }
+      if (isLast || stats.isDirectory()) continue;
+      if (make) throw new Failure(`${path}: /${names.join('/')} is no directory`);
+      exists = false; // not even its `..`
     }
+    if (!exists) return { fd: undefined, path: `/${[...names, ...missing].join('/')}` };
     const fd = opened.pop() as number;
     return { fd, path: `/${names.join('/')}`, stats: fstatSync(fd) };
   } finally {
     for (const fd of opened) closeSync(fd);
   }
+}
+
+/**
+ * Opens what `path` leads to for a process whose root directory the descriptor `root` is. The caller closes `fd`.
+ * undefined where it is missing and not to be made. Throws Failure for more than 40 links, for a link where there may be
+ * none, and for what can't be made or looked at.
+ */
+export function openInRoot(root: number, path: string, how: Walk = {}): InRoot | undefined {
+  const found = walk(root, path, how);
+  if (!found) throw new Failure(`${path}: too many symlinks`);
+  return found.fd === undefined ? undefined : found;
+}
+
+/** The path that a path in a root leads to, without links; what is missing is as it is written. undefined: too many links. */
+export function placeInRoot(root: number, path: string): string | undefined {
+  const found = walk(root, path, {});
+  if (found?.fd !== undefined) closeSync(found.fd);
+  return found?.path;
 }
 
 /** Opens one component, which is not followed if it is a link. */
@@ -122,18 +165,32 @@ function readLink(directory: number, name: string, path: string): string {
   }
 }
 
-/**
- * The text of a small file in a root, or undefined where there is none, or what is there is no plain file of at most
- * `limitBytes`: proc(5)'s files have no size, and reading one may wait for ever.
- */
-export function readTextInRoot(root: number, path: string, limitBytes = 1024 ** 2): string | undefined {
-  const found = openInRoot(root, path);
-  if (!found) return undefined;
+/** What `read` makes of the open file that a path in a root leads to; undefined where there is none. */
+function look<Result>(root: number, path: string, how: Walk, read: (found: InRoot) => Result) {
+  const found = walk(root, path, how);
+  if (found?.fd === undefined) return undefined;
   try {
-    const { stats, fd } = found;
-    if (!stats.isFile() || stats.size === 0 || stats.size > limitBytes) return undefined;
-    return readFileSync(ofDescriptor(fd), 'utf8');
+    return read(found);
   } finally {
     closeSync(found.fd);
   }
+}
+
+/** What is at a path in a root, or undefined where there is nothing. */
+export const statsInRoot = (root: number, path: string, how: Walk = {}): Stats | undefined =>
+  look(root, path, how, ({ stats }) => stats);
+
+/**
+ * The text of a small file in a root, or undefined where there is none, or what is there is no plain file of at most
+ * `limitBytes`: proc(5)'s files have no size, and reading one may wait for ever. Throws Failure where it can't be read.
+ */
+export function readTextInRoot(root: number, path: string, limitBytes = 1024 ** 2): string | undefined {
+  return look(root, path, {}, ({ stats, fd }) => {
+    if (!stats.isFile() || stats.size === 0 || stats.size > limitBytes) return undefined;
+    try {
+      return readFileSync(ofDescriptor(fd), 'utf8');
+    } catch (error) {
+      throw new Failure(`cannot read ${path}: ${reason(error)}`);
+    }
+  });
 }

@@ -133,10 +133,17 @@ export function readStat(pid: number): Stat | undefined {
 /** When a process started: with the PID this tells it from a later one. */
 export const startTicks = (pid: number): number | undefined => readStat(pid)?.startTicks;
 
+/** A field of /proc/PID/status, proc(5): '' where there is none, or no such process. */
+export const statusField = (pid: number | 'self', name: string): string =>
+  new RegExp(`^${name}:[ \\t]*(.*)$`, 'm').exec(readProc(pid, 'status') ?? '')?.[1] ?? '';
+
+/** Whether a bit is set in a mask that status has, in hexadecimal. */
+export const hasBit = (mask: string, bit: number): boolean =>
+  ((BigInt(`0x${mask || 0}`) >> BigInt(bit)) & 1n) === 1n;
+
 /** Whether a signal is in a set of a process's, proc(5): caught, blocked or ignored. */
 export function hasSignal(pid: number, set: 'SigCgt' | 'SigBlk' | 'SigIgn', signal: number): boolean {
-  const mask = new RegExp(`^${set}:\\t(\\w+)$`, 'm').exec(readProc(pid, 'status') ?? '')?.[1] ?? '0';
-  return ((BigInt(`0x${mask}`) >> BigInt(signal - 1)) & 1n) === 1n;
+  return hasBit(statusField(pid, set), signal - 1);
 }
 
 /** The inode that names a namespace, `mnt` or `pid_for_children` say; undefined where it may not be seen. */

@@ -1,7 +1,8 @@
-// Looking into a root file system from outside, as a process whose root it is would see it.
-import { existsSync, lstatSync, readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs';
+// Root file systems: where they are, and which users they have.
+import { realpathSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { Failure, UsageError } from './cli.ts';
+import { readTextInRoot, statsInRoot, withRoot } from './in-root.ts';
 
 const scriptFolder = dirname(realpathSync(process.argv[1] ?? '.'));
 
@@ -19,51 +20,9 @@ export function findRootfs(operand: string): string {
   throw new UsageError(`no root file system at ${operand}: make one: fetch-rootfs.ts host: ${operand}`);
 }
 
-/**
- * Where a path inside `rootfs` leads by the symlinks that are there, for a chroot(2)ed process: neither `..` nor an
- * absolute link leads out. Returns a path in the container without symlinks, '' for its root; what is missing is as
- * it is written. undefined: too many links.
- */
-export function placeInRoot(rootfs: string, path: string): string | undefined {
-  const todo = path.split('/').reverse();
-  const done: string[] = [];
-  let links = 0;
-  while (todo.length > 0) {
-    const name = todo.pop();
-    if (!name || name === '.') continue;
-    if (name === '..') {
-      done.pop();
-      continue;
-    }
-    const here = join(rootfs, ...done, name);
-    if (lstatSync(here, { throwIfNoEntry: false })?.isSymbolicLink()) {
-      if (++links > 40) return undefined; // ELOOP, path_resolution(7)
-      const target = readlinkSync(here);
-      if (target.startsWith('/')) done.length = 0;
-      todo.push(...target.split('/').reverse());
-    } else done.push(name);
-  }
-  return done.map((name) => `/${name}`).join('');
-}
-
-/**
- * The host path of a path inside `rootfs`, as placeInRoot finds it, or undefined if it is missing. What can be changed
- * meanwhile by others may have changed since: for reading, not for deciding what to mount.
- */
-export function resolveInRoot(rootfs: string, path: string): string | undefined {
-  const place = placeInRoot(rootfs, path);
-  return place !== undefined && lstatSync(rootfs + place, { throwIfNoEntry: false })
-    ? rootfs + place
-    : undefined;
-}
-
-/** The text of a file inside `rootfs`, or '' if there is none, or what is there is larger than such files are. */
-export function readInRoot(rootfs: string, path: string): string {
-  const file = resolveInRoot(rootfs, path);
-  const stat = file ? statSync(file) : undefined;
-  // proc(5)'s files have no size, and reading one may wait for ever
-  return file && stat?.isFile() && stat.size > 0 && stat.size <= 1024 ** 2 ? readFileSync(file, 'utf8') : '';
-}
+/** The text of a small file inside `rootfs`, or '' if there is none. */
+export const readInRoot = (rootfs: string, path: string): string =>
+  withRoot(rootfs, (root) => readTextInRoot(root, path)) ?? '';
 
 /** Who a process runs as: numbers only, for the host knows nothing of the container's names. */
 export interface User {
@@ -164,7 +123,5 @@ export const findHome = (rootfs: string, uid: number): string =>
   readAccounts(rootfs).find((account) => account.uid === uid)?.home ?? '/';
 
 /** The command that a container gets where none is named: the article's bash where it is, else sh. */
-export function defaultShell(rootfs: string): string {
-  const bash = resolveInRoot(rootfs, '/bin/bash');
-  return bash && existsSync(bash) ? '/bin/bash' : '/bin/sh';
-}
+export const defaultShell = (rootfs: string): string =>
+  withRoot(rootfs, (root) => statsInRoot(root, '/bin/bash')) ? '/bin/bash' : '/bin/sh';

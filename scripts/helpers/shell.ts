@@ -171,14 +171,3 @@ export async function become(argv: Command, env: NodeJS.ProcessEnv, passesKeys: 
   }
   return startAndWait(argv, env, passesKeys);
 }
-
-/**
- * Becomes a shell that runs a program, see become(). `title` is what ps(1) shows of it. Should node be killed that stays
- * its parent, so is the shell, and with it what it holds, prctl(2).
- */
-export async function becomeShell(program: string, title: string, passesKeys: boolean): Promise<number> {
-  // by name, in a variable that is nobody's afterwards: the text itself would be all that ps(1) shows
-  const argv = ['/bin/sh', '-c', 'program=$launch; unset launch; eval "$program"', title];
-  const env = { ...process.env, launch: program };
-  return become(canBecome ? argv : ['setpriv', '--pdeathsig=KILL', ...argv], env, passesKeys);
-}

@@ -4,15 +4,7 @@ import { join } from 'node:path';
 import { cgroupPath, type Hierarchy, ownCgroup, parent, processesIn } from './cgroups.ts';
 import { Failure, UsageError } from './cli.ts';
 import { findContainers, heldContainer, identify, notesFolder, runFolder, strangers } from './containers.ts';
-import {
-  attempt,
-  descendants,
-  type Process,
-  readProc,
-  readProcess,
-  readProcesses,
-  startTicks,
-} from './pids.ts';
+import { attempt, type Process, readProc, readProcess, readProcesses, startTicks } from './pids.ts';
 
 /** Whether a word can be a container's name: no path leads out of the folder of the cgroups. */
 export const isName = (text: string) => /^[a-z0-9][\w.-]*$/i.test(text);
@@ -106,17 +98,4 @@ export function findContainer(hierarchies: Hierarchy[], text: string): WholeCont
     return directory === undefined ? [] : { hierarchy, directory };
   });
   return { label: text, first, startTicks: startTicks(first.pid), cgroups, name: undefined };
-}
-
-/** The living processes of a container: those in its cgroups, and those of its first process's namespace or tree. */
-export function livingProcesses({ cgroups, first, startTicks: started }: WholeContainer): Process[] {
-  const table = readProcesses();
-  const pids = new Set(cgroups.flatMap(({ directory }) => attempt(() => processesIn(directory)) ?? []));
-  // its PID may have been given to another process by now
-  if (first && startTicks(first.pid) === started) {
-    const container = findContainers(table).containers.find((found) => found.first.pid === first.pid);
-    for (const pid of container?.members ?? descendants(table, [first.pid]).map(({ pid }) => pid))
-      pids.add(pid);
-  }
-  return [...pids].flatMap((pid) => table.get(pid) ?? []).filter(({ zombie }) => !zombie);
 }

@@ -55,14 +55,6 @@ export function parseCpus(text: string): number {
   throw new UsageError(`not a number of CPUs from 0.01 on, as 1.5: ${JSON.stringify(text)}`);
 }
 
-/** Parses a time into microseconds: `50ms`, `20000us`, `0.5s`; a bare number is microseconds. */
-export function parseMicroseconds(text: string): number {
-  const [, number, unit = 'us'] = /^(\d{1,9}(?:\.\d+)?)(us|ms|s)?$/.exec(text) ?? [];
-  if (number === undefined)
-    throw new UsageError(`not a time: ${JSON.stringify(text)}: write 50ms or 50000us`);
-  return Math.round(Number(number) * { us: 1, ms: 1000, s: 1_000_000 }[unit as 'us']);
-}
-
 /** Checks a list of CPUs or memory nodes, `0-2,5`, cpuset(7). `what` is what the message calls it. */
 export function parseList(what: string, text: string): string {
   const isInOrder = (part: string) => {

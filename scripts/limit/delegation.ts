@@ -1,6 +1,7 @@
 // Where this user may make cgroups, and what to type where something is in the way. See cgroups(7), Delegation.
 import { accessSync, constants, existsSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
+import { hasCapability } from '../helpers/capabilities.ts';
 import { type Hierarchy, offeredControllers, parent, processesOf } from '../helpers/cgroups.ts';
 import { reason } from '../helpers/cli.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
@@ -24,9 +25,7 @@ function clearCommand(directory: string, pids: number[], name: string): string {
  */
 export function whyNoCgroups(hierarchies: Hierarchy[]): string | undefined {
   const elsewhere = 'in a container, start that with --privileged; else run this on the host';
-  const effective = /^CapEff:\t(\w+)$/m.exec(readProc('self', 'status') ?? '')?.[1] ?? '0';
-  // linux/capability.h: CAP_SYS_ADMIN is 21
-  if (((BigInt(`0x${effective}`) >> 21n) & 1n) === 0n)
+  if (!hasCapability('self', 'CapEff', 'sys_admin'))
     return `a container needs CAP_SYS_ADMIN, which root does not have here, capabilities(7): ${elsewhere}`;
   if (hierarchies.length === 0)
     return 'no cgroup hierarchy is mounted on this host: mount -t cgroup2 cgroup2 /sys/fs/cgroup';

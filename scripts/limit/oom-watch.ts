@@ -1,8 +1,7 @@
 // Waits for the kernel to kill processes of a target for lack of memory: which, how large, and whose limit it was.
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { cgroupDirectory, type Hierarchy, processesIn } from '../helpers/cgroups.ts';
+import { cgroupDirectory, type Hierarchy, processesIn, readNumber } from '../helpers/cgroups.ts';
 import {
   attempt,
   descendants,
@@ -11,7 +10,7 @@ import {
   readProcesses,
   startTicks,
 } from '../helpers/pids.ts';
-import { followKernelLog, type Level, levelOf, parseLoggedKill } from '../ps/oom.ts';
+import { followKernelLog, type Level, levelOf, parseLoggedKill } from './oom.ts';
 import { memoryFiles, readBytes } from './table.ts';
 import type { Target } from './target.ts';
 
@@ -40,9 +39,6 @@ export function parseKills(records: string[], own: string): Kill[] {
   });
 }
 
-const numberIn = (file: string, form: RegExp) =>
-  Number(form.exec(attempt(() => readFileSync(file, 'utf8')) ?? '')?.[1] ?? 0);
-
 /** How often a cgroup and those above it have run into their limits; v1 also says whether they ever were full. */
 function readHits(hierarchy: Hierarchy, path: string) {
   const parts = path.split('/');
@@ -50,12 +46,12 @@ function readHits(hierarchy: Hierarchy, path: string) {
   return levels.map((cgroup) => {
     const at = cgroupDirectory(hierarchy, cgroup) ?? '';
     if (hierarchy.version === 2)
-      return { cgroup, count: numberIn(join(at, 'memory.events.local'), /^oom (\d+)$/m), isFull: false };
+      return { cgroup, count: readNumber(join(at, 'memory.events.local'), 'oom') ?? 0, isFull: false };
     // Linux 6.18 counts no failures of the sum of memory and swap
     const files = [memoryFiles[1].swap, 'memory.memsw.max_usage_in_bytes'];
     const [limit, peak] = files.map((file) => readBytes(join(at, file)));
     const isFull = typeof limit === 'number' && typeof peak === 'number' && peak > limit - 256 * 1024;
-    return { cgroup, count: numberIn(join(at, 'memory.failcnt'), /^(\d+)/), isFull };
+    return { cgroup, count: readBytes(join(at, 'memory.failcnt')) ?? 0, isFull };
   });
 }
 
@@ -86,7 +82,7 @@ export async function watchKills(
   const readLog = followKernelLog('');
   readLog?.(); // what was before does not count
   const look = () => ({
-    count: numberIn(join(directory, memoryFiles[hierarchy.version].oomKills), /^oom_kill (\d+)$/m),
+    count: readNumber(join(directory, memoryFiles[hierarchy.version].oomKills), 'oom_kill') ?? 0,
     pids: isShared
       ? descendants(readProcesses(), [top?.pid ?? 0]).map(({ pid }) => pid)
       : (attempt(() => processesIn(directory)) ?? []),

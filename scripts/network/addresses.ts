@@ -1,5 +1,6 @@
-// IP addresses and subnets: reading them, telling which overlap, choosing one that is free.
-import { isIPv4, SocketAddress } from 'node:net';
+// IP addresses, subnets and ports: reading them, telling which overlap, choosing one that is free.
+import { isIP, isIPv4, SocketAddress } from 'node:net';
+import { UsageError } from '../helpers/cli.ts';
 import { attempt } from '../helpers/pids.ts';
 
 /** A subnet: the number that its first address is, and how many bits all its addresses have in common. */
@@ -93,4 +94,30 @@ export async function localSubnet(seed: string): Promise<Subnet> {
   const { createHash } = await import('node:crypto'); // not loaded where it is not needed
   const bits = createHash('sha256').update(seed).digest('hex').slice(0, 10);
   return { version: 6, first: BigInt(`0xfd${bits}0000`) << 64n, prefix: 64 };
+}
+
+/** A port of the host that leads to a port of a container. */
+export interface Port {
+  /** the host's address that it is reached at; undefined: all */
+  host: string | undefined;
+  hostPort: number;
+  port: number;
+  protocol: 'tcp' | 'udp';
+}
+
+/** Reads PORT, HOSTPORT:PORT or IP:HOSTPORT:PORT, with /udp perhaps. Throws UsageError for what is none. */
+export function parsePort(text: string): Port {
+  const [, host, hostPort = '', port = '', protocol = 'tcp'] =
+    /^(?:(\[[^\]]+\]|[\d.]+):)?(\d{1,5}):(\d{1,5})(?:\/(tcp|udp))?$/.exec(text) ?? [];
+  const address = host?.replace(/^\[|\]$/g, '');
+  const inRange = [hostPort, port].every((word) => Number(word) >= 1 && Number(word) <= 65535);
+  if (!inRange || (address !== undefined && isIP(address) === 0))
+    throw new UsageError(`a port is [IP:]HOSTPORT:PORT[/udp], as 8080:80, not ${text}`);
+  const all = address === '0.0.0.0' || address === '::';
+  return {
+    host: all ? undefined : address,
+    hostPort: Number(hostPort),
+    port: Number(port),
+    protocol: protocol as 'tcp' | 'udp',
+  };
 }

@@ -10,6 +10,7 @@ import {
   statSync,
   writeSync,
 } from 'node:fs';
+import { ofDescriptor, openInRoot, withRoot } from '../helpers/in-root.ts';
 import { attempt, namespaceInode } from '../helpers/pids.ts';
 import type { Step } from '../helpers/steps.ts';
 
@@ -29,9 +30,6 @@ export interface Edit {
 /** Larger than any that is meant: reading it would fill this host's memory. */
 const maximumBytes = 1_048_576;
 
-const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_DIRECTORY, O_NOFOLLOW } = constants;
-const O_PATH = 0o10000000; // open(2); node has no name for it
-
 /**
  * Calls `use` with the open file, which is made where it is missing, or with undefined where it is not to be made.
  * Throws where this is no file that may be read or written.
@@ -41,32 +39,26 @@ function withEtc<Result>(
   make: boolean,
   use: (file: number | undefined) => Result,
 ): Result {
-  const opened: number[] = [];
-  const open = (path: string, flags: number) => {
-    const descriptor = openSync(path, flags, 0o644);
-    opened.push(descriptor);
-    return descriptor;
-  };
-  try {
-    const root = open(`/proc/${pid}/root`, O_PATH | O_DIRECTORY);
+  return withRoot(`/proc/${pid}/root`, (root) => {
     if (namespaceInode(Number(pid), 'net') !== inode) throw new Error('it has ended');
     if (isHostRoot(fstatSync(root))) throw new Error("it is the host's own");
-    const folder = open(`/proc/self/fd/${root}/etc`, O_PATH | O_DIRECTORY | O_NOFOLLOW);
-    const path = `/proc/self/fd/${folder}/${name}`;
-    let file: number;
+    const opened: number[] = [];
     try {
-      file = open(path, O_PATH | O_NOFOLLOW);
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-      return use(make ? open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW) : undefined);
+      const folder = openInRoot(root, 'etc', { links: false });
+      if (!folder) throw new Error('it has no /etc');
+      opened.push(folder.fd);
+      const found = openInRoot(folder.fd, name, { links: false, make: make ? 'file' : undefined });
+      if (!found) return use(undefined);
+      opened.push(found.fd);
+      // a device or a FIFO is not even opened
+      if (!found.stats.isFile() || found.stats.size > maximumBytes) throw new Error('it is no small file');
+      const file = openSync(ofDescriptor(found.fd), make ? constants.O_RDWR : constants.O_RDONLY);
+      opened.push(file);
+      return use(file);
+    } finally {
+      for (const descriptor of opened) closeSync(descriptor);
     }
-    // a device or a FIFO is not even opened
-    const stat = fstatSync(file);
-    if (!stat.isFile() || stat.size > maximumBytes) throw new Error('it is no small file');
-    return use(open(`/proc/self/fd/${file}`, make ? O_RDWR : O_RDONLY));
-  } finally {
-    for (const descriptor of opened.reverse()) closeSync(descriptor);
-  }
+  });
 }
 
 /** Makes a change, and returns whether that was possible. */

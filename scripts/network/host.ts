@@ -2,8 +2,9 @@
 import { readFileSync } from 'node:fs';
 import { attempt, readProc } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
+import type { Port } from './addresses.ts';
 import { readResolver, serversIn } from './resolver.ts';
-import { type Firewall, findFirewall, output, type Port, portsOf, type Rules, readRules } from './rules.ts';
+import { type Firewall, findFirewall, output, portsOf, type Rules, readRules } from './rules.ts';
 
 /** A network interface, as `ip -j -d address show` has it. */
 export interface Link {

@@ -7,6 +7,7 @@ import { lock } from '../helpers/lock.ts';
 import { attempt, namespaceInode } from '../helpers/pids.ts';
 import { findInPath, variable } from '../helpers/shell.ts';
 import { perform, type Step } from '../helpers/steps.ts';
+import type { Port } from './addresses.ts';
 import { type Edit, type EtcName, hasHostRoot, performEdit, printEdit } from './files.ts';
 import { type Attachment, type Facts, inodeOf, membersOf, readFacts, readInside } from './host.ts';
 import {
@@ -24,7 +25,6 @@ import {
   type Wanted,
   type Wishes,
 } from './plan.ts';
-import type { Port } from './rules.ts';
 import type { NetworkTarget } from './target.ts';
 
 /** What is locked: the host's network namespace itself. So each namespace that stands for a host has a lock of its own. */

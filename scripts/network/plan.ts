@@ -10,6 +10,7 @@ import {
   freeSubnet,
   localSubnet,
   overlap,
+  type Port,
   parseAddress,
   parseSubnet,
   type Subnet,
@@ -29,7 +30,7 @@ import {
   readSetting,
   settingPath,
 } from './host.ts';
-import { group, notesOf, type Port, planForget, planRules, portsOf, withoutRules, wordsOf } from './rules.ts';
+import { group, notesOf, planForget, planRules, portsOf, withoutRules, wordsOf } from './rules.ts';
 
 /** A step, or a change of a file in a container. */
 export type Action = Step | Edit;

@@ -8,8 +8,8 @@ import { installCommand } from '../helpers/programs.ts';
 import { type Command, findInPath, quote, sh } from '../helpers/shell.ts';
 import { perform, type Step, toShell } from '../helpers/steps.ts';
 import { namedContainer, ownContainers } from '../helpers/target.ts';
+import type { Port } from './addresses.ts';
 import { type Attachment, readInside } from './host.ts';
-import type { Port } from './rules.ts';
 
 /** What can carry packets here. */
 export type Carrier = 'pasta' | 'slirp4netns';

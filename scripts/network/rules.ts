@@ -5,16 +5,7 @@ import { Failure } from '../helpers/cli.ts';
 import { installCommand, requirePrograms } from '../helpers/programs.ts';
 import { findInPath, runProgram, sh } from '../helpers/shell.ts';
 import type { Step } from '../helpers/steps.ts';
-import { formatSubnet, type Subnet } from './addresses.ts';
-
-/** A port of the host that leads to a port of a container. */
-export interface Port {
-  /** the host's address that it is reached at; undefined: all */
-  host: string | undefined;
-  hostPort: number;
-  port: number;
-  protocol: 'tcp' | 'udp';
-}
+import { formatSubnet, type Port, type Subnet } from './addresses.ts';
 
 export type Firewall = 'nft' | 'iptables';
 

@@ -1,14 +1,10 @@
 // Who was killed for want of memory, and whose limit it was: from the memory controller's counters and the kernel's log.
-import { constants, openSync, readFileSync, readSync } from 'node:fs';
 import { uptime } from 'node:os';
 import { dirname, join } from 'node:path';
-import { cgroupDirectory, cgroupsBelow, type Hierarchy, pathOf } from '../helpers/cgroups.ts';
-import { attempt } from '../helpers/pids.ts';
+import { cgroupDirectory, cgroupsBelow, type Hierarchy, pathOf, readNumber } from '../helpers/cgroups.ts';
+import { followKernelLog, type Level, type LoggedKill, levelOf, parseLoggedKill } from '../limit/oom.ts';
 import { memoryFiles, readBytes } from '../limit/table.ts';
-import { numberOf, type Places } from './usage.ts';
-
-/** Where memory was short: the container's own limit, one above it, one of a cgroup inside of it, or the host. */
-export type Level = 'own' | 'parent' | 'inside' | 'host';
+import type { Places } from './usage.ts';
 
 export interface OomKills {
   count: number;
@@ -18,55 +14,6 @@ export interface OomKills {
   cgroup: string | null;
   process: { pid: number; name: string } | null;
   at: string | null;
-}
-
-/** An OOM kill as the kernel's log tells it. `limitCgroup` is null where the whole host was short of memory. */
-export interface LoggedKill {
-  sinceBootSeconds: number;
-  limitCgroup: string | null;
-  taskCgroup: string;
-  name: string;
-  pid: number;
-}
-
-/** The OOM kill that a record of /dev/kmsg tells of, if it does. Its form: `6,1234,MICROSECONDS,-;TEXT`. */
-export function parseLoggedKill(record: string): LoggedKill | undefined {
-  // a name or a cgroup may contain anything but a newline, so what is told last is looked for from the end
-  const [, microseconds, , limitCgroup = null, taskCgroup = '', name = '', pid] =
-    /^\d+,\d+,(\d+),[^;]*;oom-kill:constraint=\w+,.*?,(global_oom|oom_memcg=(.*)),task_memcg=(.*),task=(.*),pid=(\d+),uid=\d+/.exec(
-      record,
-    ) ?? [];
-  if (pid === undefined) return undefined;
-  return {
-    sinceBootSeconds: Number(microseconds) / 1e6,
-    limitCgroup,
-    taskCgroup,
-    name,
-    pid: Number(pid),
-  };
-}
-
-/**
- * A function that gives what the kernel's log has had since it was last called: the records with `word` in them, the
- * oldest first. undefined where this user may not read the log.
- */
-export function followKernelLog(word: string): (() => string[]) | undefined {
-  // it has no end, so a read that would wait must not: EAGAIN
-  const file = attempt(() => openSync('/dev/kmsg', constants.O_RDONLY | constants.O_NONBLOCK));
-  if (file === undefined) return undefined;
-  const buffer = Buffer.alloc(8192);
-  return () => {
-    const records: string[] = [];
-    for (;;)
-      try {
-        const record = buffer.subarray(0, readSync(file, buffer));
-        if (record.length === 0) return records;
-        if (record.includes(word)) records.push(record.toString());
-      } catch (error) {
-        // EPIPE: that record has been overwritten meanwhile, the next one is read
-        if ((error as NodeJS.ErrnoException).code !== 'EPIPE') return records;
-      }
-  };
 }
 
 /** A function that gives all OOM kills in the kernel's log so far, the oldest first. The log is opened when it is asked. */
@@ -80,28 +27,15 @@ export function openKernelLog(): () => LoggedKill[] {
   };
 }
 
-/** Where a limit lies, seen from a container's own cgroup; both are paths from the root of the tree. */
-export function levelOf(limitCgroup: string | null, own: string): Level {
-  if (limitCgroup === null) return 'host';
-  if (limitCgroup === own) return 'own';
-  return limitCgroup.startsWith(`${own}/`) ? 'inside' : 'parent';
-}
-
 /** Where the log says nothing. `hit`: the cgroups that have run into their limits: one, none for the host, or who knows. */
 export function guessLevel(hit: string[], own: string): Pick<OomKills, 'level' | 'cgroup'> {
   const [cgroup = null, other] = hit;
   return other === undefined ? { level: levelOf(cgroup, own), cgroup } : { level: null, cgroup: null };
 }
 
-const numberIn = (file: string, key: string) =>
-  numberOf(
-    attempt(() => readFileSync(file, 'utf8')),
-    key,
-  );
-
 /** Whether a cgroup ran into its own limit: in v2 with an OOM kill, in v1 perhaps without. */
 function hasHit(version: 1 | 2, directory: string): boolean {
-  if (version === 2) return (numberIn(join(directory, 'memory.events.local'), 'oom') ?? 0) > 0;
+  if (version === 2) return (readNumber(join(directory, 'memory.events.local'), 'oom') ?? 0) > 0;
   // v1 limits memory, and memory and swap together, and for each has the most that it was. Some kernels leave
   // failcnt at 0; memory is counted in lots of up to 64 pages
   return ['memory', 'memory.memsw'].some((kind) => {
@@ -124,7 +58,7 @@ export function readOomKills(
 ): OomKills | null {
   if (!place || !hierarchy) return null;
   const { version, directory } = place;
-  const countOf = (cgroup: string) => numberIn(join(cgroup, memoryFiles[version].oomKills), 'oom_kill');
+  const countOf = (cgroup: string) => readNumber(join(cgroup, memoryFiles[version].oomKills), 'oom_kill');
   const own = countOf(directory);
   if (own === undefined) return null; // Linux before 4.13
   // v2's counter has those of the cgroups below in it

@@ -7,6 +7,7 @@ import {
   cgroupPath,
   findHierarchy,
   type Hierarchy,
+  numberOf,
   ownCgroup,
   pathOf,
   readHierarchies,
@@ -117,12 +118,6 @@ export function findPlaces(
 }
 
 const read = (directory: string, file: string) => attempt(() => readFileSync(`${directory}/${file}`, 'utf8'));
-
-/** A number in the text of a file of lines `KEY NUMBER`; undefined where it has no such line. */
-export function numberOf(text: string | undefined, key: string): number | undefined {
-  const found = new RegExp(`^${key} (\\d+)$`, 'm').exec(text ?? '')?.[1];
-  return found === undefined ? undefined : Number(found);
-}
 
 /** Bytes over all devices, from `io.stat` or v1's blkio.throttle.io_service_bytes. */
 export function parseIo(text: string): { readBytes: number; writeBytes: number } {

@@ -1,12 +1,6 @@
-// The names of capabilities(7), in the kernel's order, and which of them a container keeps.
+// Which capabilities(7) a container keeps.
+import { capabilities } from '../helpers/capabilities.ts';
 import { UsageError } from '../helpers/cli.ts';
-
-/** All capabilities up to kernel 6.x, in the order of linux/capability.h: the index is the bit. */
-export const capabilities =
-  `chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable net_bind_service
-   net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace sys_pacct sys_admin
-   sys_boot sys_nice sys_resource sys_time sys_tty_config mknod lease audit_write audit_control setfcap mac_override
-   mac_admin syslog wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore`.split(/\s+/);
 
 /** What Docker, Podman and containerd leave a container by default. */
 export const defaultCapabilities =

@@ -6,7 +6,7 @@ import { Failure, UsageError } from '../helpers/cli.ts';
 import { attempt, namespaceInode } from '../helpers/pids.ts';
 import { installCommand } from '../helpers/programs.ts';
 import type { Command } from '../helpers/shell.ts';
-import type { Port } from '../network/rules.ts';
+import type { Port } from '../network/addresses.ts';
 import type { Text } from './furnish.ts';
 import type { Connection, Launch } from './launch.ts';
 

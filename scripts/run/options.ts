@@ -2,14 +2,13 @@
 // UsageError, which says what would have been right.
 import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
-import { constants } from 'node:os';
 import { join, posix, resolve } from 'node:path';
 import { reason, UsageError } from '../helpers/cli.ts';
 import { mountOf, readMounts } from '../helpers/mounts.ts';
+import { parsePath, parseVariable } from '../helpers/options.ts';
 import { maxId } from '../helpers/rootfs.ts';
 import { parseNumber, parseSize } from '../helpers/units.ts';
 import { findDisk } from '../limit/disk.ts';
-import type { Port } from '../network/rules.ts';
 import type { Device, Tmpfs, Volume } from './furnish.ts';
 
 /** A name that is a directory's, a host name's and a word of the shell's at once. `pid-N` is limit-memory's. */
@@ -18,15 +17,6 @@ export function parseName(text: string): string {
   throw new UsageError(
     `not a name: ${JSON.stringify(text)}: up to 63 of a-z, 0-9, "_", "." and "-"; not pid-N`,
   );
-}
-
-/** `KEY=VALUE`, or `KEY` for what the caller has under that name: '' if that is nothing. */
-export function parseVariable(text: string): string {
-  const [key = ''] = text.split('=', 1);
-  if (key === '' || text.includes('\0')) throw new UsageError(`not KEY=VALUE: ${JSON.stringify(text)}`);
-  if (text.includes('=')) return text;
-  const value = process.env[key];
-  return value === undefined ? '' : `${key}=${value}`;
 }
 
 /** The variables in a file, one a line as in `-e`; lines with # are comments, and quotes mean nothing. */
@@ -45,14 +35,6 @@ export function parseVariableFile(path: string): string[] {
 
 /** Where the host has it mounted, with which options of mount(8); of files that are missing nothing is known. */
 const mountOptions = (path: string) => mountOf(realpathSync(path), readMounts('self'))?.options ?? [];
-
-/** An absolute path in the container. It may lead over symlinks, and upwards: it can't lead out. */
-function parsePath(option: string, text: string): string {
-  if (text.startsWith('/') && !/[\0\n]/.test(text)) return text;
-  throw new UsageError(`--${option}: a path in the container begins with /: ${JSON.stringify(text)}`);
-}
-
-export const parseWorkdir = (text: string) => parsePath('workdir', text);
 
 /** Words of Docker's and mount(8)'s that say of a volume what is so anyway. */
 const anyway = 'rw nodev relatime rbind private rprivate nocopy'.split(' ');
@@ -183,39 +165,6 @@ export function parseNameserver(text: string): string {
   if (!isIP(text)) throw new UsageError(`--dns is the address of a name server, not ${text}`);
   return `nameserver ${text}`;
 }
-
-/** Reads PORT, HOSTPORT:PORT or IP:HOSTPORT:PORT, with /udp perhaps. Throws UsageError for what is none. */
-export function parsePort(text: string): Port {
-  const [, host, hostPort = '', port = '', protocol = 'tcp'] =
-    /^(?:(\[[^\]]+\]|[\d.]+):)?(\d{1,5}):(\d{1,5})(?:\/(tcp|udp))?$/.exec(text) ?? [];
-  const address = host?.replace(/^\[|\]$/g, '');
-  const inRange = [hostPort, port].every((word) => Number(word) >= 1 && Number(word) <= 65535);
-  if (!inRange || (address !== undefined && isIP(address) === 0))
-    throw new UsageError(`a port is [IP:]HOSTPORT:PORT[/udp], as 8080:80, not ${text}`);
-  const all = address === '0.0.0.0' || address === '::';
-  return {
-    host: all ? undefined : address,
-    hostPort: Number(hostPort),
-    port: Number(port),
-    protocol: protocol as 'tcp' | 'udp',
-  };
-}
-
-/** `TERM`, `SIGTERM` or `15` as `TERM`; also RTMIN+3, which systemd as a container's init wants. */
-export function parseSignal(text: string): string {
-  const word = text.toUpperCase().replace(/^SIG/, '');
-  const [name] =
-    Object.entries(constants.signals).find(
-      ([name, number]) => name === `SIG${word}` || String(number) === word,
-    ) ?? [];
-  if (name) return name.slice('SIG'.length);
-  if (/^RTMIN(\+\d{1,2})?$/.test(word) && signalNumber(word) <= 64) return word;
-  throw new UsageError(`no such signal: ${text}: see signal(7)`);
-}
-
-/** The number of a signal that parseSignal has named. signal(7): for the C library RTMIN is 34. */
-export const signalNumber = (name: string): number =>
-  constants.signals[`SIG${name}` as NodeJS.Signals] ?? 34 + Number(name.slice('RTMIN+'.length));
 
 /** `seccomp=unconfined` or `no-new-privileges[=false]`: what is lifted, or asked for and there anyway. */
 export function parseSecurity(text: string): { seccomp?: false; newPrivileges?: boolean } {

@@ -1,54 +1,53 @@
 // Name servers for a container that shares the host's network, where its root has none that are any good.
-import { lstatSync, readFileSync, statSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { placeInRoot, readTextInRoot, statsInRoot, withRoot } from '../helpers/in-root.ts';
+import { isBelow } from '../helpers/mounts.ts';
 import { attempt } from '../helpers/pids.ts';
-import { placeInRoot, readInRoot } from '../helpers/rootfs.ts';
 import { readResolver, serversIn } from '../network/resolver.ts';
 import type { Text, Tmpfs, Volume } from './furnish.ts';
 
 const file = '/etc/resolv.conf';
-
-/** True where `place` is `folder` or below it; both are without links. */
-const isIn = (place: string, folder: string) => place === folder || place.startsWith(`${folder}/`);
 
 /**
  * The host's name servers as the container's /etc/resolv.conf. undefined where that is right already: it has a name
  * server that can be reached, or the user has mounted something there. undefined also where there is no such file, for
  * nothing is to be made in ROOTFS; one that is a link to nowhere is a place to mount on.
  */
-export function hostResolver({
-  rootfs,
-  volumes,
-  tmpfs,
-}: {
+export function hostResolver(launch: {
   rootfs: string;
   volumes: Volume[];
   tmpfs: Tmpfs[];
 }): Text | undefined {
-  const folder = placeInRoot(rootfs, '/etc');
-  if (folder === undefined) return undefined;
-  const own = lstatSync(join(rootfs, folder, 'resolv.conf'), { throwIfNoEntry: false });
-  if (!own?.isSymbolicLink() && !own?.isFile()) return undefined;
-  const target = placeInRoot(rootfs, file);
-  const there = target && statSync(join(rootfs, target), { throwIfNoEntry: false });
-  if (there && !there.isFile()) return undefined;
-
-  for (const { path, source } of [...volumes, ...tmpfs.map(({ path }) => ({ path, source: undefined }))]) {
-    const place = placeInRoot(rootfs, path);
-    if (place === undefined) continue;
-    if (isIn(`${folder}/resolv.conf`, place)) return undefined;
-    // a volume that the link leads into, as -v /run/systemd/resolve:/run/systemd/resolve
-    if (source && target && isIn(target, place))
-      if (statSync(source + target.slice(place.length), { throwIfNoEntry: false })) return undefined;
-  }
-
-  const servers = serversIn(readInRoot(rootfs, file));
+  const own = withRoot(launch.rootfs, (root) => ownServers(root, launch.volumes, launch.tmpfs));
+  if (!own) return undefined;
   const hosts = attempt(() => readFileSync(file, 'utf8')) ?? '';
   // the loopback is the host's, but there may be nobody to answer
-  if (servers.some((server) => !/^127\.|^::1$/.test(server) || serversIn(hosts).includes(server)))
+  if (own.some((server) => !/^127\.|^::1$/.test(server) || serversIn(hosts).includes(server)))
     return undefined;
   const text = readResolver();
   if (serversIn(text).length === 0) return undefined;
   const lines = text.split('\n').filter((line) => /^[ \t]*[a-z]+[ \t]/.test(line));
   return { path: file, text: lines.join('\n') };
+}
+
+/** The name servers that the root has itself; undefined where its file stays as it is in any case. */
+function ownServers(root: number, volumes: Volume[], tmpfs: Tmpfs[]): string[] | undefined {
+  const folder = placeInRoot(root, '/etc');
+  const itself = statsInRoot(root, file, { lastLink: true });
+  if (folder === undefined) return undefined;
+  if (!itself?.isSymbolicLink() && !itself?.isFile()) return undefined;
+  const target = placeInRoot(root, file);
+  const there = statsInRoot(root, file);
+  if (there && !there.isFile()) return undefined;
+
+  for (const { path, source } of [...volumes, ...tmpfs.map(({ path }) => ({ path, source: undefined }))]) {
+    const place = placeInRoot(root, path);
+    if (place === undefined) continue;
+    if (isBelow(join(folder, 'resolv.conf'), place)) return undefined;
+    // a volume that the link leads into, as -v /run/systemd/resolve:/run/systemd/resolve
+    if (source && target && isBelow(target, place))
+      if (statSync(source + target.slice(place.length), { throwIfNoEntry: false })) return undefined;
+  }
+  return serversIn(readTextInRoot(root, file) ?? '');
 }
