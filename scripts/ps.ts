@@ -7,35 +7,36 @@ USAGE
   ps.ts [--json] [--no-trunc]
   ps.ts --watch [--interval SECONDS] [--count TICKS] [--json]
 
-  A container is any process tree in a PID namespace or with a root directory of its own: barehand's,
-  Docker's, Podman's, Kubernetes', LXC's, systemd-nspawn's, bubblewrap's, or one made by hand with
-  unshare(1) or chroot(8). Whatever limit-memory.ts and its like are to act on is named here.
+  A container is any process tree in a PID namespace or with a root directory of its own: barehand's, Docker's,
+  Podman's, Kubernetes', LXC's, systemd-nspawn's, bubblewrap's, or one made by hand with unshare(1) or chroot(8).
+  exec.ts, stop.ts, network.ts and limit-*.ts take its name or PID.
 
-  NAME      barehand's name, another engine's (a short ID for Docker and Podman), or -
-  PID       its first process as the host counts: PID 1 inside, or the top of a chroot's tree
-  PROCS     how many processes run in it, those of containers inside it included
-  COMMAND   the first process's command line
-  ROOTFS    its root directory as a path on the host; / the host's own; ? where the host has no path to it
-  UP        how long ago the first process started
-  MEMORY    what its memory cgroup counts / that cgroup's limit; ~ where it shares a cgroup with others:
-            then the sum of its processes' resident memory, where what they share counts for each of them
-  and only where a container has it:
-  CPUS      how many CPUs its quota is worth
-  PIDS      how many processes and threads it has / how many it may have
-  OOM       how many of its processes were killed for want of memory, and whose limit it was, the last time:
-            own, a parent cgroup's, that of one inside of it, or the host's memory; ? where it can't be told
+  NAME      name of the container, a short ID for Docker and Podman; - if it has none
+  PID       PID of its first process on the host: PID 1 inside, or the top of a chroot's process tree
+  PROCS     number of processes in it and in the containers inside it
+  COMMAND   command line of the first process
+  ROOTFS    path of its root directory on the host; / is the host's own; ? if the host has no path to it
+  UP        time since the first process started
+  MEMORY    memory usage / limit of its cgroup; ~ if it shares a cgroup with others: sum of the resident memory of its
+            processes, which counts shared pages once for each process
+  Further columns appear if they apply to a container in the list:
+  CPUS      CPU quota, as a number of CPUs
+  PIDS      number of processes and threads / limit
+  OOM       number of processes that the kernel killed for lack of memory, and where the last one exceeded a limit:
+            own: the container's, parent: of a cgroup above it, inside: of a cgroup below it, host: the host's memory;
+            ? if unknown
 
 OPTIONS
-      --watch             a live table, sorted by the keys that it names: CPU time, memory with its history, I/O
-                          and the time that its quota kept it waiting, per second; 100% is one CPU. Where it has
-                          no cgroup of its own: ~ and the sum over its processes. q ends it. Without a terminal
-                          one table after the other, or with --json one line for each tick
-      --interval SECONDS  how often it looks (default: 2)
-      --count TICKS       end after so many
-      --json              an array of objects: name, pid, processes, command, rootfs, startedAt, memory (usedBytes,
-                          limitBytes, source: "cgroup" or "rss"), limits (memoryBytes, cpus, pids), pids, cpuSeconds,
-                          oomKills (count, and of the last one level, cgroup, process, at), namespaces (inode
-                          numbers), engine; null where there is none or it can't be seen
+      --watch             show a live table of CPU, memory, I/O and throttling per second, 100% is one CPU; its second
+                          line names the keys that sort it and the one that quits. ~ marks sums over the processes of
+                          a container that has no cgroup of its own. Without a terminal: print one table for each
+                          interval, or with --json one line
+      --interval SECONDS  with --watch: time between two readings (default: 2)
+      --count TICKS       with --watch: end after this number of readings
+      --json              print an array of objects: name, pid, processes, command, rootfs, startedAt, memory
+                          (usedBytes, limitBytes, source: "cgroup" or "rss"), limits (memoryBytes, cpus, pids), pids,
+                          cpuSeconds, oomKills (count; level, cgroup, process and at of the last one), namespaces
+                          (inode numbers), engine; null if a value does not exist or cannot be read
       --no-trunc          print long commands and paths in full
   -h, --help              print this text
 
@@ -45,7 +46,7 @@ EXAMPLES
   ps.ts --watch --json --interval 10 | jq -c '.containers[] | [.name, .cpuPercent]'
 
 CHANGES
-  Nothing. Without root it shows what it can, and says how much it could not look into.
+  Nothing. Without root it lists what it can read, and prints how many processes it could not.
 
 SEE ALSO
   lsns(8), pid_namespaces(7), mount_namespaces(7), chroot(2), pivot_root(2), cgroups(7), proc(5), the kernel's
@@ -333,7 +334,7 @@ function refresh(table: Processes, members: Set<number>): void {
 function admit(reading: { hidden: number }): void {
   if (reading.hidden > 0 && process.getuid?.() !== 0)
     console.error(
-      `ps: could not look into ${reading.hidden} processes of other users, where a root directory of their own would not show: run it as root`,
+      `ps: could not look into ${reading.hidden} processes of other users, so containers made by chroot(1) may be missing: run it as root`,
     );
 }
 
@@ -341,7 +342,7 @@ await main(import.meta.url, { options, operands: [0, 0] }, async (given) => {
   const { json, noTrunc, interval: intervalSeconds = 2, count } = given;
   const host = { accounting: readAccounting(), logged: openKernelLog() };
   if (given.watch) {
-    if (noTrunc) throw new UsageError('--no-trunc is not for --watch');
+    if (noTrunc) throw new UsageError('--no-trunc cannot be combined with --watch');
     const first = readAll();
     admit(first);
     await watch(makeLook(host, first), { intervalSeconds, count, json });
