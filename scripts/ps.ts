@@ -95,7 +95,7 @@ export const options = {
   noTrunc: {},
 };
 
-/** Seconds between two looks. */
+/** Seconds between two readings. */
 export function parseInterval(text: string): number {
   const seconds = Number(text);
   if (/^[\d.]+$/.test(text) && seconds >= 0.1 && seconds <= 86_400) return seconds;
@@ -107,7 +107,7 @@ function parseCount(text: string): number {
   throw new UsageError(`--count is a number of ticks, at least 1, not ${text}`);
 }
 
-/** What is shown of a container in the table. */
+/** A container in the table. */
 export interface TableRow {
   name: string | null;
   pid: number;
@@ -123,12 +123,12 @@ export interface TableRow {
   engine: string;
 }
 
-/** What --json has of it. */
+/** A container in the output of --json. */
 export interface Row extends TableRow {
   namespaces: Record<string, number | null>;
 }
 
-/** How long something has run, in its two largest units: `42s`, `5m 3s`, `3h 20m`, `12d 4h`. */
+/** A duration in its two largest units: `42s`, `5m 3s`, `3h 20m`, `12d 4h`. */
 export function formatDuration(seconds: number): string {
   const parts: [number, string][] = [
     [Math.floor(seconds / 86400), 'd'],
@@ -149,9 +149,9 @@ export function formatDuration(seconds: number): string {
 interface TableColumn {
   title: string;
   cell: (row: TableRow) => string | number;
-  /** only where one of the rows has it */
+  /** the column is shown if this holds for any row */
   if?: (row: TableRow) => boolean;
-  /** unless asked not to, cut to between these widths, at the front or at the end */
+  /** widths between which text is truncated, at its front or end, unless --no-trunc is given */
   cut?: { from: number; to: number; front: boolean };
 }
 
@@ -190,7 +190,7 @@ const tableColumns = (now: number): TableColumn[] => [
   },
 ];
 
-/** The rows as a table of text, no wider than `width` where that can be. `now`: milliseconds, as Date.now(). */
+/** The rows as a table of text, no wider than `width` if possible. `now`: milliseconds, as Date.now(). */
 export function toTable(rows: TableRow[], now: number, truncated: boolean, width: number): string {
   const columns = tableColumns(now).filter((column) => !column.if || rows.some(column.if));
   const cells = rows.map((row) => columns.map(({ cell }) => cell(row)));
@@ -199,7 +199,7 @@ export function toTable(rows: TableRow[], now: number, truncated: boolean, width
     const limit = columns[column]?.cut;
     return truncated && limit ? Math.min(widest, limit.to) : widest;
   });
-  // the paths give way first, then the commands
+  // paths are truncated first, then commands
   for (const [column, { cut: limit }] of [...columns.entries()].reverse()) {
     const excess = widths.reduce((sum, its) => sum + its + gap, -gap) - width;
     const its = widths[column] as number;
@@ -213,13 +213,13 @@ export function toTable(rows: TableRow[], now: number, truncated: boolean, width
   return table(head, fitted, { align: ['left', 'right', 'right'], widths });
 }
 
-/** What stays the same: where this host keeps account, and its log. */
+/** Facts about the host that stay the same: its hierarchies and its log. */
 interface Host {
   accounting: Accounting;
   logged: () => LoggedKill[];
 }
 
-/** The processes and containers of one moment, and what has been found out about them since. */
+/** Processes and containers at one moment, and the facts read about them since. */
 interface Reading {
   table: Processes;
   containers: Container[];
@@ -244,7 +244,7 @@ function getToKnow({ accounting }: Host, { table, containers, known }: Reading, 
   return found;
 }
 
-/** What a row and a look have in common. */
+/** The values that a row and a reading have in common. */
 function describe(host: Host, reading: Reading, container: Container) {
   const { pid } = container.first;
   const { identity, places, command } = getToKnow(host, reading, container);
@@ -289,7 +289,7 @@ function listContainers(host: Host, reading: Reading): TableRow[] {
   });
 }
 
-/** The inodes that name a process's namespaces: for those who ask for all, as it takes as long as all the limits. */
+/** Inodes of a process's namespaces: for --json only, since reading them takes as long as reading all limits. */
 const namespacesOf = (pid: number) =>
   Object.fromEntries(
     ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user'].map((type) => [
@@ -299,8 +299,8 @@ const namespacesOf = (pid: number) =>
   );
 
 /**
- * A function that looks at all containers. What takes most of the time, to find them, is done again only where there
- * are other PIDs than the last time, and every 5 s all the same: chroot(2) changes no PID.
+ * A function that reads all containers. Finding them takes most of the time, and is repeated only if the list of PIDs has
+ * changed, and every 5 s, since chroot(2) changes no PID.
  */
 function makeLook(host: Host, first: Reading): () => Look[] {
   let reading = first;
@@ -315,14 +315,14 @@ function makeLook(host: Host, first: Reading): () => Look[] {
     const atBootSeconds = uptime();
     return reading.containers.flatMap((container) => {
       const { places, ticks, shown } = describe(host, reading, container);
-      // one that has ended meanwhile
+      // it has ended meanwhile
       if (ticks === undefined) return [];
       return [{ ...shown, ticks, counters: readCounters(places, container, atBootSeconds) }];
     });
   };
 }
 
-/** Reads anew what changes of processes, for want of a cgroup that tells it. */
+/** Reads processes again whose container has no cgroup of its own. */
 function refresh(table: Processes, members: Set<number>): void {
   for (const pid of members) {
     const process = readProcess(pid);
@@ -330,7 +330,7 @@ function refresh(table: Processes, members: Set<number>): void {
   }
 }
 
-/** Says what could not be seen. */
+/** Reports the processes that could not be read. */
 function admit(reading: { hidden: number }): void {
   if (reading.hidden > 0 && process.getuid?.() !== 0)
     console.error(

@@ -1,4 +1,4 @@
-// Who was killed for want of memory, and whose limit it was: from the memory controller's counters and the kernel's log.
+// OOM kills of a container, and the limit that was exceeded: counters of the memory controller, and the kernel's log.
 import { constants, openSync, readFileSync, readSync } from 'node:fs';
 import { uptime } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -7,20 +7,20 @@ import { attempt } from '../helpers/pids.ts';
 import { memoryFiles, readBytes } from '../limit/table.ts';
 import { numberOf, type Places } from './usage.ts';
 
-/** Where memory was short: the container's own limit, one above it, one of a cgroup inside of it, or the host. */
+/** The limit that was exceeded: the container's own, that of a cgroup above or below it, or the host's memory. */
 export type Level = 'own' | 'parent' | 'inside' | 'host';
 
 export interface OomKills {
   count: number;
-  /** of the last one; null where it can't be told */
+  /** of the last kill; null if unknown */
   level: Level | null;
-  /** the cgroup whose limit it was */
+  /** the cgroup whose limit was exceeded */
   cgroup: string | null;
   process: { pid: number; name: string } | null;
   at: string | null;
 }
 
-/** An OOM kill as the kernel's log tells it. `limitCgroup` is null where the whole host was short of memory. */
+/** An OOM kill in the kernel's log. `limitCgroup` is null if the host was out of memory. */
 export interface LoggedKill {
   sinceBootSeconds: number;
   limitCgroup: string | null;
@@ -29,9 +29,9 @@ export interface LoggedKill {
   pid: number;
 }
 
-/** The OOM kill that a record of /dev/kmsg tells of, if it does. Its form: `6,1234,MICROSECONDS,-;TEXT`. */
+/** Parses a record of /dev/kmsg, `6,1234,MICROSECONDS,-;TEXT`; undefined if it is not of an OOM kill. */
 export function parseLoggedKill(record: string): LoggedKill | undefined {
-  // a name or a cgroup may contain anything but a newline, so what is told last is looked for from the end
+  // names of processes and cgroups may contain anything but a newline, so the last fields are matched from the end
   const [, microseconds, , limitCgroup = null, taskCgroup = '', name = '', pid] =
     /^\d+,\d+,(\d+),[^;]*;oom-kill:constraint=\w+,.*?,(global_oom|oom_memcg=(.*)),task_memcg=(.*),task=(.*),pid=(\d+),uid=\d+/.exec(
       record,
@@ -47,11 +47,11 @@ export function parseLoggedKill(record: string): LoggedKill | undefined {
 }
 
 /**
- * A function that gives what the kernel's log has had since it was last called: the records with `word` in them, the
- * oldest first. undefined where this user may not read the log.
+ * A function that returns the records of the kernel's log since its last call that contain `word`, oldest first.
+ * undefined if this user may not read the log.
  */
 export function followKernelLog(word: string): (() => string[]) | undefined {
-  // it has no end, so a read that would wait must not: EAGAIN
+  // the log has no end: O_NONBLOCK makes a read at its end fail with EAGAIN
   const file = attempt(() => openSync('/dev/kmsg', constants.O_RDONLY | constants.O_NONBLOCK));
   if (file === undefined) return undefined;
   const buffer = Buffer.alloc(8192);
@@ -63,13 +63,13 @@ export function followKernelLog(word: string): (() => string[]) | undefined {
         if (record.length === 0) return records;
         if (record.includes(word)) records.push(record.toString());
       } catch (error) {
-        // EPIPE: that record has been overwritten meanwhile, the next one is read
+        // EPIPE: the record has been overwritten; the next read continues after it
         if ((error as NodeJS.ErrnoException).code !== 'EPIPE') return records;
       }
   };
 }
 
-/** A function that gives all OOM kills in the kernel's log so far, the oldest first. The log is opened when it is asked. */
+/** A function that returns all OOM kills in the kernel's log, oldest first. Its first call opens the log. */
 export function openKernelLog(): () => LoggedKill[] {
   const kills: LoggedKill[] = [];
   let read: (() => string[]) | undefined;
@@ -80,14 +80,14 @@ export function openKernelLog(): () => LoggedKill[] {
   };
 }
 
-/** Where a limit lies, seen from a container's own cgroup; both are paths from the root of the tree. */
+/** The level of a limit relative to a container's own cgroup; both are paths from the root of the hierarchy. */
 export function levelOf(limitCgroup: string | null, own: string): Level {
   if (limitCgroup === null) return 'host';
   if (limitCgroup === own) return 'own';
   return limitCgroup.startsWith(`${own}/`) ? 'inside' : 'parent';
 }
 
-/** Where the log says nothing. `hit`: the cgroups that have run into their limits: one, none for the host, or who knows. */
+/** The level without the log. `hit`: cgroups that have reached their limits; none means the host, several are ambiguous. */
 export function guessLevel(hit: string[], own: string): Pick<OomKills, 'level' | 'cgroup'> {
   const [cgroup = null, other] = hit;
   return other === undefined ? { level: levelOf(cgroup, own), cgroup } : { level: null, cgroup: null };
@@ -99,11 +99,11 @@ const numberIn = (file: string, key: string) =>
     key,
   );
 
-/** Whether a cgroup ran into its own limit: in v2 with an OOM kill, in v1 perhaps without. */
+/** Whether a cgroup has reached its own limit: on v2 with an OOM kill, on v1 perhaps without. */
 function hasHit(version: 1 | 2, directory: string): boolean {
   if (version === 2) return (numberIn(join(directory, 'memory.events.local'), 'oom') ?? 0) > 0;
-  // v1 limits memory, and memory and swap together, and for each has the most that it was. Some kernels leave
-  // failcnt at 0; memory is counted in lots of up to 64 pages
+  // v1 has a limit and a maximum for memory, and for memory and swap together. Some kernels leave failcnt at 0; memory
+  // is charged in batches of up to 64 pages
   return ['memory', 'memory.memsw'].some((kind) => {
     const [failures, most, limit] = ['failcnt', 'max_usage_in_bytes', 'limit_in_bytes'].map((file) =>
       readBytes(join(directory, `${kind}.${file}`)),
@@ -113,8 +113,8 @@ function hasHit(version: 1 | 2, directory: string): boolean {
 }
 
 /**
- * The OOM kills in a container's own memory cgroup; null where it has none. `logged` is asked only where there are
- * kills; what it tells from before the container's start is of an earlier one by that name.
+ * The OOM kills in a container's own memory cgroup; null if it has none. `logged` is called only if there are kills.
+ * Records from before the container's start belong to an earlier container of that name.
  */
 export function readOomKills(
   place: Places['memory'],
@@ -127,7 +127,7 @@ export function readOomKills(
   const countOf = (cgroup: string) => numberIn(join(cgroup, memoryFiles[version].oomKills), 'oom_kill');
   const own = countOf(directory);
   if (own === undefined) return null; // Linux before 4.13
-  // v2's counter has those of the cgroups below in it
+  // v2's counter includes the cgroups below
   const below = version === 1 ? cgroupsBelow(directory) : [];
   const count = below.reduce((sum, cgroup) => sum + (countOf(cgroup) ?? 0), own);
   if (count === 0) return { count, level: null, cgroup: null, process: null, at: null };

@@ -1,4 +1,4 @@
-// The names of capabilities(7), in the kernel's order, and which of them a container keeps.
+// Names of capabilities(7), in the kernel's order, and those that a container keeps.
 import { UsageError } from '../helpers/cli.ts';
 
 /** All capabilities up to kernel 6.x, in the order of linux/capability.h: the index is the bit. */
@@ -8,7 +8,7 @@ export const capabilities =
    sys_boot sys_nice sys_resource sys_time sys_tty_config mknod lease audit_write audit_control setfcap mac_override
    mac_admin syslog wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore`.split(/\s+/);
 
-/** What Docker, Podman and containerd leave a container by default. */
+/** Capabilities that Docker keeps by default. */
 export const defaultCapabilities =
   `chown dac_override fowner fsetid kill setgid setuid setpcap net_bind_service
    net_raw sys_chroot mknod audit_write setfcap`.split(/\s+/);
@@ -24,7 +24,7 @@ export function parseCapabilities(text: string): string[] {
   });
 }
 
-/** The capabilities to keep, as Docker reckons: what is added stays, but for `--cap-add ALL` less what is dropped. */
+/** The capabilities to keep, as in Docker: added ones stay, unless `--cap-add ALL` is given, less those that are dropped. */
 export function keptCapabilities(add: string[], drop: string[]): string[] {
   const all = capabilities.every((name) => add.includes(name));
   return capabilities.filter((name) => {

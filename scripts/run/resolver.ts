@@ -1,4 +1,4 @@
-// Name servers for a container that shares the host's network, where its root has none that are any good.
+// Name servers for a container that shares the host's network, if its root file system names none that answers.
 import { lstatSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { attempt } from '../helpers/pids.ts';
@@ -8,13 +8,13 @@ import type { Text, Tmpfs, Volume } from './furnish.ts';
 
 const file = '/etc/resolv.conf';
 
-/** True where `place` is `folder` or below it; both are without links. */
+/** Whether `place` is `folder` or below it; neither contains links. */
 const isIn = (place: string, folder: string) => place === folder || place.startsWith(`${folder}/`);
 
 /**
- * The host's name servers as the container's /etc/resolv.conf. undefined where that is right already: it has a name
- * server that can be reached, or the user has mounted something there. undefined also where there is no such file, for
- * nothing is to be made in ROOTFS; one that is a link to nowhere is a place to mount on.
+ * The host's name servers as the container's /etc/resolv.conf. undefined if that file names a server that can be reached,
+ * or an option mounts something there. undefined also if there is no such file, since nothing is created in ROOTFS; a
+ * dangling link can be mounted on.
  */
 export function hostResolver({
   rootfs,
@@ -37,14 +37,14 @@ export function hostResolver({
     const place = placeInRoot(rootfs, path);
     if (place === undefined) continue;
     if (isIn(`${folder}/resolv.conf`, place)) return undefined;
-    // a volume that the link leads into, as -v /run/systemd/resolve:/run/systemd/resolve
+    // a volume that contains the target of the link, as -v /run/systemd/resolve:/run/systemd/resolve
     if (source && target && isIn(target, place))
       if (statSync(source + target.slice(place.length), { throwIfNoEntry: false })) return undefined;
   }
 
   const servers = serversIn(readInRoot(rootfs, file));
   const hosts = attempt(() => readFileSync(file, 'utf8')) ?? '';
-  // the loopback is the host's, but there may be nobody to answer
+  // the loopback is the host's, but a server may not listen there
   if (servers.some((server) => !/^127\.|^::1$/.test(server) || serversIn(hosts).includes(server)))
     return undefined;
   const text = readResolver();
