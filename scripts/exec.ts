@@ -1,48 +1,50 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-exec.ts: run one more command in a container, whoever made it
+exec.ts: run a command in a container that runs, whoever made it
 
 USAGE
   exec.ts [OPTION...] TARGET COMMAND [ARG...]
 
-  TARGET is a container's name, or the PID of the first process of any container, or of the unshare(1) that holds it.
-  What follows COMMAND belongs to COMMAND.
+  TARGET is a container's name, or a PID: that of the first process of any container, or of the unshare(1) that holds
+  it. Every word after COMMAND is an argument of COMMAND, not an option of exec.ts.
 
 OPTIONS
-  -u, --user USER[:GROUP]  run as a user of the container's /etc/passwd; a number, up to 2147483647, is an ID always
-                        (default: who its first process is)
+  -u, --user USER[:GROUP]  user and group, by name in the container's /etc/passwd and /etc/group, or by ID; a number,
+                        up to 2147483647, is always an ID (default: those of the first process)
   -e, --env KEY=VALUE   set an environment variable; KEY alone takes the caller's value; may be repeated
-  -w, --workdir DIR     start in DIR of the container (default: where its first process is)
-  --privileged          with all capabilities and system calls, which the container itself need not have
-  --host-tools          COMMAND is a program of the host's, as tcpdump, ip, ss, strace, ps: it keeps the host's files,
-                        user, privileges, environment and limits, and sees the container's network and processes
-  --dry-run             print what would be done, as shell
-  -h, --help            this text
+  -w, --workdir DIR     working directory inside the container (default: that of the first process)
+  --privileged          keep the capabilities and label of the caller; set no no_new_privs, load no seccomp filter
+  --host-tools          run COMMAND from the host, such as tcpdump, ip, ss, strace or ps: it keeps the host's files
+                        and the caller's user, privileges, environment and limits, and sees the network and the
+                        processes of the container
+  --dry-run             print the steps as shell, and run nothing
+  -h, --help            print this text
 
-  COMMAND gets what the container's first process has and no more: its namespaces, root directory, cgroups, limits,
-  environment, capabilities, no_new_privs; where that one's system calls are filtered, the filter of run.ts. On a
-  terminal it has a terminal of its own.
+  COMMAND gets the namespaces, root directory, cgroups, resource limits, environment, capabilities and no_new_privs of
+  the container's first process. If a seccomp filter applies to that process, the filter of run.ts applies to COMMAND.
+  If standard input and output are a terminal, COMMAND gets a terminal of its own.
 
-  What enters is a program in perl. Without perl it is one in python3; without that nsenter(1), which is weaker, and a
-  line on stderr says in what.
+  A program in perl enters the container; without perl, one in python3. Without either it is nsenter(1), which is
+  weaker: a message on stderr says in what.
 
-  The exit code is COMMAND's; 128+n if signal n killed it; 127 if it was not found, 126 if it could not be executed;
-  125 if it was not tried.
+  The exit code is COMMAND's; 128+n if signal n killed it; 127 if it was not found; 126 if it could not be executed;
+  125 if the container could not be entered.
 
 EXAMPLES
-  exec.ts web sh                                a shell
+  exec.ts web sh                                an interactive shell
   exec.ts -u nobody -w /tmp -e COLOUR=blue web env
-  exec.ts 10028 ps aux                          in a container of Docker's, by its first process
-  exec.ts --host-tools web ss -tlnp             what listens in there, though the container has no ss
-  exec.ts --dry-run web sh | less               what would be done
+  exec.ts 10028 ps aux                          in a container of Docker's, by the PID of its first process
+  exec.ts --host-tools web ss -tlnp             listening sockets of a container that has no ss
+  exec.ts --dry-run web sh | less               the steps as shell
 
 CHANGES
-  Nothing of the host's, but who owns its standard streams: for a user without root, pipes and files that are written
-  to, as in exec.ts -u nobody web date >file, are given to that user. What COMMAND does in the container stays.
+  Owner of standard streams: if COMMAND runs as a user other than root, exec.ts gives that user the pipes among them,
+  and the files that are open for writing, as in exec.ts -u nobody web date >file.
+  Changes that COMMAND makes in the container stay.
 
 UNDO
-  chown(1) of such a file. All else ends with COMMAND. SIGKILL of exec.ts kills COMMAND too.
+  chown(1) restores the owner of such a file. COMMAND ends with exec.ts, also if that is killed with SIGKILL.
 
 SEE ALSO
   setns(2), nsenter(1), chroot(2), cgroups(7), capabilities(7), credentials(7), prctl(2), pty(7), unshare(1)
@@ -78,7 +80,7 @@ export const options = {
   dryRun: {},
 } as const;
 
-/** IDs as the container numbers them, from the text of its uid_map: user_namespaces(7). */
+/** Maps an ID by the text of a uid_map, user_namespaces(7); undefined if the map does not have it. */
 function mapped(map: string | undefined, id: number, from: 'inside' | 'outside'): number | undefined {
   for (const line of map?.trim().split('\n') ?? []) {
     const [inside = 0, outside = 0, count = 0] = line.trim().split(/\s+/).map(Number);
@@ -88,7 +90,7 @@ function mapped(map: string | undefined, id: number, from: 'inside' | 'outside')
   return undefined;
 }
 
-/** What /proc/PID says of a process. Throws Failure where it has ended. */
+/** Facts from /proc/PID/status. Throws Failure if the process has ended. */
 function readStatus(pid: number) {
   const status = readProc(pid, 'status');
   if (status === undefined) throw new Failure(`process ${pid} has ended`);
@@ -105,7 +107,7 @@ function readStatus(pid: number) {
   };
 }
 
-/** Who the command is to be, and what it may do: as the container's first process. */
+/** User and privileges of the command: those of the container's first process, unless options say otherwise. */
 function planInside(
   pid: number,
   inUserNamespace: boolean,
@@ -128,7 +130,9 @@ function planInside(
     const uid = mapped(uids, status.uid, 'outside');
     const gid = mapped(gids, status.gid, 'outside');
     if (uid === undefined || gid === undefined)
-      throw new Failure(`the user of ${pid} has no number in its own user namespace: choose one with -u`);
+      throw new Failure(
+        `the user of process ${pid} has no ID in its own user namespace: choose another with -u`,
+      );
     const groups = status.groups.flatMap((group) => mapped(gids, group, 'outside') ?? []);
     return { uid, gid, groups, home: needsHome ? findHome(root, uid) : '' };
   };
@@ -136,9 +140,9 @@ function planInside(
   const hostUid = mapped(uids, user.uid, 'inside');
   if (hostUid === undefined || mapped(gids, user.gid, 'inside') === undefined)
     throw new Failure(
-      `there is no user ${user.uid}:${user.gid} in its user namespace: see /proc/${pid}/uid_map`,
+      `user ${user.uid}:${user.gid} is not mapped in the container's user namespace: see /proc/${pid}/uid_map`,
     );
-  // what root has is all of the bounding set at every execve(2); where the first process as root has less, so it is here
+  // root gets the whole bounding set at each execve(2): where the first process is root and has less, this is the limit
   const bounding =
     status.uid === hostUid && status.uid === mapped(uids, 0, 'inside')
       ? status.bounding & status.permitted
@@ -149,7 +153,7 @@ function planInside(
   );
   if (status.filtered && !rules && !values.privileged)
     throw new Failure(
-      `its system calls are filtered, and there is no filter for ${process.arch} here: --privileged does without`,
+      `the container has a seccomp filter, and exec.ts has none for ${process.arch}: --privileged runs COMMAND without one`,
     );
   const label = readProc(pid, 'attr/current');
   return {
@@ -164,8 +168,8 @@ function planInside(
 }
 
 /**
- * The directories of the first process's cgroups. Throws Failure for one that can't be joined, or that is frozen: what
- * joins it would stand still. A user without root is let off those that he is in already.
+ * Directories of the first process's cgroups. Throws Failure if one can't be joined, or is frozen, as COMMAND would not
+ * run then. Users other than root need not join those that they are in already.
  */
 function planCgroups(hierarchies: Hierarchy[], pid: number, isRoot: boolean): string[] {
   const own = readProc(process.pid, 'cgroup') ?? '';
@@ -201,9 +205,9 @@ function planNamespaces(pid: number, isRoot: boolean, hostTools: boolean): strin
     const its = namespaceInode(pid, kind);
     if (own !== undefined && its === undefined)
       throw new Failure(
-        isRoot ? `process ${pid} has ended` : `${pid} is another user's: needs root: try sudo`,
+        isRoot ? `process ${pid} has ended` : `process ${pid} belongs to another user: needs root: try sudo`,
       );
-    // what root starts is in a mount namespace of its own at first
+    // for root, the shield has made a mount namespace by then
     return own !== its || (kind === 'mnt' && isRoot);
   });
 }
@@ -214,10 +218,12 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
   if (command.length === 0) throw new UsageError('COMMAND is missing');
   if (hostTools && (user !== undefined || privileged))
     throw new UsageError(
-      '--host-tools keeps the user and privileges of the caller: without -u and --privileged',
+      '--host-tools keeps the user and privileges of the caller: leave out -u and --privileged',
     );
   if (!numberedArchitectures.includes(process.arch))
-    throw new Failure(`not on ${process.arch}: only ${numberedArchitectures.join(' and ')}`);
+    throw new Failure(
+      `exec.ts does not support ${process.arch}: only ${numberedArchitectures.join(' and ')}`,
+    );
 
   const isRoot = process.getuid?.() === 0;
   const shields = isRoot || hostTools ? ['unshare', 'mount'] : [];
@@ -226,7 +232,7 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
 
   const hierarchies = readHierarchies();
   const { first, startTicks } = findContainer(hierarchies, target);
-  if (!first || startTicks === undefined) throw new Failure(`nothing of ${target} is running`);
+  if (!first || startTicks === undefined) throw new Failure(`${target} has no running process`);
   const { pid } = first;
   const namespaces = planNamespaces(pid, isRoot, hostTools);
   if (!isRoot && !namespaces.includes('user'))
@@ -254,7 +260,7 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
   };
 }
 
-/** What can enter on this host. A python3 in PATH may be a wrapper that reads the working directory. */
+/** The program that enters on this host. A python3 in PATH may be a wrapper that reads the working directory. */
 function findTool(): Tool {
   const perl = findProgram('perl') ?? findInPath('perl');
   if (perl) return { path: realpathSync(perl), name: 'perl' };
@@ -265,7 +271,7 @@ function findTool(): Tool {
   throw new Failure(`needs perl, python3 or nsenter: ${installCommand(['perl'])}`);
 }
 
-/** What is opened from /proc/PID is of this very process: once it has ended there is nothing to open, proc(5). */
+/** Changes to /proc/PID: files opened from there belong to this very process, and to no later one of its PID, proc(5). */
 function holdOn({ pid, startTicks }: Entry): void {
   attempt(() => process.chdir(`/proc/${pid}`));
   const its = startTicksOf(pid);
@@ -273,7 +279,7 @@ function holdOn({ pid, startTicks }: Entry): void {
   if (its !== startTicks) throw new Failure(`process ${pid} has ended, and another has its PID`);
 }
 
-/** Enters by nsenter(1), and stays outside: a signal is for the command, which nsenter has for a child. */
+/** Enters by nsenter(1), and waits. Signals go to the command, which is a child of nsenter. */
 async function enterByNsenter(argv: Command, env: NodeJS.ProcessEnv, passesKeys: boolean): Promise<number> {
   // no descriptor of the caller gets in; those of node's own are closed by execve(2)
   for (const fd of readdirSync('/proc/self/fd').map(Number)) {

@@ -7,35 +7,36 @@ USAGE
   ps.ts [--json] [--no-trunc]
   ps.ts --watch [--interval SECONDS] [--count TICKS] [--json]
 
-  A container is any process tree in a PID namespace or with a root directory of its own: barehand's,
-  Docker's, Podman's, Kubernetes', LXC's, systemd-nspawn's, bubblewrap's, or one made by hand with
-  unshare(1) or chroot(8). Whatever limit-memory.ts and its like are to act on is named here.
+  A container is any process tree in a PID namespace or with a root directory of its own: barehand's, Docker's,
+  Podman's, Kubernetes', LXC's, systemd-nspawn's, bubblewrap's, or one made by hand with unshare(1) or chroot(8).
+  exec.ts, stop.ts, network.ts and limit-*.ts take its name or PID.
 
-  NAME      barehand's name, another engine's (a short ID for Docker and Podman), or -
-  PID       its first process as the host counts: PID 1 inside, or the top of a chroot's tree
-  PROCS     how many processes run in it, those of containers inside it included
-  COMMAND   the first process's command line
-  ROOTFS    its root directory as a path on the host; / the host's own; ? where the host has no path to it
-  UP        how long ago the first process started
-  MEMORY    what its memory cgroup counts / that cgroup's limit; ~ where it shares a cgroup with others:
-            then the sum of its processes' resident memory, where what they share counts for each of them
-  and only where a container has it:
-  CPUS      how many CPUs its quota is worth
-  PIDS      how many processes and threads it has / how many it may have
-  OOM       how many of its processes were killed for want of memory, and whose limit it was, the last time:
-            own, a parent cgroup's, that of one inside of it, or the host's memory; ? where it can't be told
+  NAME      name of the container, a short ID for Docker and Podman; - if it has none
+  PID       PID of its first process on the host: PID 1 inside, or the top of a chroot's process tree
+  PROCS     number of processes in it and in the containers inside it
+  COMMAND   command line of the first process
+  ROOTFS    path of its root directory on the host; / is the host's own; ? if the host has no path to it
+  UP        time since the first process started
+  MEMORY    memory usage / limit of its cgroup; ~ if it shares a cgroup with others: sum of the resident memory of its
+            processes, which counts shared pages once for each process
+  Further columns appear if they apply to a container in the list:
+  CPUS      CPU quota, as a number of CPUs
+  PIDS      number of processes and threads / limit
+  OOM       number of processes that the kernel killed for lack of memory, and where the last one exceeded a limit:
+            own: the container's, parent: of a cgroup above it, inside: of a cgroup below it, host: the host's memory;
+            ? if unknown
 
 OPTIONS
-      --watch             a live table, sorted by the keys that it names: CPU time, memory with its history, I/O
-                          and the time that its quota kept it waiting, per second; 100% is one CPU. Where it has
-                          no cgroup of its own: ~ and the sum over its processes. q ends it. Without a terminal
-                          one table after the other, or with --json one line for each tick
-      --interval SECONDS  how often it looks (default: 2)
-      --count TICKS       end after so many
-      --json              an array of objects: name, pid, processes, command, rootfs, startedAt, memory (usedBytes,
-                          limitBytes, source: "cgroup" or "rss"), limits (memoryBytes, cpus, pids), pids, cpuSeconds,
-                          oomKills (count, and of the last one level, cgroup, process, at), namespaces (inode
-                          numbers), engine; null where there is none or it can't be seen
+      --watch             show a live table of CPU, memory, I/O and throttling per second, 100% is one CPU; its second
+                          line names the keys that sort it and the one that quits. ~ marks sums over the processes of
+                          a container that has no cgroup of its own. Without a terminal: print one table for each
+                          interval, or with --json one line
+      --interval SECONDS  with --watch: time between two readings (default: 2)
+      --count TICKS       with --watch: end after this number of readings
+      --json              print an array of objects: name, pid, processes, command, rootfs, startedAt, memory
+                          (usedBytes, limitBytes, source: "cgroup" or "rss"), limits (memoryBytes, cpus, pids), pids,
+                          cpuSeconds, oomKills (count; level, cgroup, process and at of the last one), namespaces
+                          (inode numbers), engine; null if a value does not exist or cannot be read
       --no-trunc          print long commands and paths in full
   -h, --help              print this text
 
@@ -45,7 +46,7 @@ EXAMPLES
   ps.ts --watch --json --interval 10 | jq -c '.containers[] | [.name, .cpuPercent]'
 
 CHANGES
-  Nothing. Without root it shows what it can, and says how much it could not look into.
+  Nothing. Without root it lists what it can read, and prints how many processes it could not.
 
 SEE ALSO
   lsns(8), pid_namespaces(7), mount_namespaces(7), chroot(2), pivot_root(2), cgroups(7), proc(5), the kernel's
@@ -95,7 +96,7 @@ export const options = {
   noTrunc: {},
 };
 
-/** Seconds between two looks. */
+/** Seconds between two readings. */
 export function parseInterval(text: string): number {
   const seconds = Number(text);
   if (/^[\d.]+$/.test(text) && seconds >= 0.1 && seconds <= 86_400) return seconds;
@@ -107,7 +108,7 @@ function parseCount(text: string): number {
   throw new UsageError(`--count is a number of ticks, at least 1, not ${text}`);
 }
 
-/** What is shown of a container in the table. */
+/** A container in the table. */
 export interface TableRow {
   name: string | null;
   pid: number;
@@ -123,12 +124,12 @@ export interface TableRow {
   engine: string;
 }
 
-/** What --json has of it. */
+/** A container in the output of --json. */
 export interface Row extends TableRow {
   namespaces: Record<string, number | null>;
 }
 
-/** How long something has run, in its two largest units: `42s`, `5m 3s`, `3h 20m`, `12d 4h`. */
+/** A duration in its two largest units: `42s`, `5m 3s`, `3h 20m`, `12d 4h`. */
 export function formatDuration(seconds: number): string {
   const parts: [number, string][] = [
     [Math.floor(seconds / 86400), 'd'],
@@ -149,9 +150,9 @@ export function formatDuration(seconds: number): string {
 interface TableColumn {
   title: string;
   cell: (row: TableRow) => string | number;
-  /** only where one of the rows has it */
+  /** the column is shown if this holds for any row */
   if?: (row: TableRow) => boolean;
-  /** unless asked not to, cut to between these widths, at the front or at the end */
+  /** widths between which text is truncated, at its front or end, unless --no-trunc is given */
   cut?: { from: number; to: number; front: boolean };
 }
 
@@ -190,7 +191,7 @@ const tableColumns = (now: number): TableColumn[] => [
   },
 ];
 
-/** The rows as a table of text, no wider than `width` where that can be. `now`: milliseconds, as Date.now(). */
+/** The rows as a table of text, no wider than `width` if possible. `now`: milliseconds, as Date.now(). */
 export function toTable(rows: TableRow[], now: number, truncated: boolean, width: number): string {
   const columns = tableColumns(now).filter((column) => !column.if || rows.some(column.if));
   const cells = rows.map((row) => columns.map(({ cell }) => cell(row)));
@@ -199,7 +200,7 @@ export function toTable(rows: TableRow[], now: number, truncated: boolean, width
     const limit = columns[column]?.cut;
     return truncated && limit ? Math.min(widest, limit.to) : widest;
   });
-  // the paths give way first, then the commands
+  // paths are truncated first, then commands
   for (const [column, { cut: limit }] of [...columns.entries()].reverse()) {
     const excess = widths.reduce((sum, its) => sum + its + gap, -gap) - width;
     const its = widths[column] as number;
@@ -213,13 +214,13 @@ export function toTable(rows: TableRow[], now: number, truncated: boolean, width
   return table(head, fitted, { align: ['left', 'right', 'right'], widths });
 }
 
-/** What stays the same: where this host keeps account, and its log. */
+/** Facts about the host that stay the same: its hierarchies and its log. */
 interface Host {
   accounting: Accounting;
   logged: () => LoggedKill[];
 }
 
-/** The processes and containers of one moment, and what has been found out about them since. */
+/** Processes and containers at one moment, and the facts read about them since. */
 interface Reading {
   table: Processes;
   containers: Container[];
@@ -244,7 +245,7 @@ function getToKnow({ accounting }: Host, { table, containers, known }: Reading, 
   return found;
 }
 
-/** What a row and a look have in common. */
+/** The values that a row and a reading have in common. */
 function describe(host: Host, reading: Reading, container: Container) {
   const { pid } = container.first;
   const { identity, places, command } = getToKnow(host, reading, container);
@@ -285,7 +286,7 @@ function listContainers(host: Host, reading: Reading): TableRow[] {
   });
 }
 
-/** The inodes that name a process's namespaces: for those who ask for all, as it takes as long as all the limits. */
+/** Inodes of a process's namespaces: for --json only, since reading them takes as long as reading all limits. */
 const namespacesOf = (pid: number) =>
   Object.fromEntries(
     ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user'].map((type) => [
@@ -295,8 +296,8 @@ const namespacesOf = (pid: number) =>
   );
 
 /**
- * A function that looks at all containers. What takes most of the time, to find them, is done again only where there
- * are other PIDs than the last time, and every 5 s all the same: chroot(2) changes no PID.
+ * A function that reads all containers. Finding them takes most of the time, and is repeated only if the list of PIDs has
+ * changed, and every 5 s, since chroot(2) changes no PID.
  */
 function makeLook(host: Host, first: Reading): () => Look[] {
   let reading = first;
@@ -311,14 +312,14 @@ function makeLook(host: Host, first: Reading): () => Look[] {
     const atBootSeconds = uptime();
     return reading.containers.flatMap((container) => {
       const { places, ticks, shown } = describe(host, reading, container);
-      // one that has ended meanwhile
+      // it has ended meanwhile
       if (ticks === undefined) return [];
       return [{ ...shown, ticks, counters: readCounters(places, container, atBootSeconds) }];
     });
   };
 }
 
-/** Reads anew what changes of processes, for want of a cgroup that tells it. */
+/** Reads processes again whose container has no cgroup of its own. */
 function refresh(table: Processes, members: Set<number>): void {
   for (const pid of members) {
     const process = readProcess(pid);
@@ -326,11 +327,11 @@ function refresh(table: Processes, members: Set<number>): void {
   }
 }
 
-/** Says what could not be seen. */
+/** Reports the processes that could not be read. */
 function admit(reading: { hidden: number }): void {
   if (reading.hidden > 0 && process.getuid?.() !== 0)
     console.error(
-      `ps: could not look into ${reading.hidden} processes of other users, where a root directory of their own would not show: run it as root`,
+      `ps: could not look into ${reading.hidden} processes of other users, so containers made by chroot(1) may be missing: run it as root`,
     );
 }
 
@@ -338,7 +339,7 @@ await main(import.meta.url, { options, operands: [0, 0] }, async (given) => {
   const { json, noTrunc, interval: intervalSeconds = 2, count } = given;
   const host = { accounting: readAccounting(), logged: openKernelLog() };
   if (given.watch) {
-    if (noTrunc) throw new UsageError('--no-trunc is not for --watch');
+    if (noTrunc) throw new UsageError('--no-trunc cannot be combined with --watch');
     const first = readAll();
     admit(first);
     await watch(makeLook(host, first), { intervalSeconds, count, json });

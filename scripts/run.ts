@@ -6,87 +6,94 @@ run.ts: run a command in a container of its own, on a root file system
 USAGE
   run.ts [OPTION...] ROOTFS [COMMAND [ARG...]]
 
-  ROOTFS is a directory, or a name under rootfs/. COMMAND is what ROOTFS's image says, else /bin/bash where there is
-  one, else /bin/sh. What follows COMMAND belongs to COMMAND.
+  ROOTFS is a directory, or a name under rootfs/. COMMAND defaults to the image's, then to /bin/bash if ROOTFS has
+  one, then to /bin/sh. Every word after COMMAND is an argument of COMMAND, not an option of run.ts.
 
 OPTIONS
-  --name NAME           what other scripts know it by (default: ROOTFS's name and a number)
-  --hostname NAME       its host name (default: the container's name)
-  -d, --detach          in the background; prints the name. logs.ts shows its output, stop.ts ends it
-  --log-size SIZE       how much of the output of -d is kept (default: 1M)
-  --entrypoint PROGRAM  what is run in place of the image's own entrypoint
+  --name NAME           container name, by which the other scripts find it (default: ROOTFS's name and a number)
+  --hostname NAME       host name inside the container (default: the container's name)
+  -d, --detach          run in the background and print the name; logs.ts shows the output, stop.ts ends the container
+  --log-size SIZE       with --detach: size of the output that is kept (default: 1M)
+  --entrypoint PROGRAM  program to run in place of the image's entrypoint
   -e, --env KEY=VALUE   set an environment variable; KEY alone takes the caller's value; may be repeated
-  --env-file FILE       set those in FILE, one a line; may be repeated
-  -w, --workdir DIR     start in DIR of the container (default: /)
-  -u, --user USER[:GROUP]  run as a user of the container's /etc/passwd; a number, up to 2147483647, is an ID always
-  --init                a small init is PID 1: it passes signals on and reaps orphans
-  --stop-signal SIGNAL  what stop.ts is to send first (default: TERM)
+  --env-file FILE       set the variables in FILE, one per line; may be repeated
+  -w, --workdir DIR     working directory inside the container (default: /)
+  -u, --user USER[:GROUP]  user and group, by name in the container's /etc/passwd and /etc/group, or by ID; a number,
+                        up to 2147483647, is always an ID (default: root)
+  --init                run a small init as PID 1: it forwards signals and reaps orphaned processes
+  --stop-signal SIGNAL  signal that stop.ts sends first (default: TERM)
 
-  -v, --volume SRC:DST[:OPTIONS]  show the host's SRC at DST, with ro, nosuid, noexec perhaps; may be repeated
-  --tmpfs DST[:OPTIONS] a file system in memory, nosuid and noexec, with size=, mode=, exec ...; may be repeated.
-                        Mode and owner are those of DST, if that is there
-  --device SRC[:DST]    make a device of the host's in /dev; may be repeated
-  --shm-size SIZE       how large /dev/shm may become (default: 64M)
-  --read-only           nothing of ROOTFS can be written
-  --ephemeral           what is written to ROOTFS goes into memory, and is gone afterwards
-  --disk SIZE           with --ephemeral: no more than SIZE
-  --add-host NAME:ADDRESS  an entry of its own /etc/hosts; may be repeated
-  --dns ADDRESS         a name server in its own /etc/resolv.conf; may be repeated
+  -v, --volume SRC:DST[:OPTIONS]  bind-mount SRC of the host at DST; options: ro, nosuid, noexec; may be repeated
+  --tmpfs DST[:OPTIONS] mount a tmpfs at DST; options: size=, mode=, uid=, gid=, ro, exec, suid (default: nosuid and
+                        noexec, with mode and owner of DST if it exists); may be repeated
+  --device SRC[:DST]    make the device SRC of the host available in /dev; may be repeated
+  --shm-size SIZE       size of /dev/shm (default: 64M)
+  --read-only           mount the root file system read-only
+  --ephemeral           keep changes to the root file system in memory, and discard them at the end
+  --disk SIZE           with --ephemeral: size limit of these changes
+  --add-host NAME:ADDRESS  add an entry to the container's /etc/hosts; may be repeated
+  --dns ADDRESS         use this name server, in the container's /etc/resolv.conf; may be repeated
 
-  --memory SIZE         no more than SIZE, and no swap beyond it: 100M is 100 * 1024^2, 100MB is 100 * 1000^2
-  --memory-swap SIZE|-1  memory and swap together; -1 is any swap
-  --memory-reservation SIZE  what it is to be left with when memory is scarce
-  --cpus N              no more than N processors' time, as 1.5
-  --cpuset-cpus LIST    on these processors only, as 0-1,3
-  --cpuset-mems LIST    from these memory nodes only
-  --cpu-shares N        its part of what several want; 1024 is everybody's
-  --pids-limit N|-1     no more than N processes and threads
-  --device-read-bps PATH:SIZE  no more bytes a second from the disk that PATH is or lies on; may be repeated
-  --device-write-bps PATH:SIZE  the same for writing
-  --device-read-iops PATH:N  no more operations a second; may be repeated
-  --device-write-iops PATH:N  the same for writing
-  --ulimit NAME=SOFT[:HARD]  a limit of getrlimit(2), as nofile=1024; may be repeated
-  --network NETWORK     host (default), with its name servers if ROOTFS names none that answers; none but its own
-                        loopback; bridge: an interface on a bridge of network.ts, or without root by pasta(1) or
-                        slirp4netns(1); container:NAME: the one that another has
-  -p, --publish PORTS   with --network bridge: HOSTPORT:PORT leads a port of the host's to it, with IP: before it at
-                        one address only, with /udp behind it; may be repeated
-  --userns              root in it is no root on the host; for users without root it always is so
-  --cap-add CAP         keep one more of capabilities(7), or ALL; may be repeated
-  --cap-drop CAP        drop one more, or ALL; may be repeated
-  --security-opt OPT    seccomp=unconfined: all system calls; no-new-privileges=false: set-user-ID programs work
-  --privileged          all off: every capability and system call, set-user-ID programs, device files, a writable
-                        /sys, nothing in /proc hidden
-  --isolate LIST        only these, to see what each one does: chroot, mount, pid, uts, ipc, cgroup, net
-  --dry-run             print the launch as shell instead of doing it
-  -h, --help            this text
+  --memory SIZE         memory limit, without swap unless --memory-swap is given: 100M is 100 * 1024^2 bytes, 100MB is
+                        100 * 1000^2
+  --memory-swap SIZE|-1  limit for memory and swap together; -1 is unlimited swap
+  --memory-reservation SIZE  soft limit: under memory pressure, usage up to SIZE is reclaimed last
+  --cpus N              CPU time limit, as a number of CPUs: 1.5
+  --cpuset-cpus LIST    run on these CPUs only: 0-1,3
+  --cpuset-mems LIST    allocate memory from these NUMA nodes only: 0
+  --cpu-shares N        relative CPU weight under contention, 2 to 262144 (default: 1024)
+  --pids-limit N|-1     limit for the number of processes and threads; -1 is unlimited
+  --device-read-bps PATH:SIZE  read at most SIZE per second from the disk that PATH is or lies on; may be repeated
+  --device-write-bps PATH:SIZE  write at most SIZE per second; may be repeated
+  --device-read-iops PATH:N  at most N read operations per second; may be repeated
+  --device-write-iops PATH:N  at most N write operations per second; may be repeated
+  --ulimit NAME=SOFT[:HARD]  resource limit of getrlimit(2): nofile=1024; may be repeated
+  --network NETWORK     host: the host's network, with its name servers if ROOTFS names none that answers (default);
+                        none: a loopback interface only;
+                        bridge: an interface on a bridge of network.ts; without root, by pasta(1) or slirp4netns(1);
+                        container:NAME: the network of another container
+  -p, --publish PORTS   with --network bridge: [IP:]HOSTPORT:PORT[/udp] forwards HOSTPORT of the host to PORT of the
+                        container, on the host address IP only if given; may be repeated
+  --userns              map the container's root to an unprivileged user of the host (always, without root)
+  --cap-add CAP         keep this capability, see capabilities(7), or ALL; may be repeated
+  --cap-drop CAP        drop this capability, or ALL; may be repeated
+  --security-opt OPT    seccomp=unconfined: load no seccomp filter; no-new-privileges=false: let set-user-ID programs
+                        gain privileges; may be repeated
+  --privileged          lift all of these restrictions: keep every capability, load no seccomp filter, set no
+                        no_new_privs, allow device files, mount /sys writable, mask nothing in /proc
+  --isolate LIST        isolate only these, to see what each of them does: chroot, mount, pid, uts, ipc, cgroup, net
+                        (default: mount,pid,uts,ipc,cgroup; net if --network asks for it)
+  --dry-run             print the launch as shell, and start nothing
+  -h, --help            print this text
 
-  What is not said is as the image says that ROOTFS was made of, if it holds that (/.image.json).
-  The exit code is COMMAND's; 128+n if signal n killed it; 127 if it was not found, 126 if it could not be
-  executed; 125 if there was no container.
+  Options you leave out default to ROOTFS/.image.json, if present: entrypoint, command, environment, user, working
+  directory and stop signal of the image that ROOTFS was made from.
+  The exit code is COMMAND's; 128+n if signal n killed it; 127 if it was not found; 126 if it could not be executed;
+  125 if the container could not be started.
 
 EXAMPLES
-  run.ts rootfs/host                            a shell
+  run.ts rootfs/host                            an interactive shell
   run.ts --memory 100M --name web rootfs/host /bin/sh -c 'echo $$'
   run.ts -d --name web --init --ephemeral -v /srv/www:/srv:ro rootfs/host sleep infinity
   run.ts --isolate chroot rootfs/host ps aux    the article's step 2: ps still sees the whole host
   run.ts --isolate pid,mount rootfs/host ps aux its step 3: ps sees the container
-  run.ts --dry-run rootfs/host | less           what would be done
+  run.ts --dry-run rootfs/host | less           the launch as shell
 
 CHANGES
-  A cgroup barehand/NAME in each hierarchy, for as long as the container lives; for users without root only if there
-  are limits, in a cgroup that is delegated to them. Mounts are made in a mount namespace of its own and are never
-  seen by the host. In ROOTFS, the directories proc, sys and dev and what is mounted on are made where they are
-  missing, and what COMMAND writes stays, but for --ephemeral. -d keeps output and exit status in
-  /run/barehand/NAME, or $XDG_RUNTIME_DIR/barehand/NAME.
+  A cgroup barehand/NAME in each hierarchy, while the container lives. Without root: only if limits are given, in a
+  cgroup that is delegated to the user.
+  Mounts are made in the container's own mount namespace; the host's mount table stays the same.
+  In ROOTFS: the directories proc, sys and dev, and mount points of options, if they are missing; and what COMMAND
+  writes. --ephemeral keeps both out of ROOTFS.
+  --detach keeps output and exit status in /run/barehand/NAME, or $XDG_RUNTIME_DIR/barehand/NAME.
 
 UNDO
-  All of it goes when COMMAND ends, but for what -d keeps: stop.ts NAME removes that. After a SIGKILL empty cgroups
-  may be left: the next run.ts removes them.
+  Everything but what --detach keeps is removed when COMMAND ends. stop.ts NAME removes that as well. SIGKILL may
+  leave empty cgroups, which the next run.ts removes.
 
 SEE ALSO
   unshare(1), pivot_root(2), namespaces(7), user_namespaces(7), cgroups(7), capabilities(7), seccomp(2), setpriv(1),
-  nsenter(1), script(1)
+  nsenter(1), script(1), logs.ts, stop.ts, network.ts
 */
 import { realpathSync } from 'node:fs';
 import { hostname as osHostname } from 'node:os';
@@ -188,7 +195,8 @@ function parseIsolate(text: string): Set<string> {
   const known = ['chroot', ...Object.keys(namespaceFlags)];
   const words = text.split(',');
   for (const word of words)
-    if (!known.includes(word)) throw new UsageError(`--isolate does not know ${word}: ${known.join(', ')}`);
+    if (!known.includes(word))
+      throw new UsageError(`--isolate: unknown word ${word}: use ${known.join(', ')}`);
   return new Set(words);
 }
 
@@ -198,22 +206,22 @@ function checkOptions(values: Values<typeof options>, isolate: Set<string>): voi
   if (values.detach && !isolate.has('pid')) throw new UsageError('-d needs --isolate pid');
   if (values.logSize && !values.detach) throw new UsageError('--log-size needs --detach');
   if (values.disk && !values.ephemeral)
-    throw new UsageError('--disk needs --ephemeral: it bounds what goes there');
+    throw new UsageError('--disk needs --ephemeral, whose size it limits');
   if (values.publish.length > 0 && values.network?.kind !== 'bridge')
     throw new UsageError('--publish needs --network bridge');
   if (values.init && !isolate.has('pid'))
-    throw new UsageError('--init needs --isolate pid: it is to be PID 1');
+    throw new UsageError('--init needs --isolate pid: an init must be PID 1');
   if (isolate.has('mount')) return;
   for (const [option, given] of Object.entries(values))
     if (needMount.includes(option) && isGiven(given))
-      throw new UsageError(`--${kebab(option)} needs --isolate mount: a chroot has no such thing`);
+      throw new UsageError(`--${kebab(option)} needs --isolate mount: chroot(2) alone cannot do it`);
 }
 
 const needMount = 'user workdir volume tmpfs device shmSize readOnly ephemeral addHost dns userns init'.split(
   ' ',
 );
 
-/** Whose IDs the container's are. Throws Failure where this host does not let this user have any. */
+/** The container's user namespace. Throws Failure if this host forbids user namespaces to this user. */
 function findNamespace(name: string, userns: boolean): Launch['userNamespace'] {
   if (process.getuid?.() === 0) return userns ? freeNamespace(name) : undefined;
   const locked = lockedBy();
@@ -221,17 +229,19 @@ function findNamespace(name: string, userns: boolean): Launch['userNamespace'] {
   return rootlessNamespace();
 }
 
-/** What --init puts before the command, and the host's program for it. */
+/** The words that --init puts before the command, and the program of the host that they run. */
 function planInit(): { init: string | undefined; words: string[] } {
   const init = findInit(findInPath);
   return init ? { init, words: ['/dev/init', '--'] } : { init, words: shellInit };
 }
 
-/** The limits of its cgroups. Throws UsageError for those that contradict each other. */
+/** The limits of the container's cgroups. Throws UsageError if they contradict each other. */
 function planLimits(values: Values<typeof options>): Limits {
   const { memory, memorySwap } = values;
   if (memorySwap !== undefined && (memory === undefined || memorySwap < memory))
-    throw new UsageError('--memory-swap is memory and swap together: it needs --memory, and is not less');
+    throw new UsageError(
+      '--memory-swap limits memory and swap together: it needs --memory, and must not be less',
+    );
   return {
     memoryBytes: memory,
     swapBytes: memorySwap && memorySwap - (memory ?? 0),
@@ -251,8 +261,8 @@ function planLimits(values: Values<typeof options>): Limits {
 }
 
 /**
- * The cgroups: root's at the top of every hierarchy. A user's only for limits, below one that is delegated to him, which
- * is then as a hierarchy of its own. Throws Failure where there can be none.
+ * The container's cgroups. For root they are at the top of every hierarchy. For other users they exist only if limits are
+ * given, below a delegated cgroup, which then counts as a hierarchy. Throws Failure if none can be made.
  */
 function findCgroups(name: string, limits: Limits, isRoot: boolean): Launch['cgroups'] {
   const hierarchies = readHierarchies();
@@ -284,7 +294,7 @@ function findCgroups(name: string, limits: Limits, isRoot: boolean): Launch['cgr
   return { ...planCgroups(delegated, name, limits), lock: undefined, leave };
 }
 
-/** The user that an image asks for: root, if it asks for none. Throws Failure for what is none. */
+/** The user of an image: root, if it names none. Throws Failure if the name is not valid. */
 function imageUser(rootfs: string, text = '0'): UserChoice {
   try {
     return parseUser(text);
@@ -293,13 +303,13 @@ function imageUser(rootfs: string, text = '0'): UserChoice {
   }
 }
 
-/** Throws Failure for a user that the container's user namespace does not have. */
+/** Throws Failure if the container's user namespace does not map the user. */
 function checkUser({ uid, gid, groups }: User, namespace: Launch['userNamespace']): void {
   if (!namespace) return;
   const { uids, gids, single } = namespace;
   const has = (ranges: Range[], id: number) =>
     ranges.some(({ inside, count }) => id >= inside && id < inside + count);
-  // where there is only one, other groups are not asked for either
+  // with a single user, setgroups(2) is denied, and other groups are not used
   if (has(uids, uid) && [gid, ...(single ? [] : groups)].every((id) => has(gids, id))) return;
   if (single)
     throw new Failure(
@@ -319,12 +329,15 @@ async function planLaunch(
 ): Promise<Launch> {
   const isRoot = process.getuid?.() === 0;
   const rootfs = realpathSync(findRootfs(operand));
-  if (rootfs === '/') throw new UsageError('ROOTFS is / itself: that is the host, not a container');
+  if (rootfs === '/')
+    throw new UsageError('ROOTFS is /, the root directory of the host: choose another directory');
   const isolate = values.isolate ?? new Set(['mount', 'pid', 'uts', 'ipc', 'cgroup']);
   const choice = values.network ?? { kind: 'host' };
   if (choice.kind === 'none' || choice.kind === 'bridge') isolate.add('net');
   if (choice.kind === 'container' && isolate.has('net'))
-    throw new UsageError('--network container: shares a network that --isolate net would not');
+    throw new UsageError(
+      '--network container:NAME shares a network, and --isolate net makes a new one: choose one',
+    );
   checkOptions(values, isolate);
   const image = readImageConfig(rootfs);
 
@@ -342,13 +355,13 @@ async function planLaunch(
   checkUser(user, userNamespace);
   const names = isolate.has('uts') && (!userNamespace || findInPath('hostname'));
   if (values.hostname && !names)
-    throw new Failure('--hostname without root needs hostname(1), which is not here');
+    throw new Failure('--hostname without root needs hostname(1), which is not installed');
   const hostname = names ? (values.hostname ?? name) : undefined;
   const kept = values.privileged
     ? capabilities
     : keptCapabilities(values.capAdd.flat(), values.capDrop.flat());
   if (!isolate.has('mount') && !kept.includes('sys_chroot'))
-    throw new UsageError('a chroot needs CAP_SYS_CHROOT: do not drop it, or --isolate mount');
+    throw new UsageError('a chroot needs CAP_SYS_CHROOT: do not drop it, or add mount to --isolate');
   const security = Object.assign({}, ...values.securityOpt) as ReturnType<typeof parseSecurity>;
   const environment = new Map<string, string>();
   for (const variable of [
@@ -437,7 +450,7 @@ await main(
   async (values, operands) => {
     const plan = await planLaunch(values, operands);
     if (plan.privileged && !plan.userNamespace)
-      console.error('run: --privileged: root in this container is as root on the host');
+      console.error('run: --privileged: root in this container has all privileges of root on the host');
     if (values.dryRun) {
       process.stdout.write(await printLaunch(plan));
       return 0;

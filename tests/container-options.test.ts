@@ -67,13 +67,17 @@ test('a file of variables has one a line; quotes mean nothing, # begins a commen
     [make('env', lines), ['A=1', 'B="two words" # none', 'BAREHAND_TEST_VARIABLE=mine', 'C=#3', 'D=  d ']],
     [make('empty'), []],
   ]);
-  refuse(options.parseVariableFile, /^--env-file \/no\/such\/file: ENOENT/, '/no/such/file');
+  refuse(options.parseVariableFile, /^--env-file: cannot read \/no\/such\/file: ENOENT/, '/no/such/file');
   refuse(options.parseVariableFile, /not KEY=VALUE: "=2"/, make('wrong', 'A=1\n=2\n'));
 });
 
 test('a working directory is an absolute path', () => {
   for (const path of ['/', '/a b/../c']) assert.equal(parseWorkdir(path), path);
-  refuse(parseWorkdir, /^--workdir: a path in the container begins with \/: "/, '|a|./a|/a\nb');
+  refuse(
+    parseWorkdir,
+    /^--workdir: a path in the container must begin with \/ and contain no newline, not "/,
+    '|a|./a|/a\nb',
+  );
 });
 
 test('a volume is SRC:DST[:OPTIONS], where SRC is on this host and found without symlinks', () => {
@@ -100,15 +104,23 @@ test('a volume is SRC:DST[:OPTIONS], where SRC is on this host and found without
   ]);
   process.chdir(before);
   refuse(options.parseVolume, /^--volume is SRC:DST\[:ro\], not \//, '/tmp|/tmp:|/tmp::ro|/tmp:/a:ro:x');
-  refuse(options.parseVolume, /^--volume: SRC is a path of this host, it begins with/, 'data:/x|:/x|~/a:/x');
-  refuse(options.parseVolume, /^--volume: a path in the container begins with \/: "x/, '/tmp:x|/tmp:x/y:ro');
+  refuse(
+    options.parseVolume,
+    /^--volume: SRC is a path of this host, and must begin with/,
+    'data:/x|:/x|~/a:/x',
+  );
+  refuse(
+    options.parseVolume,
+    /^--volume: a path in the container must begin with \/ and contain no newline, not "x/,
+    '/tmp:x|/tmp:x/y:ro',
+  );
   refuse(options.parseVolume, /^--volume: there is no \/no on this host: mkdir -p \/no$/, '/no:/x');
   refuse(
     options.parseVolume,
-    /^--volume: options are ro, nosuid and noexec, or what holds anyway: rw, nodev, /,
+    /^--volume: unknown option .*: use ro, nosuid or noexec; rw, nodev, .* are accepted/,
     '/tmp:/x:exec|/tmp:/x:|/tmp:/x:ro,|/tmp:/x:dev|/tmp:/x:shared|/tmp:/x:z|/tmp:/x:noatime',
   );
-  refuse(options.parseVolume, /^--volume: either ro or rw$/, '/tmp:/x:ro,rw');
+  refuse(options.parseVolume, /^--volume: ro and rw exclude each other$/, '/tmp:/x:ro,rw');
 });
 
 test('a tmpfs is nosuid and noexec unless it says otherwise', () => {
@@ -121,9 +133,17 @@ test('a tmpfs is nosuid and noexec unless it says otherwise', () => {
     ['/a:size=10m', tmpfs('/a', 'size=10m')],
     [`/a:${all}`, tmpfs('/a', ...all)],
   ]);
-  refuse(options.parseTmpfs, /^--tmpfs: a path in the container begins with \/: "/, '|a|a:exec|/a\nb');
+  refuse(
+    options.parseTmpfs,
+    /^--tmpfs: a path in the container must begin with \/ and contain no newline, not "/,
+    '|a|a:exec|/a\nb',
+  );
   const wrong = 'dev|size=|size=1q|mode=8|bind|a b|huge=always|uid=0;x|size=1\nexec|size=1:exec';
-  refuse((word) => options.parseTmpfs(`/a:${word}`), /^--tmpfs: no such option of tmpfs\(5\) here: /, wrong);
+  refuse(
+    (word) => options.parseTmpfs(`/a:${word}`),
+    /^--tmpfs: unknown option .*: use size=, mode=, /s,
+    wrong,
+  );
   const ids = 'uid=2147483648|gid=4294967295|uid=4294967296|GID=99999999999999999999';
   refuse((word) => options.parseTmpfs(`/a:${word}`), /^--tmpfs: [ug]id is a number from 0 to 2147/i, ids);
 });
@@ -137,14 +157,18 @@ test('a device is one of this host, and its path is below /dev', () => {
     ['/dev/null:/dev/x:rwm', { source: '/dev/null', path: '/dev/x' }],
     [`${link}:/dev/x`, { source: '/dev/null', path: '/dev/x' }],
   ]);
-  const below = /^--device: its path in the container is below \/dev\/, not /;
+  const below = /^--device: the path in the container must be a plain path below \/dev\/, not /;
   const wrong = '/etc/x|/dev|/dev/|x|/dev/../etc/x|/dev//x|/dev/x/../../y|/devil|/dev/a\nb';
   refuse((path) => options.parseDevice(`/dev/null:${path}`), below, wrong);
   refuse(options.parseDevice, below, link);
-  refuse(options.parseDevice, /^--device: who may read .* is up to its mode and -u/, '/dev/null:/dev/x:r');
   refuse(
     options.parseDevice,
-    /^--device: \/.* is no device of this host$/,
+    /^--device: :r is not supported: the mode of the device and -u decide/,
+    '/dev/null:/dev/x:r',
+  );
+  refuse(
+    options.parseDevice,
+    /^--device: \/.* is not a device of this host$/,
     '/no:/dev/x|/etc/passwd:/dev/x|/dev:/dev/x',
   );
 });
@@ -156,7 +180,7 @@ test('a limit is an option of prlimit(1)', () => {
     ['core=-1', '--core=unlimited:unlimited'],
     ['memlock=0:unlimited', '--memlock=0:unlimited'],
   ]);
-  const expected = /^--ulimit is NAME=SOFT\[:HARD\], NAME one of core .* stack: not /;
+  const expected = /^--ulimit is NAME=SOFT\[:HARD\], not .*: NAME is one of core .* stack$/;
   refuse(options.parseLimit, expected, '|nofile|nofile=|nofile=x|nofile=1:2:3|files=1|nofile=1K|-n=1|as=1');
 });
 
@@ -252,7 +276,7 @@ test('the sysctl that forbids user namespaces is named, with what lifts it', () 
   const said = (files: Record<string, string>) => lockedBy((file) => files[file])?.split(': ');
   assert.equal(said({}), undefined);
   assert.equal(said(values('1\n', '1000\n', '0\n')), undefined);
-  const what = 'this host does not let users make user namespaces';
+  const what = 'this host forbids user namespaces to users other than root';
   const lifts = (sysctl: string) => [what, 'as root', `sysctl ${sysctl}`];
   assert.deepEqual(said(values('0\n', '1000\n', '0\n')), lifts('kernel.unprivileged_userns_clone=1'));
   assert.deepEqual(said(values('1\n', '0\n', '0\n')), lifts('user.max_user_namespaces=10000'));
@@ -307,7 +331,7 @@ test('a configuration that is none is refused, with the file and what is wrong',
       () => readImageConfig(folder),
       (error) => {
         assert.ok(error instanceof Failure, `${text}: ${error}`);
-        assert.ok(error.message.startsWith(`${folder}/.image.json is no image configuration: `));
+        assert.ok(error.message.startsWith(`${folder}/.image.json is not an OCI image configuration: `));
         assert.match(error.message, expected);
         return true;
       },

@@ -482,7 +482,10 @@ test('one in a user namespace is entered by the user whose it is, and by root', 
   await end;
   await assertAlike(String(first.pid), first.pid);
   const { code, stderr } = await execute([...words, String(web.first), 'true']);
-  assert.deepEqual([code, stderr], [125, `exec: ${web.first} is another user's: needs root: try sudo\n`]);
+  assert.deepEqual(
+    [code, stderr],
+    [125, `exec: process ${web.first} belongs to another user: needs root: try sudo\n`],
+  );
 });
 
 test('a container of runc', { skip: container.skip || needs('runc') }, async () => {

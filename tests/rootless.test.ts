@@ -198,7 +198,7 @@ test('what a user cannot have is refused in one line', rootless, async () => {
     file,
   ];
   const expected =
-    /^run: this host does not let users make .*: as root: sysctl user.max_user_namespaces=10000$/m;
+    /^run: this host forbids user namespaces to .*: as root: sysctl user.max_user_namespaces=10000$/m;
   await refused(expected, '', { root, launch: lock });
   const noFolder = [...words, 'XDG_RUNTIME_DIR=/proc/none', process.execPath, '--', file];
   await refused(/\/proc\/none/, '-d', { root, launch: noFolder });

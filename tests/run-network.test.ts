@@ -307,12 +307,12 @@ test('without root slirp4netns does it where there is no pasta; with neither it 
       [
         0,
         'lo\n',
-        'run: it has no network but its own loopback: without root that takes pasta(1) or slirp4netns(1): apt-get install passt\n',
+        'run: --network bridge: the container has a loopback interface only: without root it needs pasta(1) or slirp4netns(1): apt-get install passt\n',
       ],
     );
     const port = await inUser('true', '-p', '8094:1');
     assert.deepEqual(
-      [port.code, /^run: --publish: without root that takes pasta/.test(port.stderr)],
+      [port.code, /^run: --publish: without root it needs pasta/.test(port.stderr)],
       [125, true],
     );
   } finally {

@@ -220,7 +220,7 @@ test('--tmpfs in a user namespace: an owner that it does not know is left out', 
 });
 
 test('the same place is given to one thing only', container, async () => {
-  const twice = (path: string) => new RegExp(`two things are to be at ${path}, by `);
+  const twice = (path: string) => new RegExp(`${path} is the target of two mounts, by `);
   const [there, file] = [source, join(source, 'file')];
   await refused(twice('/a'), `-v ${there}:/a -v ${there}:/a`, { root });
   await refused(twice('/a'), `-v ${there}:/a --tmpfs /a/`, { root });
@@ -423,7 +423,10 @@ test('system calls are filtered, no privileges gained, unless that is lifted', {
   ]);
   const { stdout, stderr } = await inside('--privileged', program);
   assert.equal(stdout, `0\n${inherited}\n`);
-  assert.match(stderr, /^run: --privileged: root in this container is as root on the host\n$/);
+  assert.match(
+    stderr,
+    /^run: --privileged: root in this container has all privileges of root on the host\n$/,
+  );
 });
 
 test('a host that can load no filter is told of it, and the container runs', container, async () => {

@@ -74,14 +74,14 @@ test('wrong usage and a missing rootfs end with 125 and one clear line', {
     [['--name', '../etc', '/tmp'], /not a name/],
     [['--name', 'pid-1', '/tmp'], /not a name/],
     [['-e', '=x', '/tmp'], /not KEY=VALUE/],
-    [['-w', 'tmp', '/tmp'], /begins with \//],
+    [['-w', 'tmp', '/tmp'], /must begin with \//],
     [['--network', 'bride', '/tmp'], /host, none, bridge or container:NAME/],
     [['--cap-add', 'fly', '/tmp'], /no such capability: fly/],
-    [['--isolate', 'time-and-space', '/tmp'], /does not know time-and-space/],
+    [['--isolate', 'time-and-space', '/tmp'], /unknown word time-and-space/],
     [['--isolate', 'pid', '--hostname', 'x', '/tmp'], /needs --isolate uts/],
     [['--isolate', 'chroot', '-u', '1', '/tmp'], /needs --isolate mount/],
     [['--isolate', 'chroot', '--cap-drop', 'sys_chroot', '/tmp'], /needs CAP_SYS_CHROOT/],
-    [['/'], /that is the host/],
+    [['/'], /the root directory of the host/],
     [['-u', 'nobody-i-know', '/tmp'], /no user nobody-i-know/],
   ] as [string[], RegExp][]) {
     const { code, stderr, stdout } = await run(...words);

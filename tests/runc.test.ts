@@ -36,11 +36,6 @@ const explained: { what: string; differences: RegExp; perhaps?: true }[] = [
     differences: /^(dev|device) \/dev\/core: (\/proc\/kcore|0 0), none$/,
     perhaps: true,
   },
-  {
-    what: '`/dev/stdin`, `/dev/stdout`, `/dev/stderr`',
-    differences: /^dev \/dev\/std\w+: \/proc\/self\/fd\/\d, fd\/\d$/,
-    perhaps: true,
-  },
   { what: 'cgroup file systems', differences: /^mount \/sys\/fs\/cgroup(\/\S+)?: \w+, none$/, perhaps: true },
   { what: 'cgroup namespace', differences: /^(namespaces|cgroup)( \S+)?: /, perhaps: true },
   { what: 'open files', differences: /^limit Max open files: 1024 1024, /, perhaps: true },

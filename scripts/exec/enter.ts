@@ -1,4 +1,4 @@
-// Entering a container: which program of the host's does it, and with which words. docs/exec.md explains it.
+// Entering a container: the program of the host that enters, and its arguments. docs/exec.md explains it.
 import { capabilities } from '../helpers/capabilities.ts';
 import { embedded } from '../helpers/embedded.ts';
 import type { User } from '../helpers/rootfs.ts';
@@ -6,43 +6,43 @@ import { callsPerl, callsPython } from '../helpers/seccomp/seccomp.ts';
 import { type Command, quote, sh, variable } from '../helpers/shell.ts';
 import { callWords } from '../helpers/system-calls.ts';
 
-/** What is to be run, and in what. */
+/** The command to run, and the container. */
 export interface Entry {
-  /** the container's first process, and when it started: a later one may get its PID */
+  /** the container's first process and its start time: a later process may get the same PID */
   pid: number;
   startTicks: number;
-  /** those that differ from the caller's, in the order in which they can be entered */
+  /** namespaces that differ from the caller's, in an order in which they can be entered */
   namespaces: string[];
-  /** the first process's in each hierarchy */
+  /** directories of the first process's cgroups */
   cgroups: string[];
   command: string[];
-  /** KEY=VALUE, beside those of the first process */
+  /** KEY=VALUE, in addition to those of the first process */
   environment: string[];
-  /** undefined: where the first process is */
+  /** undefined: that of the first process */
   workdir: string | undefined;
-  /** undefined: with the host's root directory, and as the caller is */
+  /** undefined: the command keeps the host's root directory, and the caller's user and privileges */
   inside: Inside | undefined;
-  /** the caller may make mounts, and what they must not write to is theirs */
+  /** the caller is root, whose programs the container must not write to */
   isRoot: boolean;
 }
 
-/** Who the command is in the container, and what it may do. */
+/** User and privileges of the command in the container. */
 export interface Inside {
-  /** as the container numbers them; `hostUid` is the same user outside */
+  /** IDs in the container; `hostUid` is the same user on the host */
   user: User;
   hostUid: number;
-  /** user_namespaces(7): nobody in there may call setgroups(2) */
+  /** user_namespaces(7): setgroups(2) is denied in the namespace */
   setgroupsDenied: boolean;
-  /** a bit for each capability that may be had at all; undefined: privileged */
+  /** bits of the bounding set; undefined: privileged */
   bounding: bigint | undefined;
   noNewPrivileges: boolean;
-  /** of the seccomp filter, see seccompRules; undefined: none */
+  /** rules of the seccomp filter, see seccompRules; undefined: no filter */
   rules: string[] | undefined;
-  /** the first process is confined by AppArmor or SELinux otherwise than the caller */
+  /** the first process has another profile of AppArmor or label of SELinux than the caller */
   confined: boolean;
 }
 
-/** The program of the host's that enters, by its absolute path. */
+/** The program of the host that enters, by its absolute path. */
 export interface Tool {
   path: string;
   name: 'perl' | 'python3' | 'nsenter';
@@ -53,16 +53,16 @@ const programs = {
   python3: `${callsPython}\n${embedded(import.meta.url, './enter.py')}`,
 };
 
-/** The system calls that these make by number. */
+/** System calls that these programs make by number. */
 const calls = 'capset clone keyctl prctl prlimit64 setgroups setns setresgid setresuid setsid'.split(' ');
 
-/** The capabilities of a set, by name and number; a kernel may have more than there are names here. */
+/** The capabilities of a set, by name and number; newer kernels have capabilities without a name here. */
 function capabilityWords(set: bigint): string[] {
   const bits = Array.from({ length: 64 }, (_, bit) => bit).filter((bit) => (set >> BigInt(bit)) & 1n);
   return bits.map((bit) => `capability=${capabilities[bit] ?? 'new'}:${bit}`);
 }
 
-/** The parameters of enter.pl that say who the command is and what it may do. */
+/** Arguments of enter.pl for user and privileges. */
 function insideWords(inside: Inside, cgroups: string[]): string[] {
   const { user, hostUid, bounding } = inside;
   return [
@@ -79,17 +79,17 @@ function insideWords(inside: Inside, cgroups: string[]): string[] {
   ];
 }
 
-/** Has nothing in a container write to a program through /proc/PID/exe: it is on a read-only mount nobody else sees. */
+/** Protects a program against writes through /proc/PID/exe: it runs from a read-only mount in a private namespace. */
 const shield = (path: string) => [
   ...sh`unshare --mount --propagation slave sh -c ${'mount --bind -o ro "$0" "$0" || exit 125; exec "$@"'}`,
   path,
 ];
 
-/** unshare(1): ps and the like see the container's processes, in a /proc that nobody else sees. */
+/** Mounts a /proc with the container's processes in a private mount namespace, for ps and the like, unshare(1). */
 const ownProc = (namespaces: string[]) =>
   namespaces.includes('pid') ? sh`unshare --mount --mount-proc --propagation slave` : [];
 
-/** The command that enters, as lists of words that each stand in a line of their own in print. */
+/** The command that enters, as lists of words; in print, each list begins a line. */
 function enterLists(
   entry: Entry,
   { path, name }: Tool,
@@ -130,7 +130,7 @@ const nsenterOptions: Record<string, string> = {
   user: '--user',
 };
 
-/** What the container's own setpriv(1) has to drop. */
+/** The command by which the container's own setpriv(1) drops privileges. */
 function setprivWords({ user, setgroupsDenied, noNewPrivileges, bounding }: Inside): Command {
   const groups = user.groups.length > 0 ? `--groups=${user.groups}` : '--clear-groups';
   const kept = capabilities.filter((_, bit) => ((bounding ?? 0n) >> BigInt(bit)) & 1n);
@@ -144,7 +144,7 @@ function setprivWords({ user, setgroupsDenied, noNewPrivileges, bounding }: Insi
   ];
 }
 
-/** The same without perl and python, where nsenter(1) has to do: what drops the privileges is the container's own. */
+/** The same by nsenter(1), without perl and python: the container's own programs drop the privileges. */
 function nsenterLists(entry: Entry, path: string, variables: string[]): Command[] {
   const { pid, namespaces, cgroups, inside, isRoot, workdir, command, environment } = entry;
   const options = namespaces.flatMap((kind) => nsenterOptions[kind] ?? []);
@@ -156,7 +156,7 @@ function nsenterLists(entry: Entry, path: string, variables: string[]): Command[
   return [
     ...(isRoot ? [shield(path)] : []),
     ['sh', '-c', join, 'exec', ...cgroups, '--'],
-    // nothing of the caller's environment gets in; by PATH the container's own programs are found
+    // no variable of the caller's gets in; PATH finds the container's own programs
     ['env', '-i', 'PATH=/usr/sbin:/usr/bin:/sbin:/bin', ...nsenter, '--root', '--wd'],
     setprivWords(inside),
     ...(workdir === undefined ? [] : [['sh', '-c', 'cd -- "$0" || exit 125; exec "$@"', workdir]]),
@@ -166,15 +166,15 @@ function nsenterLists(entry: Entry, path: string, variables: string[]): Command[
 }
 
 /**
- * The command that enters, to be run in /proc/PID. `variables` are those of the first process, KEY=VALUE. `parent`: it
- * ends when its parent, the process of this PID, does.
+ * The command that enters, to be run in /proc/PID. `variables` are those of the first process, KEY=VALUE. `parent`: PID of
+ * the parent, with which the command ends.
  */
 export const enterCommand = (entry: Entry, tool: Tool, variables: string[], parent?: number): Command =>
   tool.name === 'nsenter'
     ? nsenterLists(entry, tool.path, variables).flat()
     : enterLists(entry, tool, programs[tool.name], parent).flat();
 
-/** Lists of words as one command that can be pasted; each begins a line, and lines are no longer than a screen is wide. */
+/** Prints lists of words as one command. Each list begins a line; long lines are wrapped. */
 function print(lists: Command[]): string {
   const lines: string[] = [];
   for (const words of lists) {
@@ -191,7 +191,7 @@ function print(lists: Command[]): string {
   return lines.join(' \\\n  ');
 }
 
-/** The whole as shell, in a subshell so that it can be pasted. */
+/** The runbook: all of it as shell, in a subshell. */
 export function enterRunbook(entry: Entry, tool: Tool, variables: string[]): string {
   const { pid, startTicks, inside } = entry;
   const system = '/usr/sbin:/usr/bin:/sbin:/bin';

@@ -12,10 +12,12 @@ export function parseVariable(text: string): string {
   return value === undefined ? '' : `${key}=${value}`;
 }
 
-/** An absolute path in the container. It may lead over symlinks, and upwards: it can't lead out. */
+/** An absolute path in the container. Symlinks and `..` are resolved inside the container's root, later. */
 export function parsePath(option: string, text: string): string {
   if (text.startsWith('/') && !/[\0\n]/.test(text)) return text;
-  throw new UsageError(`--${option}: a path in the container begins with /: ${JSON.stringify(text)}`);
+  throw new UsageError(
+    `--${option}: a path in the container must begin with / and contain no newline, not ${JSON.stringify(text)}`,
+  );
 }
 
 /** The working directory of a command in the container. */

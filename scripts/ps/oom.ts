@@ -8,9 +8,9 @@ import type { Places } from './usage.ts';
 
 export interface OomKills {
   count: number;
-  /** of the last one; null where it can't be told */
+  /** of the last kill; null if unknown */
   level: Level | null;
-  /** the cgroup whose limit it was */
+  /** the cgroup whose limit was exceeded */
   cgroup: string | null;
   process: { pid: number; name: string } | null;
   at: string | null;
@@ -47,8 +47,8 @@ function hasHit(version: 1 | 2, directory: string): boolean {
 }
 
 /**
- * The OOM kills in a container's own memory cgroup; null where it has none. `logged` is asked only where there are
- * kills; what it tells from before the container's start is of an earlier one by that name.
+ * The OOM kills in a container's own memory cgroup; null if it has none. `logged` is called only if there are kills.
+ * Records from before the container's start belong to an earlier container of that name.
  */
 export function readOomKills(
   place: Places['memory'],
@@ -61,7 +61,7 @@ export function readOomKills(
   const countOf = (cgroup: string) => readNumber(join(cgroup, memoryFiles[version].oomKills), 'oom_kill');
   const own = countOf(directory);
   if (own === undefined) return null; // Linux before 4.13
-  // v2's counter has those of the cgroups below in it
+  // v2's counter includes the cgroups below
   const below = version === 1 ? cgroupsBelow(directory) : [];
   const count = below.reduce((sum, cgroup) => sum + (countOf(cgroup) ?? 0), own);
   if (count === 0) return { count, level: null, cgroup: null, process: null, at: null };

@@ -1,4 +1,4 @@
-// Where on the host the root directory of a container is.
+// The path on the host of a container's root directory.
 import { type Stats, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Container, readRoot } from '../helpers/containers.ts';
@@ -6,9 +6,9 @@ import { isBelow, type Mount, readMounts } from '../helpers/mounts.ts';
 import { attempt } from '../helpers/pids.ts';
 
 /**
- * Where on the host a container's root directory is: every path that it may have is tried, and only one that leads
- * to the very same directory counts. For an overlay that the host does not show, its upper directory. undefined:
- * the host has no path to it, or this user may not know.
+ * The path on the host of a container's root directory. Every candidate is tried; only one that leads to the same
+ * directory counts. For an overlay without such a path, its upper directory. undefined if the host has no path to it, or
+ * this user may not read it.
  */
 export function rootfsPath(container: Container, hostMounts: Mount[]): string | undefined {
   const { pid } = container.first;
@@ -19,12 +19,12 @@ export function rootfsPath(container: Container, hostMounts: Mount[]): string | 
     return stats?.dev === root.stats.dev && stats.ino === root.stats.ino;
   };
   if (root.path !== '/') {
-    // chroot(2): the path is that of the mount namespace it was called in, the host's or the enclosing container's
+    // chroot(2): the path is relative to the mount namespace of its caller, the host's or the enclosing container's
     const outer = container.enclosing && rootfsPath(container.enclosing, hostMounts);
     return [root.path, outer && join(outer, root.path)].find((path) => path && isRoot(path));
   }
   if (isRoot('/')) return '/';
-  // pivot_root(2): the root is a mount; the host may show the same directory of the same file system elsewhere
+  // pivot_root(2): the root is a mount; the host may have the same directory of the same file system at another path
   const mount = readMounts(pid).findLast(({ mountPoint }) => mountPoint === '/');
   if (!mount) return undefined;
   const path = hostMounts

@@ -1,16 +1,16 @@
-// A screenful of text in a terminal: columns, bars, and a screen that is given back as it was. See console_codes(4).
+// Text on a terminal: columns, bars, and the alternate screen. See console_codes(4).
 import { writeSync } from 'node:fs';
 import { widthOf } from '../helpers/table.ts';
 
-/** Of rows whose cells are texts: a column's title, and how it gives way where the screen is narrow. */
+/** A column of text: its title, and how it shrinks on a narrow screen. */
 export interface Column {
   title: string;
   right?: boolean;
-  /** never narrower than this, so that columns don't move with each number */
+  /** minimum width, so that columns do not move with each number */
   atLeast?: number;
-  /** may be cut down to this width */
+  /** may be truncated to this width */
   shrinkTo?: number;
-  /** left out where all that may shrink has; the highest goes first */
+  /** left out if shrinking does not suffice; the highest goes first */
   dropOrder?: number;
 }
 
@@ -20,7 +20,7 @@ export interface Cell {
   style?: number | undefined;
 }
 
-/** A text cut to a width, at its end or at its front, the cut shown. */
+/** A text truncated to a width, at its end or front, with an ellipsis. */
 export function cut(text: string, width: number, front = false): string {
   if (widthOf(text) <= width) return text;
   const characters = front ? [...text].reverse() : [...text];
@@ -72,7 +72,7 @@ export function layout(columns: Column[], rows: Cell[][], width: number, styled:
     return texts.join(' '.repeat(gap)).trimEnd();
   };
   const title = line(columns.map(({ title }) => ({ text: title })));
-  // what can't give way any more is cut off, without the styles, which might be cut through
+  // lines that are still too long are truncated, without styles, which might be cut in two
   if (excess() > 0) {
     const plain = (cells: Cell[]) => cut(line(cells.map(({ text }) => ({ text }))), width);
     return [cut(title, width), ...rows.map(plain)];
@@ -80,7 +80,7 @@ export function layout(columns: Column[], rows: Cell[][], width: number, styled:
   return [title, ...rows.map(line)];
 }
 
-/** A bar of a width, filled by `part` of `whole`; nothing where there is no whole. */
+/** A bar of this width, filled to `part` of `whole`; empty text if there is no `whole`. */
 export function bar(part: number, whole: number | null, width: number, unicode: boolean): string {
   if (whole === null) return '';
   const share = whole > 0 ? Math.min(1, Math.max(0, part / whole)) : 1;
@@ -90,7 +90,7 @@ export function bar(part: number, whole: number | null, width: number, unicode: 
   return `▕${('█'.repeat(eighths / 8) + partial).padEnd(width)}▏`;
 }
 
-/** Values as characters of growing height, the last `width` of them; `most` is as high as it gets. */
+/** The last `width` values as characters of increasing height; `most` is full height. */
 export function sparkline(values: number[], most: number, width: number, unicode: boolean): string {
   const heights = unicode ? '▁▂▃▄▅▆▇█' : '_.-=+*%#';
   return values
@@ -111,11 +111,11 @@ export const toJson = (value: unknown, indent?: number) =>
       .join(''),
   );
 
-/** Whether this user's terminal is said to understand UTF-8, locale(7). */
+/** Whether the locale uses UTF-8, locale(7). */
 export const speaksUnicode = ({ LC_ALL, LC_CTYPE, LANG }: NodeJS.ProcessEnv = process.env) =>
   /utf-?8/i.test(LC_ALL || LC_CTYPE || LANG || '');
 
-/** A terminal taken over. */
+/** The alternate screen of a terminal. */
 export interface Screen {
   width: () => number;
   height: () => number;
@@ -124,8 +124,8 @@ export interface Screen {
 }
 
 /**
- * Takes the terminal over: its second screen, no cursor, keys as they are typed. It is given back by `close`, and
- * when the process ends, however it does, but for SIGKILL. `onKey` gets each key, '' for the end of the input.
+ * Switches the terminal to its alternate screen, without cursor, in raw mode. `close` restores it, and so does the end of
+ * the process, except by SIGKILL. `onKey` gets each key, '' for the end of input.
  */
 export function openScreen(onKey: (key: string) => void, onResize: () => void): Screen {
   const { stdin, stdout } = process;
@@ -134,7 +134,7 @@ export function openScreen(onKey: (key: string) => void, onResize: () => void): 
     if (open) return;
     open = true;
     if (stdin.isTTY) stdin.setRawMode(true).resume();
-    // the second screen; no cursor; a line that is too long, as after a resize, does not go on in the next
+    // alternate screen; no cursor; no wrapping of lines that are too long, as after a resize
     stdout.write('\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J');
   };
   const leave = () => {
@@ -148,16 +148,16 @@ export function openScreen(onKey: (key: string) => void, onResize: () => void): 
     }
   };
   process.on('exit', leave);
-  // first of all, or the message would be on the screen that is left
+  // before other handlers, whose messages would be lost with the alternate screen
   process.prependListener('uncaughtException', leave);
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const)
     process.on(signal, () => {
       leave();
-      // so that whoever waits for this process learns what ended it, wait(2)
+      // so that the parent learns which signal ended this process, wait(2)
       process.removeAllListeners(signal);
       process.kill(process.pid, signal);
     });
-  // whoever stopped and continued it may have used the terminal meanwhile
+  // other programs may have used the terminal while this process was stopped
   process.on('SIGCONT', () => {
     leave();
     enter();
@@ -167,7 +167,7 @@ export function openScreen(onKey: (key: string) => void, onResize: () => void): 
   if (stdin.isTTY) {
     stdin.setEncoding('utf8');
     stdin.on('data', (typed: string) => {
-      // what a key beyond the letters sends begins with ESC and is none of ours
+      // function and cursor keys send sequences that begin with ESC: no commands
       for (const key of typed.startsWith('\x1b') ? '' : typed) {
         if (key === '\x1a') {
           leave();
@@ -181,11 +181,11 @@ export function openScreen(onKey: (key: string) => void, onResize: () => void): 
   }
   enter();
   return {
-    // a terminal that does not know its size says 0
-    // and at the end of a full line clearing the rest would take its last character
+    // a terminal without a size reports 0
+    // and clearing the rest of a full line would delete its last character
     width: () => (stdout.columns || 80) - 1,
     height: () => stdout.rows || 24,
-    // in one write, over what is there, each line's rest and then the screen's rest cleared: nothing flickers
+    // one write over the old frame, clearing the rest of each line and of the screen: no flicker
     draw: (lines) => {
       if (open) stdout.write(`\x1b[H${lines.map((line) => `${line}\x1b[K`).join('\r\n')}\x1b[J`);
     },

@@ -1,4 +1,4 @@
-// What a container may use and what it uses: limits, counters of the kernel, rates from two looks at them. See
+// Limits and usage of a container: counters of the kernel, and rates from two readings. See
 // cgroups(7), the kernel's admin-guide/cgroup-v2 and admin-guide/cgroup-v1.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -16,16 +16,16 @@ import { type Container, strangers } from '../helpers/containers.ts';
 import { attempt, readProc, readProcess, readStat, type Table } from '../helpers/pids.ts';
 import { amount, type Cgroup, type LimitName, memoryFiles, readBytes, readLimit } from '../limit/table.ts';
 
-/** What is counted: `cpu` has the quota and the throttling, `time` the CPU time, which v1 may keep apart. */
+/** Kinds of accounting: `cpu` has quota and throttling, `time` the CPU time, which v1 may keep in another hierarchy. */
 export type Resource = 'memory' | 'cpu' | 'time' | 'pids' | 'io';
 
-/** The hierarchy of each, as far as this host has it. */
+/** The hierarchy of each kind, if this host has it. */
 export type Accounting = Partial<Record<Resource, Hierarchy>>;
 
-/** The cgroup of a container's own in each hierarchy where it has one to itself. */
+/** The cgroups that a container has to itself. */
 export type Places = Partial<Record<Resource, Cgroup>>;
 
-/** null: none. */
+/** null: no limit. */
 export interface Limits {
   memoryBytes: number | null;
   cpus: number | null;
@@ -38,25 +38,25 @@ export interface Memory {
   source: 'cgroup' | 'rss';
 }
 
-/** CPU time and bytes so far of one process, or of a whole container; null where it can't be seen. */
+/** CPU time and I/O bytes so far, of a process or a container; null if they cannot be read. */
 export interface Work {
   cpuSeconds: number | null;
   readBytes: number | null;
   writeBytes: number | null;
 }
 
-/** One look at a container's counters. */
+/** One reading of a container's counters. */
 export interface Counters extends Work {
-  /** when, as performance.now() */
+  /** time of the reading, as of performance.now() */
   atMilliseconds: number;
-  /** when, since boot, as processes' starting times are */
+  /** time of the reading since boot, as start times of processes */
   atBootSeconds: number;
   throttledSeconds: number | null;
-  /** where it has no cgroup to itself for the CPU time or the I/O: each process's work, by its PID and start */
+  /** without a cgroup for CPU time or I/O: counters of each process, by its PID and start time */
   processes: Map<string, Work & { startedBootSeconds: number }> | undefined;
 }
 
-/** null: not known, as of a container that was not there the last time. */
+/** null: unknown, as for a container that is new. */
 export interface Rates {
   cpuPercent: number | null;
   throttledPercent: number | null;
@@ -64,7 +64,7 @@ export interface Rates {
   writeBytesPerSecond: number | null;
 }
 
-/** Reads where this host keeps account of what. */
+/** Finds the hierarchies that count each kind on this host. */
 export function readAccounting(hierarchies = readHierarchies()): Accounting {
   const names = { memory: 'memory', cpu: 'cpu', time: 'cpuacct', pids: 'pids', io: 'io' };
   const accounting: Accounting = {};
@@ -72,14 +72,14 @@ export function readAccounting(hierarchies = readHierarchies()): Accounting {
     const hierarchy = findHierarchy(hierarchies, controller);
     if (hierarchy) accounting[resource] = hierarchy;
   }
-  // v2 counts CPU time in every cgroup, whether or not the controller is there
+  // v2 counts CPU time in every cgroup, even without the controller
   const time = accounting.time ?? hierarchies.find(({ version }) => version === 2);
   return { ...accounting, ...(time && { time }) };
 }
 
 /**
- * The cgroups that a container has to itself. `isOurs`: one of barehand's, where whatever run.ts and exec.ts put
- * there belongs to it.
+ * Finds the cgroups that a container has to itself. `isOurs`: a container of barehand, whose cgroups contain only
+ * processes of run.ts and exec.ts.
  */
 export function findPlaces(
   accounting: Accounting,
@@ -91,7 +91,7 @@ export function findPlaces(
   const { first, members } = container;
   const cgroups = readProc(first.pid, 'cgroup') ?? '';
   let living = [...members].filter((pid) => table.get(pid)?.zombie === false);
-  // one that has ended since is in no cgroup any more
+  // a process that has ended is in no cgroup
   const find = (hierarchy: Hierarchy, path: string) => {
     const directory = ownCgroup(hierarchy, path, living, isStranger);
     if (directory !== undefined) return directory;
@@ -107,7 +107,7 @@ export function findPlaces(
   for (const [resource, hierarchy] of Object.entries(accounting) as [Resource, Hierarchy][]) {
     const path = cgroupPath(cgroups, hierarchy);
     if (path === undefined) continue;
-    // v2's is one for all; in v1 a cgroup of the same name is taken to be the same one, which saves most of the time
+    // v2 has one hierarchy; in v1, a cgroup of the same name is taken for the same one, which saves most of the time
     const isKnown = own !== undefined && own.first === path;
     const directory = isKnown ? cgroupDirectory(hierarchy, own?.path ?? '') : find(hierarchy, path);
     if (directory === undefined) continue;
@@ -119,7 +119,7 @@ export function findPlaces(
 
 const read = (directory: string, file: string) => attempt(() => readFileSync(`${directory}/${file}`, 'utf8'));
 
-/** Bytes over all devices, from `io.stat` or v1's blkio.throttle.io_service_bytes. */
+/** Sum of bytes over all devices, from `io.stat` or v1's blkio.throttle.io_service_bytes. */
 export function parseIo(text: string): { readBytes: number; writeBytes: number } {
   const sum = (pattern: RegExp) =>
     [...text.matchAll(pattern)].reduce((total, [, bytes]) => total + Number(bytes), 0);
@@ -138,7 +138,7 @@ export function readLimits({ memory, cpu, pids }: Places): Limits {
   return { memoryBytes: limit(memory, 'memory'), cpus: limit(cpu, 'cpu'), pids: limit(pids, 'pids') };
 }
 
-/** The memory of a container: its cgroup's if it has one to itself, else the sum of its processes'. */
+/** Memory usage: that of the container's own cgroup, else the sum over its processes. */
 export function readMemory({ memory }: Places, limits: Limits, table: Table, container: Container): Memory {
   const usedBytes = memory && readBytes(join(memory.directory, memoryFiles[memory.version].usage));
   if (typeof usedBytes === 'number') return { usedBytes, limitBytes: limits.memoryBytes, source: 'cgroup' };
@@ -146,7 +146,7 @@ export function readMemory({ memory }: Places, limits: Limits, table: Table, con
   return { usedBytes: sum, limitBytes: null, source: 'rss' };
 }
 
-/** How many processes and threads a container has: its cgroup's count, else that of its members. */
+/** Number of processes and threads: that of the container's own cgroup, else counted over its processes. */
 export function readTasks({ pids }: Places, table: Table, container: Container): number {
   const counted = pids && attempt(() => Number(readFileSync(join(pids.directory, 'pids.current'), 'utf8')));
   return counted ?? [...container.members].reduce((sum, pid) => sum + (table.get(pid)?.threads ?? 0), 0);
@@ -162,7 +162,7 @@ export function readCpuSeconds(place: Places['time']): number | null {
   return Number.isNaN(used) ? null : used;
 }
 
-/** Reads all that rates are made from. */
+/** Reads all counters that rates are computed from. */
 export function readCounters(
   { cpu, time, io }: Places,
   container: Container,
@@ -175,7 +175,7 @@ export function readCounters(
     cpu?.version === 1
       ? (numberOf(stat, 'throttled_time') ?? Number.NaN) / 1e9
       : (numberOf(stat, 'throttled_usec') ?? Number.NaN) / 1e6;
-  // the sums of v1 are without the cgroups below, but for those that say so
+  // counters of v1 exclude the cgroups below, except for files named _recursive
   const ioText =
     io &&
     (io.version === 2
@@ -196,7 +196,7 @@ export function readCounters(
   };
 }
 
-/** What one process has done so far, proc(5): none where it is gone, no I/O where this user may not see it. */
+/** Counters of one process, proc(5): undefined if it has ended, without I/O if this user may not read that. */
 function readWork(pid: number): [string, Work & { startedBootSeconds: number }][] {
   const stat = readStat(pid);
   if (stat === undefined) return [];
@@ -216,8 +216,8 @@ function readWork(pid: number): [string, Work & { startedBootSeconds: number }][
 }
 
 /**
- * What happened between two looks, per second of the time that has really passed. A counter that is new, or went
- * backwards, gives null, never a negative rate.
+ * Rates per second between two readings, by the time that has actually passed. A counter that is new or has decreased
+ * gives null, never a negative rate.
  */
 export function rates(before: Counters | undefined, now: Counters): Rates {
   const seconds = before ? (now.atMilliseconds - before.atMilliseconds) / 1000 : 0;
@@ -245,7 +245,7 @@ function workBetween(before: Counters, now: Counters, key: keyof Work): number |
   let sum: number | null = null;
   for (const [name, work] of now.processes) {
     const earlier = before.processes.get(name);
-    // all that one has done which was born meanwhile; nothing of one that only came to be a member
+    // a process born since the last reading counts in full; one that only became a member does not count
     const isNew = !earlier && work.startedBootSeconds >= before.atBootSeconds - 0.01;
     const done = difference(earlier ? earlier[key] : isNew ? 0 : work[key], work[key]);
     if (done !== null) sum = (sum ?? 0) + Math.max(0, done);

@@ -1,4 +1,4 @@
-// The live table of ps.ts: look, wait, look again, show what happened in between.
+// The live table of ps.ts: reads counters at intervals and shows rates.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { printable } from '../helpers/pids.ts';
 import { formatSize } from '../helpers/units.ts';
@@ -17,11 +17,11 @@ import {
 } from './screen.ts';
 import { type Counters, type Limits, type Memory, type Rates, rates } from './usage.ts';
 
-/** A container as one look finds it. */
+/** One reading of a container. */
 export interface Look {
   name: string | null;
   pid: number;
-  /** when its first process started, in ticks: with the PID this tells it from a later one */
+  /** start time of its first process, in ticks: with the PID it identifies the process */
   ticks: number;
   engine: string;
   command: string;
@@ -32,25 +32,25 @@ export interface Look {
   counters: Counters;
 }
 
-/** The same with what has happened since the look before. */
+/** The same with rates since the previous reading. */
 export interface Live extends Omit<Look, 'counters' | 'ticks'>, Rates {
-  /** what is summed up over its processes, for want of a cgroup of its own */
+  /** values that are sums over its processes, without a cgroup of its own */
   estimated: string[];
-  /** used bytes at each look so far, the last one now */
+  /** used bytes at each reading, the last one now */
   history: number[];
-  /** killed since the look before */
+  /** OOM kills since the previous reading */
   newKills: number;
 }
 
 const remembered = 60;
 
-/** A container over the looks so far. */
+/** A container over all readings so far. */
 export interface Track {
   look: Look;
   live: Live;
 }
 
-/** Holds two looks against each other. `previous`: what this returned for the look before. */
+/** Compares two readings. `previous`: the result for the previous reading. */
 export function track(previous: Map<string, Track>, looks: Look[]): Map<string, Track> {
   return new Map(
     looks.map((look) => {
@@ -73,7 +73,7 @@ export function track(previous: Map<string, Track>, looks: Look[]): Map<string, 
   );
 }
 
-/** What the table is sorted by: the key that asks for it, and what stands first. */
+/** Sort orders of the table: the key that selects one, and the value that is sorted by, ascending. */
 export const orders: Record<string, { key: string; by: (row: Live) => number | string }> = {
   CPU: { key: 'c', by: ({ cpuPercent }) => -(cpuPercent ?? -1) },
   memory: { key: 'm', by: ({ memory }) => -memory.usedBytes },
@@ -87,7 +87,7 @@ export const orders: Record<string, { key: string; by: (row: Live) => number | s
   name: { key: 'n', by: ({ name, pid }) => name ?? `\u{10ffff}${String(pid).padStart(10)}` },
 };
 
-/** The rows in one of the orders; equal ones stay as they were, so that rows don't jump about. */
+/** Sorts rows; rows that compare equal keep their order. */
 export function sortRows(rows: Live[], order: string, reversed: boolean): Live[] {
   const by = orders[order]?.by ?? (() => 0);
   const compare = (one: Live, other: Live) => {
@@ -115,11 +115,11 @@ const columns: Column[] = [
 const red = 31;
 const yellow = 33;
 
-/** `2 (own)`: how many, and where the last one's limit was. */
+/** `2 (own)`: the number of kills, and the level of the last one. */
 export const formatOomKills = (kills: OomKills | null) =>
   kills === null ? '-' : kills.count === 0 ? '0' : `${kills.count} (${kills.level ?? '?'})`;
 
-/** Bytes in a few columns, in the letters that options take: `764K`, `1.5G`. */
+/** Bytes in few columns, with the suffixes that options take: `764K`, `1.5G`. */
 const short = (bytes: number) =>
   formatSize(bytes).replace(/ (.).*$/, (_, unit) => (unit === 'B' ? '' : unit));
 
@@ -160,7 +160,7 @@ function cells(row: Live, unicode: boolean, roomy: boolean): Cell[] {
   ];
 }
 
-/** How a frame is to look. `height`: null for as many lines as it takes. */
+/** Style of a frame. `height`: null for any number of lines. */
 export interface View {
   order: string;
   reversed: boolean;
@@ -172,7 +172,7 @@ export interface View {
   intervalSeconds: number;
 }
 
-/** One frame: a line of what it is, on a screen one with the keys, the table, and how many rows had no place. */
+/** One frame: a heading, a line of keys if on a screen, the table, and the number of rows that did not fit. */
 export function frame(rows: Live[], view: View): string[] {
   const { order, reversed, width, height, styled, unicode, time, intervalSeconds } = view;
   const count = `${rows.length} container${rows.length === 1 ? '' : 's'}`;
@@ -184,7 +184,7 @@ export function frame(rows: Live[], view: View): string[] {
   ].map((line) => cut(line, width));
   const sorted = sortRows(rows, order, reversed);
   const space = height === null ? sorted.length : Math.max(0, height - head.length - 1);
-  // the last line says what is left out
+  // the last line counts the rows that are left out
   const shown = sorted.length <= space ? sorted : sorted.slice(0, Math.max(0, space - 1));
   const [title = '', ...table] = layout(
     columns,
@@ -202,7 +202,7 @@ export function frame(rows: Live[], view: View): string[] {
   return height === null ? lines : lines.slice(0, height);
 }
 
-/** A tick as one line of JSON. */
+/** One reading as a line of JSON. */
 export function jsonLine(rows: Live[], time: Date): string {
   const containers = rows.map(({ history: _, newKills: __, ...row }) => row);
   return toJson({ time: time.toISOString(), containers });
@@ -210,14 +210,14 @@ export function jsonLine(rows: Live[], time: Date): string {
 
 export interface Options {
   intervalSeconds: number;
-  /** ends after so many ticks */
+  /** number of readings */
   count: number | undefined;
   json: boolean;
 }
 
 /**
- * Looks again and again: on a terminal as a screen with keys, else as frames or lines of JSON one after the other,
- * the first when there are rates to show. Returns when it is told to end.
+ * Reads at intervals and shows the result: on a terminal as a screen with keys, else as a sequence of frames or lines of
+ * JSON. The first output follows the second reading, when there are rates. Returns when it is told to end.
  */
 export async function watch(look: () => Look[], { intervalSeconds, count, json }: Options): Promise<void> {
   const quit = new AbortController();
@@ -250,7 +250,7 @@ export async function watch(look: () => Look[], { intervalSeconds, count, json }
     redraw();
     let next = performance.now();
     for (let tick = 0; count === undefined || tick < count; tick++) {
-      // where looking takes longer than the interval, that is left out which is past
+      // if a reading takes longer than the interval, missed ticks are skipped
       next = Math.max(next + intervalSeconds * 1000, performance.now());
       await sleep(next - performance.now(), undefined, { signal: quit.signal });
       tracks = track(tracks, look());

@@ -1,8 +1,8 @@
-// Which capabilities(7) a container keeps.
+// The capabilities(7) that a container keeps.
 import { capabilities } from '../helpers/capabilities.ts';
 import { UsageError } from '../helpers/cli.ts';
 
-/** What Docker, Podman and containerd leave a container by default. */
+/** Capabilities that Docker keeps by default. */
 export const defaultCapabilities =
   `chown dac_override fowner fsetid kill setgid setuid setpcap net_bind_service
    net_raw sys_chroot mknod audit_write setfcap`.split(/\s+/);
@@ -18,7 +18,7 @@ export function parseCapabilities(text: string): string[] {
   });
 }
 
-/** The capabilities to keep, as Docker reckons: what is added stays, but for `--cap-add ALL` less what is dropped. */
+/** The capabilities to keep, as in Docker: added ones stay, unless `--cap-add ALL` is given, less those that are dropped. */
 export function keptCapabilities(add: string[], drop: string[]): string[] {
   const all = capabilities.every((name) => add.includes(name));
   return capabilities.filter((name) => {

@@ -7,7 +7,7 @@ import { findInPath, findProgram } from '../helpers/shell.ts';
 import type { FoundVolume, Volume } from './furnish.ts';
 import type { Launch } from './launch.ts';
 
-/** runc's default lists of what a container must not see or change under /proc and /sys. */
+/** Paths under /proc and /sys that runc masks by default, and those that it makes read-only. */
 const maskedPaths =
   `/proc/acpi /proc/asound /proc/interrupts /proc/kcore /proc/keys /proc/latency_stats /proc/scsi
   /proc/timer_list /proc/timer_stats /proc/sched_debug /sys/firmware /sys/devices/virtual/powercap`.split(
@@ -15,17 +15,19 @@ const maskedPaths =
   );
 const readOnlyPaths = '/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger'.split(' ');
 
-/** What a file in the host's /dev must be before a container gets the like: major * 256 + minor, devices.txt. */
+/** Device numbers that files in the host's /dev must have before they are copied: major * 256 + minor, devices.txt. */
 const deviceNumbers = { null: 0x103, zero: 0x105, full: 0x107, random: 0x108, urandom: 0x109, tty: 0x500 };
 
-/** What the launch has to know of this host. Throws Failure where a device is not what its name says. */
+/** Facts about this host that a launch needs. Throws Failure if a device in /dev is not the one of its name. */
 export function readHost(
   environment: string[],
 ): Pick<Launch, 'masked' | 'sysMounts' | 'hasIp' | 'chroot' | 'shell'> {
   for (const [name, rdev] of Object.entries(deviceNumbers)) {
     const stat = statSync(`/dev/${name}`, { throwIfNoEntry: false });
     if (!stat?.isCharacterDevice() || stat.rdev !== rdev)
-      throw new Failure(`/dev/${name} of this host is no ${name} device: repair it: mknod(1)`);
+      throw new Failure(
+        `/dev/${name} of this host is not the device ${rdev >> 8}:${rdev & 255}: rm /dev/${name}; mknod -m 666 /dev/${name} c ${rdev >> 8} ${rdev & 255}`,
+      );
   }
   const there = maskedPaths.filter((path) => existsSync(path));
   const isFolder = (path: string) => statSync(path).isDirectory();
@@ -40,21 +42,21 @@ export function readHost(
     ),
     hasIp: findInPath('ip') !== undefined,
     chroot: findInPath('chroot') ?? '/usr/sbin/chroot',
-    // dash drops variables whose names it can't use, as discovery.type; bash hands them on
+    // dash drops variables whose names are no identifiers, as discovery.type; bash keeps them
     shell: environment.every((variable) => /^\w+=/.test(variable))
       ? '/bin/sh'
       : (findInPath('bash') ?? '/bin/bash'),
   };
 }
 
-/** Options of a mount that a bind mount has to keep; a user could not lift them either. */
+/** Options of a mount that a bind mount of it keeps: a user namespace may not clear them, mount_namespaces(7). */
 const keptOptions = (options: string[] = []) =>
   options.filter((option) => ['ro', 'nosuid', 'nodev', 'noexec'].includes(option));
 
-/** Options of the mount that a path lies on which a bind mount has to keep. */
+/** The same, for the mount that a path lies on. */
 export const mountFlags = (path: string): string[] => keptOptions(mountOf(path, readMounts('self'))?.options);
 
-/** Volumes with what this host has mounted in them, themselves first. */
+/** Volumes, each with the mounts of this host at and below its source; the source itself is first. */
 export function findVolumes(volumes: Volume[]): FoundVolume[] {
   const mounts = volumes.length > 0 ? readMounts('self') : [];
   return volumes.map((volume) => {
@@ -73,7 +75,7 @@ export function findVolumes(volumes: Volume[]): FoundVolume[] {
   });
 }
 
-/** The programs of this host that a launch runs, beside those that are looked for only if they are there. */
+/** Programs of this host that a launch needs; those that it uses only if present are not among them. */
 export function launchPrograms(launch: Launch): string[] {
   const { isolate, limits, joins, userNamespace, cgroups, detached, stopSignal, terminal } = launch;
   return [
@@ -88,8 +90,8 @@ export function launchPrograms(launch: Launch): string[] {
 }
 
 /**
- * How system calls are filtered on this host; where they can't be, it says so, as the container runs all the same.
- * `bySetpriv`: setpriv(1) may do it, which can read a file, but then sets no_new_privs too.
+ * The loader of the seccomp filter on this host; without one, prints a warning, since the container runs all the same.
+ * `bySetpriv`: setpriv(1) may load the filter, which it reads from a file; it then sets no_new_privs too.
  */
 export function planSeccomp(kept: string[], bySetpriv: boolean): SeccompLoader | undefined {
   const rules = seccompRules(process.arch, kept);

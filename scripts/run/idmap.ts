@@ -1,4 +1,4 @@
-// Mounting a tree with mapped IDs, for what a user namespace's root is to see as its own. See mount_setattr(2).
+// Mounts with mapped IDs: files of the host's root belong to the root of a user namespace. See mount_setattr(2).
 import { Failure } from '../helpers/cli.ts';
 import { embedded } from '../helpers/embedded.ts';
 import { installCommand } from '../helpers/programs.ts';
@@ -10,9 +10,9 @@ const perl = embedded(import.meta.url, './idmap.pl').replace(/^# .*\n/gm, '');
 const mount = `mount --bind -o X-mount.idmap="$1" -- "$2" "$2" && shift 2 && exec "$@"`;
 
 /**
- * The words before a user namespace's file, a directory and a command: they mount the directory over itself with the
- * IDs of that namespace, and become the command. By mount(8) from util-linux 2.39 on, else by perl. Throws Failure where
- * neither is there.
+ * The words of a command whose arguments are the file of a user namespace, a directory and another command: it mounts
+ * the directory over itself with the IDs of that namespace, then becomes the other command. It uses mount(8) of
+ * util-linux 2.39 or later, else perl. Throws Failure if neither is present.
  */
 export async function idmapWords(): Promise<string[]> {
   const { stdout } = await runProgram(['mount', '--version']);

@@ -1,11 +1,11 @@
-// What an image says of itself: its own defaults for command, environment, user and directory. OCI image-spec, config.md.
+// Defaults of an image for command, environment, user, directory and stop signal: OCI image-spec, config.md.
 import { Failure } from '../helpers/cli.ts';
 import { readInRoot } from '../helpers/rootfs.ts';
 
-/** Where a root file system keeps the configuration of the image that it was unpacked from. */
+/** Path in a root file system of the configuration of the image that it was unpacked from. */
 export const imageFile = '/.image.json';
 
-/** The part of an image's configuration that a container starts with; what is not given is empty. */
+/** The part of an image configuration that a launch uses; missing values are empty. */
 export interface ImageConfig {
   entrypoint: string[];
   command: string[];
@@ -21,7 +21,8 @@ export interface ImageConfig {
  */
 export function readImageConfig(rootfs: string): ImageConfig {
   const text = readInRoot(rootfs, imageFile);
-  const wrong = (what: string) => new Failure(`${rootfs}${imageFile} is no image configuration: ${what}`);
+  const wrong = (what: string) =>
+    new Failure(`${rootfs}${imageFile} is not an OCI image configuration: ${what}`);
   let config: Record<string, unknown> = {};
   if (text) {
     try {

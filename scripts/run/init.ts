@@ -1,8 +1,8 @@
-// An init for a container: PID 1 that passes signals on, reaps orphans, and ends as its child ends.
+// An init for a container: PID 1 that forwards signals, reaps orphans, and ends with the exit code of its child.
 import { closeSync, openSync, readSync } from 'node:fs';
 import { findProgram } from '../helpers/shell.ts';
 
-/** A program without an interpreter, elf(5): it needs nothing of the root that it runs in. */
+/** Whether a program is statically linked, elf(5), so that it runs in any root file system. */
 function isStatic(path: string): boolean {
   const file = openSync(path, 'r');
   try {
@@ -25,7 +25,7 @@ function isStatic(path: string): boolean {
   }
 }
 
-/** Where Docker and the distributions keep such programs. Not catatonit: it ends with 1 where a command is not found. */
+/** Names and paths of such programs. Not catatonit, which ends with 1 if the command is not found. */
 const candidates = [
   'tini-static',
   'tini',
@@ -34,14 +34,14 @@ const candidates = [
   '/usr/libexec/docker/docker-init',
 ];
 
-/** An init of this host's that runs in any root, or undefined. */
+/** An init of this host that runs in any root file system, or undefined. */
 export function findInit(find: (program: string) => string | undefined = findProgram): string | undefined {
   return candidates.map((name) => find(name)).find((path) => path !== undefined && isStatic(path));
 }
 
 /**
- * An init for the root's own sh, before the words of the command. A background job of sh ignores SIGINT and SIGQUIT
- * and has no input: the one is undone where the root has an env(1) that can, the other by a copy of the descriptor.
+ * An init as a script for the container's own sh: words before those of the command. A background job of sh ignores
+ * SIGINT and SIGQUIT and has no input: env(1) resets the signals if it can, a copy of the descriptor restores the input.
  */
 export const shellInit = [
   '/bin/sh',

@@ -1,5 +1,5 @@
-// The network of a container that run.ts starts: the host's, none, another container's, or an interface of its own, on
-// a bridge for root, and for users through a process that carries the packets.
+// The network of a container that run.ts starts: that of the host, none, that of another container, or an interface of
+// its own: for root on a bridge, for other users by pasta(1) or slirp4netns(1).
 import { constants, existsSync, fstatSync, openSync, readFileSync, realpathSync } from 'node:fs';
 import { dirname, extname, join } from 'node:path';
 import { Failure, UsageError } from '../helpers/cli.ts';
@@ -10,10 +10,10 @@ import type { Port } from '../network/addresses.ts';
 import type { Text } from './furnish.ts';
 import type { Connection, Launch } from './launch.ts';
 
-/** What --network says: `target` is a name or PID. */
+/** The value of --network: `target` is a name or PID. */
 export type NetworkChoice = { kind: 'host' | 'none' | 'bridge' } | { kind: 'container'; target: string };
 
-/** Throws UsageError for what is none of them. */
+/** Parses the value of --network. Throws UsageError. */
 export function parseNetwork(text: string): NetworkChoice {
   if (text === 'host' || text === 'none' || text === 'bridge') return { kind: text };
   const [, target] = /^container:(.+)$/.exec(text) ?? [];
@@ -21,7 +21,7 @@ export function parseNetwork(text: string): NetworkChoice {
   throw new UsageError(`--network is host, none, bridge or container:NAME, not ${text}`);
 }
 
-/** What the options say that matter to a network. */
+/** Options and facts that a network depends on. */
 export interface NetworkWishes {
   /** the container's */
   name: string;
@@ -33,22 +33,22 @@ export interface NetworkWishes {
   /** its own name, where it has one */
   hostname: string;
   isRoot: boolean;
-  /** it has a root directory that is not shared with the host, so files there are its own */
+  /** it has a root directory of its own, whose files may be mounted over */
   hasFiles: boolean;
 }
 
-/** What it is to be, and the files that go with it. */
+/** The network of a launch, and the files in /etc that belong to it. */
 export interface LaunchNetwork {
   connection: Connection | undefined;
   joins: Launch['joins'];
   texts: Text[];
-  /** what is to be said to the caller */
+  /** a message for the caller */
   warning: string | undefined;
 }
 
 /**
- * A small file of another container's /etc, which it shares its network with; undefined where there is none of that
- * kind. Its links would be followed into the host's files, so there may be none: open(2) O_NOFOLLOW.
+ * The text of a small file in the /etc of the container whose network is shared; undefined if there is no such file.
+ * A symlink would lead into the host's files, so none is followed: open(2) O_NOFOLLOW.
  */
 function readEtc(pid: number, name: string): string | undefined {
   const { O_RDONLY, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK } = constants;
@@ -61,7 +61,7 @@ function readEtc(pid: number, name: string): string | undefined {
   });
 }
 
-/** Facts about this host, and wishes, become a network. Throws Failure for what this host or this user can't have. */
+/** Plans the network of a launch. Throws Failure if this host or this user cannot have it. */
 export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork> {
   const { name, choice, ports, hosts, nameservers, hostname, isRoot, hasFiles } = wishes;
   const own = `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t${hostname}`;
@@ -78,7 +78,9 @@ export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork>
 
   if (choice.kind === 'container') {
     if (!isRoot)
-      throw new Failure('--network container:NAME needs root: the other has another user namespace');
+      throw new Failure(
+        '--network container:NAME needs root: a user may not join the network of another user namespace',
+      );
     const { hasHostRoot } = await import('../network/files.ts');
     const { findNetwork } = await import('../network/target.ts');
     const { pid, inode } = findNetwork(choice.target);
@@ -124,7 +126,11 @@ export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork>
   const { carry, endCarriers, findCarrier, forwarder, planCarry } = await import('../network/rootless.ts');
   const carrier = findCarrier();
   if (!carrier && ports.length > 0) throw new Failure(`--publish: ${noCarrier()}`);
-  if (!carrier) return { ...plain, warning: `it has no network but its own loopback: ${noCarrier()}` };
+  if (!carrier)
+    return {
+      ...plain,
+      warning: `--network bridge: the container has a loopback interface only: ${noCarrier()}`,
+    };
   const { search } = readNameservers();
   const resolv = [
     `nameserver ${forwarder[carrier]}`,
@@ -144,11 +150,11 @@ export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork>
   };
 }
 
-const noCarrier = () => `without root that takes pasta(1) or slirp4netns(1): ${installCommand(['pasta'])}`;
+const noCarrier = () => `without root it needs pasta(1) or slirp4netns(1): ${installCommand(['pasta'])}`;
 
 /**
- * What takes away the network of a container that has ended when no process of run.ts is there any more: network.ts, where
- * that is beside this script.
+ * The command that removes the network of a container that has ended after run.ts: network.ts sweep, if network.ts is
+ * beside this script.
  */
 function sweeper(): Command {
   const script = realpathSync(process.argv[1] ?? '.');

@@ -1,9 +1,9 @@
-// What people write after Docker's options, and what it means: volumes, variables, limits, hosts. Each parser throws
-// UsageError, which says what would have been right.
+// Parsers for the values of Docker's options: volumes, variables, limits, hosts. Each throws UsageError, whose message
+// says what is accepted.
 import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { join, posix, resolve } from 'node:path';
-import { reason, UsageError } from '../helpers/cli.ts';
+import { kebab, reason, UsageError } from '../helpers/cli.ts';
 import { mountOf, readMounts } from '../helpers/mounts.ts';
 import { parsePath, parseVariable } from '../helpers/options.ts';
 import { maxId } from '../helpers/rootfs.ts';
@@ -11,21 +11,21 @@ import { parseNumber, parseSize } from '../helpers/units.ts';
 import { findDisk } from '../limit/disk.ts';
 import type { Device, Tmpfs, Volume } from './furnish.ts';
 
-/** A name that is a directory's, a host name's and a word of the shell's at once. `pid-N` is limit-memory's. */
+/** A name that is valid as a directory, a host name and a word of the shell. `pid-N` is reserved for limit-*.ts. */
 export function parseName(text: string): string {
   if (/^[a-z0-9][a-z0-9_.-]{0,62}$/i.test(text) && !/^pid-\d+$/.test(text)) return text;
   throw new UsageError(
-    `not a name: ${JSON.stringify(text)}: up to 63 of a-z, 0-9, "_", "." and "-"; not pid-N`,
+    `not a name: ${JSON.stringify(text)}: up to 63 of a-z, 0-9, "_", "." and "-", the first a letter or digit; not pid-N`,
   );
 }
 
-/** The variables in a file, one a line as in `-e`; lines with # are comments, and quotes mean nothing. */
+/** The variables in a file, one per line as in `-e`. Lines that begin with # are comments; quotes have no meaning. */
 export function parseVariableFile(path: string): string[] {
   let text: string;
   try {
     text = readFileSync(path, 'utf8');
   } catch (error) {
-    throw new UsageError(`--env-file ${path}: ${reason(error)}`);
+    throw new UsageError(`--env-file: cannot read ${path}: ${reason(error)}`);
   }
   const lines = text.split(/\r?\n/);
   return lines
@@ -33,14 +33,14 @@ export function parseVariableFile(path: string): string[] {
     .map((line) => parseVariable(line.trimStart()));
 }
 
-/** Where the host has it mounted, with which options of mount(8); of files that are missing nothing is known. */
+/** Options of the mount on the host that a path lies on. */
 const mountOptions = (path: string) => mountOf(realpathSync(path), readMounts('self'))?.options ?? [];
 
-/** Words of Docker's and mount(8)'s that say of a volume what is so anyway. */
-const anyway = 'rw nodev relatime rbind private rprivate nocopy'.split(' ');
+/** Options of Docker and mount(8) that every volume has already: they are accepted, and change nothing. */
+const accepted = 'rw nodev relatime rbind private rprivate nocopy'.split(' ');
 
 /**
- * `SRC:DST[:OPTIONS]`, options ro, nosuid, noexec with commas, or what holds anyway. A colon in SRC is written as `\:`.
+ * `SRC:DST[:OPTIONS]` with ro, nosuid, noexec, separated by commas, or `accepted`. A colon in SRC is written as `\:`.
  */
 export function parseVolume(text: string): Volume {
   const [from = '', to = '', words = 'rw', ...more] = text
@@ -48,38 +48,44 @@ export function parseVolume(text: string): Volume {
     .map((part) => part.replaceAll('\\:', ':'));
   if (to === '' || more.length > 0) throw new UsageError(`--volume is SRC:DST[:ro], not ${text}`);
   if (!/^[./]/.test(from))
-    throw new UsageError(`--volume: SRC is a path of this host, it begins with / or ./, not ${from}`);
+    throw new UsageError(`--volume: SRC is a path of this host, and must begin with / or ./, not ${from}`);
   const source = resolve(from);
   if (!existsSync(source))
     throw new UsageError(`--volume: there is no ${source} on this host: mkdir -p ${source}`);
   const options = words.split(',');
   for (const word of options)
-    if (!['ro', 'nosuid', 'noexec', ...anyway].includes(word))
+    if (!['ro', 'nosuid', 'noexec', ...accepted].includes(word))
       throw new UsageError(
-        `--volume: options are ro, nosuid and noexec, or what holds anyway: ${anyway.join(', ')}; not ${word}`,
+        `--volume: unknown option ${word}: use ro, nosuid or noexec; ${accepted.join(', ')} are accepted, and change nothing`,
       );
-  if (options.includes('rw') && options.includes('ro')) throw new UsageError('--volume: either ro or rw');
+  if (options.includes('rw') && options.includes('ro'))
+    throw new UsageError('--volume: ro and rw exclude each other');
   // mount_setattr(2): a bind mount has the access times of what it shows
   if (options.includes('relatime') && !mountOptions(source).includes('relatime'))
-    throw new UsageError(`--volume: the mount that ${source} lies on is not relatime: leave that out`);
+    throw new UsageError(
+      `--volume: ${source} lies on a mount without relatime, which a bind mount keeps: leave out relatime`,
+    );
   return {
     source: realpathSync(source),
     path: parsePath('volume', to),
     // --privileged adds no nodev
-    options: options.filter((word) => word === 'nodev' || !anyway.includes(word)),
+    options: options.filter((word) => word === 'nodev' || !accepted.includes(word)),
   };
 }
 
-/** What mount(8) takes for a tmpfs here; nodev, relatime and the like hold anyway. */
+/** Options of tmpfs(5) that are accepted. Every tmpfs has nodev, relatime and async already. */
 const tmpfsOption =
   /^(rw|ro|(no)?(suid|exec)|nodev|relatime|async|size=\d+[kmg%]?|mode=[0-7]{3,4}|(uid|gid|nr_inodes)=\d+)$/i;
 
-/** `DST[:OPTIONS]`, mount(8)'s options for tmpfs. As Docker's it is nosuid and noexec unless it says otherwise. */
+/** `DST[:OPTIONS]` with options of tmpfs(5). Defaults are those of Docker: nosuid and noexec. */
 export function parseTmpfs(text: string): Tmpfs {
   const [to = '', words = ''] = text.split(/:(.*)/s);
   const options = ['nosuid', 'noexec'];
   for (const word of words.split(',').filter(Boolean)) {
-    if (!tmpfsOption.test(word)) throw new UsageError(`--tmpfs: no such option of tmpfs(5) here: ${word}`);
+    if (!tmpfsOption.test(word))
+      throw new UsageError(
+        `--tmpfs: unknown option ${word}: use size=, mode=, uid=, gid=, nr_inodes=, ro, exec or suid`,
+      );
     const [, name, id] = /^([ug]id)=(.*)$/i.exec(word) ?? [];
     if (id !== undefined && Number(id) > maxId)
       throw new UsageError(`--tmpfs: ${name} is a number from 0 to ${maxId}, not ${id}`);
@@ -88,23 +94,25 @@ export function parseTmpfs(text: string): Tmpfs {
   return { path: parsePath('tmpfs', to), options };
 }
 
-/** `SRC[:DST]`, a device of this host's and its path below /dev. */
+/** `SRC[:DST]`: a device of this host, and its path below /dev. */
 export function parseDevice(text: string): Device {
   const [from = '', to = from, access] = text.split(':');
   if (access !== undefined && access !== 'rwm')
-    throw new UsageError(`--device: who may read or write it is up to its mode and -u, not to :${access}`);
+    throw new UsageError(
+      `--device: :${access} is not supported: the mode of the device and -u decide who may read or write it`,
+    );
   const path = to.startsWith('/') ? join('/dev', '/', to.slice('/dev/'.length)) : '';
   if (path !== to || path === '/dev/' || /[\0\n]/.test(path))
-    throw new UsageError(`--device: its path in the container is below /dev/, not ${to}`);
+    throw new UsageError(`--device: the path in the container must be a plain path below /dev/, not ${to}`);
   const stat = existsSync(from) ? statSync(from) : undefined;
   if (!stat?.isCharacterDevice() && !stat?.isBlockDevice())
-    throw new UsageError(`--device: ${from} is no device of this host`);
+    throw new UsageError(`--device: ${from} is not a device of this host`);
   return { source: realpathSync(from), path };
 }
 
 /**
- * Throws UsageError where two things are to be mounted at the same path, of which only one would be seen. `places` are
- * options and the paths that each of them has.
+ * Throws UsageError if two mounts have the same path: one would hide the other. `places` are options and the paths of
+ * each.
  */
 export function checkPlaces(places: [option: string, paths: string[]][]): void {
   const taken = new Map<string, string>();
@@ -114,13 +122,13 @@ export function checkPlaces(places: [option: string, paths: string[]][]): void {
       const other = taken.get(place);
       if (other !== undefined)
         throw new UsageError(
-          `two things are to be at ${place}, by ${other === option ? option : `${other} and ${option}`}: choose one`,
+          `${place} is the target of two mounts, by ${other === option ? option : `${other} and ${option}`}: choose one`,
         );
       taken.set(place, option);
     }
 }
 
-/** A parser that also takes Docker's -1, for no limit. */
+/** A parser that also takes -1, which is unlimited, as in Docker. */
 export const orUnlimited =
   (parse: (text: string) => number) =>
   (text: string): number =>
@@ -131,8 +139,9 @@ export const parseRate =
   (limit: 'readBps' | 'writeBps' | 'readIops' | 'writeIops') =>
   (text: string): { limit: typeof limit; device: string; value: number } => {
     const [, path = '', rate = ''] = /^(.+):([^:]+)$/.exec(text) ?? [];
-    if (path === '') throw new UsageError(`PATH:RATE is wanted, not ${text}`);
-    const value = limit.endsWith('Bps') ? parseSize(rate) : parseNumber('the rate', rate, 1, 4_294_967_295);
+    const option = `--device-${kebab(limit)}`;
+    if (path === '') throw new UsageError(`${option} is PATH:RATE, not ${text}`);
+    const value = limit.endsWith('Bps') ? parseSize(rate) : parseNumber(option, rate, 1, 4_294_967_295);
     return { limit, device: findDisk(path).device, value };
   };
 
@@ -147,7 +156,7 @@ export function parseLimit(text: string): string {
   const [, name = '', soft = '', hard = soft] =
     /^(\w+)=(-1|\d+|unlimited)(?::(-1|\d+|unlimited))?$/.exec(text) ?? [];
   if (!limits.includes(name))
-    throw new UsageError(`--ulimit is NAME=SOFT[:HARD], NAME one of ${limits.join(' ')}: not ${text}`);
+    throw new UsageError(`--ulimit is NAME=SOFT[:HARD], not ${text}: NAME is one of ${limits.join(' ')}`);
   const value = (word: string) => (word === '-1' ? 'unlimited' : word);
   return `--${name}=${value(soft)}:${value(hard)}`;
 }
@@ -166,13 +175,13 @@ export function parseNameserver(text: string): string {
   return `nameserver ${text}`;
 }
 
-/** `seccomp=unconfined` or `no-new-privileges[=false]`: what is lifted, or asked for and there anyway. */
+/** `seccomp=unconfined` or `no-new-privileges[=false]`: restrictions that are lifted. */
 export function parseSecurity(text: string): { seccomp?: false; newPrivileges?: boolean } {
   const [, key, value = 'true'] = /^(seccomp|no-new-privileges)(?:[=:](\w+))?$/.exec(text) ?? [];
   if (key === 'seccomp' && value === 'unconfined') return { seccomp: false };
   if (key === 'no-new-privileges' && /^(true|false)$/.test(value))
     return { newPrivileges: value === 'false' };
   throw new UsageError(
-    `--security-opt is seccomp=unconfined or no-new-privileges=false, not ${text}: the rest is on already`,
+    `--security-opt is seccomp=unconfined or no-new-privileges=false, not ${text}: all other restrictions are always on`,
   );
 }

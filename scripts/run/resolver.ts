@@ -1,4 +1,4 @@
-// Name servers for a container that shares the host's network, where its root has none that are any good.
+// Name servers for a container that shares the host's network, if its root file system names none that answers.
 import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { placeInRoot, readTextInRoot, statsInRoot, withRoot } from '../helpers/in-root.ts';
@@ -10,9 +10,9 @@ import type { Text, Tmpfs, Volume } from './furnish.ts';
 const file = '/etc/resolv.conf';
 
 /**
- * The host's name servers as the container's /etc/resolv.conf. undefined where that is right already: it has a name
- * server that can be reached, or the user has mounted something there. undefined also where there is no such file, for
- * nothing is to be made in ROOTFS; one that is a link to nowhere is a place to mount on.
+ * The host's name servers as the container's /etc/resolv.conf. undefined if that file names a server that can be reached,
+ * or an option mounts something there. undefined also if there is no such file, since nothing is created in ROOTFS; a
+ * dangling link can be mounted on.
  */
 export function hostResolver(launch: {
   rootfs: string;
@@ -22,7 +22,7 @@ export function hostResolver(launch: {
   const own = withRoot(launch.rootfs, (root) => ownServers(root, launch.volumes, launch.tmpfs));
   if (!own) return undefined;
   const hosts = attempt(() => readFileSync(file, 'utf8')) ?? '';
-  // the loopback is the host's, but there may be nobody to answer
+  // the loopback is the host's, but a server may not listen there
   if (own.some((server) => !/^127\.|^::1$/.test(server) || serversIn(hosts).includes(server)))
     return undefined;
   const text = readResolver();

@@ -1,11 +1,11 @@
-// User namespaces: which IDs of the host a container's own IDs are. See user_namespaces(7), subuid(5).
+// User namespaces: how IDs in a container map to IDs of the host. See user_namespaces(7), subuid(5).
 import { readdirSync, readFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { Failure } from '../helpers/cli.ts';
 import { attempt } from '../helpers/pids.ts';
 import { findProgram } from '../helpers/shell.ts';
 
-/** One line of uid_map: IDs inside from `inside` on are the host's from `outside` on. */
+/** One line of uid_map: `count` IDs from `inside` on are those of the host from `outside` on. */
 export interface Range {
   inside: number;
   outside: number;
@@ -16,13 +16,13 @@ export interface Range {
 export interface UserNamespace {
   uids: Range[];
   gids: Range[];
-  /** only the caller's own IDs: there is no other user in the container */
+  /** only the caller's own IDs are mapped: the container has no other user */
   single: boolean;
-  /** the caller is root: maps are written, where others need newuidmap(1) */
+  /** the caller is root, who may write the maps; others need newuidmap(1) */
   byRoot: boolean;
 }
 
-/** The first range of subuid(5) or subgid(5) that belongs to a user, who may be named or a number there. */
+/** The first range of a user, given by name or ID, in the text of subuid(5) or subgid(5). */
 export function subordinateRange(text: string, user: string, uid: number): Range | undefined {
   for (const line of text.split('\n')) {
     const [owner, first, count] = line.trim().split(':');
@@ -50,13 +50,13 @@ export function rootlessNamespace(): UserNamespace {
   };
 }
 
-/** How many IDs a container of root's gets, and between which of the host's it gets them: as systemd-nspawn does. */
+/** Number of IDs of a container that root starts, and the first and last base on the host, as in systemd-nspawn(1). */
 const idCount = 65536;
 const [firstBase, lastBase] = [0x80000, 0x6fff0000];
 
 /**
- * A range of IDs for `--userns`, that no process on this host has in its namespace and no user owns by subuid(5).
- * The name decides where the search begins, so that a container has the same IDs each time, if they are free.
+ * A range of IDs for `--userns` that neither a user namespace of a running process nor subuid(5) uses. The search begins
+ * at a hash of the name, so that a container gets the same IDs each time, if they are free.
  */
 export function freeNamespace(name: string): UserNamespace {
   const read = (file: string) => attempt(() => readFileSync(file, 'utf8')) ?? '';
@@ -78,10 +78,12 @@ export function freeNamespace(name: string): UserNamespace {
     const map = [{ inside: 0, outside: base, count: idCount }];
     return { uids: map, gids: map, single: false, byRoot: true };
   }
-  throw new Failure('all user IDs that a container could have are in use: see the uid_map files in /proc');
+  throw new Failure(
+    'no range of 65536 user IDs is free on this host: see /proc/*/uid_map, /etc/subuid and /etc/subgid',
+  );
 }
 
-/** Sysctls by which a host keeps users from making user namespaces: file, the value that forbids, what to do. */
+/** Sysctls that forbid user namespaces to users: file, value that forbids, command that allows. */
 const locks: [file: string, forbids: string, fix: string][] = [
   ['/proc/sys/kernel/unprivileged_userns_clone', '0', 'sysctl kernel.unprivileged_userns_clone=1'],
   ['/proc/sys/user/max_user_namespaces', '0', 'sysctl user.max_user_namespaces=10000'],
@@ -92,10 +94,10 @@ const locks: [file: string, forbids: string, fix: string][] = [
   ],
 ];
 
-/** Which sysctl of this host forbids user namespaces to its users, and how to lift it; undefined: none does. */
+/** An error message if a sysctl of this host forbids user namespaces to users; it names the command that allows them. */
 export function lockedBy(
   read = (file: string) => attempt(() => readFileSync(file, 'utf8')),
 ): string | undefined {
   const lock = locks.find(([file, forbids]) => read(file)?.trim() === forbids);
-  return lock && `this host does not let users make user namespaces: as root: ${lock[2]}`;
+  return lock && `this host forbids user namespaces to users other than root: as root: ${lock[2]}`;
 }
