@@ -1,27 +1,25 @@
-// Unpacking: whatever is in the archive, tar(1) can write nowhere but into the new root.
+// Unpacking: whatever is in the archive, tar(1) can write nowhere but into the new root. The archive goes through
+// node:child_process, as all that is bulk: zx keeps what a program writes.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { chmodSync, chownSync, lstatSync, readFileSync } from 'node:fs';
+import { lstatSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { setFlagsFromString } from 'node:v8';
 import { createGunzip } from 'node:zlib';
 import { Failure, reason } from '../helpers/cli.ts';
 import { installCommand } from '../helpers/programs.ts';
-import { findProgram } from '../helpers/shell.ts';
+import { findProgram, runProgram, sh } from '../helpers/shell.ts';
+import { perform, type Step } from '../helpers/steps.ts';
 import { type Attributes, type Limits, TarInspector } from './archive.ts';
-import { lddLibraries } from './host-rootfs.ts';
-import { runFile } from './programs.ts';
+import { asRoot, lddLibraries } from './host-rootfs.ts';
 
 const isRoot = process.getuid?.() === 0;
 
 /** Only the root of the first user namespace may make device nodes, user_namespaces(7). */
 const mayMakeDevices =
   isRoot && /^\s*0\s+0\s+4294967295\s*$/.test(readFileSync('/proc/self/uid_map', 'utf8'));
-
-/** What makes a user root of a namespace, in which unshare(1), mount(8) and chroot(1) are allowed. */
-export const asRoot = isRoot ? [] : ['unshare', '--user', '--map-root-user'];
 
 // What a compressed file begins with, and the program that undoes it. gzip is node's own zlib: faster than gzip(1).
 const compressions: { magic: number[]; tool: string; args: string[] }[] = [
@@ -114,6 +112,12 @@ async function* filter(tool: string, args: string[], source: AsyncIterable<Buffe
   }
 }
 
+/** How tar(1) is to restore owners, modes and extended attributes. */
+export const tarOptions = isRoot
+  ? sh`--numeric-owner --preserve-permissions --same-owner --xattrs --xattrs-include=*`
+  : // set-user-ID bits of files that are no longer root's would lend the user's rights to others
+    sh`--numeric-owner --no-same-permissions --no-same-owner`;
+
 // tar and its libraries lie on a tmpfs inside the new root, which is there for this process alone and cannot be
 // written to: after the chroot nothing of the host has a name any more. The tmpfs goes with the mount namespace.
 const confine = `
@@ -155,13 +159,9 @@ export async function unpack(
     [
       ...[...asRoot.slice(1), '--mount', '--propagation', 'private', 'sh', '-ec', confine, 'confine'],
       ...confinedTar.argv(`/${tools}`),
-      ...['--extract', '--file=-', '--numeric-owner', `--strip-components=${inspector.strip}`],
+      ...sh`--extract --file=- --strip-components=${inspector.strip ?? 0} ${tarOptions}`,
       // where / is the new root, links and names that begin with it are to be taken as they are
       '--absolute-names',
-      ...(isRoot
-        ? ['--preserve-permissions', '--same-owner', '--xattrs', '--xattrs-include=*']
-        : // set-user-ID bits of files that are no longer root's would lend the user's rights to others
-          ['--no-same-permissions', '--no-same-owner']),
     ],
     {
       stdio: ['pipe', 'ignore', 'pipe'],
@@ -233,7 +233,7 @@ function end(
 /** GNU tar of this host, the files it needs, and how to call it where these lie in one directory. */
 async function findTar() {
   const tar = findProgram('tar');
-  const version = tar && (await runFile(tar, ['--version'])).stdout;
+  const version = tar && (await runProgram(sh`${tar} --version`)).stdout;
   if (!version?.startsWith('tar (GNU tar)'))
     throw new Failure('cannot find GNU tar, which alone restores a root file system rightly: install it');
   const libraries = await lddLibraries([tar as string]);
@@ -247,16 +247,25 @@ async function findTar() {
   };
 }
 
-/** Removes the mount point, and gives the root directory what the archive says of it: mode, owner, time. */
+/** The steps that give the root directory what the archive says of it: mode, owner, time. */
+export const planRoot = (root: string, { mode, uid, gid, mtime }: Attributes): Step[] => [
+  ...(isRoot ? [{ run: sh`chown ${uid}:${gid} ${root}` }] : []),
+  { run: sh`chmod ${(mode & (isRoot ? 0o7777 : 0o755)).toString(8)} ${root}` },
+  { run: sh`touch -d @${mtime} ${root}` },
+];
+
+/** Removes the mount point, and gives the root directory its attributes: those of the archive, or the time that tar gave it. */
 async function finishRoot(root: string, tools: string, attributes: Attributes | undefined): Promise<void> {
   const { mtimeNs } = lstatSync(root, { bigint: true });
   const mtime = `${mtimeNs / 1_000_000_000n}.${`${mtimeNs % 1_000_000_000n}`.padStart(9, '0')}`;
-  const [command = '', ...words] = [...asRoot, 'rmdir', join(root, tools)];
-  await runFile(command, words);
-  if (attributes) {
-    if (isRoot) chownSync(root, attributes.uid, attributes.gid);
-    chmodSync(root, attributes.mode & (isRoot ? 0o7777 : 0o755));
-  }
-  // node's utimes() knows no nanoseconds
-  await runFile('touch', ['-d', `@${attributes?.mtime ?? mtime}`, root]);
+  await perform([{ run: sh`${asRoot} rmdir ${join(root, tools)}` }]);
+  await perform(attributes ? planRoot(root, attributes) : [{ run: sh`touch -d @${mtime} ${root}` }]);
+}
+
+/** Checks a whole archive, and writes nothing. Throws a Failure as `unpack`. */
+export async function inspect(chunks: AsyncIterable<Buffer>, limits: Limits): Promise<TarInspector> {
+  const inspector = new TarInspector(mayMakeDevices ? limits : { ...limits, skipDevices: 'all' });
+  for await (const chunk of decompress(chunks)) inspector.push(chunk);
+  inspector.end();
+  return inspector;
 }

@@ -1,6 +1,18 @@
 // Steps: what a script is going to do to the host, as data that can be printed as shell or performed.
-import { mkdirSync, readFileSync, rmdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import {
+  chmodSync,
+  constants,
+  copyFileSync,
+  mkdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { moveAll, moveTree, processesIn } from './cgroups.ts';
 import { Failure, reason } from './cli.ts';
@@ -24,7 +36,7 @@ export type Condition = { ended: number } | { empty: string } | { line: string; 
  *
  * mkdir makes a directory and those above it; rmdir removes one, with `unlessUsed` only if it is empty and not busy;
  * write writes a value to a file such as those of cgroupfs or procfs; link makes a symbolic link; remove removes a
- * file or a whole directory. With `in` these are a name in that directory. moveTree takes a process and its
+ * file or a whole directory; copy copies files to the same path below `to`, without set-user-ID bits. With `in` these are a name in that directory. moveTree takes a process and its
  * descendants, whose PIDs now are `members`, to the cgroup `to`; moveAll all processes of a cgroup. signal sends a signal
  * to those of some processes that have not ended; killAll sends SIGKILL to all processes of a cgroup and of those below
  * it, until there is none. until waits for a condition, at most `seconds`. run runs a program, with `input` as its
@@ -36,6 +48,7 @@ export type Step = { why?: string } & (
   | { write: string; to: string; in?: Place; ignore?: boolean }
   | { link: string; at: string; in?: Place }
   | { remove: string }
+  | { copy: string[]; to: string }
   | { moveTree: number; members: number[]; to: string }
   | { moveAll: string; to: string }
   | { signal: NodeJS.Signals | number; to: number[] }
@@ -54,7 +67,7 @@ export function toShell(steps: Step[]): string {
       .findIndex((other, index) => index > 0 && (other.why || !isAlike(step, other)));
     const group = steps.slice(at, alike < 0 ? steps.length : at + alike);
     const loop = group.length > 2 ? loopLine(group) : undefined;
-    if (step.why) lines.push(`# ${step.why}`);
+    if (step.why) lines.push(`# ${step.why.replaceAll('\n', '\n# ')}`);
     if (loop) lines.push(loop);
     else lines.push(...group.map(commandLine));
     at += group.length;
@@ -119,6 +132,7 @@ function commandLine(step: Step): string {
     return writeLine(step.write, pathIn(step.to, step.in)) + (step.ignore ? ' 2>/dev/null || :' : '');
   if ('link' in step) return `ln -s ${quote(step.link)} ${pathIn(step.at, step.in)}`;
   if ('remove' in step) return `rm -r ${quote(step.remove)}`;
+  if ('copy' in step) return printCommand(sh`cp --parents --preserve=timestamps ${step.copy} ${step.to}`);
   if ('moveTree' in step) return moveLine(step.members.join(' '), step.to);
   if ('moveAll' in step) return moveLine(`$(cat ${quote(join(step.moveAll, 'cgroup.procs'))})`, step.to);
   if ('signal' in step) return `kill -s ${signalWord(step.signal)} ${step.to.join(' ')} 2>/dev/null || :`;
@@ -197,6 +211,7 @@ async function performOne(step: Step): Promise<void> {
   else if ('write' in step) writeValue(step.write, at(step.to, step.in), step.ignore ?? false);
   else if ('link' in step) symlinkSync(step.link, at(step.at, step.in));
   else if ('remove' in step) rmSync(step.remove, { recursive: true, force: true });
+  else if ('copy' in step) for (const path of step.copy) copy(path, step.to);
   else if ('moveTree' in step) moveTree(step.moveTree, step.to);
   else if ('moveAll' in step) moveAll(step.moveAll, step.to);
   else if ('signal' in step) for (const pid of step.to) send(step.signal, pid);
@@ -219,6 +234,16 @@ function removeDirectory(path: string, unlessUsed: boolean): void {
   } catch (error) {
     if (!unlessUsed) throw error;
   }
+}
+
+/** Copies a file with its time. Whoever may read it, or run it, on the host: all may do so with the copy. */
+function copy(path: string, to: string): void {
+  const target = join(to, path);
+  mkdirSync(dirname(target), { recursive: true });
+  const { mode, atime, mtime } = statSync(path);
+  copyFileSync(path, target, constants.COPYFILE_FICLONE);
+  chmodSync(target, mode & 0o111 ? 0o755 : 0o644);
+  utimesSync(target, atime, mtime);
 }
 
 function send(signal: NodeJS.Signals | number, pid: number): void {
@@ -262,6 +287,7 @@ function doing(step: Step): string {
   if ('remove' in step) return `remove ${step.remove}`;
   if ('moveTree' in step) return `move process ${step.moveTree} and its descendants to ${step.to}`;
   if ('moveAll' in step) return `move the processes of ${step.moveAll} to ${step.to}`;
+  if ('copy' in step) return `copy to ${step.to}`;
   if ('signal' in step) return `send ${step.signal} to process ${step.to.join(', ')}`;
   if ('killAll' in step) return `kill the processes of ${step.killAll}`;
   if ('until' in step) return `wait until ${printCondition(step.until)}`;
