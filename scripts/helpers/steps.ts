@@ -87,8 +87,8 @@ const pathOf = (step: Step) =>
 
 /** Whether two steps do the same to different paths. */
 function isAlike(one: Step, other: Step): boolean {
-  const rest = (step: Step) =>
-    JSON.stringify({ ...step, why: '', mkdir: 'mkdir' in step, rmdir: 'rmdir' in step, to: '' });
+  const rest = ({ why: _, ...step }: Step) =>
+    JSON.stringify({ ...step, mkdir: 'mkdir' in step, rmdir: 'rmdir' in step, to: '' });
   return pathOf(one) !== undefined && pathOf(other) !== undefined && rest(one) === rest(other);
 }
 
