@@ -28,7 +28,7 @@ const directories = (
   'var/log var/tmp'
 ).split(' ');
 
-/** Those of them that are not 755. */
+/** The modes of the directories that do not have mode 755. */
 const modes: [mode: string, directories: string[]][] = [
   ['700', ['root']],
   ['1777', ['tmp', 'var/tmp']],
@@ -60,7 +60,7 @@ const terminals =
     ' ',
   );
 
-/** What a rootfs gets: the steps that make it, its programs, those of the default set that this host lacks, files, bytes. */
+/** A root file system of this host's programs: its steps, and what it has. `missing`: default programs that this host lacks. */
 export interface HostRootfs {
   steps: Step[];
   programs: string[];
@@ -86,7 +86,7 @@ export async function planHostRootfs(root: string, extra: string[]): Promise<Hos
     );
 
   const merged = mergedDirectories();
-  /** Where a path leads in the rootfs: /bin/sh to /usr/bin/sh where /bin is a link to usr/bin. */
+  /** A path in the rootfs without links: /usr/bin/sh for /bin/sh if /bin is a link to usr/bin. */
   const place = (path: string) => {
     const [, top = '', rest = ''] = /^\/([^/]+)(.*)$/.exec(path) ?? [];
     const target = merged.get(top);
@@ -94,7 +94,7 @@ export async function planHostRootfs(root: string, extra: string[]): Promise<Hos
   };
   const parents = new Set([...directories, ...[...merged].map(([name, target]) => target ?? name)]);
 
-  const copied = new Map<string, string>(); // what is copied, by its place
+  const copied = new Map<string, string>(); // paths on this host by their paths in the rootfs
   const copy = (path: string) => copied.has(place(path)) || copied.set(place(path), path);
   const binaries = new Set<string>();
   const pythons = new Set<string>();
@@ -123,7 +123,7 @@ export async function planHostRootfs(root: string, extra: string[]): Promise<Hos
     }
   for (const path of ['/usr/lib/os-release', ...listConf()]) if (existsSync(path)) copy(path);
 
-  // a program's name leads to its file directly, not through /etc/alternatives
+  // each name links directly to the program's file, not through /etc/alternatives
   const links = new Map<string, string>();
   for (const path of found.values()) {
     if (!path || copied.has(place(path)) || links.has(place(path))) continue;
@@ -171,7 +171,7 @@ const because = (why: string, steps: Step[]): Step[] =>
 const inAny = (directories: string[], path: string) =>
   directories.some((directory) => path.startsWith(`${directory}/`));
 
-/** The directories of / that are links on some hosts: /bin to usr/bin; undefined for one that is no link here. */
+/** The directories of / that are links on some hosts, such as /bin, and their targets; undefined for a directory. */
 function mergedDirectories(): Map<string, string | undefined> {
   const found = new Map<string, string | undefined>();
   for (const name of ['bin', 'sbin', 'lib', 'lib32', 'lib64', 'libx32']) {
@@ -182,7 +182,7 @@ function mergedDirectories(): Map<string, string | undefined> {
   return found;
 }
 
-/** The program that a script's first line names, as the kernel finds it; and what env(1) then looks for. */
+/** The interpreter in the first line of a script, and the program that env(1) runs if that is the interpreter. */
 function interpreters(file: string): string[] {
   const start = readFileSync(file).subarray(0, 256).toString('latin1');
   const [, command = '', argument = ''] = /^#!\s*(\S+)[ \t]*(?:-S\s+)?(\S*)/.exec(start) ?? [];
@@ -251,7 +251,10 @@ function planCache(root: string): Step[] {
   ];
 }
 
-/** The devices that a bare chroot(1) needs; a container gets a /dev of its own. Not every root may make them: then there are none. */
+/**
+ * The steps that make the devices which a bare chroot(1) needs; a container gets a /dev of its own. Root of a user
+ * namespace may not make them: then there are none.
+ */
 function planDevices(root: string): Step[] {
   const devices = { null: [1, 3], zero: [1, 5], full: [1, 7], random: [1, 8], urandom: [1, 9], tty: [5, 0] };
   return because(
