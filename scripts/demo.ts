@@ -6,23 +6,23 @@ demo.ts: a Linux container by hand, from a tarball to the out-of-memory killer, 
 USAGE
   demo.ts [OPTION...]
 
-  Makes a root file system of this host's own programs, shows what chroot(1) isolates and what a PID namespace
-  adds to it, looks at a container from inside and from outside, limits its memory to 100 MB from outside while
-  it runs, lets a program in it eat more than that, and puts everything back. It takes a few seconds.
+  The demo makes a root file system of this host's programs. It shows what chroot(1) isolates and what a PID namespace
+  adds, and a container from inside and from outside. It limits the memory of the running container to 100 MB from
+  outside, runs a program in it that allocates more, and restores the state of the host. It takes a few seconds.
 
 OPTIONS
-  --keep       leave the root file system in rootfs/ to play with
-  -h, --help   this text
+  --keep       keep the root file system in rootfs/
+  -h, --help   print this text
 
 EXAMPLES
   demo.ts
   demo.ts --keep
 
 CHANGES
-  A root file system rootfs/demo-PID, a container demo-PID and its cgroups, for as long as the demo runs.
+  A root file system rootfs/demo-PID, a container demo-PID and its cgroups exist while the demo runs.
 
 UNDO
-  Nothing to undo: the last step checks that mounts, cgroups and processes are as they were.
+  Nothing to undo: the last step checks that mounts, cgroups and processes are the same as before.
 
 SEE ALSO
   fetch-rootfs.ts, run.ts, ps.ts, limit-memory.ts; chroot(2), namespaces(7), cgroups(7)
@@ -54,13 +54,13 @@ const bold = (text: string) => (process.stdout.isTTY ? `\x1b[1m${text}\x1b[0m` :
 const say = (text: string) => console.log(text);
 let chapters = 0;
 
-/** A heading, what it is about, and what a person could type instead. */
+/** Prints the heading of a chapter, an explanation, and the commands that do the same by hand. */
 function chapter(title: string, text: string, byHand: string): void {
   say(`\n${bold(`${++chapters}. ${title}`)}\n${text.replace(/^/gm, '   ')}`);
   say(`   by hand:  ${byHand.trimEnd().replaceAll('\n', '\n             ')}`);
 }
 
-/** Runs a script, printing the command as it would be typed. Throws a Failure with its message if it fails. */
+/** Prints the command of a script as it is typed, and runs it. Throws a Failure with its message if it fails. */
 async function step(...argv: string[]): Promise<string> {
   const [command = '', ...words] = argv;
   say(
@@ -77,9 +77,9 @@ async function capture(...argv: string[]): Promise<string> {
 
 const show = (output: string) => say(output.trimEnd().replace(/^(.{0,100}).*$/gm, '   | $1'));
 
-/** What this host does not have of what a container is made of; each with the way to it. */
+/** What this host lacks to make a container, each with a remedy. */
 async function findMissing(): Promise<string[]> {
-  if (process.getuid?.() !== 0) return ['root: containers of this demo are made by root: sudo'];
+  if (process.getuid?.() !== 0) return ['root: the demo makes containers as root: sudo'];
   const missing: string[] = [];
   const tools = 'unshare nsenter setpriv mount umount pivot_root flock setsid tar ldd'.split(' ');
   const programs = missingPrograms(tools);
@@ -88,7 +88,7 @@ async function findMissing(): Promise<string[]> {
     const { exitCode, stderr } = await runProgram(['unshare', `--${flag}`, '--fork', 'true']);
     if (exitCode !== 0)
       missing.push(
-        `a new ${flag} namespace: ${stderr.trim()}: this needs CAP_SYS_ADMIN, which a sandbox takes away`,
+        `a new ${flag} namespace: ${stderr.trim()}: this needs CAP_SYS_ADMIN, which sandboxes lack`,
       );
   }
   const memory = findHierarchy(readHierarchies(), 'memory');
@@ -105,21 +105,24 @@ async function findMissing(): Promise<string[]> {
   return missing;
 }
 
-/** Mounts and cgroups of the host, as far as a container could change them. */
+/** The mounts of the host, and the cgroups of the demo. */
 function hostState() {
   const cgroups = readHierarchies().flatMap(({ mountPoint }) =>
     readdirSync(mountPoint)
       .filter((entry) => entry.startsWith(parent))
       .flatMap((entry) =>
         readdirSync(join(mountPoint, entry))
-          .filter((child) => child.startsWith('demo-'))
+          .filter((child) => child === name)
           .map((child) => join(mountPoint, entry, child)),
       ),
   );
   return { mounts: readFileSync('/proc/self/mountinfo', 'utf8'), cgroups: cgroups.join('\n') };
 }
 
-/** A shell in a container: what is written to it is done in there, and its answers come line by line. */
+/**
+ * A shell in a container that runs commands and answers line by line. It is a child of node:child_process, as both of
+ * its streams stay open.
+ */
 class Shell {
   readonly #child: ChildProcessByStdio<Writable, Readable, null>;
   readonly #lines: AsyncIterator<string>;
@@ -130,12 +133,12 @@ class Shell {
     this.#lines = createInterface({ input: this.#child.stdout })[Symbol.asyncIterator]();
   }
 
-  /** Has a command done, handing on its lines as they come. Throws a Failure if the container ends. */
+  /** Runs a command, and passes each line of its output to `onLine`. Throws a Failure if the container ends. */
   async do(command: string, onLine: (line: string) => void): Promise<void> {
     this.#child.stdin.write(`{ ${command}\n} 2>&1; echo "demo: done"\n`);
     for (;;) {
       const { value, done } = await this.#lines.next();
-      if (done) throw new Failure(`the container ${name} has ended: see above why`);
+      if (done) throw new Failure(`the container ${name} has ended: see the messages above`);
       if (value === 'demo: done') return;
       onLine(value);
     }
@@ -149,7 +152,7 @@ class Shell {
   }
 }
 
-/** Allocates 10 MB at a time, saying how much it has. */
+/** Programs that allocate 10 MB at a time, and print the sum. */
 const eaters = {
   python3: `python3 -c '
 hog = []
@@ -180,7 +183,7 @@ await main(import.meta.url, { options, operands: [0, 0] }, async ({ keep }) => {
   try {
     chapter(
       'A root file system is just a tarball',
-      'Any will do; this one is made of programs of this host, so that no network is needed.',
+      'Any tarball will do. This root file system is made of programs of this host, and needs no network.',
       'curl -L https://github.com/ericchiang/containers-from-scratch/releases/download/v0.1.0/rootfs.tar.gz | tar -xz',
     );
     await step('fetch-rootfs', 'host:', rootfs);
@@ -189,7 +192,7 @@ await main(import.meta.url, { options, operands: [0, 0] }, async ({ keep }) => {
 
     chapter(
       'chroot: another root directory, and nothing else',
-      'The command finds itself in the new root. But ps still sees every process of the host.',
+      'The command runs in the new root directory. But ps still shows every process of the host.',
       `mount -t proc proc ${shown(rootfs)}/proc; chroot ${shown(rootfs)} ps aux`,
     );
     const all = (await step('run', '--isolate', 'chroot', rootfs, 'ps', 'aux')).trimEnd().split('\n');
@@ -197,15 +200,15 @@ await main(import.meta.url, { options, operands: [0, 0] }, async ({ keep }) => {
 
     chapter(
       'Namespaces: the container sees itself alone',
-      'The same ps, started by a shell in namespaces of its own: the shell is PID 1, ps another, and that is all.',
+      'The same ps in new namespaces: it shows the shell, which is PID 1, and ps itself, and no other process.',
       `unshare --pid --fork --mount-proc=${shown(rootfs)}/proc chroot ${shown(rootfs)} /bin/bash   # as the article does
-${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all that this one does, as shell`,
+${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all steps of the command below`,
     );
     show(await step('run', rootfs, '/bin/sh', '-c', 'ps aux; true'));
 
     chapter(
       'The same process from both sides',
-      'A shell waits in a container. Inside it is PID 1; to the host it is a process like any other.',
+      'A shell waits in a container. In the container it is PID 1. On the host it is a process like any other.',
       `ps -e -o pid,ppid,pidns,args; grep NSpid /proc/PID/status`,
     );
     say(`   $ ${shown(script('run'))} --name ${name} ${shown(rootfs)} /bin/bash &`);
@@ -215,12 +218,12 @@ ${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all that this one 
     if (!first) throw new Failure(`no process in the cgroup of ${name}`);
     pids = [first.pid, first.ppid];
     show(`outside, it is NSpid: ${first.nsPids.join(' ')}`);
-    show(`and PID ${first.ppid} is the unshare(1) that holds it: the two are easily confused`);
+    show(`and PID ${first.ppid} is the unshare(1) that made its PID namespace: the two are easily confused`);
     show(await step('ps'));
 
     chapter(
       'A memory limit of 100 MB, from outside, while it runs',
-      'A limit is a value in a file, and who is subject to it a PID in another.',
+      'The limit is a value in one file of a cgroup. The processes that it limits are PIDs in another file.',
       await capture(script('limit-memory'), '--dry-run', String(first.pid), '100MB'),
     );
     show(await step('limit-memory', String(first.pid), '100MB'));
@@ -228,7 +231,7 @@ ${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all that this one 
     const eater = existsSync(join(rootfs, 'usr/bin/python3')) ? 'python3' : 'awk';
     chapter(
       'A program in the container wants more',
-      `It takes 10 MB at a time, until the kernel says no. It is written in ${eater}:`,
+      `The program allocates 10 MB at a time until the kernel kills it. It is written in ${eater}:`,
       eaters[eater],
     );
     const files = memoryFiles[memory.version];
@@ -245,14 +248,14 @@ ${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all that this one 
     if (!killed || kills < 1)
       throw new Failure(`the program was not killed for its memory: ${lines.slice(-3).join(' | ')}`);
     say(
-      `   ${files.oomKills} counts ${kills} oom_kill more than before: it was the kernel's OOM killer, for this cgroup's limit.`,
+      `   ${files.oomKills} counts ${kills} oom_kill more than before: the kernel's OOM killer enforced the limit of this cgroup.`,
     );
     await shell.do('echo "the container lives on: its shell is still PID $$"', (line) => show(line));
 
     chapter(
       'Putting everything back',
-      'The shell ends, and with PID 1 all that is in its PID namespace.',
-      `kill -KILL ${first.pid}; rmdir .../barehand/${name}`,
+      'The shell ends. It is PID 1: the kernel ends all processes of its PID namespace with it.',
+      await capture(script('stop'), '--dry-run', name),
     );
   } finally {
     await cleanUp();
@@ -261,7 +264,7 @@ ${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all that this one 
   const after = hostState();
   const left = pids.filter((pid) => existsSync(`/proc/${pid}`));
   if (after.mounts !== before.mounts)
-    throw new Failure('the mounts are not as they were: compare /proc/self/mountinfo');
+    throw new Failure('the mounts have changed: compare /proc/self/mountinfo');
   if (after.cgroups !== before.cgroups) throw new Failure(`cgroups are left: ${after.cgroups}`);
   if (left.length > 0) throw new Failure(`processes are left: ${left}`);
   say(

@@ -4,41 +4,45 @@
 fetch-rootfs.ts: a root file system is just a tarball: get one, check it, unpack it
 
 USAGE
-  fetch-rootfs.ts [OPTIONS] [SOURCE] [DEST]
-  fetch-rootfs.ts [OPTIONS] --article [DEST]
+  fetch-rootfs.ts [OPTION...] [SOURCE] [DEST]
+  fetch-rootfs.ts [OPTION...] --article [DEST]
 
-  SOURCE  https://… or http://…: a tarball from the network
-          FILE: a tarball here, plain or compressed with gzip, xz, zstd or bzip2 (told by its content)
+  SOURCE  https://… or http://…: download a tarball
+          FILE: a local tarball, plain or compressed with gzip, xz, zstd or bzip2; its content tells which
           -: a tarball on standard input
-          host:  (the default) made of this host's own programs and their libraries; needs no network
-          host:python3,/opt/tool  the same, and these programs too
-  DEST    a path (with a / in it) that is not there yet or an empty directory; or the name of a folder in
-          rootfs/. By default the name is SOURCE's.
+          host:  (default) copy programs of this host and their libraries; needs no network
+          host:python3,/opt/tool  copy these programs too
+  DEST    a path (with a / in it) that does not exist or is an empty directory; or the name of a folder in
+          rootfs/. The default is derived from the name of SOURCE.
 
   Prints the path of the root file system.
 
 OPTIONS
   --article         SOURCE is the tarball of the article "Containers from Scratch"
-  --sha256 HEX      refuse a SOURCE with another sum
-  --strip auto|N    leading parts to take off every name; auto (default): a single top directory like rootfs/
-  --skip-devices    leave out device nodes but the harmless ones; without it an archive with such is refused
-  --max-size SIZE   refuse what unpacks to more (default 20G)
-  --max-entries N   refuse more files than this (default 1000000)
-  -q, --quiet       say nothing but errors
-  -h, --help
+  --sha256 HEX      refuse SOURCE if its SHA-256 sum differs
+  --strip auto|N    remove N leading components from each name; auto (default) removes a single top directory
+                    such as rootfs/
+  --skip-devices    leave out device nodes other than null, zero and the like; without this option fetch-rootfs.ts
+                    refuses an archive that has others
+  --max-size SIZE   refuse an archive that unpacks to more (default 20G)
+  --max-entries N   refuse an archive with more entries (default 1000000)
+  -q, --quiet       print nothing but errors on standard error
+  --dry-run         print the steps as shell, and make nothing. A FILE is read and checked
+  -h, --help        print this text
 
 EXAMPLES
   fetch-rootfs.ts                                  # rootfs/host
   fetch-rootfs.ts host:python3 ./py
   fetch-rootfs.ts --article                        # rootfs/article
+  fetch-rootfs.ts --dry-run --article              # how to do that with curl and tar
   fetch-rootfs.ts https://example.org/alpine.tar.gz alpine --sha256 5b1c…
   debootstrap --variant=minbase bookworm d && tar -C d -c . | fetch-rootfs.ts - debian
 
 CHANGES
-  Makes DEST, all of it or nothing: a refused or interrupted call leaves no DEST. Until it is complete it is
-  .NAME.partial-PID beside it; what a killed call left of those is removed by the next one.
-  tar runs in a mount namespace and a chroot of its own: nothing an archive names is outside DEST.
-  As a user without root every file becomes yours; device nodes, set-user-ID bits and extended attributes
+  Makes DEST completely or not at all: a call that fails or is interrupted leaves no DEST. Until DEST is complete, its
+  name is .NAME.partial-PID. The next call removes what a killed call has left.
+  tar runs in a mount namespace and a chroot of its own: no name in an archive leads out of DEST.
+  Without root, all files belong to the calling user; device nodes, set-user-ID bits and extended attributes
   (file capabilities) are lost.
 
 UNDO
@@ -47,8 +51,7 @@ UNDO
 SEE ALSO
   tar(1), unshare(1), chroot(1), mount_namespaces(7), debootstrap(8), ldd(1)
 */
-import { execFileSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
+import { createHash, type Hash } from 'node:crypto';
 import {
   createReadStream,
   existsSync,
@@ -60,13 +63,16 @@ import {
   statSync,
 } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
+import type { Limits } from './fetch-rootfs/archive.ts';
+import { planByHand } from './fetch-rootfs/by-hand.ts';
 import { download, shown, withProgress } from './fetch-rootfs/download.ts';
-import { makeHostRootfs } from './fetch-rootfs/host-rootfs.ts';
-import { asRoot, unpack } from './fetch-rootfs/unpack.ts';
+import { asRoot, planHostRootfs } from './fetch-rootfs/host-rootfs.ts';
+import { inspect, unpack } from './fetch-rootfs/unpack.ts';
 import { Failure, main, reason, UsageError, type Values } from './helpers/cli.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
-import { quote } from './helpers/shell.ts';
+import { quote, sh } from './helpers/shell.ts';
+import { perform, type Step, toShell } from './helpers/steps.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
 
 const articleUrl =
@@ -80,6 +86,7 @@ export const options = {
   maxSize: { parse: parseSize },
   maxEntries: { parse: parseCount },
   quiet: { short: 'q' },
+  dryRun: {},
 } as const;
 
 function parseSum(text: string): string {
@@ -92,7 +99,7 @@ function parseCount(text: string): number {
   throw new UsageError(`not a number: ${JSON.stringify(text)}`);
 }
 
-/** What to fetch and where to put it. Throws UsageError where SOURCE's name makes none for DEST. */
+/** SOURCE and the path of DEST. Throws UsageError if DEST is missing and the name of SOURCE gives none. */
 export function planFetch(
   article: boolean,
   operands: string[],
@@ -119,7 +126,7 @@ function defaultName(source: string): string {
 const isUrl = (source: string) => /^https?:/i.test(source);
 const hostPrograms = (source: string) => source.slice('host:'.length).split(',').filter(Boolean);
 
-/** The bytes of SOURCE, and how many they are going to be, as soon as that is known. */
+/** The bytes of SOURCE, and their number as soon as it is known. */
 function openSource(
   source: string,
   say: (text: string) => void,
@@ -150,7 +157,34 @@ function openSource(
   };
 }
 
-/** Unpacks, or makes, the root file system in the empty directory `root`. Returns a sentence on what it is. */
+/** The limits that the options set. No archive may unpack to more than `freeBytes`. */
+function readLimits(values: Values<typeof options>, freeBytes = Infinity): Limits {
+  const maxBytes = values.maxSize ?? parseSize('20G');
+  return {
+    maxBytes: Math.min(maxBytes, freeBytes),
+    maxBytesReason:
+      maxBytes <= freeBytes ? ': --max-size allows more' : ', and no more is free on this file system',
+    maxEntries: values.maxEntries ?? 1_000_000,
+    strip: values.strip ?? 'auto',
+    skipDevices: values.skipDevices ? 'unusual' : undefined,
+  };
+}
+
+async function* hashing(chunks: AsyncIterable<Buffer>, hash: Hash): AsyncGenerator<Buffer> {
+  for await (const chunk of chunks) {
+    hash.update(chunk);
+    yield chunk;
+  }
+}
+
+/** The sum of what was read. Throws a Failure if another one was expected. */
+function checkedSum(hash: Hash, expected: string | undefined): string {
+  const sum = hash.digest('hex');
+  if (expected && sum !== expected) throw new Failure(`its sha256 is ${sum}, not ${expected}`);
+  return sum;
+}
+
+/** Makes the root file system in the empty directory `root`. Returns a sentence that describes it. */
 async function fill(
   root: string,
   source: string,
@@ -159,32 +193,18 @@ async function fill(
   signal: AbortSignal,
 ): Promise<string> {
   if (source.startsWith('host:')) {
-    const made = await makeHostRootfs(root, hostPrograms(source));
+    const made = await planHostRootfs(root, hostPrograms(source));
+    await perform(made.steps);
     const lacks = made.missing.length > 0 ? `; this host has no ${made.missing.join(', ')}` : '';
     return `${made.programs.length} programs of this host, ${made.files} files, ${formatSize(made.bytes)}${lacks}`;
   }
   const { bavail, bsize } = statfsSync(root);
-  const maxBytes = values.maxSize ?? parseSize('20G');
-  const limits = {
-    maxBytes: Math.min(maxBytes, bavail * bsize),
-    maxBytesReason:
-      maxBytes <= bavail * bsize ? ': --max-size allows more' : ', and no more is free on this file system',
-    maxEntries: values.maxEntries ?? 1_000_000,
-    strip: values.strip ?? ('auto' as const),
-    skipDevices: values.skipDevices ? ('unusual' as const) : undefined,
-  };
   const opened = openSource(source, say);
   const hash = createHash('sha256');
-  const hashed = async function* () {
-    for await (const chunk of opened.chunks) {
-      hash.update(chunk);
-      yield chunk;
-    }
-  };
-  const chunks = values.quiet ? hashed() : withProgress(hashed(), opened, basename(source));
-  const { inspector, warnings } = await unpack(chunks, root, limits, signal);
-  const sum = hash.digest('hex');
-  if (values.sha256 && sum !== values.sha256) throw new Failure(`its sha256 is ${sum}, not ${values.sha256}`);
+  const hashed = hashing(opened.chunks, hash);
+  const chunks = values.quiet ? hashed : withProgress(hashed, opened, basename(source));
+  const { inspector, warnings } = await unpack(chunks, root, readLimits(values, bavail * bsize), signal);
+  const sum = checkedSum(hash, values.sha256);
   if (readdirSync(root).length === 0)
     throw new Failure(`nothing is left of it after --strip ${inspector.strip}`);
   for (const warning of warnings) say(warning);
@@ -198,7 +218,7 @@ async function fill(
   return `${inspector.entries} entries, ${formatSize(inspector.bytes)}, sha256 ${sum}`;
 }
 
-/** Has `dest` made beside itself and renamed, so that it is there whole or not at all, even after SIGKILL. */
+/** Has `dest` made under another name beside it, then renames it: it exists completely or not at all, even after SIGKILL. */
 async function intoPlace(
   dest: string,
   make: (partial: string, signal: AbortSignal) => Promise<string>,
@@ -218,42 +238,69 @@ async function intoPlace(
     renameSync(partial, dest);
     return made;
   } finally {
-    remove(partial);
+    await remove(partial);
     process.off('SIGINT', interrupt).off('SIGTERM', interrupt);
-    // die by the signal after all: a shell that runs a script wants to know
+    // end by the signal: a shell that runs a script ends its script too then
     if (interruption) process.kill(process.pid, interruption);
   }
 }
 
-/** rm(1), since it takes paths of any depth; in a user namespace also directories that their owner may not write. */
-function remove(path: string): void {
-  const [command = '', ...words] = [...asRoot, 'rm', '-rf', '--', path];
-  if (existsSync(path)) execFileSync(command, words);
+/** Removes a tree with rm(1), which takes paths of any depth; root of a user namespace may remove read-only directories. */
+async function remove(path: string): Promise<void> {
+  if (existsSync(path)) await perform([{ run: sh`${asRoot} rm -rf -- ${path}` }]);
 }
 
-/** Removes what calls left behind that were killed: of this DEST, and in the project's own folder of any. */
-function sweep(dest: string): void {
+/** Removes what killed calls have left: those for this DEST, and all in the project's own rootfs/. */
+async function sweep(dest: string): Promise<void> {
   const folder = dirname(dest);
   for (const entry of readdirSync(folder, { withFileTypes: true })) {
     const [, name, pid] = /^\.(.+)\.partial-(\d+)$/.exec(entry.name) ?? [];
     const ours = name === basename(dest) || (name && folder === rootfsFolder);
     const isDead = Number(pid) === process.pid || !existsSync(`/proc/${pid}`);
-    if (ours && entry.isDirectory() && isDead) remove(join(folder, entry.name));
+    if (ours && entry.isDirectory() && isDead) await remove(join(folder, entry.name));
   }
 }
 
-/** Makes room for DEST: the folder it is in. Throws a Failure where DEST is there and not empty. */
-function prepare(dest: string): void {
+/** Throws a Failure where DEST exists and is not an empty directory that can be replaced. */
+function check(dest: string): void {
   const stat = lstatSync(dest, { throwIfNoEntry: false });
   if (stat && (!stat.isDirectory() || readdirSync(dest).length > 0)) {
-    // a path may be anything: only what is ours gets a line to be pasted that removes it
+    // DEST can be any path: a command that removes it is named only for the project's own rootfs/
     const remedy = dirname(dest) === rootfsFolder ? `or: rm -rf ${quote(dest)}` : 'or remove it yourself';
     throw new Failure(`EEXIST: it is there already: choose another DEST, ${remedy}`);
   }
   if (stat && stat.dev !== statSync(dirname(dest)).dev)
     throw new Failure('EBUSY: it is a mount point: give a new folder in it');
-  mkdirSync(dirname(dest), { recursive: true });
-  sweep(dest);
+}
+
+/** What --dry-run prints: the steps of `host:`; for an archive what an engineer would type. */
+async function planDest(dest: string, source: string, values: Values<typeof options>): Promise<Step[]> {
+  const making: Step = { run: sh`mkdir -p -m 755 ${dest}` };
+  if (source.startsWith('host:')) {
+    const { steps } = await planHostRootfs(dest, hostPrograms(source));
+    return [making, ...steps];
+  }
+  const { sha256, skipDevices } = values;
+  const isFile = source !== '-' && !isUrl(source);
+  const known = isFile ? await inspectFile(source, values) : undefined;
+  const strip = source === articleUrl ? 1 : undefined; // it has all below rootfs/
+  const given = typeof values.strip === 'number' ? values.strip : strip;
+  const archive = {
+    ...{ file: isUrl(source) ? `${dest}.tar` : isFile ? resolve(source) : source, sha256, skipDevices },
+    ...{ url: isUrl(source) ? source : undefined, strip: given, rootAttributes: undefined },
+    ...known,
+    isChecked: known !== undefined,
+  };
+  return [making, ...planByHand(dest, archive)];
+}
+
+/** Checks an archive that is a file, as a call without --dry-run does. Returns what its steps depend on. */
+async function inspectFile(source: string, values: Values<typeof options>) {
+  const { chunks } = openSource(source, () => {});
+  const hash = createHash('sha256');
+  const inspector = await inspect(hashing(chunks, hash), readLimits(values));
+  const sha256 = checkedSum(hash, values.sha256);
+  return { strip: inspector.strip, rootAttributes: inspector.rootAttributes, sha256 };
 }
 
 await main(import.meta.url, { options, operands: [0, 2] }, async (values, operands) => {
@@ -262,16 +309,24 @@ await main(import.meta.url, { options, operands: [0, 2] }, async (values, operan
   process.umask(0o022);
   const isArchive = !source.startsWith('host:');
   const programs = isArchive ? ['unshare', 'mount', 'chroot', 'tar', 'ldd'] : ['ldd', ...asRoot.slice(0, 1)];
-  requirePrograms(programs, `make ${dest}`);
+  if (!values.dryRun || !isArchive) requirePrograms(programs, `make ${dest}`);
   try {
-    prepare(dest);
+    check(dest);
+    if (!values.dryRun) {
+      mkdirSync(dirname(dest), { recursive: true });
+      await sweep(dest);
+    }
   } catch (error) {
     throw new Failure(`cannot make ${dest}: ${reason(error)}`, { cause: error });
   }
   try {
+    if (values.dryRun) {
+      process.stdout.write(toShell(await planDest(dest, source, values)));
+      return 0;
+    }
     say(await intoPlace(dest, (partial, signal) => fill(partial, source, values, say, signal)));
   } catch (error) {
-    // a source that has more to send, or a child that waits for it, must not keep this process alive
+    // an open source, or a child that reads it, would keep this process alive
     setImmediate(() => process.exit());
     if (error instanceof UsageError) throw error;
     const what = isUrl(source) ? shown(new URL(source)) : source;

@@ -1,18 +1,18 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-logs.ts: what a container in the background has said
+logs.ts: print the output of a container in the background
 
 USAGE
   logs.ts [OPTION...] NAME
 
-  NAME is that of a container which run.ts --detach has started. Its output and its errors come in the order in which
-  they were written; of a long log only the end is kept, see --log-size of run.ts.
+  NAME is the name of a container that run.ts --detach has started. The log has its standard output and standard error
+  in the order in which they were written. Of a long log only the end is kept, see --log-size of run.ts.
 
 OPTIONS
-  -f, --follow    go on with what comes, until the container ends
-      --tail N    begin with the last N lines
-      --status    print how it ended instead: its exit code, or "running"
+  -f, --follow    print new output too, until the container ends
+      --tail N    print the last N lines only; --follow continues after them
+      --status    print the exit code of the container instead, or "running"
   -h, --help      print this text
 
 EXAMPLES
@@ -49,11 +49,11 @@ function parseCount(text: string): number {
   throw new UsageError(`--tail is a number of lines, not ${text}`);
 }
 
-/** Where the last `count` lines of a text begin. */
+/** The offset at which the last `count` lines of a text begin. */
 export function lastLines(text: Buffer, count: number): number {
   let at = text.length;
   for (let left = count; left > 0; left--) {
-    // the newline that ends a line is part of it
+    // a line includes the newline that ends it
     const before = at > 0 ? text.lastIndexOf(10, at - 2) : -1;
     if (at <= 1 || before < 0) return 0;
     at = before + 1;
@@ -61,13 +61,13 @@ export function lastLines(text: Buffer, count: number): number {
   return at;
 }
 
-/** Opens the log. For a moment, when the one before has just become the older half, there is none. */
+/** Opens the log. It does not exist for a moment after the keeper has renamed it to log.1. */
 async function open(log: string): Promise<number> {
   for (let tries = 0; tries < 100 && !existsSync(log); tries++) await sleep(20);
   return openSync(log, 'r');
 }
 
-/** Prints a file from where it was left to its end. */
+/** Prints a file from a position to its end. Returns the position of that end. */
 function printRest(file: number, position: number): number {
   const buffer = Buffer.alloc(65536);
   let at = position;
@@ -84,25 +84,26 @@ await main(import.meta.url, { options, operands: [1, 1] }, async ({ follow, tail
   const folder = notesFolder(name);
   const log = join(folder, 'log');
   const ended = () => attempt(() => readFileSync(join(folder, 'status'), 'utf8').trim());
-  // flock(1): whoever keeps the log holds this lock, and may be at it still when the container has ended
+  // the keeper of the log holds this lock, flock(1), even after the end of the container until the log is complete
   const lives = async () => (await runProgram(['flock', '--nonblock', folder, 'true'])).exitCode === 1;
   if (!existsSync(log) && !existsSync(`${log}.1`))
     throw new Failure(
       attempt(() => namedContainer(readHierarchies(), name))
         ? `${name} has no log: it was not started with --detach`
-        : `there is no log of ${name}: ps.ts shows containers, ls ${runFolder()} what is kept`,
+        : `there is no log of ${name}: ps.ts shows containers, ls ${runFolder()} shows logs`,
     );
 
   if (follow) requirePrograms(['flock', 'setpriv'], 'follow a log');
   if (status) {
     if (ended() === undefined) requirePrograms(['flock'], 'see whether it is running');
     const code = ended() ?? ((await lives()) ? 'running' : undefined);
-    if (code === undefined) throw new Failure(`${name} was killed together with what kept its log`);
+    if (code === undefined)
+      throw new Failure(`${name} was killed together with the keeper of its log: the exit code is unknown`);
     console.log(code);
     return 0;
   }
 
-  // the older half first. While it is read the newer one may become it: then both are read again
+  // log.1 is the older half. If the keeper renames log to log.1 while they are read, both are read again
   let file = await open(log);
   let older = attempt(() => readFileSync(`${log}.1`));
   while (statSync(log, { throwIfNoEntry: false })?.ino !== fstatSync(file).ino) {
@@ -116,7 +117,7 @@ await main(import.meta.url, { options, operands: [1, 1] }, async ({ follow, tail
   const all = Buffer.concat([older ?? Buffer.alloc(0), newer]);
   print(tail === undefined ? all : all.subarray(lastLines(all, tail)));
   let isKept = true;
-  // waits as long as there is a keeper; it must not outlive this, should this be killed
+  // flock(1) waits for the end of the keeper; setpriv(1) ends it with this process
   if (follow)
     runProgram(['setpriv', '--pdeathsig=TERM', 'flock', folder, 'true']).then(() => (isKept = false));
   while (follow) {

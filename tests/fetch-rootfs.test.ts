@@ -14,6 +14,8 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { basename, join } from 'node:path';
 import { after, before, type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -278,6 +280,139 @@ test('what does not look like a root file system is unpacked with a warning', ro
   const { code, stderr } = await run([file('x.tar', archive({ name: 'etc/x' })), dest], { program });
   assert.equal(code, 0);
   assert.match(stderr, /^warning: neither \/bin nor \/usr in it/);
+});
+
+/** All that there is below a directory, with types, modes, owners, times of what is no directory, and contents. */
+function tree(directory: string): string {
+  const format = '%P %y %m %U %G %l\n';
+  const entries = execFileSync(
+    'sh',
+    ['-c', 'find . -printf "$0"; find . ! -type d -printf "%P %s %T@\n"', format],
+    { cwd: directory, encoding: 'utf8' },
+  );
+  const sums = execFileSync('sh', ['-c', 'find . -type f -exec sha256sum {} +'], {
+    cwd: directory,
+    encoding: 'utf8',
+  });
+  return [...entries.split('\n'), ...sums.split('\n')].sort().join('\n');
+}
+
+/** Has a shell read what --dry-run prints, after a look at what that has made: nothing. */
+async function paste(made: Sandbox, args: string[], input: Buffer = Buffer.alloc(0), dest = made.dest) {
+  const before = made.left();
+  const { code, stdout, stderr } = await run(['--dry-run', ...args, dest], { program, cwd: made.work });
+  assert.deepEqual([code, stderr], [0, '']);
+  assert.deepEqual(made.left(), before);
+  const env = { no_proxy: '*' };
+  const pasted = await run(['-ec', stdout], { program: 'sh', cwd: '/', input, env });
+  assert.deepEqual([pasted.code, pasted.stdout], [0, ''], `${stdout}${pasted.stderr}`);
+  return stdout;
+}
+
+const rich = archive(
+  folder('rootfs/', { mode: 0o750, uid: 3, gid: 4, mtime: 1_600_000_000 }),
+  folder('rootfs/bin/'),
+  { name: 'rootfs/bin/su', mode: 0o4755, data: 'su', mtime: 1_500_000_000 },
+  { name: 'rootfs/bin/mail', mode: 0o2755, uid: 7, gid: 8, data: 'x' },
+  { name: 'rootfs/sh', type: '2', link: '/bin/su', mtime: 1_500_000_000 },
+  { name: 'rootfs/dev/null', type: '3', device: [1, 3], mode: 0o666, mtime: 1_500_000_000 },
+);
+
+for (const [what, bytes, options] of [
+  ['a plain archive', small, []],
+  ['one with a top directory, compressed', gzipSync(rich), []],
+  ['one with --strip 0', rich, ['--strip', '0']],
+  [
+    'one with --skip-devices',
+    archive(
+      folder('./'),
+      { name: './dev/null', type: '3', device: [1, 3] },
+      { name: './dev/sda', type: '4', device: [8, 0] },
+      { name: './dev/mem', type: '3', device: [1, 1] },
+    ),
+    ['--skip-devices'],
+  ],
+] as [string, Buffer, string[]][])
+  test(`--dry-run makes nothing; pasted it unpacks ${what} as the script does`, root, async (t) => {
+    const made = sandbox(t);
+    const source = made.file("a 'quoted' name.tar", bytes);
+    await paste(made, [...options, source]);
+    const other = join(made.work, 'other');
+    assert.equal((await run(['-q', ...options, source, other], { program })).code, 0);
+    assert.equal(tree(made.dest), tree(other));
+    assert.deepEqual(made.left(), ['dest', 'other']);
+  });
+
+test('--dry-run refuses an archive that the script refuses', root, async (t) => {
+  const { dest, file, left } = bound(sandbox(t));
+  for (const [bytes, options, message] of [
+    [Buffer.from(small.subarray(0, -1024)), [], /it is cut/],
+    [archive({ name: '../up' }), [], /leads upwards/],
+    [small, ['--sha256', '0'.repeat(64)], /its sha256 is/],
+    [small, ['--max-entries', '3'], /--max-entries allows more/],
+  ] as [Buffer, string[], RegExp][]) {
+    const result = await run(['--dry-run', ...options, file('x.tar', bytes), dest], { program });
+    assert.match(result.stderr, message);
+    assert.deepEqual([result.code, result.stdout], [1, '']);
+  }
+  assert.deepEqual(left(), []);
+});
+
+test('what --dry-run prints for a file refuses another file', root, async (t) => {
+  const { dest, file } = bound(sandbox(t));
+  const source = file('x.tar', small);
+  const { stdout } = await run(['--dry-run', source, dest], { program });
+  file('x.tar', rich);
+  assert.notEqual((await run(['-ec', stdout], { program: 'sh' })).code, 0);
+  assert.equal(existsSync(join(dest, 'bin')), false);
+});
+
+test('--dry-run of a URL downloads nothing; pasted it does, and unpacks', {
+  skip: root.skip || needs('curl'),
+}, async (t) => {
+  const made = sandbox(t);
+  const paths: (string | undefined)[] = [];
+  const server = createServer(({ url }, response) => {
+    paths.push(url);
+    response.end(gzipSync(rich));
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.after(() => server.close());
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/a%20b.tar.gz`;
+  const sum = createHash('sha256').update(gzipSync(rich)).digest('hex');
+  const { stdout } = await run(['--dry-run', '--strip', '1', url, made.dest], { program });
+  assert.match(stdout, /curl/);
+  assert.deepEqual(paths, []);
+  await paste(made, ['--strip', '1', '--sha256', sum, url]);
+  assert.deepEqual(paths, ['/a%20b.tar.gz']);
+  assert.deepEqual(made.left(), ['dest'], 'the archive itself is removed');
+  assert.equal(files(made.dest), 'bin bin/mail bin/su dev dev/null sh');
+  const wrong = await run(['--dry-run', '--sha256', '0'.repeat(64), url, join(made.work, 'wrong')], {
+    program,
+  });
+  assert.notEqual((await run(['-ec', wrong.stdout], { program: 'sh', env: { no_proxy: '*' } })).code, 0);
+  assert.equal(existsSync(join(made.work, 'wrong/rootfs')), false);
+});
+
+test('--dry-run of standard input reads nothing; pasted it unpacks standard input', root, async (t) => {
+  const made = sandbox(t);
+  await paste(made, ['-'], small);
+  assert.equal(files(made.dest), 'bin bin/sh etc etc/motd');
+});
+
+test('--dry-run of host: makes nothing; pasted it makes what the script makes', root, async (t) => {
+  const made = sandbox(t);
+  const tool = made.file('tool', '#!/usr/bin/env bash\necho works\n');
+  chmodSync(tool, 0o755);
+  const source = hasPython() ? `host:python3,${tool}` : `host:${tool}`;
+  await paste(made, [source]);
+  const other = join(made.work, 'other');
+  assert.equal((await run(['-q', source, other], { program })).code, 0);
+  // links, what is written anew, and python's library have the time at which they were made
+  const lines = (directory: string) =>
+    tree(directory).replace(/^((?:etc|usr\/lib\/python3[^/]*|dev)\/.*|[^ ]+) (\d+) [\d.]+$/gm, '$1 $2');
+  assert.equal(lines(made.dest), lines(other));
+  assert.equal(execFileSync('chroot', [made.dest, tool], { encoding: 'utf8' }), 'works\n');
 });
 
 test('wrong usage is exit code 2 and changes nothing', async (t) => {

@@ -4,7 +4,16 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { attempt, readProcesses } from '../scripts/helpers/pids.ts';
-import { alive, cgroups, container, newName, signals, start, startByHand } from './helpers/container.ts';
+import {
+  alive,
+  cgroups,
+  container,
+  newName,
+  signals,
+  start,
+  startByHand,
+  stat,
+} from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs, script, until } from './helpers/script.ts';
 
@@ -165,6 +174,7 @@ test('wrong usage ends with 2, what does not exist with 1, each with a clear lin
     [[], 2, /either TARGETs, or --all, or --sweep/],
     [['--all', 'web'], 2, /either TARGETs/],
     [['--all', '--sweep'], 2, /either TARGETs/],
+    [['--dry-run'], 2, /either TARGETs/],
     [['--pause', '--resume', 'web'], 2, /either --pause or --resume/],
     [['--pause', '--timeout', '3', 'web'], 2, /go with stopping/],
     [['--signal', 'NOPE', 'web'], 2, /no such signal: NOPE/],
@@ -180,6 +190,128 @@ test('wrong usage ends with 2, what does not exist with 1, each with a clear lin
     assert.equal(result.stdout, '');
   }
 });
+
+/** Has a shell read what --dry-run prints. */
+async function paste(words: string[], shell = 'sh') {
+  const { code, stdout, stderr } = await stop('--dry-run', ...words);
+  assert.deepEqual([code, stderr], [0, ''], words.join(' '));
+  const pasted = await execute([shell, '-c', stdout]);
+  assert.equal(pasted.stdout, '', stdout);
+  return stdout;
+}
+
+for (const shell of ['dash', 'bash'])
+  test(`--dry-run changes nothing; ${shell} ends with it what stop.ts ends, and leaves nothing`, {
+    skip: container.skip || needs(shell),
+  }, async () => {
+    const polite = await startHandler('TERM', 'exit 3');
+    const deaf = await start([], ['sleep', '100']);
+    const stubborn = await startHandler('TERM', ': not yet');
+    const usr1 = await startHandler('USR1', 'exit 8');
+    const tree = await start(
+      ['--isolate', 'mount'],
+      ['/bin/sh', '-c', 'trap "" TERM; sleep 100 & sleep 101'],
+    );
+    const other = await start([], ['sleep', '100']);
+    const state = () => readFileSync(`/proc/${deaf.first}/status`, 'utf8').match(/^State:.*/m)?.[0];
+    const before = state();
+    await stop('--dry-run', '--timeout', '0', deaf.name, polite.name);
+    assert.deepEqual([state(), alive(polite.first)], [before, true]);
+    for (const [{ name, first, end }, words, expected] of [
+      [polite, [], 3],
+      [deaf, [], 137],
+      [stubborn, ['--timeout', '1'], 137],
+      [usr1, ['--signal', 'USR1'], 8],
+      [tree, ['--timeout', '0.2'], 137],
+    ] as const) {
+      const members = readFileSync(join(cgroups(name)[0] as string, 'cgroup.procs'), 'utf8');
+      await paste([...words, name], shell);
+      assert.deepEqual(await end, [expected, null], name);
+      for (const pid of members.trim().split('\n')) assert.ok(!alive(Number(pid)), `${name}: ${pid}`);
+      assert.ok(!alive(first) && isGone(name), name);
+    }
+    assert.ok(alive(other.first));
+  });
+
+test('--dry-run of what runs in the background: the log goes as well', container, async () => {
+  const name = newName();
+  await call('run', [
+    '-d',
+    '--name',
+    name,
+    rootfs,
+    'sh',
+    '-c',
+    'trap "echo asked; exit 3" TERM; while :; do sleep 0.1; done',
+  ]);
+  const [first = 0] = readFileSync(join(cgroups(name)[0] as string, 'cgroup.procs'), 'utf8')
+    .split('\n')
+    .map(Number);
+  await until('the handler', () => signals(first, 'SigCgt').has(15));
+  await paste([name]);
+  assert.deepEqual([alive(first), isGone(name), existsSync(`/run/barehand/${name}`)], [false, true, false]);
+  // and of one that has ended, only that is left
+  await call('run', ['-d', '--name', name, rootfs, 'true']);
+  await until('its end', async () => (await call('logs', ['--status', name])).stdout === '0\n');
+  await until('the end of its cgroups', () => isGone(name));
+  await paste([name]);
+  assert.ok(!existsSync(`/run/barehand/${name}`));
+  assert.match((await stop('--dry-run', name)).stderr, /there is no container/);
+});
+
+test('--dry-run of one made by hand ends it through its PID, and nobody else', container, async () => {
+  const other = await startByHand(['sleep', '100']);
+  const byHand = await startByHand(['sleep', '100']);
+  await paste([String(byHand.first)]);
+  await byHand.end;
+  assert.deepEqual([alive(byHand.first), alive(other.first)], [false, true]);
+});
+
+test(
+  '--dry-run --pause freezes, --resume thaws, and what is frozen can be stopped with it',
+  container,
+  async () => {
+    const { name, end, first } = await start(
+      [],
+      ['/bin/sh', '-c', 'trap "exit 3" TERM; while :; do :; done'],
+    );
+    await until('the handler', () => signals(first, 'SigCgt').has(15));
+    const ticks = () => Number(stat(first)[11]);
+    await paste(['--pause', name]);
+    const paused = ticks();
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    assert.equal(ticks(), paused);
+    await paste(['--resume', name]);
+    await until('it to go on', () => ticks() > paused);
+    await paste(['--pause', name]);
+    await paste([name]);
+    assert.deepEqual(await end, [3, null]);
+    assert.ok(isGone(name));
+  },
+);
+
+test(
+  '--dry-run --sweep removes what a killed launch has left, and nothing that lives',
+  container,
+  async () => {
+    const living = await start([], ['sleep', '100']);
+    const half = newName();
+    mkdirSync(join(cgroups(half).at(-1) as string, 'inner'), { recursive: true });
+    const crashed = newName();
+    await call('run', ['-d', '--name', crashed, rootfs, 'sleep', '100']);
+    const [first = 0] = readFileSync(`${cgroups(crashed)[0]}/cgroup.procs`, 'utf8')
+      .split('\n')
+      .map(Number);
+    const keeper = Number(stat(Number(stat(first)[1]))[1]);
+    process.kill(keeper, 'SIGKILL');
+    await until('the end of all', () => !alive(first) && !alive(keeper));
+    await until('the sweep', async () => {
+      await paste(['--sweep']);
+      return !existsSync(`/run/barehand/${crashed}`);
+    });
+    assert.deepEqual([isGone(crashed), isGone(half), alive(living.first)], [true, true, true]);
+  },
+);
 
 // --all means all of this host: it is tried where there is no other, under cgroup mounts that begin at a cgroup of ours
 test('--all stops every container of ours', { skip: container.skip || needs('unshare') }, async () => {
@@ -210,6 +342,12 @@ test('--all stops every container of ours', { skip: container.skip || needs('uns
     for i in 1 2 3; do "$1" --name all-$i "$2" sleep 100 & done
     until [ "$("$3" --json | grep -c '"engine": "barehand"')" = 3 ]; do sleep 0.2; done
     "$4" --all
+    wait
+    for i in 1 2; do "$1" --name all-$i "$2" sleep 100 & done
+    until [ "$("$3" --json | grep -c '"engine": "barehand"')" = 2 ]; do sleep 0.2; done
+    "$4" --all --dry-run >/dev/shm/$$
+    sh /dev/shm/$$
+    rm /dev/shm/$$
     wait
     "$4" --all`;
   const around = `

@@ -1,4 +1,4 @@
-// A tar archive in the stream: every header is checked before a byte of it goes on to tar(1).
+// Checks a tar archive in the stream: tar(1) gets no header that was not checked.
 // Formats: POSIX pax and ustar (pax(1)), GNU (the "Tar Internals" of GNU tar's manual).
 import { Failure, reason } from '../helpers/cli.ts';
 import { formatSize } from '../helpers/units.ts';
@@ -13,16 +13,16 @@ const maxPathBytes = 4095;
 /** tar pads its end to a record, which is 10 KiB and at most 1 MiB where someone chose so */
 const maxPaddingBytes = 1 << 24;
 
-/** What is let through, and how much of it. */
+/** The limits of an archive. */
 export interface Limits {
-  /** bytes that the files may take together */
+  /** the maximum total size of all files */
   maxBytes: number;
-  /** why not more: `--max-size`, or the space that is free */
+  /** the end of the error message: names `--max-size` or the free space */
   maxBytesReason: string;
   maxEntries: number;
-  /** leading parts taken off each name; `auto`: a single top directory is taken off */
+  /** leading components to remove from each name; `auto` removes a single top directory */
   strip: number | 'auto';
-  /** leave device nodes out: those that no rootfs needs, or all */
+  /** device nodes to leave out: those that no rootfs needs, or all */
   skipDevices: 'unusual' | 'all' | undefined;
 }
 
@@ -47,7 +47,7 @@ interface Entry extends Attributes {
   end: number;
 }
 
-// null, zero, full, random, urandom, tty, console, ptmx: what debootstrap(8) makes. Anything else is a way to the host.
+// null, zero, full, random, urandom, tty, console, ptmx: what debootstrap(8) makes. Other devices give access to the host.
 const usualDevices = ['1:3', '1:5', '1:7', '1:8', '1:9', '5:0', '5:1', '5:2'];
 
 const rootDirectories =
@@ -61,10 +61,10 @@ const rootDirectories =
  */
 export class TarInspector {
   entries = 0;
-  /** what the files take once unpacked */
+  /** the total size of the unpacked files */
   bytes = 0;
   skippedDevices = 0;
-  /** leading parts for tar to strip: undefined until the first entries have told */
+  /** leading components that tar has to strip; undefined until the first entries are read */
   strip: number | undefined;
   /** of the directory that becomes the root, where its name is stripped to nothing */
   rootAttributes: Attributes | undefined;
@@ -85,7 +85,7 @@ export class TarInspector {
     if (limits.strip !== 'auto') this.strip = limits.strip;
   }
 
-  /** Takes the next chunk and returns what is found good: whole headers and data, and nothing after the end marker. */
+  /** Checks the next chunk. Returns the checked part: whole headers and data, but nothing after the end marker. */
   push(chunk: Buffer): Buffer[] {
     this.#received += chunk.length;
     if (this.#received > this.#limits.maxBytes) this.#refuseSize();
@@ -125,7 +125,7 @@ export class TarInspector {
     return this.strip === undefined ? [] : this.#waiting.splice(0).filter((part) => part.length > 0);
   }
 
-  /** To be called when no chunk is left: throws where the archive is cut, or is none. */
+  /** Ends the check after the last chunk. Throws a Failure if the archive is truncated or not an archive. */
   end(): void {
     if (this.#received === 0) throw new Failure('it is empty');
     if (this.#dataLeft > 0) throw new Failure(`it is cut in the data of ${show(this.#current)}`);

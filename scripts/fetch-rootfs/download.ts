@@ -1,4 +1,4 @@
-// A file from http(s), as the bytes that the server has: resumed after a break, retried, never decoded.
+// Downloads over HTTP(S): retried and resumed after errors; the bytes are those that the server has.
 import { createHash } from 'node:crypto';
 import { request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http';
 import { request as httpsRequest } from 'node:https';
@@ -10,23 +10,23 @@ import { formatSize } from '../helpers/units.ts';
 
 const maxRedirects = 10;
 const maxFailures = 5;
-/** an attempt that brought as much was none in vain: the count of failures begins anew */
+/** an attempt that received this many bytes resets the count of failures */
 const worthwhileBytes = 1 << 20;
 
-/** What may be set by a caller, tests above all. */
+/** Options of a download, mainly for tests. */
 export interface DownloadOptions {
-  /** without an answer, or without a further byte, for as long a connection is given up */
+  /** a connection without a byte for this long counts as broken */
   timeoutMilliseconds?: number;
   /** before the first retry; doubled for each one more */
   backoffMilliseconds?: number;
-  /** told the length once the server has named it */
+  /** called with the length when the server has sent it */
   onLength?: (bytes: number) => void;
-  /** told each break that is going to be mended, in a sentence */
+  /** called with a message before each retry */
   onRetry?: (message: string) => void;
   env?: NodeJS.ProcessEnv;
 }
 
-/** An answer that another attempt would not change. */
+/** An error that a retry cannot fix. */
 class Final extends Failure {}
 
 /** Yields the bytes at `url`, in order and each once, over as many connections as it takes. Throws a Failure. */
@@ -50,7 +50,7 @@ export async function* download(url: URL, options: DownloadOptions = {}): AsyncG
       validator ??= strongValidator(response);
       if (received === 0 && length !== undefined) options.onLength?.(length);
 
-      // a server that does not resume sends it all again: what is known already is compared and passed over
+      // a server that can't resume sends the whole file again: the known bytes are compared and skipped
       let known = response.statusCode === 200 ? received : 0;
       const again = createHash('sha256');
       for await (const chunk of withIdleTimeout(response, timeoutMilliseconds)) {
@@ -89,7 +89,7 @@ function failure(error: unknown): Failure {
   return new Failure(`${reason(error)}${hint}`);
 }
 
-/** Errors that waiting does not mend: no such host, nobody listens, a certificate that is not trusted. */
+/** Whether a retry is useless: unknown host, refused connection, untrusted certificate. */
 function isHopeless(error: unknown, received: number): boolean {
   const { code = '' } = error as NodeJS.ErrnoException;
   return (

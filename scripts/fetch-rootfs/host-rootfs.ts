@@ -1,24 +1,13 @@
 // The embedded default root file system: this host's own programs and the libraries that ldd(1) names for them.
-import {
-  chmodSync,
-  constants,
-  copyFileSync,
-  cpSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  realpathSync,
-  statSync,
-  symlinkSync,
-  utimesSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, relative } from 'node:path';
-import { Failure, reason } from '../helpers/cli.ts';
-import { findProgram, systemDirectories } from '../helpers/shell.ts';
-import { runFile } from './programs.ts';
+import { Failure } from '../helpers/cli.ts';
+import { attempt } from '../helpers/pids.ts';
+import { findProgram, runProgram, sh, systemDirectories } from '../helpers/shell.ts';
+import type { Step } from '../helpers/steps.ts';
+
+/** What makes a user root of a namespace, in which unshare(1), mount(8) and chroot(1) are allowed. */
+export const asRoot = process.getuid?.() === 0 ? [] : ['unshare', '--user', '--map-root-user'];
 
 const defaultPrograms = `
   sh bash dash env printenv true false test [ expr seq sleep timeout nice nohup yes date uname arch
@@ -33,17 +22,17 @@ const defaultPrograms = `
   .split(/\s+/)
   .filter(Boolean);
 
-/** Directories of any rootfs, with their modes; /proc, /sys and /dev are filled when it runs. */
-const directories: Record<string, number> = {
-  ...Object.fromEntries(
-    'dev etc home media mnt opt proc run srv sys usr usr/bin usr/sbin usr/lib usr/local usr/share var var/lib var/log'
-      .split(' ')
-      .map((path) => [path, 0o755]),
-  ),
-  root: 0o700,
-  tmp: 0o1777,
-  'var/tmp': 0o1777,
-};
+/** Directories of any rootfs; /proc, /sys and /dev are filled when it runs. */
+const directories = (
+  'dev etc home media mnt opt proc root run srv sys tmp usr usr/bin usr/sbin usr/lib usr/local usr/share var var/lib ' +
+  'var/log var/tmp'
+).split(' ');
+
+/** The modes of the directories that do not have mode 755. */
+const modes: [mode: string, directories: string[]][] = [
+  ['700', ['root']],
+  ['1777', ['tmp', 'var/tmp']],
+];
 
 /** Files that any rootfs has. Nothing here comes from the host: no password, no key, no machine-id. */
 const files: Record<string, string> = {
@@ -71,8 +60,9 @@ const terminals =
     ' ',
   );
 
-/** What was put into a rootfs: programs by name, those of the default set that this host lacks, files, bytes. */
+/** A root file system of this host's programs: its steps, and what it has. `missing`: default programs that this host lacks. */
 export interface HostRootfs {
+  steps: Step[];
   programs: string[];
   missing: string[];
   files: number;
@@ -80,33 +70,11 @@ export interface HostRootfs {
 }
 
 /**
- * Fills the empty directory `root` with the default programs and `extra` ones (names, or absolute paths), their
+ * Plans to fill the empty directory `root` with the default programs and `extra` ones (names, or absolute paths), their
  * libraries and interpreters, and the files that any rootfs has. Setuid bits and file capabilities are not copied.
  * Throws a Failure where an extra program, or any shell, is missing.
  */
-export async function makeHostRootfs(root: string, extra: string[]): Promise<HostRootfs> {
-  const copied = new Set<string>();
-  let bytes = 0;
-
-  /** Copies the file that `path` leads to, to the same path in the rootfs. */
-  function copy(path: string): void {
-    const target = join(root, path);
-    if (copied.has(path) || existsSync(target)) return;
-    copied.add(path);
-    mkdirSync(dirname(target), { recursive: true });
-    const { mode, size, atime, mtime } = statSync(path);
-    copyFileSync(path, target, constants.COPYFILE_FICLONE);
-    chmodSync(target, mode & 0o111 ? 0o755 : 0o644);
-    utimesSync(target, atime, mtime);
-    bytes += size;
-  }
-
-  for (const [path, mode] of Object.entries(directories)) {
-    mkdirSync(join(root, path), { recursive: true });
-    chmodSync(join(root, path), mode);
-  }
-  for (const name of ['bin', 'sbin', 'lib', 'lib32', 'lib64', 'libx32']) recreateMergeLink(root, name);
-
+export async function planHostRootfs(root: string, extra: string[]): Promise<HostRootfs> {
   const found = new Map(
     [...new Set([...defaultPrograms, ...extra])].map((name) => [name, findProgram(name)] as const),
   );
@@ -117,7 +85,19 @@ export async function makeHostRootfs(root: string, extra: string[]): Promise<Hos
       `cannot find ${wanted} in ${systemDirectories.join(' ')}: install it, or give a tarball as SOURCE`,
     );
 
+  const merged = mergedDirectories();
+  /** A path in the rootfs without links: /usr/bin/sh for /bin/sh if /bin is a link to usr/bin. */
+  const place = (path: string) => {
+    const [, top = '', rest = ''] = /^\/([^/]+)(.*)$/.exec(path) ?? [];
+    const target = merged.get(top);
+    return target === undefined ? path : join('/', target, rest);
+  };
+  const parents = new Set([...directories, ...[...merged].map(([name, target]) => target ?? name)]);
+
+  const copied = new Map<string, string>(); // paths on this host by their paths in the rootfs
+  const copy = (path: string) => copied.has(place(path)) || copied.set(place(path), path);
   const binaries = new Set<string>();
+  const pythons = new Set<string>();
   for (const path of found.values()) {
     if (!path) continue;
     const real = realpathSync(path);
@@ -125,13 +105,15 @@ export async function makeHostRootfs(root: string, extra: string[]): Promise<Hos
       copy(file);
       binaries.add(file);
     }
-    addLink(root, path, real);
-    if (/^python3[.\d]*$/.test(basename(real)))
-      for (const file of await copyPython(root, real)) binaries.add(file);
+    if (/^python3[.\d]*$/.test(basename(real))) pythons.add(real);
   }
-  for (const library of await lddLibraries([...binaries])) copy(library);
+  const libraries = await Promise.all([...pythons].map(pythonDirectories)).then((found) => [
+    ...new Set(found.flat()),
+  ]);
+  for (const directory of libraries) for (const module of pythonModules(directory)) binaries.add(module);
+  for (const library of await lddLibraries([...binaries])) if (!inAny(libraries, library)) copy(library);
   // the C library loads these by name when it looks up a user or a host: ldd does not show them
-  const libc = [...copied].find((path) => /\/libc\.so\.6$/.test(path));
+  const libc = [...copied.values()].find((path) => /\/libc\.so\.6$/.test(path));
   for (const name of ['libnss_files.so.2', 'libnss_dns.so.2', 'libnss_compat.so.2', 'libresolv.so.2'])
     if (libc && existsSync(join(dirname(libc), name))) copy(join(dirname(libc), name));
   for (const directory of ['/usr/share/terminfo', '/lib/terminfo', '/etc/terminfo'])
@@ -140,45 +122,67 @@ export async function makeHostRootfs(root: string, extra: string[]): Promise<Hos
       if (existsSync(path)) copy(path);
     }
   for (const path of ['/usr/lib/os-release', ...listConf()]) if (existsSync(path)) copy(path);
-  const shell = found.get('bash') ? '/bin/bash' : '/bin/sh';
-  for (const [path, text] of Object.entries(files))
-    writeFileSync(join(root, path), text.replace('SHELL', shell));
-  if (existsSync(join(root, 'usr/lib/os-release')))
-    symlinkSync('../usr/lib/os-release', join(root, 'etc/os-release'));
-  symlinkSync('/run', join(root, 'var/run'));
-  await ldconfig(root);
-  if (process.getuid?.() === 0) await makeDevices(root);
 
+  // each name links directly to the program's file, not through /etc/alternatives
+  const links = new Map<string, string>();
+  for (const path of found.values()) {
+    if (!path || copied.has(place(path)) || links.has(place(path))) continue;
+    parents.add(dirname(place(path)).slice(1));
+    links.set(place(path), relative(dirname(place(path)), realpathSync(path)));
+  }
+  if (copied.has('/usr/lib/os-release')) links.set('/etc/os-release', '../usr/lib/os-release');
+  links.set('/var/run', '/run');
+
+  const shell = found.get('bash') ? '/bin/bash' : '/bin/sh';
+  const inRoot = (path: string) => join(root, path);
+  const leaves = [...parents].filter((path) => ![...parents].some((other) => other.startsWith(`${path}/`)));
+  const steps: Step[] = [
+    ...because('directories, and those that are links on this host', [
+      { run: sh`mkdir -p ${leaves.map(inRoot)}` },
+      ...modes.map(([mode, paths]) => ({ run: sh`chmod ${mode} ${paths.map(inRoot)}` })),
+      ...[...merged].flatMap(([name, target]) => (target ? [{ link: target, at: inRoot(name) }] : [])),
+    ]),
+    ...because('programs and their libraries', [{ copy: [...copied.values()], to: root }]),
+    ...libraries.flatMap((directory) => planPython(root, directory)),
+    ...[...links].map(([at, link]) => ({ link, at: inRoot(at) })),
+    ...because(
+      'files of any root file system',
+      Object.entries(files).map(([path, text]) => ({
+        write: text.replace('SHELL', shell),
+        to: inRoot(path),
+      })),
+    ),
+    ...planCache(root),
+    ...(process.getuid?.() === 0 ? planDevices(root) : []),
+  ];
   return {
+    steps,
     programs: [...found].filter(([, path]) => path).map(([name]) => name),
     missing: missing.filter((name) => !extra.includes(name)),
     files: copied.size,
-    bytes,
+    bytes: [...copied.values()].reduce((sum, path) => sum + statSync(path).size, 0),
   };
 }
 
-/** /bin -> usr/bin on hosts that have it so; a directory of its own on others. */
-function recreateMergeLink(root: string, name: string): void {
-  let target: string;
-  try {
-    target = readlinkSync(`/${name}`);
-  } catch {
-    if (existsSync(`/${name}`)) mkdirSync(join(root, name), { recursive: true });
-    return;
+/** Steps, of which the first says why. */
+const because = (why: string, steps: Step[]): Step[] =>
+  steps.map((step, index) => (index > 0 ? step : { ...step, why }));
+
+const inAny = (directories: string[], path: string) =>
+  directories.some((directory) => path.startsWith(`${directory}/`));
+
+/** The directories of / that are links on some hosts, such as /bin, and their targets; undefined for a directory. */
+function mergedDirectories(): Map<string, string | undefined> {
+  const found = new Map<string, string | undefined>();
+  for (const name of ['bin', 'sbin', 'lib', 'lib32', 'lib64', 'libx32']) {
+    const target = attempt(() => readlinkSync(`/${name}`));
+    if (target !== undefined) found.set(name, target.replace(/^\//, ''));
+    else if (existsSync(`/${name}`)) found.set(name, undefined);
   }
-  mkdirSync(join(root, target), { recursive: true });
-  symlinkSync(target.replace(/^\//, ''), join(root, name));
+  return found;
 }
 
-/** Makes `path` lead to the copied file `real`, as on the host, but directly: not through /etc/alternatives. */
-function addLink(root: string, path: string, real: string): void {
-  const target = join(root, path);
-  if (existsSync(target)) return;
-  mkdirSync(dirname(target), { recursive: true });
-  symlinkSync(relative(realpathSync(dirname(target)), join(realpathSync(root), real)), target);
-}
-
-/** The program that a script's first line names, as the kernel finds it; and what env(1) then looks for. */
+/** The interpreter in the first line of a script, and the program that env(1) runs if that is the interpreter. */
 function interpreters(file: string): string[] {
   const start = readFileSync(file).subarray(0, 256).toString('latin1');
   const [, command = '', argument = ''] = /^#!\s*(\S+)[ \t]*(?:-S\s+)?(\S*)/.exec(start) ?? [];
@@ -190,55 +194,74 @@ function interpreters(file: string): string[] {
 /** The libraries that ldd(1) names for these programs, the loader among them. Static programs and scripts have none. */
 export async function lddLibraries(programs: string[]): Promise<string[]> {
   const half = Math.ceil(programs.length / 2);
-  const env = { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' };
   const ldd = async (part: string[]) => {
-    // it exits with 1 where one of them is no dynamic executable
-    const { stdout } = await runFile('ldd', part, { env, maxBuffer: 1 << 26 }).catch((error) => {
-      if (typeof error.code === 'string') throw new Failure(`cannot run ldd: ${reason(error)}`);
-      return error as { stdout: string };
-    });
+    const { exitCode, stdout, stderr } = await runProgram(
+      sh`env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C ldd ${part}`,
+    );
+    // 1: one of them is no dynamic executable
+    if (exitCode !== 0 && exitCode !== 1) throw new Failure(`cannot run ldd: ${stderr.trim()}`);
     return [...stdout.matchAll(/(\/\S+) \(0x/g)].map(([, path]) => path as string);
   };
   const parts = [programs.slice(0, half), programs.slice(half)].filter((part) => part.length > 0);
   return [...new Set((await Promise.all(parts.map(ldd))).flat())];
 }
 
-/** Copies python's standard library, without what the host added to it. Returns its modules that are ELF files. */
-async function copyPython(root: string, python: string): Promise<string[]> {
+/** The directories of python's standard library. */
+async function pythonDirectories(python: string): Promise<string[]> {
   const program = 'import sysconfig; print(sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))';
-  const { stdout } = await runFile(python, ['-I', '-S', '-c', program]);
-  const modules: string[] = [];
-  for (const directory of new Set(stdout.trim().split(' '))) {
-    const target = join(root, directory);
-    const unwanted = /\/(__pycache__|dist-packages|site-packages|test|idlelib|ensurepip|config-[^/]*)$/;
-    cpSync(directory, target, { recursive: true, dereference: true, filter: (path) => !unwanted.test(path) });
-    const dynload = join(directory, 'lib-dynload');
-    if (existsSync(dynload)) modules.push(...readdirSync(dynload).map((name) => join(dynload, name)));
-  }
-  return modules;
+  const { exitCode, stdout, stderr } = await runProgram(sh`${python} -I -S -c ${program}`);
+  if (exitCode !== 0) throw new Failure(`cannot ask ${python} for its library: ${stderr.trim()}`);
+  return stdout.trim().split(' ');
 }
 
-function listConf(): string[] {
-  try {
-    return readdirSync('/etc/ld.so.conf.d').map((name) => join('/etc/ld.so.conf.d', name));
-  } catch {
-    return [];
-  }
+/** The modules of python's standard library that are ELF files. */
+const pythonModules = (directory: string): string[] => {
+  const folder = join(directory, 'lib-dynload');
+  return (attempt(() => readdirSync(folder)) ?? []).map((name) => join(folder, name));
+};
+
+/** The steps that copy python's standard library, and remove what the host added to it, and what only developers need. */
+function planPython(root: string, directory: string): Step[] {
+  const unwanted = [
+    '__pycache__',
+    'dist-packages',
+    'site-packages',
+    'test',
+    'idlelib',
+    'ensurepip',
+    'config-*',
+  ];
+  const names = unwanted.flatMap((name, index) => [...(index > 0 ? ['-o'] : []), '-name', name]);
+  return [
+    { why: "python's standard library", run: sh`cp -r -L --parents ${directory} ${root}` },
+    { run: sh`find ${join(root, directory)} -mindepth 1 ( ${names} ) -prune -exec rm -r {} +` },
+  ];
 }
 
-/** Writes the rootfs's own /etc/ld.so.cache. `ldconfig -r` calls chroot(2), which a user may do in a namespace. */
-async function ldconfig(root: string): Promise<void> {
+const listConf = (): string[] =>
+  (attempt(() => readdirSync('/etc/ld.so.conf.d')) ?? []).map((name) => join('/etc/ld.so.conf.d', name));
+
+/** The step that writes the rootfs's own /etc/ld.so.cache. ldconfig -r calls chroot(2), which a user may do in a namespace. */
+function planCache(root: string): Step[] {
   const ldconfig = findProgram('ldconfig');
-  if (!ldconfig) return;
-  const argv = [ldconfig, '-r', root];
-  if (process.getuid?.() !== 0) argv.unshift('unshare', '--user', '--map-root-user');
+  if (!ldconfig) return [];
   // without a cache the loader still looks into its built-in directories
-  await runFile(argv[0] as string, argv.slice(1)).catch(() => undefined);
+  return [
+    { why: 'the cache of the loader, ld.so(8)', run: sh`${asRoot} ${ldconfig} -r ${root}`, ignore: true },
+  ];
 }
 
-/** What a bare chroot(1) needs of /dev; a container gets a /dev of its own. Not every root may: then it is left empty. */
-async function makeDevices(root: string): Promise<void> {
-  const nodes = 'null 1 3, zero 1 5, full 1 7, random 1 8, urandom 1 9, tty 5 0';
-  const program = nodes.replace(/(\w+) (\d) (\d),?/g, 'mknod -m 666 $1 c $2 $3;');
-  await runFile('sh', ['-c', program], { cwd: join(root, 'dev') }).catch(() => undefined);
+/**
+ * The steps that make the devices which a bare chroot(1) needs; a container gets a /dev of its own. Root of a user
+ * namespace may not make them: then there are none.
+ */
+function planDevices(root: string): Step[] {
+  const devices = { null: [1, 3], zero: [1, 5], full: [1, 7], random: [1, 8], urandom: [1, 9], tty: [5, 0] };
+  return because(
+    'devices, for a bare chroot(1)',
+    Object.entries(devices).map(([name, numbers]) => ({
+      run: sh`mknod -m 666 ${join(root, 'dev', name)} c ${numbers.map(String)}`,
+      ignore: true,
+    })),
+  );
 }

@@ -1,18 +1,19 @@
-// Unpacking: whatever is in the archive, tar(1) can write nowhere but into the new root.
+// Unpacking. tar(1) runs confined: whatever the archive contains, tar writes only to the new root. The archive is
+// streamed through node:child_process, because zx keeps the whole output of a program in memory.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { chmodSync, chownSync, lstatSync, readFileSync } from 'node:fs';
+import { lstatSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { setFlagsFromString } from 'node:v8';
 import { createGunzip } from 'node:zlib';
 import { Failure, reason } from '../helpers/cli.ts';
 import { installCommand } from '../helpers/programs.ts';
-import { findProgram } from '../helpers/shell.ts';
+import { findProgram, runProgram, sh } from '../helpers/shell.ts';
+import { perform, type Step } from '../helpers/steps.ts';
 import { type Attributes, type Limits, TarInspector } from './archive.ts';
-import { lddLibraries } from './host-rootfs.ts';
-import { runFile } from './programs.ts';
+import { asRoot, lddLibraries } from './host-rootfs.ts';
 
 const isRoot = process.getuid?.() === 0;
 
@@ -20,13 +21,10 @@ const isRoot = process.getuid?.() === 0;
 const mayMakeDevices =
   isRoot && /^\s*0\s+0\s+4294967295\s*$/.test(readFileSync('/proc/self/uid_map', 'utf8'));
 
-/** What makes a user root of a namespace, in which unshare(1), mount(8) and chroot(1) are allowed. */
-export const asRoot = isRoot ? [] : ['unshare', '--user', '--map-root-user'];
-
-// What a compressed file begins with, and the program that undoes it. gzip is node's own zlib: faster than gzip(1).
+// The first bytes of compressed files, and the programs that decompress them. Node's zlib is faster than gzip(1).
 const compressions: { magic: number[]; tool: string; args: string[] }[] = [
   { magic: [0x1f, 0x8b], tool: 'gzip', args: [] },
-  // the limit is above what xz -9 needs: an archive cannot make it take a gigabyte
+  // xz -9 needs less than this limit; without it an archive could make xz allocate gigabytes
   {
     magic: [0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00],
     tool: 'xz',
@@ -36,7 +34,7 @@ const compressions: { magic: number[]; tool: string; args: string[] }[] = [
   { magic: [0x42, 0x5a, 0x68], tool: 'bzip2', args: ['-dc'] },
 ];
 
-/** Undoes the compression that the first bytes tell, whatever the name says. Throws a Failure for bad or cut data. */
+/** Decompresses a stream. Its first bytes tell the format. Throws a Failure if the data is damaged or truncated. */
 export async function* decompress(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   const iterator = source[Symbol.asyncIterator]();
   let start: Buffer = Buffer.alloc(0);
@@ -70,7 +68,7 @@ async function* gunzip(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   });
   try {
     yield* unzip as AsyncIterable<Buffer>;
-    // zlib takes no notice of what follows the last member, be it zeros
+    // zlib ignores all data after the last member
     if (unzip.bytesWritten !== fed) throw new Failure('something follows the end of the gzip data');
     await feeding;
     if (sourceError) throw sourceError;
@@ -82,7 +80,7 @@ async function* gunzip(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   }
 }
 
-/** Runs a decompressor as a child. Whatever it has to say, trailing garbage for example, refuses the archive. */
+/** Runs a decompressor. Any message of it, such as one about trailing garbage, refuses the archive. */
 async function* filter(tool: string, args: string[], source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   const child = spawn(tool, args, { stdio: 'pipe', env: { PATH: process.env.PATH, LC_ALL: 'C' } });
   let failure: unknown;
@@ -99,7 +97,7 @@ async function* filter(tool: string, args: string[], source: AsyncIterable<Buffe
   });
   const closed = once(child, 'close').catch(() => [1]);
   const feeding = pipeline(source, child.stdin).catch((error: NodeJS.ErrnoException) => {
-    // a decompressor that gives up says why
+    // the decompressor's own message tells why it stopped reading
     if (error.code !== 'EPIPE' && error.code !== 'ERR_STREAM_PREMATURE_CLOSE') failure ??= error;
   });
   try {
@@ -114,8 +112,14 @@ async function* filter(tool: string, args: string[], source: AsyncIterable<Buffe
   }
 }
 
-// tar and its libraries lie on a tmpfs inside the new root, which is there for this process alone and cannot be
-// written to: after the chroot nothing of the host has a name any more. The tmpfs goes with the mount namespace.
+/** How tar(1) is to restore owners, modes and extended attributes. */
+export const tarOptions = isRoot
+  ? sh`--numeric-owner --preserve-permissions --same-owner --xattrs --xattrs-include=*`
+  : // a set-user-ID file that belongs to the user would run with the user's rights for everybody
+    sh`--numeric-owner --no-same-permissions --no-same-owner`;
+
+// tar and its libraries are on a read-only tmpfs in the new root, in a mount namespace of their own: after the chroot no
+// path leads to the host. The tmpfs ends with the mount namespace.
 const confine = `
 cd "$root"
 mkdir "$tools"
@@ -136,7 +140,7 @@ export async function unpack(
   limits: Limits,
   signal: AbortSignal,
 ): Promise<{ inspector: TarInspector; warnings: string[] }> {
-  // what is thrown away here is buffers: a young generation that stays small has them collected before they pile up
+  // the garbage here is buffers: with a small young generation V8 collects them early
   setFlagsFromString('--semi-space-growth-factor=1');
   const inspector = new TarInspector(mayMakeDevices ? limits : { ...limits, skipDevices: 'all' });
   let complete = false;
@@ -147,7 +151,7 @@ export async function unpack(
   }
   const confinedTar = await findTar();
   const good = inspected();
-  // the first bytes come when it is known what tar has to strip
+  // the inspector holds the first bytes back until it knows what tar has to strip
   const first = await Promise.race([good.next(), rejection(signal)]);
   const tools = `.tar-${randomBytes(8).toString('hex')}`;
   const tar = spawn(
@@ -155,13 +159,9 @@ export async function unpack(
     [
       ...[...asRoot.slice(1), '--mount', '--propagation', 'private', 'sh', '-ec', confine, 'confine'],
       ...confinedTar.argv(`/${tools}`),
-      ...['--extract', '--file=-', '--numeric-owner', `--strip-components=${inspector.strip}`],
-      // where / is the new root, links and names that begin with it are to be taken as they are
+      ...sh`--extract --file=- --strip-components=${inspector.strip ?? 0} ${tarOptions}`,
+      // / is the new root: absolute names and links need no change
       '--absolute-names',
-      ...(isRoot
-        ? ['--preserve-permissions', '--same-owner', '--xattrs', '--xattrs-include=*']
-        : // set-user-ID bits of files that are no longer root's would lend the user's rights to others
-          ['--no-same-permissions', '--no-same-owner']),
     ],
     {
       stdio: ['pipe', 'ignore', 'pipe'],
@@ -175,10 +175,10 @@ export async function unpack(
     yield* good;
   }
   try {
-    // neither an interruption nor tar's end has to wait for a source that is slow
+    // an interruption, or the end of tar, does not wait for a slow source
     await Promise.race([pipeline(all, tar.stdin), ended, rejection(signal)]);
   } catch (error) {
-    // where tar gave up, what it said tells more
+    // after a broken pipe the message of tar tells more
     if (!brokenPipe(error)) {
       tar.kill('SIGKILL');
       await ended;
@@ -201,7 +201,7 @@ const rejection = (signal: AbortSignal) =>
 const brokenPipe = (error: unknown) =>
   ['EPIPE', 'ECONNRESET', 'ERR_STREAM_PREMATURE_CLOSE'].includes((error as NodeJS.ErrnoException).code ?? '');
 
-/** Waits for a child's end: the lines that it wrote on stderr, and what to tell if it failed. */
+/** Waits for the end of a child. Returns the lines that it wrote on stderr, and the failure if it failed. */
 function end(
   child: ChildProcess,
   clean: (line: string) => string,
@@ -230,12 +230,14 @@ function end(
   });
 }
 
-/** GNU tar of this host, the files it needs, and how to call it where these lie in one directory. */
+/** This host's GNU tar: the files that it needs, and its command line if these are in one directory. */
 async function findTar() {
   const tar = findProgram('tar');
-  const version = tar && (await runFile(tar, ['--version'])).stdout;
+  const version = tar && (await runProgram(sh`${tar} --version`)).stdout;
   if (!version?.startsWith('tar (GNU tar)'))
-    throw new Failure('cannot find GNU tar, which alone restores a root file system rightly: install it');
+    throw new Failure(
+      'cannot find GNU tar: other tar programs do not restore all attributes of a root file system: install it',
+    );
   const libraries = await lddLibraries([tar as string]);
   const loader = libraries.map((path) => basename(path)).find((name) => /^ld[\w.-]*$/.test(name));
   return {
@@ -247,16 +249,25 @@ async function findTar() {
   };
 }
 
-/** Removes the mount point, and gives the root directory what the archive says of it: mode, owner, time. */
+/** The steps that set mode, owner and time of the root directory as in the archive. */
+export const planRoot = (root: string, { mode, uid, gid, mtime }: Attributes): Step[] => [
+  ...(isRoot ? [{ run: sh`chown ${uid}:${gid} ${root}` }] : []),
+  { run: sh`chmod ${(mode & (isRoot ? 0o7777 : 0o755)).toString(8)} ${root}` },
+  { run: sh`touch -d @${mtime} ${root}` },
+];
+
+/** Removes the mount point, and gives the root directory its attributes: those of the archive, or the time that tar gave it. */
 async function finishRoot(root: string, tools: string, attributes: Attributes | undefined): Promise<void> {
   const { mtimeNs } = lstatSync(root, { bigint: true });
   const mtime = `${mtimeNs / 1_000_000_000n}.${`${mtimeNs % 1_000_000_000n}`.padStart(9, '0')}`;
-  const [command = '', ...words] = [...asRoot, 'rmdir', join(root, tools)];
-  await runFile(command, words);
-  if (attributes) {
-    if (isRoot) chownSync(root, attributes.uid, attributes.gid);
-    chmodSync(root, attributes.mode & (isRoot ? 0o7777 : 0o755));
-  }
-  // node's utimes() knows no nanoseconds
-  await runFile('touch', ['-d', `@${attributes?.mtime ?? mtime}`, root]);
+  await perform([{ run: sh`${asRoot} rmdir ${join(root, tools)}` }]);
+  await perform(attributes ? planRoot(root, attributes) : [{ run: sh`touch -d @${mtime} ${root}` }]);
+}
+
+/** Checks a whole archive, and writes nothing. Throws a Failure as `unpack`. */
+export async function inspect(chunks: AsyncIterable<Buffer>, limits: Limits): Promise<TarInspector> {
+  const inspector = new TarInspector(mayMakeDevices ? limits : { ...limits, skipDevices: 'all' });
+  for await (const chunk of decompress(chunks)) inspector.push(chunk);
+  inspector.end();
+  return inspector;
 }

@@ -1,9 +1,24 @@
 // Steps: what a script is going to do to the host, as data that can be printed as shell or performed.
-import { existsSync, mkdirSync, rmdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  constants,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
-import { moveAll, moveTree } from './cgroups.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { moveAll, moveTree, processesIn } from './cgroups.ts';
 import { Failure, reason } from './cli.ts';
-import { type Command, quote, runProgram, variable } from './shell.ts';
+import { attempt, readProcess } from './pids.ts';
+import { type Command, quote, runProgram, sh, variable } from './shell.ts';
 
 /**
  * Where a step acts inside of a directory that is reached through a descriptor, since its path could lead elsewhere
@@ -14,14 +29,19 @@ export interface Place {
   open: () => number;
 }
 
+/** What a step waits for: a process ends, a cgroup and those below it have no process, a file has a line. */
+export type Condition = { ended: number } | { empty: string } | { line: string; of: string };
+
 /**
  * One step. `why` is printed as a comment above it.
  *
  * mkdir makes a directory and those above it; rmdir removes one, with `unlessUsed` only if it is empty and not busy;
  * write writes a value to a file such as those of cgroupfs or procfs; link makes a symbolic link; remove removes a
- * file or a whole directory. With `in` these are a name in that directory. moveTree takes a process and its
- * descendants, whose PIDs now are `members`, to the cgroup `to`; moveAll all processes of a cgroup. run runs a program,
- * with `input` as its standard input. `ignore`: what it says and whether it fails does not matter.
+ * file or a whole directory; copy copies files to the same path below `to`, without set-user-ID bits. With `in` these are a name in that directory. moveTree takes a process and its
+ * descendants, whose PIDs now are `members`, to the cgroup `to`; moveAll all processes of a cgroup. signal sends a signal
+ * to those of some processes that have not ended; killAll sends SIGKILL to all processes of a cgroup and of those below
+ * it, until there is none. until waits for a condition, at most `seconds`. run runs a program, with `input` as its
+ * standard input. `ignore`: what it says and whether it fails does not matter.
  */
 export type Step = { why?: string } & (
   | { mkdir: string; in?: Place }
@@ -29,8 +49,12 @@ export type Step = { why?: string } & (
   | { write: string; to: string; in?: Place; ignore?: boolean }
   | { link: string; at: string; in?: Place }
   | { remove: string }
+  | { copy: string[]; to: string }
   | { moveTree: number; members: number[]; to: string }
   | { moveAll: string; to: string }
+  | { signal: NodeJS.Signals | number; to: number[] }
+  | { killAll: string }
+  | { until: Condition; seconds: number }
   | { run: Command; input?: string; ignore?: boolean }
 );
 
@@ -44,7 +68,7 @@ export function toShell(steps: Step[]): string {
       .findIndex((other, index) => index > 0 && (other.why || !isAlike(step, other)));
     const group = steps.slice(at, alike < 0 ? steps.length : at + alike);
     const loop = group.length > 1 ? loopLine(group) : undefined;
-    if (step.why) lines.push(`# ${step.why}`);
+    if (step.why) lines.push(`# ${step.why.replaceAll('\n', '\n# ')}`);
     if (loop) lines.push(loop);
     else lines.push(...group.map(commandLine));
     at += group.length;
@@ -64,8 +88,8 @@ const pathOf = (step: Step) =>
 
 /** Whether two steps do the same to different paths. */
 function isAlike(one: Step, other: Step): boolean {
-  const rest = (step: Step) =>
-    JSON.stringify({ ...step, why: '', mkdir: 'mkdir' in step, rmdir: 'rmdir' in step, to: '' });
+  const rest = ({ why: _, ...step }: Step) =>
+    JSON.stringify({ ...step, mkdir: 'mkdir' in step, rmdir: 'rmdir' in step, to: '' });
   return pathOf(one) !== undefined && pathOf(other) !== undefined && rest(one) === rest(other);
 }
 
@@ -109,11 +133,34 @@ function commandLine(step: Step): string {
     return writeLine(step.write, pathIn(step.to, step.in)) + (step.ignore ? ' 2>/dev/null || :' : '');
   if ('link' in step) return `ln -s ${quote(step.link)} ${pathIn(step.at, step.in)}`;
   if ('remove' in step) return `rm -r ${quote(step.remove)}`;
+  if ('copy' in step) return printCommand(sh`cp --parents --preserve=timestamps ${step.copy} ${step.to}`);
   if ('moveTree' in step) return moveLine(step.members.join(' '), step.to);
   if ('moveAll' in step) return moveLine(`$(cat ${quote(join(step.moveAll, 'cgroup.procs'))})`, step.to);
+  if ('signal' in step) return `kill -s ${signalWord(step.signal)} ${step.to.join(' ')} 2>/dev/null || :`;
+  if ('killAll' in step)
+    // 0 is a process of another PID namespace; to kill(1) it is the caller's own process group
+    return `while pids=$(${printCommand(processFiles(step.killAll, sh`grep -hx [1-9][0-9]*`))} 2>/dev/null); do kill -s KILL $pids; sleep 0.1; done`;
+  if ('until' in step) {
+    const tries = Math.ceil(step.seconds * 10);
+    return `n=0; until ${printCondition(step.until)} || [ $((n += 1)) -gt ${tries} ]; do sleep 0.1; done`;
+  }
   const end = step.ignore ? ' 2>/dev/null || :' : '';
   if (step.input === undefined) return printCommand(step.run) + end;
   return `${printCommand(step.run)}${end} ${hereDocument(step.input)}`;
+}
+
+/** A signal as kill(1) takes it: by its name, or by its number where that has no name that all shells know. */
+const signalWord = (signal: NodeJS.Signals | number) =>
+  typeof signal === 'number' ? signal : signal.slice('SIG'.length);
+
+/** The command that has `command` read cgroup.procs of a cgroup and of those below it. */
+const processFiles = (directory: string, command: Command) =>
+  sh`find ${directory} -name cgroup.procs -exec ${command} {} +`;
+
+function printCondition(condition: Condition): string {
+  if ('ended' in condition) return `! kill -s 0 ${condition.ended} 2>/dev/null`;
+  if ('line' in condition) return printCommand(sh`grep -qx ${condition.line} ${condition.of}`);
+  return `! ${printCommand(processFiles(condition.empty, ['cat']))} 2>/dev/null | grep -q .`;
 }
 
 /**
@@ -182,8 +229,12 @@ async function performOne(step: Step): Promise<void> {
   else if ('write' in step) writeValue(step.write, at(step.to, step.in), step.ignore ?? false);
   else if ('link' in step) symlinkSync(step.link, at(step.at, step.in));
   else if ('remove' in step) rmSync(step.remove, { recursive: true, force: true });
+  else if ('copy' in step) for (const path of step.copy) copy(path, step.to);
   else if ('moveTree' in step) moveTree(step.moveTree, step.to);
   else if ('moveAll' in step) moveAll(step.moveAll, step.to);
+  else if ('signal' in step) for (const pid of step.to) send(step.signal, pid);
+  else if ('killAll' in step) await killAll(step.killAll);
+  else if ('until' in step) await until(() => holds(step.until), step.seconds);
   else await run(step);
 }
 
@@ -203,6 +254,49 @@ function removeDirectory(path: string, unlessUsed: boolean): void {
   }
 }
 
+/** Copies a file with its time. Whoever may read it, or run it, on the host: all may do so with the copy. */
+function copy(path: string, to: string): void {
+  const target = join(to, path);
+  mkdirSync(dirname(target), { recursive: true });
+  const { mode, atime, mtime } = statSync(path);
+  copyFileSync(path, target, constants.COPYFILE_FICLONE);
+  chmodSync(target, mode & 0o111 ? 0o755 : 0o644);
+  utimesSync(target, atime, mtime);
+}
+
+function send(signal: NodeJS.Signals | number, pid: number): void {
+  try {
+    process.kill(pid, signal);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}
+
+/** Whoever SIGKILL does not end within a second waits in the kernel: that is for the caller to tell. */
+async function killAll(directory: string): Promise<void> {
+  await until(() => {
+    const pids = membersOf(directory);
+    for (const pid of pids) send('SIGKILL', pid);
+    return pids.length === 0;
+  }, 1);
+}
+
+/** The processes of a cgroup and of those below it, without those that this PID namespace does not show. */
+const membersOf = (directory: string) =>
+  (attempt(() => processesIn(directory)) ?? []).filter((pid) => pid !== 0);
+
+/** Whether a condition holds now. Throws as the kernel says if the file of a line can't be read. */
+export function holds(condition: Condition): boolean {
+  if ('ended' in condition) return readProcess(condition.ended)?.zombie !== false;
+  if ('empty' in condition) return (attempt(() => processesIn(condition.empty)) ?? []).length === 0;
+  return readFileSync(condition.of, 'utf8').split('\n').includes(condition.line);
+}
+
+async function until(isDone: () => boolean, seconds: number): Promise<void> {
+  for (const end = performance.now() + seconds * 1000; !isDone() && performance.now() < end; )
+    await sleep(20);
+}
+
 function doing(step: Step): string {
   if ('mkdir' in step) return `make the directory ${step.mkdir}`;
   if ('rmdir' in step) return `remove the directory ${step.rmdir}`;
@@ -211,6 +305,10 @@ function doing(step: Step): string {
   if ('remove' in step) return `remove ${step.remove}`;
   if ('moveTree' in step) return `move process ${step.moveTree} and its descendants to ${step.to}`;
   if ('moveAll' in step) return `move the processes of ${step.moveAll} to ${step.to}`;
+  if ('copy' in step) return `copy to ${step.to}`;
+  if ('signal' in step) return `send ${step.signal} to process ${step.to.join(', ')}`;
+  if ('killAll' in step) return `kill the processes of ${step.killAll}`;
+  if ('until' in step) return `wait until ${printCondition(step.until)}`;
   return `run ${step.run.map(quote).join(' ')}`;
 }
 

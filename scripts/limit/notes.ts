@@ -2,7 +2,7 @@
 // limits of a cgroup were before limit-*.ts changed them. --reset reads both.
 import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { type Hierarchy, parent } from '../helpers/cgroups.ts';
+import { type Hierarchy, parent, processesIn } from '../helpers/cgroups.ts';
 import { runFolder } from '../helpers/containers.ts';
 import { attempt, type Process, startTicks } from '../helpers/pids.ts';
 import type { Step } from '../helpers/steps.ts';
@@ -126,32 +126,66 @@ export function forget(target: Noted, files: string[]): Step[] {
   ];
 }
 
+// what is younger may belong to a call that is at work
+const isNew = (path: string) => Date.now() - (attempt(() => statSync(path).mtimeMs) ?? 0) < 10_000;
+const namesIn = (folder: string) =>
+  (attempt(() => readdirSync(folder)) ?? []).filter((name) => /^pid-\d+$/.test(name));
+
+/** The cgroups barehand/pid-N of a hierarchy, but for those that are being made just now. */
+function oldTargets({ mountPoint }: Hierarchy): string[] {
+  const directories = namesIn(join(mountPoint, parent)).map((name) => join(mountPoint, parent, name));
+  return directories.filter((directory) => !isNew(directory));
+}
+
+/** The notes about limits of processes that have ended. */
+const staleNotes = (): string[] =>
+  namesIn(runFolder()).flatMap((name) => {
+    const folder = join(runFolder(), name);
+    const files = (attempt(() => readdirSync(folder)) ?? []).filter((file) => file.endsWith('.before'));
+    return files
+      .map((file) => join(folder, file))
+      .filter((file) => {
+        const ticks = attempt(() => readFileSync(file, 'utf8'))?.split('; ')[0];
+        return Number(ticks) !== startTicks(Number(name.slice('pid-'.length)));
+      });
+  });
+
 /**
  * Removes the cgroups barehand/pid-N whose processes have all ended, but for those that are being made just now; and
  * the notes of processes that have ended.
  */
 export function sweepTargets(hierarchy: Hierarchy): void {
-  const folder = join(hierarchy.mountPoint, parent);
-  for (const name of existsSync(folder) ? readdirSync(folder) : []) {
-    if (!/^pid-\d+$/.test(name)) continue;
-    const directory = join(folder, name);
+  for (const directory of oldTargets(hierarchy))
     try {
-      if (Date.now() - statSync(directory).mtimeMs < 10_000) continue;
       rmdirSync(directory); // EBUSY: somebody is in it
-      rmSync(join(runFolder(), name, originFile(hierarchy)), { force: true });
-      rmdirSync(folder); // ENOTEMPTY: there are others
+      rmSync(join(runFolder(), basename(directory), originFile(hierarchy)), { force: true });
+      rmdirSync(dirname(directory)); // ENOTEMPTY: there are others
     } catch {}
-  }
-  for (const name of attempt(() => readdirSync(runFolder())) ?? []) {
-    if (!/^pid-\d+$/.test(name)) continue;
-    const files = attempt(() => readdirSync(join(runFolder(), name))) ?? [];
-    for (const file of files.filter((file) => file.endsWith('.before'))) {
-      const ticks = attempt(() => readFileSync(join(runFolder(), name, file), 'utf8'))?.split('; ')[0];
-      if (Number(ticks) !== startTicks(Number(name.slice('pid-'.length))))
-        rmSync(join(runFolder(), name, file), { force: true });
-    }
-    const isNew = Date.now() - (attempt(() => statSync(join(runFolder(), name)).mtimeMs) ?? 0) < 10_000;
-    if (!isNew) attempt(() => rmdirSync(join(runFolder(), name)));
-  }
+  for (const file of staleNotes()) rmSync(file, { force: true });
+  for (const name of namesIn(runFolder()))
+    if (!isNew(join(runFolder(), name))) attempt(() => rmdirSync(join(runFolder(), name)));
   attempt(() => rmdirSync(runFolder()));
+}
+
+/** What sweepTargets does in these hierarchies now, as steps to be printed. */
+export function planSweepTargets(hierarchies: Hierarchy[]): Step[] {
+  const empty = hierarchies.flatMap((hierarchy) =>
+    oldTargets(hierarchy)
+      .filter((directory) => attempt(() => processesIn(directory).length) === 0)
+      .map((directory) => ({ hierarchy, directory })),
+  );
+  const origins = empty.map(({ hierarchy, directory }) =>
+    join(runFolder(), basename(directory), originFile(hierarchy)),
+  );
+  const folders = new Set([...empty.map(({ directory }) => dirname(directory))]);
+  const notes = namesIn(runFolder()).map((name) => join(runFolder(), name));
+  const steps: Step[] = [
+    ...empty.map(({ directory }) => ({ rmdir: directory, unlessUsed: true })),
+    ...[...folders].map((folder) => ({ rmdir: folder, unlessUsed: true })),
+    ...[...origins.filter((file) => existsSync(file)), ...staleNotes()].map((file) => ({ remove: file })),
+    ...notes.filter((folder) => !isNew(folder)).map((folder) => ({ rmdir: folder, unlessUsed: true })),
+  ];
+  return steps.map((step, index) =>
+    index > 0 ? step : { ...step, why: 'limit-*.ts: cgroups and notes of processes that have ended' },
+  );
 }

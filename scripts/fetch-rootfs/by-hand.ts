@@ -1,0 +1,69 @@
+// How an engineer would unpack an archive by hand, for --dry-run. fetch-rootfs.ts itself checks the archive in the
+// stream, and confines tar(1): that is no short runbook.
+import { sh } from '../helpers/shell.ts';
+import type { Step } from '../helpers/steps.ts';
+import type { Attributes } from './archive.ts';
+import { planRoot, tarOptions } from './unpack.ts';
+
+/** An archive, as far as it is known. */
+export interface Archive {
+  /** `-` is standard input */
+  file: string;
+  /** where it is to be downloaded from, to `file` */
+  url?: string | undefined;
+  sha256: string | undefined;
+  /** undefined: nobody has looked into it */
+  strip: number | undefined;
+  rootAttributes: Attributes | undefined;
+  skipDevices: boolean;
+  /** it was checked already, as fetch-rootfs.ts does it */
+  isChecked: boolean;
+}
+
+/** The devices that --skip-devices leaves, by their names in /dev. */
+const usualDevices = ['null', 'zero', 'full', 'random', 'urandom', 'tty', 'console', 'ptmx'];
+
+/** The steps that unpack an archive into the empty directory `root`. */
+export function planByHand(root: string, archive: Archive): Step[] {
+  const { file, url, sha256, strip, rootAttributes, isChecked } = archive;
+  const steps: Step[] = [];
+  if (url !== undefined)
+    steps.push({
+      why: 'fetch-rootfs.ts resumes a download that breaks, and stores no archive',
+      run: sh`curl --fail --location --output ${file} ${url}`,
+    });
+  if (sha256 !== undefined && file !== '-')
+    steps.push({ run: sh`sha256sum --check --quiet`, input: `${sha256}  ${file}\n` });
+  const remarks = [
+    isChecked
+      ? 'fetch-rootfs.ts has checked this archive. When it unpacks one, it also confines tar in a mount namespace and a chroot.'
+      : 'fetch-rootfs.ts checks each header, --max-size and --max-entries in the stream, and confines tar in a mount\n' +
+        'namespace and a chroot. This does not: unpack only an archive that you trust.',
+    ...(file === '-'
+      ? [
+          'Standard input is the archive. If it is compressed, add --gzip, --xz, --zstd or --bzip2.',
+          ...(sha256 === undefined ? [] : [`Compare its sum first, sha256sum(1): ${sha256}`]),
+        ]
+      : []),
+    ...(strip === undefined
+      ? [
+          `If all names begin with one directory, such as rootfs/, add --strip-components=1${file === '-' ? '.' : `: tar -tf ${file} | head`}`,
+        ]
+      : []),
+  ];
+  const stripping = strip ? [`--strip-components=${strip}`] : [];
+  steps.push({
+    why: remarks.join('\n'),
+    run: sh`tar --extract --file=${file} --directory=${root} ${stripping} ${tarOptions}`,
+  });
+  if (archive.skipDevices) {
+    const usual = usualDevices.flatMap((name) => ['!', '-path', `${root}/dev/${name}`]);
+    steps.push({
+      why: 'device nodes that a root file system does not need',
+      run: sh`find ${root} ( -type b -o -type c ${usual} ) -delete`,
+    });
+  }
+  if (rootAttributes) steps.push(...planRoot(root, rootAttributes));
+  if (url !== undefined) steps.push({ remove: file });
+  return steps;
+}
