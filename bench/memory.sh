@@ -29,7 +29,8 @@ for name in "${names[@]}"; do dist/run.mjs -d --name "$name" "$rootfs" sleep 600
 ended+=("dist/stop.mjs ${names[*]}")
 keepers=()
 for name in "${names[@]}"; do
-  read -r unshare <"$(find /sys/fs/cgroup -path "*/barehand/$name/cgroup.procs" | head -n 1)"
+  read -r first <"$(find /sys/fs/cgroup -path "*/barehand/$name/cgroup.procs" | head -n 1)"
+  unshare=$(sed -n 's/^PPid:\t//p' "/proc/$first/status")
   keepers+=("$(sed -n 's/^PPid:\t//p' "/proc/$unshare/status")")
 done
 line 'run.mjs -d (sh, unshare, head)' "${keepers[@]}" $(children "${keepers[@]}")

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { cgroups, container, newName } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
-import { call, execute, rootfs, top, until } from './helpers/script.ts';
+import { call, execute, rootfs, script, top, until } from './helpers/script.ts';
 import { test } from './helpers/slow.ts';
 
 /** Names, modes, owners, sizes and times of all there is in a rootfs. */
@@ -36,22 +36,17 @@ test('200 launches killed at random moments leave nothing after a sweep, and the
     ['--ephemeral', '-v', '/etc:/mnt/etc:ro'],
     ['--userns', '--stop-signal', 'INT', '--init'],
   ];
-  const programs = await Promise.all(
-    names.map(async (name, index) => {
-      const words = ['--dry-run', '--memory', '50M', ...(options[index] as string[]), '--name', name];
-      return (await call('run', [...words, rootfs, 'sleep', '0.05'])).stdout;
-    }),
-  );
   const started = { killed: 0, ended: 0 };
   await Promise.all(
-    programs.map(async (program, index) => {
+    options.map(async (own, index) => {
+      const words = ['--memory', '50M', ...own, '--name', names[index] as string, rootfs, 'sleep', '0.05'];
       for (let round = 0; round < 67; round++) {
-        const shell = spawn('sh', ['-c', program], {
+        const launcher = spawn(script('run'), words, {
           stdio: 'ignore',
           env: { ...process.env, MARK: names[index] },
         });
-        const end = once(shell, 'exit');
-        const killer = setTimeout(() => shell.kill('SIGKILL'), Math.random() * 200);
+        const end = once(launcher, 'exit');
+        const killer = setTimeout(() => launcher.kill('SIGKILL'), Math.random() * 300);
         const [, signal] = await end;
         clearTimeout(killer);
         if (signal === 'SIGKILL') started.killed++;
