@@ -67,7 +67,7 @@ export function toShell(steps: Step[]): string {
       .slice(at)
       .findIndex((other, index) => index > 0 && (other.why || !isAlike(step, other)));
     const group = steps.slice(at, alike < 0 ? steps.length : at + alike);
-    const loop = group.length > 1 ? loopLine(group) : undefined;
+    const loop = group.length > 2 ? loopLine(group) : undefined;
     if (step.why) lines.push(`# ${step.why.replaceAll('\n', '\n# ')}`);
     if (loop) lines.push(loop);
     else lines.push(...group.map(commandLine));
