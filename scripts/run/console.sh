@@ -10,8 +10,11 @@ exec 8<&0
 parent=$$ "$@" <&3 3<&8 7>&4 4>&2 2>&7 7>&- 8<&- &
 child=$!
 exec 3<&- 4>&- 5<&- 6<&- 8<&-
-while :; do
-  wait "$child"
-  code=$?
-  kill -0 "$child" 2>/dev/null || exit "$code"
-done
+# wait ends early for a trap, with more than 128; the status of the command may be there all the same
+while wait "$child"; code=$?; kill -0 "$child" 2>/dev/null; do :; done
+if [ "$code" -gt 128 ]; then
+  wait "$child" 2>/dev/null
+  again=$?
+  [ "$again" = 127 ] || code=$again
+fi
+exit "$code"
