@@ -134,11 +134,6 @@ test('a host that has nothing to enter with is told what to install', container,
     web.name,
     'true',
   ]);
-  assert.deepEqual(
-    [code, stderr],
-    [
-      125,
-      'exec: needs perl, python3 or nsenter: apt-get install perl-base, or dnf install perl-interpreter, or apk add perl\n',
-    ],
-  );
+  assert.equal(code, 125);
+  assert.match(stderr, /^exec: needs perl, python3 or nsenter: \S+ \S+ perl[^\n]*\n$/);
 });
