@@ -236,7 +236,8 @@ function readStats(skip: Set<number>): Map<number, Stat> {
  */
 export function moveAll(from: string, directory: string): void {
   for (let round = 0; round < 100; round++) {
-    const inside = processesIn(from, directory);
+    // the other may lie below it, or above
+    const inside = processesIn(from, directory.startsWith(`${from}/`) ? directory : undefined);
     if (inside.length === 0) return;
     moveProcesses(inside, directory);
   }
