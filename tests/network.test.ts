@@ -540,7 +540,7 @@ test(
       const real = (await sh(host, `command -v ${program}`)) as string;
       const text = `#!/bin/sh
 n=1; while ! mkdir "$counted/$n" 2>/dev/null; do n=$((n + 1)); done
-[ "$n" != "$last" ] || { kill -KILL "$caller"; : >${killed}; exit 1; }
+[ "$n" != "$last" ] || { : >${killed}; kill -KILL "$caller"; exit 1; }
 exec ${real} "$@"
 `;
       writeFileSync(join(bin, program), text, { mode: 0o755 });
