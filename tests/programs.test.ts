@@ -12,7 +12,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import { findInPath, quote } from '../scripts/helpers/shell.ts';
+import { findInPath, findProgram, quote } from '../scripts/helpers/shell.ts';
 import { alive, cgroups, container, newName, start } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { become, call, execute, rootfs, script } from './helpers/script.ts';
@@ -37,10 +37,10 @@ writeFileSync(none, '', { mode: 0o644 });
 function without(programs: string[], like: Distribution): string[] {
   const osRelease = join(scratch, like);
   writeFileSync(osRelease, osReleases[like]);
-  const places = programs.flatMap((name) => {
-    const path = findInPath(name);
-    return path ? [realpathSync(path)] : [];
-  });
+  // in PATH, and where the distribution has it, which may be another one
+  const places = programs.flatMap((name) =>
+    [...new Set([findInPath(name), findProgram(name)])].flatMap((path) => (path ? [realpathSync(path)] : [])),
+  );
   const hide = [
     `mount --bind ${quote(osRelease)} ${realpathSync('/etc/os-release')}`,
     // mount(8) itself comes last

@@ -3,7 +3,7 @@ import { existsSync, readdirSync, rmdirSync, rmSync, statSync, writeFileSync } f
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Hierarchy, lockDirectory, parent, processesIn } from '../helpers/cgroups.ts';
-import { Failure } from '../helpers/cli.ts';
+import { Failure, reason } from '../helpers/cli.ts';
 import { type Lock, lock } from '../helpers/lock.ts';
 import { attempt } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
@@ -179,7 +179,7 @@ export async function takeName({
     // what is left of an earlier one
     if (isRoots) rmSync(runDirectory, { recursive: true, force: true });
     if (notes) {
-      makeDirectory(runDirectory);
+      makeFolder(runDirectory);
       for (const file of readdirSync(runDirectory)) rmSync(join(runDirectory, file));
       if (stopSignal) writeFileSync(join(runDirectory, 'stop-signal'), `${stopSignal}\n`);
     }
@@ -191,8 +191,17 @@ export async function takeName({
   return { unlock: () => unlock(false), folder: isRoots ? undefined : held?.descriptor, giveBack };
 }
 
+/** Makes the folder of a name. Throws Failure. */
+function makeFolder(runDirectory: string): void {
+  try {
+    makeDirectory(runDirectory);
+  } catch (error) {
+    throw new Failure(`cannot make the directory ${runDirectory}: ${reason(error)}`);
+  }
+}
+
 async function lockOwn(runDirectory: string, name: string): Promise<Lock> {
-  makeDirectory(runDirectory);
+  makeFolder(runDirectory);
   return lock(runDirectory, { waitSeconds: 0 }).catch(() => {
     throw new Failure(`the name ${name} is in use: choose another --name`);
   });
@@ -204,6 +213,6 @@ export function joinCgroups({ directories }: CgroupPlan, pid: number): void {
     try {
       writeFileSync(join(directory, 'cgroup.procs'), String(pid));
     } catch (error) {
-      throw new Failure(`cannot move ${pid} to the cgroup ${directory}: ${(error as Error).message}`);
+      throw new Failure(`cannot move ${pid} to the cgroup ${directory}: ${reason(error)}`);
     }
 }
