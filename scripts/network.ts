@@ -9,7 +9,7 @@ USAGE
   network.ts limit [OPTION...] TARGET --rate RATE
   network.ts detach [OPTION...] TARGET
   network.ts ls [--json]
-  network.ts sweep [--dry-run]
+  network.ts sweep [--dry-run] [INODE]
 
   TARGET is a container's name, or the PID of any process that has a network namespace of its own.
 
@@ -18,7 +18,8 @@ USAGE
   limit    limits the bit rate of TARGET to RATE, such as 10M: 10 * 1000^2 bits per second; 0 removes the limit
   detach   undoes attach, publish and limit
   ls       lists attached containers
-  sweep    removes what killed calls and ended containers have left behind
+  sweep    removes what killed calls and ended containers have left behind; with INODE, what the
+           network namespace of that number had, even if a process still uses it, network_namespaces(7)
 
 OPTIONS
   --bridge NAME     attach: the bridge; attach makes it if it is missing (default: barehand0)
@@ -67,6 +68,7 @@ import { requirePrograms } from './helpers/programs.ts';
 import { runProgram, sh } from './helpers/shell.ts';
 import { perform, type Step, toShell } from './helpers/steps.ts';
 import { isName } from './helpers/target.ts';
+import { parseNumber } from './helpers/units.ts';
 import { type Port, parseAddress, parsePort, parseSubnet, type Subnet } from './network/addresses.ts';
 import { firewallAdvice } from './network/advice.ts';
 import { hasHostRoot } from './network/files.ts';
@@ -74,6 +76,7 @@ import { isListening } from './network/host.ts';
 import {
   attach as attachContainer,
   detach as detachContainer,
+  leaveAll,
   listAttachments,
   printAttach,
   printDetach,
@@ -273,9 +276,9 @@ await main(
         throw new UsageError(`--${kebab(option)} does not go with ${command}`);
     }
     const [target = '', ...rest] = operands;
-    const takes = command === 'ls' || command === 'sweep' ? 0 : command === 'publish' ? Infinity : 1;
+    const takes = command === 'ls' ? 0 : command === 'publish' ? Infinity : 1;
     if (operands.length > takes) throw new UsageError(`one operand too many: ${operands[takes]}`);
-    if (takes > 0 && target === '') throw new UsageError(`${command} needs a TARGET`);
+    if (takes > 0 && command !== 'sweep' && target === '') throw new UsageError(`${command} needs a TARGET`);
     if (command === 'publish' && rest.length === 0) throw new UsageError('publish needs a port, as 8080:80');
     if (process.getuid?.() !== 0 && ['publish', 'limit', 'sweep'].includes(command))
       throw new Failure(
@@ -286,7 +289,9 @@ await main(
     else if (command === 'limit') await limit(target, values);
     else if (command === 'detach') await detach(target, values);
     else if (command === 'ls') await list(values.json);
+    else if (values.dryRun && target) throw new UsageError('sweep --dry-run takes no INODE');
     else if (values.dryRun) process.stdout.write(toShell(await printSweep()));
+    else if (target) await leaveAll(parseNumber('INODE', target, 1, 4_294_967_295));
     else for (const what of await sweepNetworks()) console.log(`${what}: removed`);
     return 0;
   },

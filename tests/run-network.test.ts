@@ -279,7 +279,9 @@ test('without root a launcher that is killed takes the carrier with it', user, a
   const name = newName();
   const launched = inUser('sleep 60', '--name', name);
   await until('the carrier', async () => (await carriers()) || undefined);
-  const launcher = (await execute(['pgrep', '-o', '-u', String(id), '-f', `run.ts ${name}$`])).stdout.trim();
+  const launcher = (
+    await execute(['pgrep', '-o', '-u', String(id), '-f', '--', `--name ${name} `])
+  ).stdout.trim();
   assert.match(launcher, /^\d+$/);
   process.kill(Number(launcher), 'SIGKILL');
   await launched;

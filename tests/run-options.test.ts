@@ -564,6 +564,6 @@ test('limits are in its cgroups before it runs, as Docker names them', container
   } finally {
     await call('stop', [name]);
   }
-  await refused(/--memory-swap is memory and swap together/, '--memory 50M --memory-swap 40M', {});
+  await refused(/--memory-swap limits memory and swap together/, '--memory 50M --memory-swap 40M', {});
   await refused(/PATH:RATE/, '--device-read-bps nonsense', {});
 });

@@ -169,10 +169,11 @@ for (const node of nodes) {
     const script = join(copy, 'scripts/stop.ts');
     const built = join(copy, 'dist/stop.mjs');
     const title = () => start([script, '--help'], env).stdout.split('\n')[0];
-    const asked = 'stop.ts: ask a container to end, wait, kill what is left, clean up';
+    const asked =
+      'stop.ts: stop containers: send a signal, wait, kill the remaining processes, remove cgroups and log';
     assert.equal(title(), asked);
-    edit(built, 'stop.ts: ask a', 'stop.ts: BUILT');
-    const fromDist = asked.replace('ask a', 'BUILT');
+    edit(built, 'stop.ts: stop ', 'stop.ts: BUILT');
+    const fromDist = asked.replace('stop.ts: stop ', 'stop.ts: BUILT');
     assert.equal(title(), fromDist);
 
     // as its user called it
@@ -182,24 +183,24 @@ for (const node of nodes) {
     );
 
     // the script, a helper, and a package: whatever it is made of
-    edit(script, 'ask a', 'beg a');
-    assert.equal(title(), asked.replace('ask', 'beg'));
-    edit(script, 'beg a', 'ask a');
+    edit(script, 'kill the remaining', 'slay the remaining');
+    assert.equal(title(), asked.replace('kill', 'slay'));
+    edit(script, 'slay the remaining', 'kill the remaining');
     assert.equal(title(), fromDist);
     edit(join(copy, 'scripts/helpers/cli.ts'), 'unknown option', 'UNKNOWN option');
     assert.match(start([script, '--no'], env).stderr, /^stop: UNKNOWN option --no/);
     assert.equal(title(), asked);
     edit(join(copy, 'scripts/helpers/cli.ts'), 'UNKNOWN option', 'unknown option');
     assert.equal(title(), fromDist);
-    rmSync(join(copy, 'scripts/helpers/units.ts'));
-    assert.match(start([script, '--help'], env).stderr, /units\.ts/);
+    rmSync(join(copy, 'scripts/helpers/lock.ts'));
+    assert.match(start([script, '--help'], env).stderr, /lock\.ts/);
   });
 
   test(`what others could have written is not started, on ${version}`, { skip: needs('root') }, () => {
     const copy = copyProject();
     const [script, dist] = [join(copy, 'scripts/stop.ts'), join(copy, 'dist')];
     const built = join(dist, 'stop.mjs');
-    edit(built, 'stop.ts: ask a', 'stop.ts: BUILT');
+    edit(built, 'stop.ts: stop ', 'stop.ts: BUILT');
     const isBuilt = () => start([script, '--help'], env).stdout.startsWith('stop.ts: BUILT');
     assert(isBuilt());
     for (const path of [built, dist]) {
@@ -220,7 +221,7 @@ for (const node of nodes) {
       renameSync(`${path}.own`, path);
     }
     rmSync(dist, { recursive: true });
-    assert.match(start([script, '--help'], env).stdout, /^stop\.ts: ask a/);
+    assert.match(start([script, '--help'], env).stdout, /^stop\.ts: stop /);
     assert.match(start([script, '--no'], env).stderr, /^stop: unknown option --no/);
   });
 }

@@ -3,7 +3,15 @@
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Failure, reason } from '../helpers/cli.ts';
-import { attempt, commandLine, namespaceInode, readProc, readProcesses } from '../helpers/pids.ts';
+import {
+  attempt,
+  commandLine,
+  namespaceInode,
+  readProc,
+  readProcess,
+  readProcesses,
+  startTicks,
+} from '../helpers/pids.ts';
 import { installCommand } from '../helpers/programs.ts';
 import { type Command, findInPath, quote, sh } from '../helpers/shell.ts';
 import { perform, type Step, toShell } from '../helpers/steps.ts';
@@ -100,6 +108,16 @@ export async function carry(carrier: Carrier, ports: Port[], pid: number): Promi
 }
 
 const carriersOf = (pid: number) => carriers().filter((carrier) => carrier.pid === pid);
+
+/** What ends the carriers that a process has now, and waits for their end; the process may have ended before. */
+export function endCarriersOf(pid: number): () => Promise<void> {
+  const own = carriersOf(pid).map(({ process_ }) => ({ pid: process_.pid, since: startTicks(process_.pid) }));
+  const left = () => own.filter((one) => startTicks(one.pid) === one.since && !readProcess(one.pid)?.zombie);
+  return async () => {
+    for (const one of left()) attempt(() => process.kill(one.pid, 'SIGTERM'));
+    for (let tries = 0; tries < 50 && left().length > 0; tries++) await sleep(20);
+  };
+}
 
 /** Ends the carriers of a process. */
 export function endCarriers(pid: number): void {

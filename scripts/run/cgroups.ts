@@ -1,5 +1,5 @@
 // The cgroups of a container that is launched, and its name, which they hold: `barehand/NAME` in every hierarchy.
-import { existsSync, readdirSync, rmdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Hierarchy, lockDirectory, parent, processesIn } from '../helpers/cgroups.ts';
@@ -97,8 +97,6 @@ function sweep({ directories }: CgroupPlan): void {
   for (const { name } of names.filter((entry) => entry.isDirectory())) {
     // pid-N is of the limit scripts
     if (/^pid-\d+$/.test(name) || attempt(() => processesIn(join(first, name)).length) !== 0) continue;
-    // what is that young may be of somebody who makes cgroups without the lock, as by hand
-    if (Date.now() - (attempt(() => statSync(join(first, name)).mtimeMs) ?? 0) < 10_000) continue;
     for (const folder of [first, ...others]) attempt(() => rmdirSync(join(folder, name)));
   }
 }

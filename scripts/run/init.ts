@@ -46,9 +46,11 @@ export function findInit(find: (program: string) => string | undefined = findPro
 export const shellInit = [
   '/bin/sh',
   '-c',
-  `for signal in HUP INT QUIT USR1 USR2 TERM; do trap "kill -$signal \\$child" $signal; done
+  `for signal in HUP INT QUIT USR1 USR2 TERM; do trap "kill -$signal \\$child 2>/dev/null" $signal; done
 ! env --default-signal=INT,QUIT true 2>/dev/null || set -- env --default-signal=INT,QUIT "$@"
 exec 3<&0; "$@" <&3 3<&- & child=$!; exec 3<&-
-while :; do wait "$child"; code=$?; kill -0 "$child" 2>/dev/null || exit "$code"; done`,
+while wait "$child"; code=$?; kill -0 "$child" 2>/dev/null; do :; done
+[ "$code" -le 128 ] || { wait "$child" 2>/dev/null; again=$?; [ "$again" = 127 ] || code=$again; }
+exit "$code"`,
   'init',
 ];

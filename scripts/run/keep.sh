@@ -25,12 +25,12 @@ done
 exec 2>/dev/null
 
 : >log
-while stdbuf -o0 head -c "$bytes" >log; do
+while stdbuf -o0 head -c "$bytes" >log 4<&- 7<&-; do
   [ "$(stat -c %s log)" -ge "$bytes" ] || break
   mv log log.1
 done
 # the log can't be written, if anything is left: that is lost then, but nobody waits to be heard
-cat
+cat 4<&- 7<&-
 wait "$child"
 code=$?
 # unshare(1) before 2.40 takes a SIGKILL of its child for a failure of its own

@@ -24,7 +24,7 @@ import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Failure, reason } from '../helpers/cli.ts';
 import { type InRoot, ofDescriptor, openInRoot, openRoot } from '../helpers/in-root.ts';
-import { attempt, hasSignal, readProc, startTicks } from '../helpers/pids.ts';
+import { attempt, hasSignal, readProc, readProcess, startTicks } from '../helpers/pids.ts';
 import type { User } from '../helpers/rootfs.ts';
 import type { SeccompLoader } from '../helpers/seccomp/seccomp.ts';
 import { blockStreams, type Command, quote, sh, zx } from '../helpers/shell.ts';
@@ -111,7 +111,7 @@ export interface Connection {
   /** returns what takes it away again, when the container has ended */
   attach: (pid: number) => Promise<() => Promise<void>>;
   /** a command that does so when no process of run.ts is there any more; none: it goes by itself */
-  afterwards: Command;
+  afterwards: (pid: number) => Command;
   /** the steps for --dry-run, where the PID and the inode of the network namespace are shell variables */
   print: (pid: string, inode: string) => Promise<Step[]>;
 }
@@ -599,10 +599,12 @@ class Signals {
 
 /** What a PID 1 makes of a signal from outside. */
 function signalFate(pid: number, signal: number): 'arrives' | 'ignored' | 'spared' {
+  // one that has just ended by itself has neither handlers nor a need of any
+  if (readProcess(pid)?.zombie !== false) return 'ignored';
   // an init waits in sigtimedwait(2), and has them neither blocked nor caught meanwhile
   const waits = readProc(pid, 'wchan')?.includes('sigtimedwait');
   if (waits || hasSignal(pid, 'SigCgt', signal) || hasSignal(pid, 'SigBlk', signal)) return 'arrives';
-  return hasSignal(pid, 'SigIgn', signal) || readProc(pid, 'stat') === undefined ? 'ignored' : 'spared';
+  return hasSignal(pid, 'SigIgn', signal) ? 'ignored' : 'spared';
 }
 
 /** Throws Failure when a signal has come before there is a command. */
@@ -677,15 +679,14 @@ export async function launchContainer(launch: Launch): Promise<number> {
     if (cgroups) await perform(lastSteps(cgroups));
     checkSignal(signals);
     if (detached) {
+      const afterwards = connection?.afterwards(held.pid) ?? [];
       if (!cgroups?.lock) writeFileSync(join(runDirectory, 'pid'), `${held.pid} ${startTicks(held.pid)}\n`);
       if (cgroups || connection)
         writeFileSync(
           join(runDirectory, 'cleanup'),
           [
             toShell([{ run: sh`rm -rf ${notesAbout(held.pid)}` }]),
-            connection &&
-              connection.afterwards.length > 0 &&
-              toShell([{ run: connection.afterwards, ignore: true }]),
+            afterwards.length > 0 && toShell([{ run: afterwards, ignore: true }]),
             cgroups && removingProgram(cgroups, name),
           ]
             .filter(Boolean)
@@ -787,11 +788,13 @@ async function reportStart(launch: Launch, held: Held): Promise<number> {
   const since = startTicks(pid);
   const { runDirectory, hasInit, name } = launch;
   const words = (process_: number) => readProc(process_, 'cmdline') ?? '';
-  const isShell = (process_: number) => words(process_).includes(releaseShell);
+  // it is chroot(1) for a moment where there is no pivot
+  const isShell = (process_: number) =>
+    words(process_).includes(releaseShell) || words(process_).startsWith(`${launch.chroot}\0`);
   const children = () => (readProc(pid, `task/${pid}/children`) ?? '').split(' ').filter(Boolean).map(Number);
   // until an init's child is the command it is a copy of the init, or env(1), see shellInit
   const isCommand = (child: number) =>
-    !/^$|^env\0--default-signal/.test(words(child)) && words(child) !== words(pid);
+    !/^$|^true\0$|^env\0--default-signal/.test(words(child)) && words(child) !== words(pid);
   const runs = () =>
     words(pid) !== '' && // one that has ended has none
     !isShell(pid) &&

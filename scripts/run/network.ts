@@ -113,7 +113,7 @@ export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork>
         for (const warning of warnings) console.error(`run: ${warning}`);
         return () => leave(attachment);
       },
-      afterwards: sweeper(),
+      afterwards: (pid) => sweeper(namespaceInode(pid, 'net')),
       print: (pid, inode) => {
         const its = Object.fromEntries(
           texts.map(({ path, text }) => [path.slice('/etc/'.length), `${text}\n`]),
@@ -123,7 +123,7 @@ export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork>
     };
     return { ...plain, connection, texts };
   }
-  const { carry, endCarriers, findCarrier, forwarder, planCarry } = await import('../network/rootless.ts');
+  const { carry, endCarriersOf, findCarrier, forwarder, planCarry } = await import('../network/rootless.ts');
   const carrier = findCarrier();
   if (!carrier && ports.length > 0) throw new Failure(`--publish: ${noCarrier()}`);
   if (!carrier)
@@ -141,9 +141,10 @@ export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork>
     connection: {
       attach: async (pid) => {
         await carry(carrier, ports, pid);
-        return async () => endCarriers(pid);
+        const ended = endCarriersOf(pid); // whose network they carry is to be told only now
+        return ended;
       },
-      afterwards: [], // a carrier ends with the container
+      afterwards: () => [], // a carrier ends with the container
       print: async (pid) => [planCarry(carrier, ports, pid)],
     },
     texts: files(own, (nameservers.length > 0 ? nameservers : resolv).join('\n')),
@@ -156,8 +157,8 @@ const noCarrier = () => `without root it needs pasta(1) or slirp4netns(1): ${ins
  * The command that removes the network of a container that has ended after run.ts: network.ts sweep, if network.ts is
  * beside this script.
  */
-function sweeper(): Command {
+function sweeper(inode: number | undefined): Command {
   const script = realpathSync(process.argv[1] ?? '.');
   const network = join(dirname(script), `network${extname(script)}`);
-  return existsSync(network) ? [network, 'sweep'] : [];
+  return existsSync(network) && inode !== undefined ? [network, 'sweep', String(inode)] : [];
 }

@@ -120,7 +120,6 @@ export async function printLaunch(launch: Launch): Promise<string> {
   const [first, second] = insideLines(launch, pid);
   const inode = userNamespace ? '' : 'inode=$(stat --dereference --format %i "/proc/$pid/ns/net")\n';
   return `${[
-    cgroups && steps(makingSteps(cgroups, name)),
     `# pipes by which the two sides wait for each other
 mkdir -p ${quote(runDirectory)}; mkfifo -m 600 ${quote(ready)} ${quote(go)}`,
     seccomp &&
@@ -133,7 +132,7 @@ mkdir -p ${quote(runDirectory)}; mkfifo -m 600 ${quote(ready)} ${quote(go)}`,
     'read -r pid <&8   # PID 1 waits, still with the files of the host',
     '# its root is put together on a tmpfs over ROOTFS that nobody else sees',
     `${printCommand(enterCommand(launch, pid, false))} sh -e ${hereDocument(first)}`,
-    join_.length > 0 && steps(join_),
+    cgroups && `# its cgroups, and their limits\n${steps([...makingSteps(cgroups, name), ...join_])}`,
     `echo go >&9; read -r _ <&8   # it gives up its privileges${userNamespace ? '\nkill "$holder"' : ''}`,
     `${printCommand(enter)} sh -e ${hereDocument(second)}`,
     isolate.has('net') && hasIp && !connection && printCommand(sh`${enter} ip link set lo up`),
