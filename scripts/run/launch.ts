@@ -242,7 +242,8 @@ export function hold(
     return start(words, ['pipe', 'ignore', 'pipe', 'ignore', 'ignore'], [0, 2], true);
   }
   if (launch.terminal) {
-    const line = sh`sh -c ${consoleShell} ${title} ${process.pid} ${command}`.map(quote).join(' ');
+    // exec: the shell of script(1) would die of the keys that are meant for the command
+    const line = sh`exec sh -c ${consoleShell} ${title} ${process.pid} ${command}`.map(quote).join(' ');
     const words = sh`setpriv --pdeathsig=KILL env --default-signal=INT,QUIT script -q -e -f -c ${line} /dev/null`;
     return start(words, ['inherit', 'inherit', 'inherit', 'pipe', 'pipe'], [3, 4], false);
   }
