@@ -130,22 +130,23 @@ test('only small plain files are read', () => {
 test('a directory that is swapped for a link all the time leads nowhere but into the root', async () => {
   mkdirSync(join(root, 'swap/in'), { recursive: true });
   symlinkSync(outside, join(root, 'link'));
+  const stop = new Int32Array(new SharedArrayBuffer(4));
   const worker = new Worker(
     `const { renameSync } = require('node:fs');
-     const { workerData: root } = require('node:worker_threads');
-     for (let round = 0; round < 60000; round++)
+     const { workerData: { root, stop } } = require('node:worker_threads');
+     while (Atomics.load(stop, 0) === 0)
        try {
          renameSync(root + '/swap', root + '/aside');
          renameSync(root + '/link', root + '/swap');
          renameSync(root + '/swap', root + '/link');
          renameSync(root + '/aside', root + '/swap');
        } catch {}`,
-    { eval: true, workerData: root },
+    { eval: true, workerData: { root, stop } },
   );
-  let ended = false;
-  worker.once('exit', () => (ended = true));
+  const end = new Promise((resolve) => worker.once('exit', resolve));
   const seen = new Set<string>();
-  for (let round = 0; !ended; round++) {
+  // until it was seen as a directory and as a link, and often enough
+  for (let round = 0; round < 5000 || (seen.size < 2 && round < 1_000_000); round++) {
     const found: InRoot | undefined = attempt(() =>
       openInRoot(rootFd, `swap/made${round % 50}`, { make: 'directory' }),
     );
@@ -153,8 +154,9 @@ test('a directory that is swapped for a link all the time leads nowhere but into
       seen.add(readlinkSync(`/proc/self/fd/${found.fd}`).replace(/made\d+$/, ''));
       closeSync(found.fd);
     }
-    if (round % 20 === 0) await new Promise((resolve) => setImmediate(resolve));
   }
+  Atomics.store(stop, 0, 1);
+  await end;
   assert.deepEqual(readdirSync(outside).sort(), ['dir', 'secret']);
   for (const path of seen) assert(path.startsWith(`${root}/`), path);
   assert(seen.size > 1, `it was never seen as a link: ${[...seen]}`);

@@ -81,7 +81,7 @@ for (const { version, env } of nodes) {
         "$3" | grep -o ${name}
         "$4" --status ${name}
         "$5" ${name} 100M | grep -o '100 MiB'
-        "$6" ${name} 0.5 | grep -o '0.5$'
+        "$6" ${name} 0.5 | grep -o ' 0[.]5$' | tr -d ' '
         "$7" ${name} 100 | grep -o '100;'
         "$8" ${name}
         ! "$3" | grep ${name}
