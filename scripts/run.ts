@@ -121,12 +121,13 @@ import { controllersOf, type Limits, namesOf } from './limit/table.ts';
 import { parsePort } from './network/addresses.ts';
 import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
 import { planCgroups } from './run/cgroups.ts';
+import type { Launch } from './run/container.ts';
 import { namespaceFlags } from './run/hold.ts';
 import { findVolumes, launchPrograms, mountFlags, planSeccomp, readHost } from './run/host.ts';
 import { idmapWords } from './run/idmap.ts';
 import { imageFile, readImageConfig } from './run/image.ts';
 import { findInit, shellInit } from './run/init.ts';
-import { type Launch, launchContainer } from './run/launch.ts';
+import { launchContainer } from './run/launch.ts';
 import { parseNetwork, planNetwork } from './run/network.ts';
 import {
   checkPlaces,

@@ -4,7 +4,7 @@
 import { basename, dirname } from 'node:path';
 import { groupBy } from '../helpers/pids.ts';
 import { type Command, sh } from '../helpers/shell.ts';
-import type { Launch } from './launch.ts';
+import type { Launch } from './container.ts';
 
 /** A directory or file of the host's that the container is to see at `path`; `options` as mount(8) has them. */
 export interface Volume {

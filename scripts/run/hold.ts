@@ -4,7 +4,7 @@ import { realpathSync } from 'node:fs';
 import { basename } from 'node:path';
 import { embedded } from '../helpers/embedded.ts';
 import { type Command, sh } from '../helpers/shell.ts';
-import type { Launch } from './launch.ts';
+import type { Launch } from './container.ts';
 
 /** A program of sh without its comments, for ps(1) shows it. */
 const code = (text: string) => text.replace(/^# .*\n/gm, '').trim();

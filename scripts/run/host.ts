@@ -4,8 +4,8 @@ import { Failure } from '../helpers/cli.ts';
 import { mountOf, readMounts } from '../helpers/mounts.ts';
 import { type SeccompLoader, seccompLoader, seccompRules } from '../helpers/seccomp/seccomp.ts';
 import { findInPath, findProgram } from '../helpers/shell.ts';
+import type { Launch } from './container.ts';
 import type { FoundVolume, Volume } from './furnish.ts';
-import type { Launch } from './launch.ts';
 
 /** Paths under /proc and /sys that runc masks by default, and those that it makes read-only. */
 const maskedPaths =

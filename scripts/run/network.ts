@@ -7,8 +7,8 @@ import { attempt, namespaceInode } from '../helpers/pids.ts';
 import { installCommand } from '../helpers/programs.ts';
 import type { Command } from '../helpers/shell.ts';
 import type { Port } from '../network/addresses.ts';
+import type { Connection, Launch } from './container.ts';
 import type { Text } from './furnish.ts';
-import type { Connection, Launch } from './launch.ts';
 
 /** The value of --network: `target` is a name or PID. */
 export type NetworkChoice = { kind: 'host' | 'none' | 'bridge' } | { kind: 'container'; target: string };

@@ -6,9 +6,9 @@ import { fileURLToPath } from 'node:url';
 import { quote, sh, variable } from '../helpers/shell.ts';
 import { hereDocument, printCommand, type Step, toShell } from '../helpers/steps.ts';
 import { lastSteps, makingSteps, removingSteps } from './cgroups.ts';
+import { enterCommand, type Launch } from './container.ts';
 import { type Binding, copyCommands, type Furnishing, fstab, type Mount, planFurnishing } from './furnish.ts';
 import { dropCommand, forLoader, holdCommand } from './hold.ts';
-import { enterCommand, type Launch } from './launch.ts';
 import type { Range, UserNamespace } from './userns.ts';
 
 /** What becomes PID 1 in the runbook, without what makes it careful: see hold.sh and release.sh. */

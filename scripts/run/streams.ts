@@ -1,0 +1,63 @@
+import { chownSync, closeSync, fstatSync, readdirSync, readFileSync, type Stats } from 'node:fs';
+import { attempt } from '../helpers/pids.ts';
+import { sh } from '../helpers/shell.ts';
+import type { Launch } from './container.ts';
+import { command } from './held.ts';
+import type { Range } from './userns.ts';
+
+const O_CLOEXEC = 0o2000000; // open(2), on x86-64 and arm64
+
+/** Closes the caller's descriptors above 2, which would be handed on: node's own are O_CLOEXEC, open(2). */
+export function closeInherited(): void {
+  for (const fd of readdirSync('/proc/self/fd')
+    .map(Number)
+    .filter((fd) => fd > 2)) {
+    const info = attempt(() => readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'));
+    const flags = Number.parseInt(/^flags:\s*(\d+)/m.exec(info ?? '')?.[1] ?? '', 8);
+    if ((flags & O_CLOEXEC) === 0) attempt(() => closeSync(fd));
+  }
+}
+
+/** The number on the host of an ID of the container's; undefined where it has none. */
+function outside(ranges: Range[] | undefined, id: number): number | undefined {
+  if (!ranges) return id;
+  const range = ranges.find(({ inside, count }) => id >= inside && id < inside + count);
+  return range && id - range.inside + range.outside;
+}
+
+/**
+ * Gives the user of the container what he is to write to and read from: pipes and files among his standard streams, and
+ * his own terminal, as runc does. Else opening /dev/stdout is EACCES for him. The caller's terminal and the null device
+ * stay whose they are.
+ */
+export async function giveStreams(launch: Launch, pid: number): Promise<void> {
+  const { user, userNamespace, isolate } = launch;
+  const owns = launch.terminal;
+  const uid = outside(userNamespace?.uids, user.uid);
+  if (!isolate.has('mount') || uid === undefined || (uid === process.getuid?.() && !owns)) return;
+  // those of ours that it has as its 3, 1 and 4; in the background it has a pipe of its own
+  const streams: [fd: number, ours: number][] = owns
+    ? [[3, 0]]
+    : [
+        [3, 0],
+        [1, 1],
+        [4, 2],
+      ];
+  for (const [fd, ours] of launch.detached ? streams.slice(1, 2) : streams) {
+    const path = `/proc/${pid}/fd/${fd}`;
+    const stats = launch.detached || owns ? undefined : fstatSync(ours);
+    if (stats && (stats.uid === uid || !isGiven(ours, stats))) continue;
+    // a user may do it only as root of his namespace
+    if (userNamespace && !userNamespace.byRoot)
+      await command(
+        sh`nsenter --target ${pid} --user --preserve-credentials chown ${user.uid} ${path}`,
+      ).catch(() => {});
+    else attempt(() => chownSync(path, uid, -1));
+  }
+}
+
+/** Whether a stream of ours is handed on with its ownership: not a file that is only read, nor a terminal or a device. */
+function isGiven(fd: number, stats: Stats): boolean {
+  const isRead = /^flags:\s*\d*[048]$/m.test(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'));
+  return stats.isFIFO() || stats.isSocket() || (stats.isFile() && !isRead);
+}
