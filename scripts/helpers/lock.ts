@@ -58,8 +58,8 @@ async function take(
   const seconds = (milliseconds / 1000).toFixed(3);
   const timer = setInterval(() => {
     const who = holder(descriptor);
-    // nobody has it where only this machine is slow
-    if (who === undefined) return;
+    // nobody has it where only this machine is slow, and who does not wait has nobody to wait for
+    if (who === undefined || waitSeconds === 0) return;
     console.error(`${script()}: waiting for the lock on ${path}, which ${who} holds`);
     clearInterval(timer);
   }, 1000);

@@ -157,8 +157,10 @@ async function reportStart(launch: Launch, held: Held): Promise<number> {
     words(process_).includes(releaseShell) || words(process_).startsWith(`${launch.chroot}\0`);
   const children = () => (readProc(pid, `task/${pid}/children`) ?? '').split(' ').filter(Boolean).map(Number);
   // until an init's child is the command it is a copy of the init, or env(1), see shellInit
-  const isCommand = (child: number) =>
-    !/^$|^true\0$|^env\0--default-signal/.test(words(child)) && words(child) !== words(pid);
+  const isCommand = (child: number) => {
+    const its = words(child); // read once: it may become another at any moment
+    return !/^$|^true\0$|^env\0--default-signal/.test(its) && its !== words(pid);
+  };
   const runs = () =>
     words(pid) !== '' && // one that has ended has none
     !isShell(pid) &&
