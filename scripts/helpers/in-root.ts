@@ -14,7 +14,7 @@ import {
 import { Failure, reason } from './cli.ts';
 
 /** open(2): a descriptor that only names a place. Node has no word for it; the value is that of x86-64 and arm64. */
-const O_PATH = 0o10000000;
+export const O_PATH = 0o10000000;
 
 /** A descriptor of a place in a root, and the path that it has there, without links. */
 export interface InRoot {

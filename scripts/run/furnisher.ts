@@ -16,7 +16,7 @@ import {
 } from 'node:fs';
 import { dirname } from 'node:path';
 import { Failure, reason } from '../helpers/cli.ts';
-import { type InRoot, ofDescriptor, openInRoot, openRoot } from '../helpers/in-root.ts';
+import { type InRoot, O_PATH, ofDescriptor, openInRoot, openRoot } from '../helpers/in-root.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
 import { enterCommand, type Launch } from './container.ts';
@@ -237,8 +237,6 @@ export class Furnisher {
     for (const fd of this.opened.splice(0)) closeSync(fd);
   }
 }
-
-const O_PATH = 0o10000000; // open(2), on x86-64 and arm64
 
 /**
  * Opens the tmpfs that PID 1 has mounted over ROOTFS. What is there by that path must be that very mount: of another

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { quote, sh, variable } from '../helpers/shell.ts';
 import { hereDocument, printCommand, type Step, toShell } from '../helpers/steps.ts';
-import { lastSteps, makingSteps, removingSteps } from './cgroups.ts';
+import { joiningSteps, lastSteps, makingSteps, removingSteps } from './cgroups.ts';
 import { enterCommand, type Launch } from './container.ts';
 import { type Binding, copyCommands, type Furnishing, fstab, type Mount, planFurnishing } from './furnish.ts';
 import { dropCommand, forLoader, holdCommand } from './hold.ts';
@@ -111,9 +111,6 @@ export async function printLaunch(launch: Launch): Promise<string> {
     drop: dropCommand(printed, launch.environment.some(forLoader) ? undefined : release),
   });
   const [ready, go] = [join(runDirectory, 'ready'), join(runDirectory, 'go')];
-  const join_ = (cgroups?.directories ?? []).map(
-    (directory): Step => ({ write: pid, to: join(directory, 'cgroup.procs') }),
-  );
   const enter = enterCommand(launch, pid);
   const user = enterCommand({ ...launch, isolate: new Set() }, pid);
   const root = quote(join(launch.rootfs, 'root'));
@@ -132,7 +129,8 @@ mkdir -p ${quote(runDirectory)}; mkfifo -m 600 ${quote(ready)} ${quote(go)}`,
     'read -r pid <&8   # PID 1 waits, still with the files of the host',
     '# its root is put together on a tmpfs over ROOTFS that nobody else sees',
     `${printCommand(enterCommand(launch, pid, false))} sh -e ${hereDocument(first)}`,
-    cgroups && `# its cgroups, and their limits\n${steps([...makingSteps(cgroups, name), ...join_])}`,
+    cgroups &&
+      `# its cgroups, and their limits\n${steps([...makingSteps(cgroups, name), ...joiningSteps(cgroups, pid)])}`,
     `echo go >&9; read -r _ <&8   # it gives up its privileges${userNamespace ? '\nkill "$holder"' : ''}`,
     `${printCommand(enter)} sh -e ${hereDocument(second)}`,
     isolate.has('net') && hasIp && !connection && printCommand(sh`${enter} ip link set lo up`),
