@@ -22,7 +22,7 @@ import { attempt } from '../scripts/helpers/pids.ts';
 import { container, newName, stat } from './helpers/container.ts';
 import { mounted } from './helpers/inside.ts';
 import { needs } from './helpers/needs.ts';
-import { become, call, execute, rootfs, script, top, until } from './helpers/script.ts';
+import { become, call, execute, onTerminal, rootfs, script, top, until } from './helpers/script.ts';
 import { needsMappedIds } from './helpers/userns.ts';
 
 const mappedIds = await needsMappedIds();
@@ -32,17 +32,6 @@ after(() => rmSync(scratch, { recursive: true }));
 
 /** A program with descriptors that are nobody else's business: a file, and one that only bash can close. */
 const careless = ['bash', '-c', 'exec 7</etc/passwd 200</etc/passwd; exec "$@"', 'bash'];
-/** A program on a terminal. */
-const onTerminal = (words: string[]) => [
-  ...[
-    'script',
-    '-q',
-    '-e',
-    '-c',
-    words.map((word) => `'${word.replaceAll("'", `'\\''`)}'`).join(' '),
-    '/dev/null',
-  ],
-];
 
 /** The living processes that were started with this mark, and what is in their containers. */
 function marked(mark: string): number[] {

@@ -12,7 +12,7 @@ import { attempt } from '../scripts/helpers/pids.ts';
 import { cgroups, container, newName } from './helpers/container.ts';
 import { mounted } from './helpers/inside.ts';
 import { needs } from './helpers/needs.ts';
-import { call, rootfs, top, until } from './helpers/script.ts';
+import { call, onTerminal, rootfs, top, until } from './helpers/script.ts';
 import { needsMappedIds } from './helpers/userns.ts';
 
 const mappedIds = await needsMappedIds();
@@ -37,17 +37,6 @@ const programs =
   'unshare nsenter mount umount pivot_root setpriv setsid env flock mkdir cp ln chmod tr cat readlink grep stat head stdbuf mv chown script tty'.split(
     ' ',
   );
-/** A program on a terminal of its own, made by a script(1) that is whole. */
-const onTerminal = (words: string[]) => [
-  ...[
-    'script',
-    '-q',
-    '-e',
-    '-c',
-    words.map((word) => `'${word.replaceAll("'", `'\\''`)}'`).join(' '),
-    '/dev/null',
-  ],
-];
 
 for (const [what, options, terminal, skip] of [
   ['without a terminal', [], false, container.skip],

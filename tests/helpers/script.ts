@@ -81,3 +81,13 @@ export async function until<T>(
   }
   throw new Error(`waited in vain for ${what}`);
 }
+
+/** The words of a command that runs `words` on a terminal of its own, made by script(1). */
+export const onTerminal = (words: string[]) => [
+  'script',
+  '-q',
+  '-e',
+  '-c',
+  words.map((word) => `'${word.replaceAll("'", `'\\''`)}'`).join(' '),
+  '/dev/null',
+];
