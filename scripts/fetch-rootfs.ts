@@ -72,7 +72,7 @@ import { Failure, main, reason, UsageError, type Values } from './helpers/cli.ts
 import { requirePrograms } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
 import { quote, sh } from './helpers/shell.ts';
-import { perform, type Step, toShell } from './helpers/steps.ts';
+import { makeDirectory, perform, type Step, toShell } from './helpers/steps.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
 
 const articleUrl =
@@ -313,7 +313,7 @@ await main(import.meta.url, { options, operands: [0, 2] }, async (values, operan
   try {
     check(dest);
     if (!values.dryRun) {
-      mkdirSync(dirname(dest), { recursive: true });
+      makeDirectory(dirname(dest));
       await sweep(dest);
     }
   } catch (error) {

@@ -510,6 +510,16 @@ test('a bare DEST of the script copied alone is in rootfs/ where it is called', 
   assert.equal(files(join(work, 'rootfs')), 'alpine alpine/bin alpine/bin/sh alpine/etc alpine/etc/motd');
 });
 
+test('a DEST whose parent cannot be made is refused at once', root, async (t) => {
+  const { file } = bound(sandbox(t));
+  // in /proc mkdir(2) says ENOENT though /proc is there
+  const dest = '/proc/none/deep/dest';
+  const { code, stdout, stderr } = await run([file('x.tar', small), dest], { program });
+  assert.equal(stderr, `fetch-rootfs: cannot make ${dest}: ENOENT: no such file or directory\n`);
+  assert.equal(code, 1);
+  assert.equal(stdout, '');
+});
+
 test('a DEST that is there is refused untouched, and the way out is named', root, async (t) => {
   const { work, dest, file } = bound(sandbox(t));
   mkdirSync(dest);
