@@ -21,7 +21,7 @@ import { attempt, readProc } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
 import { enterCommand, type Launch } from './container.ts';
 import { type Binding, copyCommands, fstab, type Mount, planFurnishing, type StageFile } from './furnish.ts';
-import { command, unnamedFile } from './held.ts';
+import { hostShell, unnamedFile } from './held.ts';
 
 /** The container's root on the host, where that is another: whatever is made in there is to be its own. */
 const ownerOf = ({ userNamespace }: Launch) =>
@@ -93,9 +93,8 @@ export class Furnisher {
     const { files, nodes, nodeFolders } = this.furnishing;
     for (const folder of nodeFolders)
       mkdirSync(ofDescriptor(this.stage, `own${folder}`), { recursive: true });
-    const made = copyCommands(nodes).map((words) =>
-      command(words('/proc/self/fd/3/own'), { descriptors: [this.stage] }),
-    );
+    const $ = await hostShell({ descriptors: [this.stage] });
+    const made = copyCommands(nodes).map((words) => $`exec ${words('/proc/self/fd/3/own')}`);
     for (const file of files) this.makeFile(file);
     await Promise.all(made);
   }
@@ -202,14 +201,19 @@ export class Furnisher {
     try {
       // it has a cgroup namespace of its own when it is in its cgroups
       const enter = enterCommand(this.launch, String(this.pid), targets !== undefined);
-      await command(sh`${enter} mount --no-mtab --no-canonicalize --all --fstab /proc/self/fd/0`, {
+      const $ = await hostShell({
         input: table,
         descriptors: [this.stage, ...(targets ?? []).map(({ fd }) => fd)],
-      }).catch((error) => {
-        const named = (_: string, fd: string, rest = '') =>
-          fd === '3' ? rest : (targets?.[Number(fd) - 4]?.path ?? fd);
-        throw new Failure(reason(error).replace(/\/proc\/self\/fd\/(\d+)(?:\/\.)?((?:\/[^:\s]+)*)/g, named));
       });
+      await $`exec ${enter} mount --no-mtab --no-canonicalize --all --fstab /proc/self/fd/0`.catch(
+        (error) => {
+          const named = (_: string, fd: string, rest = '') =>
+            fd === '3' ? rest : (targets?.[Number(fd) - 4]?.path ?? fd);
+          throw new Failure(
+            reason(error).replace(/\/proc\/self\/fd\/(\d+)(?:\/\.)?((?:\/[^:\s]+)*)/g, named),
+          );
+        },
+      );
     } finally {
       closeSync(table);
     }
@@ -219,13 +223,12 @@ export class Furnisher {
   async shutIn(): Promise<void> {
     const { userNamespace } = this.launch;
     const user = enterCommand({ ...this.launch, isolate: new Set() }, String(this.pid));
-    const root = this.root();
-    // from outside: the kernel moves the root directory of PID 1 as well, pivot_root(2)
-    await command(sh`${user} --wd=/proc/self/fd/3 pivot_root . .`, { descriptors: [root] });
-    // the host's root is mounted on top of the new one now
-    await command(
-      userNamespace ? sh`${user} umount --lazy /` : sh`umount --lazy --namespace /proc/${this.pid}/ns/mnt /`,
-    );
+    // pivot_root(2): the kernel moves the root directory of PID 1 as well, and mounts the host's root on top of the new one
+    const detach = userNamespace
+      ? sh`${user} umount --lazy /`
+      : sh`umount --lazy --namespace /proc/${this.pid}/ns/mnt /`;
+    const $ = await hostShell({ descriptors: [this.root()] });
+    await $`${user} --wd=/proc/self/fd/3 pivot_root . . && exec ${detach}`;
   }
 
   private keep(fd: number): number {

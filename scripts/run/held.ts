@@ -174,8 +174,8 @@ export async function holdUserNamespace({ uids, gids, byRoot, single }: UserName
           .join('\n'),
       );
     } else {
-      await command(sh`newgidmap ${pid} ${lines(gids).flat()}`);
-      await command(sh`newuidmap ${pid} ${lines(uids).flat()}`);
+      const $ = await hostShell();
+      await $`newgidmap ${pid} ${lines(gids).flat()} && exec newuidmap ${pid} ${lines(uids).flat()}`;
     }
     return held;
   } catch (error) {
@@ -184,24 +184,32 @@ export async function holdUserNamespace({ uids, gids, byRoot, single }: UserName
   }
 }
 
-/** Runs a host program to its end; `descriptors` are its 3, 4 and so on. Throws Failure with what it says. */
-export async function command(
-  words: Command,
-  options: { input?: number; descriptors?: number[]; cwd?: string } = {},
-) {
+/**
+ * zx's `$` for the programs that furnish a container: it throws Failure with what they say. `input` is their descriptor
+ * 0, and `descriptors` are their 3, 4 and so on.
+ */
+export async function hostShell({
+  input,
+  descriptors = [],
+}: {
+  input?: number;
+  descriptors?: number[];
+} = {}) {
   const $ = await zx();
-  const stdio = [options.input ?? 'ignore', 'pipe', 'pipe', ...(options.descriptors ?? [])] as const;
-  const { exitCode, signal, stderr, stdout } = await $({
+  const shell = $({
     env: hostEnvironment(),
     cwd: '/',
-    stdio: [...stdio],
-  })`${words}`;
-  // mount(8) passes over a line of a table that it can't read, says so, and ends with 0
-  if (exitCode !== 0 || /parse error/.test(stderr))
-    throw new Failure(
-      stderr.trim().replace(/\n/g, '; ') || `${words.join(' ')}: ${signal ?? `exit code ${exitCode}`}`,
-    );
-  return stdout;
+    stdio: [input ?? 'ignore', 'pipe', 'pipe', ...descriptors],
+  });
+  return async (texts: TemplateStringsArray, ...words: (string | number | string[])[]): Promise<void> => {
+    const running = shell(texts, ...words);
+    const { exitCode, signal, stderr } = await running;
+    // mount(8) passes over a line of a table that it can't read, says so, and ends with 0
+    if (exitCode !== 0 || /parse error/.test(stderr))
+      throw new Failure(
+        stderr.trim().replace(/\n/g, '; ') || `${running.cmd}: ${signal ?? `exit code ${exitCode}`}`,
+      );
+  };
 }
 
 const O_TMPFILE = 0o20200000; // open(2), on x86-64 and arm64

@@ -81,14 +81,14 @@ export function dropCommand(launch: Launch, release = releaseShell): Command {
 export function holdCommand(
   launch: Launch,
   holder: string | undefined,
-  { start = startShell, hold = holdShell, drop = dropCommand(launch) } = {},
+  { hold = holdShell, drop = dropCommand(launch) } = {},
 ): Command {
   const { isolate, rootfs, hostname, joins, userNamespace, idmap } = launch;
   // without --isolate mount the mounts are still nobody else's business; the cgroup namespace is made when the process
   // is in its cgroups
   const wanted = Object.keys(namespaceFlags).filter((word) => isolate.has(word) && word !== 'cgroup');
   const flags = [...new Set(['mount', ...wanted])].map((word) => namespaceFlags[word] as string);
-  const chain: Command = joins ? sh`nsenter --net=/proc/self/fd/5` : [];
+  const chain: Command = joins ? sh`nsenter --net=/proc/self/fd/5 sh -c ${startShell} start` : [];
   if (userNamespace && holder !== undefined) {
     const namespace = `/proc/${holder}/ns/user`;
     // the files of the rootfs are the host root's: in a mount with mapped IDs they are the container's root's
@@ -101,7 +101,7 @@ export function holdCommand(
     );
   }
   // a change of user clears the death signal, prctl(2)
-  chain.push(...sh`setpriv --pdeathsig=KILL ${start ? ['sh', '-c', start, 'start'] : []}`);
+  chain.push(...sh`setpriv --pdeathsig=KILL`);
   chain.push(...sh`unshare ${flags} --fork --kill-child --propagation private`);
   chain.push(...sh`sh -c ${hold} hold ${rootfs} ${hostname ?? ''} ${drop}`);
   return chain;

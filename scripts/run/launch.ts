@@ -21,7 +21,7 @@ import { notesAbout } from '../limit/notes.ts';
 import { joinCgroups, lastSteps, type Name, removingProgram, takeName } from './cgroups.ts';
 import { enterCommand, type Launch } from './container.ts';
 import { Furnisher } from './furnisher.ts';
-import { command, type Held, hold, holdUserNamespace } from './held.ts';
+import { type Held, hold, holdUserNamespace, hostShell } from './held.ts';
 import { releaseShell } from './hold.ts';
 import { Signals } from './signals.ts';
 import { closeInherited, giveStreams } from './streams.ts';
@@ -79,7 +79,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
     checkSignal(signals);
     await furnisher.second();
     if (launch.isolate.has('net') && launch.hasIp && !connection)
-      await command(sh`${enterCommand(launch, String(held.pid))} ip link set lo up`);
+      await (await hostShell())`exec ${enterCommand(launch, String(held.pid))} ip link set lo up`;
     await giveStreams(launch, held.pid);
     if (launch.isolate.has('mount')) await furnisher.shutIn();
     furnisher.close();

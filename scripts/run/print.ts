@@ -105,7 +105,6 @@ export async function printLaunch(launch: Launch): Promise<string> {
   const printed = { ...launch, seccomp: words && files.length > 0 ? { words } : undefined };
   const holder = userNamespace && variable('holder');
   const hold = holdCommand(printed, holder, {
-    start: '',
     hold: holdLine(userNamespace ? 'hostname "$2"' : 'echo "$2" >/proc/sys/kernel/hostname'),
     // variables for the dynamic loader are set last, which takes all of it
     drop: dropCommand(printed, launch.environment.some(forLoader) ? undefined : release),

@@ -1,8 +1,7 @@
 import { chownSync, closeSync, fstatSync, readdirSync, readFileSync, type Stats } from 'node:fs';
 import { attempt } from '../helpers/pids.ts';
-import { sh } from '../helpers/shell.ts';
 import type { Launch } from './container.ts';
-import { command } from './held.ts';
+import { hostShell } from './held.ts';
 import type { Range } from './userns.ts';
 
 const O_CLOEXEC = 0o2000000; // open(2), on x86-64 and arm64
@@ -43,15 +42,16 @@ export async function giveStreams(launch: Launch, pid: number): Promise<void> {
         [1, 1],
         [4, 2],
       ];
+  const $ = await hostShell();
   for (const [fd, ours] of launch.detached ? streams.slice(1, 2) : streams) {
     const path = `/proc/${pid}/fd/${fd}`;
     const stats = launch.detached || owns ? undefined : fstatSync(ours);
     if (stats && (stats.uid === uid || !isGiven(ours, stats))) continue;
     // a user may do it only as root of his namespace
     if (userNamespace && !userNamespace.byRoot)
-      await command(
-        sh`nsenter --target ${pid} --user --preserve-credentials chown ${user.uid} ${path}`,
-      ).catch(() => {});
+      await $`exec nsenter --target ${pid} --user --preserve-credentials chown ${user.uid} ${path}`.catch(
+        () => {},
+      );
     else attempt(() => chownSync(path, uid, -1));
   }
 }
