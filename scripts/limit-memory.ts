@@ -66,7 +66,7 @@ import { toShell } from './helpers/steps.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
 import { type Kill, watchKills } from './limit/oom-watch.ts';
 import { carryOut, report } from './limit/perform.ts';
-import { commonOptions, findParts, type Part, planChange } from './limit/plan.ts';
+import { type Change, commonOptions, planChanges } from './limit/plan.ts';
 import { memoryFiles, namesOf, readBytes } from './limit/table.ts';
 import { findTarget } from './limit/target.ts';
 
@@ -81,7 +81,7 @@ export const options = {
 } as const;
 
 /** The memory that a target uses. For a cgroup: without inactive file pages, which the kernel can drop. */
-function usedBytes({ hierarchy: { version }, target: { directory, toMove } }: Part): number {
+function usedBytes({ version, directory, toMove }: Change): number {
   const stat = attempt(() => readFileSync(join(directory, 'memory.stat'), 'utf8'));
   // processes that are to be moved are charged elsewhere; v2 charges nothing before the controller is enabled
   if (toMove.length > 0 || stat === undefined) {
@@ -157,30 +157,29 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
     throw new UsageError('SIZE is missing');
   const wanted = reset ? undefined : limits;
 
-  const parts = findParts(text, ['memory', 'swap', 'high', 'reserve', 'oomGroup'], wanted, dryRun);
-  const [{ hierarchy, target }] = parts as [Part]; // one controller is in one hierarchy
-  const moves = target.toMove.length > 0;
-  const used = usedBytes(parts[0] as Part);
+  const changes = planChanges(text, ['memory', 'swap', 'high', 'reserve', 'oomGroup'], wanted);
+  const [change] = changes as [Change]; // one controller is in one hierarchy
+  const moves = change.toMove.length > 0;
+  const used = usedBytes(change);
   const isBelow = limitBytes !== undefined && limitBytes < used;
   if (isBelow && !force)
     throw new Failure(
       `${text} uses ${formatSize(used)} now, more than ${formatSize(limitBytes)}: choose more, or --force`,
     );
-  const changes = parts.map((part) => planChange(part, wanted));
   if (dryRun) {
     process.stdout.write(toShell(changes.flatMap(({ steps }) => steps)));
     return 0;
   }
-  if (isBelow && !moves && hierarchy.version === 2)
+  if (isBelow && !moves && change.version === 2)
     console.error(`limit-memory: the kernel reclaims, or kills for it, what is in use beyond SIZE`);
   const busy = `${formatSize(used)} are in use, and the kernel could not reclaim enough: choose a larger SIZE`;
-  const remarks = await carryOut(text, changes, hierarchy.version === 1 ? { EBUSY: busy } : {});
+  const remarks = await carryOut(text, changes, change.version === 1 ? { EBUSY: busy } : {});
   const swap = limitBytes === undefined ? '' : `${swapWords(swapBytes ?? 0)}; `;
   report(text, changes, json, {
     text: `${swap}in use now ${formatSize(used)}`,
     fields: { usedBytes: used },
   });
-  if (moves) remarks.unshift(`what ${text} had in memory before stays counted in ${target.origin}`);
+  if (moves) remarks.unshift(`what ${text} had in memory before stays counted in ${change.origin}`);
   for (const remark of remarks) console.error(`limit-memory: ${remark}`);
   return 0;
 });

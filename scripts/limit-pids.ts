@@ -45,13 +45,13 @@ import { main, UsageError } from './helpers/cli.ts';
 import { toShell } from './helpers/steps.ts';
 import { parseNumber } from './helpers/units.ts';
 import { carryOut, report } from './limit/perform.ts';
-import { commonOptions, findParts, type Part, planChange } from './limit/plan.ts';
+import { type Change, commonOptions, planChanges } from './limit/plan.ts';
 import { readBytes } from './limit/table.ts';
 
 export const options = { ...commonOptions } as const;
 
 /** How many processes and threads there are in a target. */
-const countTasks = ({ target: { directory, toMove } }: Part) =>
+const countTasks = ({ directory, toMove }: Change) =>
   toMove.length > 0
     ? toMove.reduce((sum, { threads }) => sum + threads, 0)
     : (readBytes(join(directory, 'pids.current')) ?? 0);
@@ -63,13 +63,12 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   // include/linux/threads.h: a kernel has no more than four million PIDs
   const wanted = reset ? undefined : { pids: parseNumber('NUMBER', word ?? '', 1, 4_194_304) };
 
-  const parts = findParts(text, ['pids'], wanted, dryRun);
-  const changes = parts.map((part) => planChange(part, wanted));
+  const changes = planChanges(text, ['pids'], wanted);
   if (dryRun) {
     process.stdout.write(toShell(changes.flatMap(({ steps }) => steps)));
     return 0;
   }
-  const tasks = Math.max(...parts.map(countTasks));
+  const tasks = Math.max(...changes.map(countTasks));
   const remarks = await carryOut(text, changes);
   report(text, changes, json, { text: `${tasks} there now`, fields: { pids: tasks } });
   if (wanted && tasks > wanted.pids)

@@ -45,8 +45,11 @@ export function whyNoCgroups(hierarchies: Hierarchy[]): string | undefined {
   return `cannot make cgroups in ${v2}: processes are in it, and such a cgroup enables no controllers for those below it, cgroups(7): ${clearCommand(v2, others, 'init')}`;
 }
 
-/** Where a user may make cgroups, or what keeps him from it: undefined if nothing is delegated to him at all. */
-export type Delegation = { base: string } | { base: undefined; refusal: string | undefined };
+/** Where a user may make cgroups, or else what keeps him from it: neither if nothing is delegated to him at all. */
+export interface Delegation {
+  base?: string | undefined;
+  refusal?: string | undefined;
+}
 
 /**
  * The cgroup below which a user may make some for the processes `members` of the cgroup `origin`: for root the top of
@@ -77,5 +80,5 @@ export function findDelegation(
       refusal = `${at} is delegated to you, but ${names.join(', ')} ${names.length > 1 ? 'are' : 'is'} in it, and a cgroup with processes enables no controllers for those below it, cgroups(7): ${clearCommand(at, strangers, 'shell')}`;
     }
   }
-  return version === 1 && shared ? { base: shared } : { base: undefined, refusal };
+  return { base: version === 1 ? shared : undefined, refusal };
 }

@@ -19,24 +19,33 @@ import {
   readProcess,
   readProcesses,
   startTicks,
-  type Table,
 } from '../helpers/pids.ts';
 import { firstOf, isName, ownName } from '../helpers/target.ts';
 import { type Delegation, findDelegation, isWritable } from './delegation.ts';
-import { type Noted, type Origin, readOrigin } from './notes.ts';
-import { controllersOf, type LimitName, limitFile } from './table.ts';
+import { type Place, readOrigin } from './notes.ts';
+import { controllersOf, type LimitName, limitPath } from './table.ts';
 
-/** A cgroup of one hierarchy, and who is in it or is to go there. */
-export interface Target extends Noted, Origin {
+/** A target in one hierarchy: its cgroup there, which exists or is to be made. */
+export interface Target extends Hierarchy {
+  directory: string;
+  /** the first process of the tree or the container; undefined where that has ended */
+  top: Process | undefined;
+  /** when that started: a later process may get its PID */
+  startTicks: number | undefined;
+  /** the cgroup is a container's, another engine's or a service's: --reset puts its limits back to what they were */
+  inPlace: boolean;
   /** the cgroup is still to be made, and these have to be moved there, `top` first, parents before children */
   toMove: Process[];
+  /** the directory of the cgroup that `top` is to be moved out of, or was */
+  origin: string | undefined;
+  /** those of the others that are or were in another cgroup than that, parents before children */
+  elsewhere: Place[];
   /** what keeps this user from limiting it, in a sentence */
   refusal: string | undefined;
 }
 
 /** The process that a PID means, or the container whose first it is or that it holds, as unshare(1) does. */
 function findProcess(
-  table: Table,
   containers: Container[],
   pid: number,
 ): { top: Process; container: Container | undefined } {
@@ -48,8 +57,7 @@ function findProcess(
   if (process_.pid === 1) throw new Failure('1 is the init of this host: what limits it limits everything');
   if (process_.pid === process.pid) throw new Failure(`${pid} is this script itself`);
   const container =
-    heldContainer(containers, process_.pid) ??
-    containers.find(({ first }) => first.pid === process_.pid && table.has(first.pid));
+    heldContainer(containers, process_.pid) ?? containers.find(({ first }) => first.pid === process_.pid);
   return { top: container?.first ?? process_, container };
 }
 
@@ -77,9 +85,16 @@ function inCgroup(hierarchy: Hierarchy, directory: string, text: string, process
   const inPlace = !(isOurs && /^pid-\d+$/.test(basename(directory)));
   // a container of ours may have been named by any of its processes
   const top = isOurs && inPlace ? firstOf(processesIn(directory)) : process_;
-  const noted = { directory, top, startTicks: top && startTicks(top.pid), inPlace };
-  const from: Origin = inPlace ? { origin: undefined, elsewhere: [] } : readOrigin(hierarchy, noted);
-  return { ...noted, ...from, toMove: [], refusal: isWritable(directory) ? undefined : needsRoot(text) };
+  return {
+    ...hierarchy,
+    directory,
+    top,
+    startTicks: top && startTicks(top.pid),
+    inPlace,
+    toMove: [],
+    ...(inPlace ? { origin: undefined, elsewhere: [] } : readOrigin(hierarchy, directory)),
+    refusal: isWritable(directory) ? undefined : needsRoot(text),
+  };
 }
 
 /**
@@ -102,50 +117,50 @@ export function findTarget(hierarchy: Hierarchy, text: string, limits: LimitName
     return inCgroup(hierarchy, left, text);
   const table = readProcesses();
   const { containers } = findContainers(table);
-  const { top, container } = findProcess(table, containers, Number(text));
+  const { top, container } = findProcess(containers, Number(text));
   if (container) {
     const { engine, name } = identify(table, container);
     if (engine === 'barehand' && name && existsSync(named(name)))
       return inCgroup(hierarchy, named(name), text);
   }
-  const path = cgroupPath(readProc(top.pid, 'cgroup') ?? '', hierarchy);
+  const pathOf = (pid: number) => cgroupPath(readProc(pid, 'cgroup') ?? '', hierarchy);
+  const path = pathOf(top.pid);
   if (path === undefined) throw new Failure(`process ${top.pid} has ended`);
   const origin = cgroupDirectory(hierarchy, path);
   // what has left the tree since, as daemons do, is still in there
   if (origin && basename(origin) === `pid-${top.pid}` && basename(dirname(origin)) === parent)
     return inCgroup(hierarchy, origin, text, top);
 
-  const inside = container ? [...container.members] : descendants(table, [top.pid]).map(({ pid }) => pid);
-  const tops = inside.filter((pid) => !inside.includes(table.get(pid)?.ppid ?? 0));
-  const tree = descendants(table, [top.pid, ...tops]).filter(({ zombie }) => !zombie);
+  // what nsenter(1) brought into a container has its parent outside
+  const inside = container?.members ?? new Set<number>();
+  const entered = [...inside].filter((pid) => !inside.has(table.get(pid)?.ppid ?? 0));
+  const tree = descendants(table, [top.pid, ...entered]).filter(({ zombie }) => !zombie);
   const members = new Set(tree.map(({ pid }) => pid));
   const own = ownCgroup(hierarchy, path, [...members], strangers(table, containers, members, container));
-  const delegation: Delegation = origin
+  const { base, refusal = needsRoot(text) }: Delegation = origin
     ? findDelegation(hierarchy, origin, members, controllersOf(limits))
-    : { base: undefined, refusal: undefined };
+    : {};
   const isFit = (limit: LimitName) => {
-    const file = join(own ?? '', limitFile(limit, hierarchy.version)?.files[0] ?? '');
-    return existsSync(file) && (!delegation.base || isWritable(file));
+    const file = limitPath(limit, { version: hierarchy.version, directory: own ?? '' }) ?? '';
+    return existsSync(file) && (!base || isWritable(file));
   };
   if (own && limits.every(isFit)) return inCgroup(hierarchy, own, text, top);
   const below = ownName(hierarchy, top.pid) ? undefined : findBelow(hierarchy, tree, top);
   if (below) return inCgroup(hierarchy, named(below), text);
 
   const elsewhere = tree.flatMap(({ pid }) => {
-    const at = cgroupPath(readProc(pid, 'cgroup') ?? '', hierarchy);
-    const directory = at === undefined ? undefined : cgroupDirectory(hierarchy, at);
-    return directory === undefined || directory === origin
-      ? []
-      : { pid, startTicks: startTicks(pid) ?? 0, directory };
+    const directory = cgroupDirectory(hierarchy, pathOf(pid) ?? '/..');
+    return directory && directory !== origin ? { pid, startTicks: startTicks(pid) ?? 0, directory } : [];
   });
   return {
-    directory: join(delegation.base ?? hierarchy.mountPoint, parent, `pid-${top.pid}`),
+    ...hierarchy,
+    directory: join(base ?? hierarchy.mountPoint, parent, `pid-${top.pid}`),
     top,
     startTicks: startTicks(top.pid),
+    inPlace: false,
     toMove: tree,
     origin,
     elsewhere,
-    inPlace: false,
-    refusal: delegation.base === undefined ? (delegation.refusal ?? needsRoot(text)) : undefined,
+    refusal: base === undefined ? refusal : undefined,
   };
 }
