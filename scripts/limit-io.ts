@@ -87,10 +87,9 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   }
   const gone = 'the disk is gone, or does not support limits: see lsblk(8)';
   const remarks = await carryOut(text, changes, { ENODEV: gone, ENXIO: gone });
-  report(text, changes, json, {
-    text: disk ? `${disk.device} is ${disk.name}` : '',
-    fields: disk ? { disk: disk.name, device: disk.device } : {},
-  });
+  if (disk)
+    report(text, changes, json, `${disk.device} is ${disk.name}`, { disk: disk.name, device: disk.device });
+  else report(text, changes, json);
   if (changes[0]?.version === 1 && asked.some((limit) => limit.startsWith('write')))
     remarks.unshift('cgroup v1 does not throttle buffered writes, only O_DIRECT and fsync');
   if (disk && ['btrfs', 'zfs', 'bcachefs'].includes(disk.type))

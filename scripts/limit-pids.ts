@@ -70,7 +70,7 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   }
   const tasks = Math.max(...changes.map(countTasks));
   const remarks = await carryOut(text, changes);
-  report(text, changes, json, { text: `${tasks} there now`, fields: { pids: tasks } });
+  report(text, changes, json, `${tasks} there now`, { pids: tasks });
   if (wanted && tasks > wanted.pids)
     remarks.unshift(`more than ${wanted.pids} exist already: none is ended, only new ones are refused`);
   for (const remark of remarks) console.error(`limit-pids: ${remark}`);

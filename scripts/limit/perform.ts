@@ -30,11 +30,14 @@ export function showLimit(version: 1 | 2, setting: Setting): string {
 export async function carryOut(
   text: string,
   changes: Change[],
-  causes: Record<string, string | undefined> = {},
+  causes: Record<string, string> = {},
 ): Promise<string[]> {
   for (const { refusal } of changes) if (refusal) throw new Failure(refusal);
-  // systemd removes a scope that has no processes any more, and with it the limits that are read here
-  const lost = new Set(changes.flatMap(limitsLeft));
+  // read before the move: systemd removes a scope that has no processes any more
+  const lost = changes.flatMap((change) => {
+    const places = [change.origin ?? '', ...change.elsewhere.map(({ directory }) => directory)];
+    return change.toMove.length > 0 ? places.flatMap((place) => limitsFrom(change, place, false)) : [];
+  });
   if (process.getuid?.() === 0) await sweepTargets(changes);
   for (const { steps, toMove, directory } of changes)
     await perform(steps).catch((error) => {
@@ -44,50 +47,40 @@ export async function carryOut(
       const cause = causes[error.cause?.code ?? ''];
       throw cause === undefined ? error : new Failure(`${error.message}: ${cause}`);
     });
-  for (const change of changes) checkEnd(change, text);
-  const remarks = changes.flatMap((change) =>
-    change.isReset ? [] : [...systemdRemark(change, text), ...tighterAbove(change)],
-  );
-  if (lost.size > 0) remarks.push(`no longer limited by ${[...lost].join(', ')}`);
-  return remarks;
+  for (const { top, startTicks: started, directory, isReset } of changes) {
+    // the PID may be another process's by now
+    if (top && startTicks(top.pid) !== started)
+      throw new Failure(`process ${top.pid} ended meanwhile: see what ${directory} holds`);
+    // v2 kills at once what is above a limit that was forced upon it
+    if (!isReset && !existsSync(directory))
+      throw new Failure(`${text} has ended meanwhile, and with it its cgroup`);
+  }
+  const limited = changes.filter(({ isReset }) => !isReset);
+  const tighter = limited.flatMap((change) => limitsFrom(change, dirname(change.directory), true));
+  return [
+    ...limited.flatMap((change) => systemdRemark(change, text)),
+    ...(tighter.length > 0 ? [`still limited by ${[...new Set(tighter)].join(', ')}`] : []),
+    ...(lost.length > 0 ? [`no longer limited by ${[...new Set(lost)].join(', ')}`] : []),
+  ];
 }
 
-/** Throws Failure where the target ended while it was limited: its PID may be another process's by now. */
-function checkEnd({ top, startTicks: started, directory, isReset }: Change, text: string): void {
-  if (top && startTicks(top.pid) !== started)
-    throw new Failure(`process ${top.pid} ended meanwhile: see what ${directory} holds`);
-  // v2 kills at once what is above a limit that was forced upon it
-  if (!isReset && !existsSync(directory))
-    throw new Failure(`${text} has ended meanwhile, and with it its cgroup`);
-}
-
-/** Limits of a cgroup and of those above it that are below the value `below`, as text: `50 MiB of /sys/fs/…`. */
-function limitsFrom(change: Change, directory: string, setting: Setting, below = Infinity): string[] {
-  const { version, mountPoint } = change;
+/**
+ * The limits in a cgroup and in those above it, of the same kinds as those that are set: all, or only the `tighter` ones.
+ * As text: `50 MiB of /sys/fs/…`.
+ */
+function limitsFrom(
+  { version, mountPoint, settings }: Change,
+  directory: string,
+  tighter: boolean,
+): string[] {
   const found: string[] = [];
-  if (['weight', 'oomGroup', 'reserve'].includes(setting.limit)) return found;
-  for (let at = directory; at.startsWith(`${mountPoint}/`); at = dirname(at))
-    for (const other of readLimit(setting.limit, version, at).filter(isSame(setting))) {
-      const number = amount(version, other);
-      if (typeof number === 'number' && number < below) found.push(`${showLimit(version, other)} of ${at}`);
-    }
+  for (const setting of settings.filter(({ limit }) => !['weight', 'oomGroup', 'reserve'].includes(limit)))
+    for (let at = directory; at.startsWith(`${mountPoint}/`); at = dirname(at))
+      for (const other of readLimit(setting.limit, version, at).filter(isSame(setting))) {
+        const below = tighter ? (amount(version, setting) ?? 0) : Infinity;
+        if ((amount(version, other) ?? Infinity) < below) found.push(`${showLimit(version, other)} of ${at}`);
+      }
   return found;
-}
-
-/** Limits of the cgroups that processes are moved out of. */
-function limitsLeft(change: Change): string[] {
-  const { toMove, origin = '', elsewhere, settings } = change;
-  const places = toMove.length > 0 ? [origin, ...elsewhere.map(({ directory }) => directory)] : [];
-  return places.flatMap((place) => settings.flatMap((setting) => limitsFrom(change, place, setting)));
-}
-
-/** Limits of the cgroups above that are tighter than what was set. */
-function tighterAbove(change: Change): string[] {
-  return change.settings.flatMap((setting) => {
-    const number = amount(change.version, setting);
-    const tighter = number == null ? [] : limitsFrom(change, dirname(change.directory), setting, number);
-    return tighter.length > 0 ? [`still limited by ${tighter.join(', ')}`] : [];
-  });
 }
 
 /** What systemd does if a unit of its own is changed: it tracks a unit's processes, and writes its limits. */
@@ -102,14 +95,11 @@ function systemdRemark({ toMove, origin, inPlace, directory, version, controller
     : [`systemd may put its own value back: ${instead} makes it systemd's`];
 }
 
-/** What a script reports beside the limits: as text, and as fields of --json. */
-interface Usage {
-  text: string;
-  fields: Record<string, unknown>;
-}
-
-/** Prints the limits before and after, and where how many processes are: in two lines of text, or as JSON. */
-export function report(text: string, changes: Change[], json: boolean, usage?: Usage): void {
+/**
+ * Prints the limits before and after, and where how many processes are: in two lines of text, or as JSON. `usage` is what
+ * a script says beside that, and `fields` the same for JSON.
+ */
+export function report(text: string, changes: Change[], json: boolean, usage = '', fields = {}): void {
   const values = changes.flatMap((change) =>
     change.settings.map((setting) => {
       const { version, directory, before } = change;
@@ -123,7 +113,7 @@ export function report(text: string, changes: Change[], json: boolean, usage?: U
     const object = {
       cgroups: changes.map(({ directory }) => directory),
       processes,
-      ...usage?.fields,
+      ...fields,
       ...toJson(values.map(({ version, to }) => [version, to])),
       before: toJson(values.map(({ version, from }) => [version, from])),
     };
@@ -140,7 +130,7 @@ export function report(text: string, changes: Change[], json: boolean, usage?: U
   const where = [...groupBy(places, ({ how }) => how)].map(
     ([how, its]) => `${how} ${its.map(({ place }) => place).join(' and ')}`,
   );
-  console.log(`${text}: ${[...lines, usage?.text].filter(Boolean).join('; ')}
+  console.log(`${text}: ${[...lines, usage].filter(Boolean).join('; ')}
 ${processes} process${processes === 1 ? '' : 'es'} ${where.join(', ')}`);
 }
 

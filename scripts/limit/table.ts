@@ -190,9 +190,11 @@ export interface Rate {
 }
 
 /** The names of the requested limits. A memory limit sets the swap limit too: without a request, to no swap. */
-export const namesOf = (wanted: Limits): LimitName[] => [
-  ...new Set(settingsOf(wanted, 2).map(({ limit }) => limit)),
-];
+export function namesOf(wanted: Limits): LimitName[] {
+  const before: Setting[] = [{ limit: 'swap', text: 'max' }];
+  const settings = toSettings(wanted, Object.keys(limits) as LimitName[], 2, before);
+  return [...new Set(settings.map(({ limit }) => limit))];
+}
 
 /** The controllers that limits take. */
 export const controllersOf = (names: LimitName[]) => [
@@ -224,17 +226,27 @@ export function newLimits({ version, mountPoint }: Hierarchy, names: LimitName[]
   return found.map((limit) => ({ limit, text: noLimit(limit, version, join(mountPoint, parent)) }));
 }
 
-/** The values that a cgroup's files get for the requested limits; `cpuNow`: the current quota and period. */
-function settingsOf(wanted: Limits, version: 1 | 2, cpuNow?: string): Setting[] {
-  const { memoryBytes, swapBytes = 0, weight, cpuShares } = wanted;
+/**
+ * The values that a cgroup's files get for the requested limits, as far as they are among `names`; `before`: the current
+ * values. Throws Failure if swap is to be limited and the kernel does not account for it.
+ */
+export function toSettings(wanted: Limits, names: LimitName[], version: 1 | 2, before: Setting[]): Setting[] {
+  const { memoryBytes, swapBytes, weight, cpuShares, devices = [] } = wanted;
+  const now = (name: LimitName) => before.find(({ limit }) => limit === name)?.text;
+  const countsSwap = now('swap') !== undefined;
+  if (names.includes('swap') && swapBytes !== undefined && !countsSwap)
+    throw new Failure(
+      'cannot limit swap: this kernel does not account for it: boot it with swapaccount=1, or leave swap out',
+    );
+  // v1 counts memory and swap together, v2 swap alone
+  const swap = memoryBytes && (swapBytes ?? 0) + (version === 1 ? memoryBytes : 0);
   const values: Partial<Record<LimitName, number | string | undefined>> = {
     memory: memoryBytes,
-    // v1 counts memory and swap together, v2 swap alone
-    swap: memoryBytes && swapBytes + (version === 1 ? memoryBytes : 0),
+    swap: countsSwap ? swap : undefined,
     high: wanted.highBytes,
     reserve: wanted.reserveBytes,
     oomGroup: wanted.oomGroup ? 1 : undefined,
-    cpu: quota(wanted, cpuNow ?? noLimit('cpu', version, '')),
+    cpu: quota(wanted, now('cpu') ?? noLimit('cpu', version, '')),
     weight:
       version === 1
         ? (cpuShares ?? (weight && weightToShares(weight)))
@@ -243,30 +255,12 @@ function settingsOf(wanted: Limits, version: 1 | 2, cpuNow?: string): Setting[] 
     mems: wanted.mems,
     pids: wanted.pids,
   };
-  const given = (Object.keys(values) as LimitName[]).filter((limit) => values[limit] !== undefined);
-  const text = (limit: LimitName) =>
-    values[limit] === Infinity ? noLimit(limit, version, '') : String(values[limit]);
-  const rates = wanted.devices ?? [];
-  return [
-    ...given.map((limit) => ({ limit, text: text(limit) })),
-    ...rates.map(({ limit, device, value }) => ({ limit, device, text: String(value) })),
-  ];
-}
-
-/**
- * The values that a cgroup's files get for the requested limits, as far as they are among `names`; `before`: the current
- * values. Throws Failure if swap is to be limited and the kernel does not account for it.
- */
-export function toSettings(wanted: Limits, names: LimitName[], version: 1 | 2, before: Setting[]): Setting[] {
-  const now = (name: LimitName) => before.find(({ limit }) => limit === name)?.text;
-  const countsSwap = now('swap') !== undefined;
-  if (names.includes('swap') && wanted.swapBytes !== undefined && !countsSwap)
-    throw new Failure(
-      'cannot limit swap: this kernel does not account for it: boot it with swapaccount=1, or leave swap out',
-    );
-  return settingsOf(wanted, version, now('cpu')).filter(
-    ({ limit }) => names.includes(limit) && (limit !== 'swap' || countsSwap),
-  );
+  const settings = names.flatMap((limit) => {
+    const value = values[limit] === Infinity ? noLimit(limit, version, '') : values[limit];
+    return value === undefined ? [] : { limit, text: String(value) };
+  });
+  const rates = devices.filter(({ limit }) => names.includes(limit));
+  return [...settings, ...rates.map(({ limit, device, value }) => ({ limit, device, text: String(value) }))];
 }
 
 /** Quota and period in microseconds. With a period alone the number of CPUs stays as it is in `now`. */
@@ -274,10 +268,9 @@ function quota({ cpus, periodMicroseconds }: Limits, now: string): string | numb
   if (cpus === Infinity || (cpus === undefined && periodMicroseconds === undefined)) return cpus;
   const [old = '', oldPeriod] = now.split(' ');
   const period = periodMicroseconds ?? 100_000;
-  const isLimited = cpus !== undefined || Number(old) > 0;
-  const share = cpus ?? Number(old) / Number(oldPeriod);
+  const share = cpus ?? Number(old) / Number(oldPeriod); // not above 0 without a limit
   // kernel/sched: a quota is a millisecond at least
-  return `${isLimited ? Math.max(1000, Math.round(share * period)) : old} ${period}`;
+  return `${share > 0 ? Math.max(1000, Math.round(share * period)) : old} ${period}`;
 }
 
 /** A value that is written to a file of a cgroup: a step of helpers/steps.ts. */
