@@ -47,9 +47,8 @@ SEE ALSO
   cgroups(7), cpuset(7), sched(7), the kernel's admin-guide/cgroup-v2 and scheduler/sched-bwc, limit-memory.ts
 */
 import { main, UsageError } from './helpers/cli.ts';
-import { toShell } from './helpers/steps.ts';
 import { parseCpus, parseList, parseNumber } from './helpers/units.ts';
-import { carryOut, report } from './limit/perform.ts';
+import { carryOut, printSteps, report } from './limit/perform.ts';
 import { commonOptions, planChanges } from './limit/plan.ts';
 import { namesOf } from './limit/table.ts';
 
@@ -80,10 +79,7 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   const wanted = reset ? undefined : limits;
 
   const changes = planChanges(text, ['cpu', 'weight', 'cpuset'], wanted);
-  if (dryRun) {
-    process.stdout.write(toShell(changes.flatMap(({ steps }) => steps)));
-    return 0;
-  }
+  if (dryRun) return printSteps(changes);
   const moves = changes.some(({ version, toMove }) => version === 1 && toMove.length > 0);
   const range =
     'the cgroup above has less to give, or one below has more: see cpu.cfs_quota_us and cpuset.cpus there';

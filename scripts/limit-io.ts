@@ -51,10 +51,9 @@ SEE ALSO
   limit-memory.ts
 */
 import { main, UsageError } from './helpers/cli.ts';
-import { toShell } from './helpers/steps.ts';
 import { parseNumber, parseSize } from './helpers/units.ts';
 import { findDisk } from './limit/disk.ts';
-import { carryOut, report } from './limit/perform.ts';
+import { carryOut, printSteps, report } from './limit/perform.ts';
 import { commonOptions, planChanges } from './limit/plan.ts';
 
 export const options = {
@@ -81,15 +80,11 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   };
 
   const changes = planChanges(text, [...all], wanted);
-  if (dryRun) {
-    process.stdout.write(toShell(changes.flatMap(({ steps }) => steps)));
-    return 0;
-  }
+  if (dryRun) return printSteps(changes);
   const gone = 'the disk is gone, or does not support limits: see lsblk(8)';
   const remarks = await carryOut(text, changes, { ENODEV: gone, ENXIO: gone });
-  if (disk)
-    report(text, changes, json, `${disk.device} is ${disk.name}`, { disk: disk.name, device: disk.device });
-  else report(text, changes, json);
+  const usage = disk && `${disk.device} is ${disk.name}`;
+  report(text, changes, json, usage, disk && { disk: disk.name, device: disk.device });
   if (changes[0]?.version === 1 && asked.some((limit) => limit.startsWith('write')))
     remarks.unshift('cgroup v1 does not throttle buffered writes, only O_DIRECT and fsync');
   if (disk && ['btrfs', 'zfs', 'bcachefs'].includes(disk.type))

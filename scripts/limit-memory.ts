@@ -61,10 +61,9 @@ import {
 } from './helpers/cgroups.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { attempt, readProc, readProcess } from './helpers/pids.ts';
-import { toShell } from './helpers/steps.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
 import { type Kill, watchKills } from './limit/oom-watch.ts';
-import { carryOut, report } from './limit/perform.ts';
+import { carryOut, printSteps, report } from './limit/perform.ts';
 import { type Change, commonOptions, planChanges } from './limit/plan.ts';
 import { hierarchyOf, memoryFiles, namesOf, readBytes } from './limit/table.ts';
 import { findTarget } from './limit/target.ts';
@@ -155,10 +154,7 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
     throw new Failure(
       `${text} uses ${formatSize(used)} now, more than ${formatSize(limitBytes)}: choose more, or --force`,
     );
-  if (dryRun) {
-    process.stdout.write(toShell(change.steps));
-    return 0;
-  }
+  if (dryRun) return printSteps(changes);
   if (isBelow && !moves && change.version === 2)
     console.error(`limit-memory: the kernel reclaims, or kills for it, what is in use beyond SIZE`);
   const busy = `${formatSize(used)} are in use, and the kernel could not reclaim enough: choose a larger SIZE`;

@@ -42,9 +42,8 @@ SEE ALSO
 */
 import { join } from 'node:path';
 import { main, UsageError } from './helpers/cli.ts';
-import { toShell } from './helpers/steps.ts';
 import { parseNumber } from './helpers/units.ts';
-import { carryOut, report } from './limit/perform.ts';
+import { carryOut, printSteps, report } from './limit/perform.ts';
 import { type Change, commonOptions, planChanges } from './limit/plan.ts';
 import { readBytes } from './limit/table.ts';
 
@@ -64,10 +63,7 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   const wanted = reset ? undefined : { pids: parseNumber('NUMBER', word ?? '', 1, 4_194_304) };
 
   const changes = planChanges(text, ['pids'], wanted);
-  if (dryRun) {
-    process.stdout.write(toShell(changes.flatMap(({ steps }) => steps)));
-    return 0;
-  }
+  if (dryRun) return printSteps(changes);
   const tasks = Math.max(...changes.map(countTasks));
   const remarks = await carryOut(text, changes);
   report(text, changes, json, `${tasks} there now`, { pids: tasks });

@@ -4,7 +4,7 @@ import { basename, dirname } from 'node:path';
 import { processesIn } from '../helpers/cgroups.ts';
 import { Failure } from '../helpers/cli.ts';
 import { attempt, groupBy, startTicks } from '../helpers/pids.ts';
-import { perform } from '../helpers/steps.ts';
+import { perform, toShell } from '../helpers/steps.ts';
 import { formatSize } from '../helpers/units.ts';
 import { sweepTargets } from './notes.ts';
 import { type Change, isBack } from './plan.ts';
@@ -21,6 +21,12 @@ export function showLimit(version: 1 | 2, setting: Setting): string {
   if (unit === 'bytes/s') return `${formatSize(number)}/s`;
   const period = Number(setting.text.split(' ')[1] ?? 100_000) / 1000;
   return `${Math.round(number * 1000) / 1000}${period === 100 ? '' : ` by ${period} ms`}`;
+}
+
+/** Prints the steps of the plan as shell, for --dry-run. Returns the exit code. */
+export function printSteps(changes: Change[]): number {
+  process.stdout.write(toShell(changes.flatMap(({ steps }) => steps)));
+  return 0;
 }
 
 /**

@@ -1,7 +1,7 @@
 // The plans of limit-*.ts: what is to be done in each hierarchy; the steps that limit a target, and that undo this.
 import { existsSync, readFileSync } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
-import { type Hierarchy, parent, processesIn, readHierarchies } from '../helpers/cgroups.ts';
+import { dirname, join } from 'node:path';
+import { type Hierarchy, processesIn, readHierarchies } from '../helpers/cgroups.ts';
 import { Failure } from '../helpers/cli.ts';
 import { attempt, groupBy } from '../helpers/pids.ts';
 import type { Step } from '../helpers/steps.ts';
@@ -9,14 +9,15 @@ import { forget, noteLimits, noteOrigin, readLimitNotes } from './notes.ts';
 import {
   controllersOf,
   hierarchyOf,
+  isSet,
   type LimitName,
   type Limits,
   levelsAbove,
+  limitNames,
   limitPath,
   limits,
   namesOf,
   newLimits,
-  noLimit,
   prepare,
   readLimit,
   type Setting,
@@ -80,35 +81,27 @@ function findPart(hierarchy: Hierarchy, text: string, names: LimitName[], isRese
   // the cgroup has to have the files of these; swap goes with memory, where the kernel counts it
   const needed = isReset ? [] : names.filter((name) => name !== 'swap');
   const target = findTarget(hierarchy, text, needed);
-  const { version, mountPoint, directory, toMove, origin } = target;
-  const isNew = toMove.length > 0;
-  const isOurs = basename(dirname(directory)) === parent;
+  const { version, mountPoint, directory, origin } = target;
+  const isNew = target.toMove.length > 0;
+  const missing = controllersOf(needed.filter((name) => isNew || !existsSync(limitPath(name, target))));
+  const read = (name: LimitName) => readLimit(name, version, directory);
+  const isOther = (name: LimitName) => !names.includes(name) && read(name).some((one) => isSet(one, target));
   const [base] = levelsAbove(directory);
-  const has = (name: LimitName) => existsSync(limitPath(name, target) ?? '');
-  const missing = isOurs && version === 2 ? controllersOf(needed.filter((name) => !has(name))) : [];
-  const isComing = (name: LimitName) => isNew || missing.includes(limits[name].controller);
-  const others = (Object.keys(limits) as LimitName[]).filter((name) => !names.includes(name));
   const goesBack = version === 2 && origin === base && base !== mountPoint;
   const control = goesBack ? readFileSync(join(base, 'cgroup.subtree_control'), 'utf8') : '';
   return {
     ...target,
     names,
     before: names.flatMap((name) =>
-      isComing(name) ? newLimits(hierarchy, [name]) : readLimit(name, version, directory),
+      missing.includes(limits[name].controller) ? newLimits(hierarchy, [name]) : read(name),
     ),
     prepare: isNew || version === 2 ? prepare(hierarchy, directory, missing) : [],
     previous: readLimitNotes(target, controllersOf(names)),
-    isShared: others.some((name) => readLimit(name, version, directory).some(isSet(target))),
+    isShared: limitNames.some(isOther),
     enabled: control.trim().split(' ').filter(Boolean),
     processes: attempt(() => processesIn(directory).length) ?? 0,
   };
 }
-
-/** Whether a setting of a cgroup limits anything. */
-const isSet =
-  ({ version, directory }: Target) =>
-  ({ limit, text }: Setting) =>
-    text !== noLimit(limit, version, directory);
 
 /** What is to be done to a part for `wanted`; undefined is --reset. Pure. */
 export function planChange(part: Part, wanted: Limits | undefined): Change {
@@ -148,8 +141,7 @@ export const isBack = ({ origin, isShared }: Part) => origin !== undefined && !i
 /** The values that --reset gives the limits of a part. */
 function settingsBefore(part: Part): Setting[] {
   if (part.inPlace) return part.previous;
-  const none = ({ limit }: Setting) => noLimit(limit, part.version, part.directory);
-  return part.before.filter(isSet(part)).map((setting) => ({ ...setting, text: none(setting) }));
+  return part.before.filter((one) => isSet(one, part)).map((one) => valueIn([], one, part));
 }
 
 /** The steps that put back what the limits of a target were, or lift them; none if it has none of this script's. Pure. */

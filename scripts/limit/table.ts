@@ -47,6 +47,8 @@ export const limits = {
 
 export type LimitName = keyof typeof limits;
 
+export const limitNames = Object.keys(limits) as LimitName[];
+
 /**
  * The file of a limit, and its value without a limit; undefined: the value of the parent cgroup. A file with `key` has a
  * line for each device: the device's number, and the key directly before the value.
@@ -91,11 +93,9 @@ export interface Cgroup {
   directory: string;
 }
 
-/** The path of a limit's file. undefined: that version does not have the limit. */
-export function limitPath(limit: LimitName, { version, directory }: Cgroup): string | undefined {
-  const [file] = limitFiles[limit][version] ?? [];
-  return file && join(directory, file);
-}
+/** The path of a limit's file in a cgroup, whose version has the limit. */
+export const limitPath = (limit: LimitName, { version, directory }: Cgroup): string =>
+  join(directory, limitFiles[limit][version]?.[0] ?? '');
 
 const readText = (file: string) => attempt(() => readFileSync(file, 'utf8').trim());
 
@@ -192,8 +192,7 @@ export interface Rate {
 /** The names of the requested limits. A memory limit sets the swap limit too: without a request, to no swap. */
 export function namesOf(wanted: Limits): LimitName[] {
   const before: Setting[] = [{ limit: 'swap', text: 'max' }];
-  const settings = toSettings(wanted, Object.keys(limits) as LimitName[], 2, before);
-  return [...new Set(settings.map(({ limit }) => limit))];
+  return [...new Set(toSettings(wanted, limitNames, 2, before).map(({ limit }) => limit))];
 }
 
 /** The controllers that limits take. */
@@ -304,6 +303,10 @@ export function writes(settings: Setting[], cgroup: Cgroup, before: Setting[]): 
     return [lift, { write: period, to: join(directory, periodFile) }, ...(value === '-1' ? [] : [last])];
   });
 }
+
+/** Whether a setting of a cgroup limits anything. */
+export const isSet = ({ limit, text }: Setting, { version, directory }: Cgroup): boolean =>
+  text !== noLimit(limit, version, directory);
 
 /** Whether another setting is of the same limit, and of the same disk. */
 export const isSame = (one: Setting) => (other: Setting) =>

@@ -45,10 +45,7 @@ export interface Target extends Hierarchy {
 }
 
 /** The process that a PID means, or the container whose first it is or that it holds, as unshare(1) does. */
-function findProcess(
-  containers: Container[],
-  pid: number,
-): { top: Process; container: Container | undefined } {
+function findProcess(containers: Container[], pid: number) {
   const process_ = readProcess(pid);
   if (!process_ || process_.zombie)
     throw new Failure(`there is no process ${pid}: ps.ts shows containers, ps(1) processes`);
@@ -140,11 +137,8 @@ export function findTarget(hierarchy: Hierarchy, text: string, limits: LimitName
   const { base, refusal = needsRoot(text) }: Delegation = origin
     ? findDelegation(hierarchy, origin, members, controllersOf(limits))
     : {};
-  const isFit = (limit: LimitName) => {
-    const file = limitPath(limit, { version: hierarchy.version, directory: own ?? '' }) ?? '';
-    return existsSync(file) && (!base || isWritable(file));
-  };
-  if (own && limits.every(isFit)) return inCgroup(hierarchy, own, text, top);
+  const files = limits.map((limit) => limitPath(limit, { ...hierarchy, directory: own ?? '' }));
+  if (own && files.every(base ? isWritable : existsSync)) return inCgroup(hierarchy, own, text, top);
   const below = ownName(hierarchy, top.pid) ? undefined : findBelow(hierarchy, tree, top);
   if (below) return inCgroup(hierarchy, named(below), text);
 
