@@ -59,7 +59,7 @@ export const options = {
   ...commonOptions,
 } as const;
 
-/** `50ms`, `20000us`, `0.5s`, a bare number of microseconds: as microseconds. Throws UsageError for any other. */
+/** Parses `50ms`, `20000us`, `0.5s`, or a number of microseconds, into microseconds. Throws UsageError. */
 export function parsePeriod(text: string): number {
   const [, number, unit = 'us'] = /^(\d{1,9}(?:\.\d+)?)(us|ms|s)?$/.exec(text) ?? [];
   if (number === undefined)

@@ -81,7 +81,7 @@ export const options = {
 /** The memory that a target uses. For a cgroup: without inactive file pages, which the kernel can drop. */
 function usedBytes({ version, directory, toMove }: Change): number {
   const stat = attempt(() => readFileSync(join(directory, 'memory.stat'), 'utf8'));
-  // processes that are to be moved are charged elsewhere; v2 charges nothing before the controller is enabled
+  // processes to move are charged elsewhere; v2 charges nothing before the controller is enabled
   if (toMove.length > 0 || stat === undefined) {
     const pids = toMove.length > 0 ? toMove.map(({ pid }) => pid) : processesIn(directory);
     return pids.reduce((sum, pid) => sum + ownBytes(pid), 0);
@@ -90,14 +90,17 @@ function usedBytes({ version, directory, toMove }: Change): number {
   return Math.max(0, (readBytes(join(directory, memoryFiles[version].usage)) ?? 0) - cache);
 }
 
-/** A process's anonymous and shared memory, its share of what it shares: smaps_rollup of proc(5), if this user may read it. */
+/**
+ * A process's anonymous and shared memory, with its share of what it has in common with others: smaps_rollup of proc(5).
+ * If this user may not read that, its resident memory.
+ */
 function ownBytes(pid: number): number {
   const sizes = [...(readProc(pid, 'smaps_rollup') ?? '').matchAll(/^Pss_(?:Anon|Shmem): +(\d+) kB$/gm)];
   if (sizes.length === 0) return readProcess(pid)?.rssBytes ?? 0;
   return sizes.reduce((sum, [, kibibytes]) => sum + Number(kibibytes) * 1024, 0);
 }
 
-/** A kill, as text for people. */
+/** A kill, for people. */
 function tell(text: string, { pid, name, bytes, level, cgroup, logged }: Kill, hierarchy: Hierarchy): string {
   const directory = cgroup === null ? undefined : cgroupDirectory(hierarchy, cgroup);
   const limit = directory && readBytes(join(directory, memoryFiles[hierarchy.version].limit));
@@ -122,7 +125,7 @@ async function watch(text: string, json: boolean): Promise<void> {
   console.error(`limit-memory: ${text} has ended`);
 }
 
-/** What may be swapped out beyond the limit, in words. */
+/** The swap limit, for people. */
 function swapWords(bytes: number): string {
   if (bytes === Infinity) return 'swap at will';
   return bytes > 0 ? `swap ${formatSize(bytes)} beyond it` : 'no swap beyond it';
@@ -135,7 +138,7 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   const isGiven = swapBytes !== undefined || namesOf(limits).length > 0;
   if (values.watch) {
     if (isGiven || reset || force || dryRun)
-      throw new UsageError('--watch goes with a TARGET only, and --json');
+      throw new UsageError('--watch takes a TARGET, and no other option than --json');
     await watch(text, values.json);
     return 0;
   }

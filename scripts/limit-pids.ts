@@ -49,7 +49,7 @@ import { readBytes } from './limit/table.ts';
 
 export const options = { ...commonOptions } as const;
 
-/** How many processes and threads there are in a target. */
+/** The number of processes and threads of a target. */
 const countTasks = ({ directory, toMove }: Change) =>
   toMove.length > 0
     ? toMove.reduce((sum, { threads }) => sum + threads, 0)
@@ -59,7 +59,7 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   const { reset, json, dryRun } = values;
   if (reset && word !== undefined) throw new UsageError('--reset takes no NUMBER');
   if (!reset && word === undefined) throw new UsageError('NUMBER is missing');
-  // include/linux/threads.h: a kernel has no more than four million PIDs
+  // include/linux/threads.h: no kernel has more than four million PIDs
   const wanted = reset ? undefined : { pids: parseNumber('NUMBER', word ?? '', 1, 4_194_304) };
 
   const changes = planChanges(text, ['pids'], wanted);

@@ -1,5 +1,5 @@
-// What the kernel does not keep about limits: where the processes of a cgroup barehand/pid-N come from, and what the
-// limits of a cgroup were before limit-*.ts changed them. --reset reads both.
+// What the kernel does not keep about limits: the cgroups that the processes of a barehand/pid-N came from, and the
+// limits of a cgroup before limit-*.ts changed them. --reset reads both.
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { type Hierarchy, parent, processesIn } from '../helpers/cgroups.ts';
@@ -9,28 +9,28 @@ import { perform, type Step } from '../helpers/steps.ts';
 import { controllersOf, isSame, type LimitName, limits, type Setting } from './table.ts';
 import type { Target } from './target.ts';
 
-/** The folder of the notes about a container of ours, whose first process has this PID: it goes with the container. */
+/** The folder of the notes about a container of ours, whose first process has this PID. run.ts removes both together. */
 export const notesAbout = (pid: number) => join(runFolder(), `pid-${pid}`);
 
-/** The folder of the notes about a cgroup. It is called after the process that the cgroup belongs to. */
+/** The folder of the notes about a cgroup, pid-N. N is the first process of the cgroup. */
 const folderOf = ({ directory, top, inPlace }: Target) =>
   join(runFolder(), inPlace ? `pid-${top?.pid}` : basename(directory));
 
-/** The file about where processes come from: each of v1's hierarchies has a cgroup of its own for the same process. */
+/** The file that notes where processes came from. In v1 a process has a cgroup, and so a note, in each hierarchy. */
 export const originFile = ({ controllers }: Pick<Hierarchy, 'controllers'>) =>
   `${controllers.join() || 'v2'}.cgroup`;
 
-/** The file about what the limits of a controller were. */
+/** The file that notes the previous limits of a controller. */
 const limitsFile = (controller: string) => `${controller}.before`;
 
-/** A process, told from a later one with its PID, and the directory of a cgroup. */
+/** A process and the directory of its cgroup. The start time tells the process from a later one with its PID. */
 export interface Place {
   pid: number;
   startTicks: number;
   directory: string;
 }
 
-/** The steps that note where processes come from: first the whole tree, then those that come from elsewhere. */
+/** The steps that note where processes come from: first the cgroup of the tree, then processes in other cgroups. */
 export function noteOrigin(target: Target): Step[] {
   const lines = target.elsewhere.map(({ pid, startTicks, directory }) => `${pid} ${startTicks} ${directory}`);
   const to = join(folderOf(target), originFile(target));
@@ -40,11 +40,10 @@ export function noteOrigin(target: Target): Step[] {
   ];
 }
 
-/** Reads the note about a cgroup barehand/pid-N: of those that came from elsewhere, the ones that still live. */
+/** Reads where the processes of a cgroup barehand/pid-N came from. Those that have ended are left out. */
 export function readOrigin(hierarchy: Hierarchy, directory: string): Pick<Target, 'origin' | 'elsewhere'> {
-  const [origin, ...lines] = readNote(join(runFolder(), basename(directory), originFile(hierarchy))).split(
-    '\n',
-  );
+  const note = join(runFolder(), basename(directory), originFile(hierarchy));
+  const [origin, ...lines] = readNote(note).split('\n');
   const elsewhere = lines.map((line) => {
     const [pid = '', ticks = '', ...words] = line.split(' ');
     return { pid: Number(pid), startTicks: Number(ticks), directory: nearest(words.join(' ')) };
@@ -58,7 +57,7 @@ export function readOrigin(hierarchy: Hierarchy, directory: string): Pick<Target
 /** A note without the newline that ends it, '' where there is none. */
 const readNote = (file: string) => (attempt(() => readFileSync(file, 'utf8')) ?? '').replace(/\n$/, '');
 
-/** A cgroup that has been removed meanwhile is replaced by the next one above it that takes processes. */
+/** The cgroup itself; if it has been removed, the nearest one above it that takes processes. */
 function nearest(directory: string): string {
   let at = directory;
   while (!existsSync(at) || basename(at) === parent) at = dirname(at);
@@ -66,27 +65,24 @@ function nearest(directory: string): string {
 }
 
 /**
- * The steps that note what limits were, `old`, unless they are among the `known` ones: a file for each controller, that
- * begins with the time at which the process started.
+ * The steps that note the limits `old`, except those that are `known`, which is what the notes hold already. Each
+ * controller has a file, which begins with the start time of the first process.
  */
 export function noteLimits(target: Target, old: Setting[], known: Setting[]): Step[] {
   if (!target.top) return [];
-  return controllersOf(old.map(({ limit }) => limit)).flatMap((controller): Step[] => {
-    const isOf = ({ limit }: Setting) => limits[limit].controller === controller;
-    const added = old.filter((setting) => isOf(setting) && !known.some(isSame(setting)));
-    const lines = [...known.filter(isOf), ...added].map(
-      ({ limit, device = '-', text }) => `${limit} ${device} ${text}`,
-    );
+  const added = old.filter((setting) => !known.some(isSame(setting)));
+  return controllersOf(added.map(({ limit }) => limit)).flatMap((controller): Step[] => {
+    const its = [...known, ...added].filter(({ limit }) => limits[limit].controller === controller);
+    const lines = its.map(({ limit, device = '-', text }) => `${limit} ${device} ${text}`);
     const to = join(folderOf(target), limitsFile(controller));
-    if (added.length === 0) return [];
     return [
-      { why: 'for --reset: since when the process runs, and what its limits were', mkdir: dirname(to) },
+      { why: 'for --reset: the start time of the process, and its previous limits', mkdir: dirname(to) },
       { write: [target.startTicks, ...lines].join('; '), to },
     ];
   });
 }
 
-/** What the limits of controllers were before limit-*.ts changed them, as far as there is a note of that. */
+/** The limits of these controllers before limit-*.ts changed them, as far as they are noted. */
 export function readLimitNotes(target: Target, controllers: string[]): Setting[] {
   if (!target.inPlace) return [];
   return controllers.flatMap((controller) => {
@@ -99,7 +95,7 @@ export function readLimitNotes(target: Target, controllers: string[]): Setting[]
   });
 }
 
-/** The steps that remove the notes about a target: those about these limits, or about where processes come from. */
+/** The steps that remove the notes about a target: of its `previous` limits, or of where its processes came from. */
 export function forget(target: Target, previous: Setting[]): Step[] {
   const folder = folderOf(target);
   const controllers = controllersOf(previous.map(({ limit }) => limit));
@@ -117,16 +113,16 @@ const namesIn = (folder: string) => attempt(() => readdirSync(folder)) ?? [];
 const pidFolders = (folder: string) =>
   namesIn(folder).flatMap((name) => (/^pid-\d+$/.test(name) ? join(folder, name) : []));
 
-// what is younger may belong to a call that is at work
+// a younger one may be in the making by another call
 const isOld = (path: string) => Date.now() - (attempt(() => statSync(path).mtimeMs) ?? 0) >= 10_000;
 
-/** Whether the notes about limits in a file are of a process that has ended. */
+/** Whether the process whose limits a file notes has ended. */
 const isStale = (file: string) =>
   Number(readNote(file).split('; ')[0]) !== startTicks(Number(basename(dirname(file)).slice('pid-'.length)));
 
 /**
- * Steps that remove the cgroups barehand/pid-N whose processes have all ended, but for those that are being made just
- * now; and the notes of processes that have ended. What a step depends on is read when the step is asked for.
+ * The steps that remove the cgroups barehand/pid-N whose processes have all ended, and the notes about processes that
+ * have ended. A cgroup or folder that may still be in the making stays. Each step is made from the facts at that moment.
  */
 function* sweepSteps(hierarchies: Hierarchy[]): Generator<Step> {
   const folders = pidFolders(runFolder());
@@ -138,7 +134,7 @@ function* sweepSteps(hierarchies: Hierarchy[]): Generator<Step> {
     for (const directory of empty) {
       yield { rmdir: directory, unlessUsed: true };
       const note = join(runFolder(), basename(directory), originFile(hierarchy));
-      // a process that was moved there meanwhile needs its note
+      // a process that another call has moved there meanwhile needs the note
       if (existsSync(note) && !(existsSync(directory) && isUsed(directory))) yield { remove: note };
     }
     if (empty.length > 0) yield { rmdir: own, unlessUsed: true };
@@ -149,13 +145,13 @@ function* sweepSteps(hierarchies: Hierarchy[]): Generator<Step> {
   if (oldFolders.length > 0) yield { rmdir: runFolder(), unlessUsed: true };
 }
 
-/** Removes what calls of limit-*.ts have left. */
+/** Removes the cgroups and notes of limit-*.ts whose processes have ended. */
 export async function sweepTargets(hierarchies: Hierarchy[]): Promise<void> {
   for (const step of sweepSteps(hierarchies)) await perform([step]);
 }
 
-/** What sweepTargets does in these hierarchies now, as steps to be printed. */
+/** The steps of sweepTargets, to be printed. */
 export function planSweepTargets(hierarchies: Hierarchy[]): Step[] {
-  const why = 'limit-*.ts: cgroups and notes of processes that have ended';
+  const why = 'left by limit-*.ts: cgroups and notes of processes that have ended';
   return [...sweepSteps(hierarchies)].map((step, index) => (index > 0 ? step : { ...step, why }));
 }

@@ -1,4 +1,4 @@
-// Waits for the kernel to kill processes of a target for lack of memory: which, how large, and whose limit it was.
+// Waits until the kernel kills processes of a target for lack of memory: which, how large, and whose limit it was.
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { cgroupDirectory, type Hierarchy, pathOf, processesIn, readNumber } from '../helpers/cgroups.ts';
@@ -19,7 +19,7 @@ export interface Kill {
   logged: boolean;
 }
 
-/** The kills in the cgroup `own` among records of the log: one record has the limit, a later one the size. */
+/** The kills in the cgroup `own` among records of the log. One record has the limit, a later one the size. */
 export function parseKills(records: string[], own: string): Kill[] {
   return records.flatMap((record, index) => {
     const kill = parseLoggedKill(record);
@@ -32,7 +32,7 @@ export function parseKills(records: string[], own: string): Kill[] {
   });
 }
 
-/** How often a cgroup and those above it have run into their limits; v1 also says whether they ever were full. */
+/** How often a cgroup and those above it have reached their limits; for v1 also whether they were ever full. */
 function readHits(hierarchy: Hierarchy, path: string) {
   const parts = path === '/' ? [''] : path.split('/');
   return parts.map((_, index) => {
@@ -48,7 +48,7 @@ function readHits(hierarchy: Hierarchy, path: string) {
   });
 }
 
-/** Without the log: the only cgroup that has run into its limit since. None: the host; several: not to be told. */
+/** Without the log: the only cgroup that has reached its limit since. If there is none, the host; several: unknown. */
 function whoseLimit(before: ReturnType<typeof readHits>, now: ReturnType<typeof readHits>, own: string) {
   const newly = now.filter(({ count, isFull }, index) => {
     const old = before[index];
@@ -61,17 +61,17 @@ function whoseLimit(before: ReturnType<typeof readHits>, now: ReturnType<typeof 
 }
 
 /**
- * Waits until a target has ended, and yields each process of it that the kernel kills for lack of memory. The counter says
- * that there was one, the kernel's log which; without that, the processes that have ended since the last look.
+ * Waits until a target has ended, and yields each of its processes that the kernel kills for lack of memory. The counter
+ * says that there was one, the kernel's log which. Without the log, it is the largest that has ended since the last look.
  */
 export async function* watchKills(target: Target, text: string): AsyncGenerator<Kill> {
   const { version, top, toMove, origin } = target;
-  // a tree without a cgroup of its own is watched where it is, among others: of their kills nothing is said
+  // a tree without a cgroup of its own is watched in one that it shares: kills of other processes are left out
   const isShared = toMove.length > 0 && origin !== undefined;
   const directory = isShared ? origin : target.directory;
   const path = pathOf(target, directory) ?? target.root;
   const readLog = followKernelLog('');
-  readLog?.(); // what was before does not count
+  readLog?.(); // earlier records do not count
   const readCount = () => readNumber(join(directory, memoryFiles[version].oomKills), 'oom_kill') ?? 0;
   const readMembers = () => {
     const pids = isShared
@@ -81,7 +81,7 @@ export async function* watchKills(target: Target, text: string): AsyncGenerator<
   };
   let count = readCount();
   let members = readMembers();
-  let hits = readHits(target, path); // a limit is run into for some time before somebody is killed
+  let hits = readHits(target, path); // a limit is reached some time before a process is killed
   let told = count;
   let records: string[] = [];
   console.error(`limit-memory: watching ${directory} until ${text} ends`);
@@ -96,7 +96,7 @@ export async function* watchKills(target: Target, text: string): AsyncGenerator<
     const vanished = [...members].filter(([pid]) => !membersNow.has(pid));
     const untold = countNow - told - kills.length;
     const missing = isShared ? Math.min(untold, readLog ? 0 : vanished.length) : untold;
-    // the counter is ahead of the log, and of the process's end
+    // the counter changes before the log does, and before the process has ended
     if (missing > 0 && (readLog || vanished.length < missing) && late++ < 5 && !hasEnded) {
       await sleep(20);
       continue;
@@ -116,6 +116,6 @@ export async function* watchKills(target: Target, text: string): AsyncGenerator<
     members = membersNow;
     records = [];
     late = 0;
-    await sleep(readLog ? 100 : 20); // without the log only what was seen before can be told of
+    await sleep(readLog ? 100 : 20); // without the log, only a process that was seen alive can be named
   }
 }

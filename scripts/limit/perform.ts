@@ -10,7 +10,7 @@ import { sweepTargets } from './notes.ts';
 import { type Change, isBack } from './plan.ts';
 import { amount, isSame, limits, readLimit, type Setting, valueIn } from './table.ts';
 
-/** A word for a value: `100 MiB`, `1.5`, `none`. */
+/** A value for people: `100 MiB`, `1.5`, `none`. */
 export function showLimit(version: 1 | 2, setting: Setting): string {
   const { unit } = limits[setting.limit];
   const number = amount(version, setting);
@@ -30,8 +30,8 @@ export function printSteps(changes: Change[]): number {
 }
 
 /**
- * Performs the plan for the target `text`. `causes`: likely cause and remedy for the kernel's error codes. Returns remarks:
- * effects that the user may not expect.
+ * Performs the changes of the target `text`. `causes` has the likely cause and the remedy for error codes of the kernel.
+ * Returns remarks: effects that the user may not expect. Throws Failure.
  */
 export async function carryOut(
   text: string,
@@ -39,7 +39,7 @@ export async function carryOut(
   causes: Record<string, string> = {},
 ): Promise<string[]> {
   for (const { refusal } of changes) if (refusal) throw new Failure(refusal);
-  // read before the move: systemd removes a scope that has no processes any more
+  // these are read before the move, since systemd removes a scope without processes
   const lost = changes.flatMap((change) => {
     const places = [change.origin ?? '', ...change.elsewhere.map(({ directory }) => directory)];
     return change.toMove.length > 0 ? places.flatMap((place) => limitsFrom(change, place, false)) : [];
@@ -47,17 +47,17 @@ export async function carryOut(
   if (process.getuid?.() === 0) await sweepTargets(changes);
   for (const { steps, toMove, directory } of changes)
     await perform(steps).catch((error) => {
-      // remove a new cgroup that no process has been moved to
+      // a new cgroup goes too, unless a process has been moved to it: EBUSY
       if (toMove.length > 0)
         for (const made of [directory, dirname(directory)]) attempt(() => rmdirSync(made));
       const cause = causes[error.cause?.code ?? ''];
       throw cause === undefined ? error : new Failure(`${error.message}: ${cause}`);
     });
   for (const { top, startTicks: started, directory, isReset } of changes) {
-    // the PID may be another process's by now
+    // another process may have the PID by now
     if (top && startTicks(top.pid) !== started)
       throw new Failure(`process ${top.pid} ended meanwhile: see what ${directory} holds`);
-    // v2 kills at once what is above a limit that was forced upon it
+    // v2 kills processes at once if --force sets a limit below what they use
     if (!isReset && !existsSync(directory))
       throw new Failure(`${text} has ended meanwhile, and with it its cgroup`);
   }
@@ -71,8 +71,8 @@ export async function carryOut(
 }
 
 /**
- * The limits in a cgroup and in those above it, of the same kinds as those that are set: all, or only the `tighter` ones.
- * As text: `50 MiB of /sys/fs/…`.
+ * The limits of a cgroup and of those above it, of the kinds that the change sets: all, or only those that are `tighter`
+ * than the new values. Each is text: `50 MiB of /sys/fs/…`.
  */
 function limitsFrom(
   { version, mountPoint, settings }: Change,
@@ -89,21 +89,21 @@ function limitsFrom(
   return found;
 }
 
-/** What systemd does if a unit of its own is changed: it tracks a unit's processes, and writes its limits. */
+/** What to know if the cgroup is a unit of systemd, which tracks the processes of its units and writes their limits. */
 function systemdRemark({ toMove, origin, inPlace, directory, version, controllers }: Change, text: string) {
   const unit = basename((inPlace ? directory : toMove.length > 0 && origin) || '');
   if (!/\.(service|scope)$/.test(unit) || !existsSync('/run/systemd/system')) return [];
   const instead = `systemctl set-property --runtime ${unit}`;
   return !inPlace && (version === 2 || controllers.includes('name=systemd'))
     ? [
-        `systemd no longer counts ${text} to ${unit} and will not end it with that: ${instead} limits it there`,
+        `systemd no longer counts ${text} as part of ${unit}, and does not stop it with ${unit}: ${instead} limits it there`,
       ]
-    : [`systemd may put its own value back: ${instead} makes it systemd's`];
+    : [`systemd may restore its own value: ${instead} sets the limit in systemd`];
 }
 
 /**
- * Prints the limits before and after, and where how many processes are: in two lines of text, or as JSON. `usage` is what
- * a script says beside that, and `fields` the same for JSON.
+ * Prints the limits before and after, how many processes there are, and in which cgroups: two lines of text, or JSON. A
+ * script adds its `usage` to the text, and `fields` to the JSON.
  */
 export function report(text: string, changes: Change[], json: boolean, usage = '', fields = {}): void {
   const values = changes.flatMap((change) =>
@@ -140,7 +140,7 @@ export function report(text: string, changes: Change[], json: boolean, usage = '
 ${processes} process${processes === 1 ? '' : 'es'} ${where.join(', ')}`);
 }
 
-/** How the processes of a change have come where they are, and how many there are. */
+/** Where the processes are after a change, how they got there, and how many they are. */
 function whereNow(change: Change) {
   const { isReset, directory, origin, toMove, processes } = change;
   if (isReset && isBack(change)) return { how: 'back in', place: origin, count: processes };
@@ -148,7 +148,7 @@ function whereNow(change: Change) {
   return { how: toMove.length > 0 ? 'moved to' : 'in', place: directory, count };
 }
 
-/** Limits as --json prints them: numbers, null for none; those of devices under the device's number. */
+/** Limits as --json prints them: numbers, or null for no limit. Those of a device are under its number. */
 function toJson(values: [version: 1 | 2, setting: Setting][]): Record<string, unknown> {
   const object: Record<string, unknown> = {};
   for (const [version, setting] of values) {

@@ -1,4 +1,4 @@
-// The plans of limit-*.ts: what is to be done in each hierarchy; the steps that limit a target, and that undo this.
+// The plans of limit-*.ts: the facts about a target in each hierarchy, the steps that limit it, and those that undo this.
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { type Hierarchy, processesIn, readHierarchies } from '../helpers/cgroups.ts';
@@ -31,35 +31,35 @@ import { findTarget, type Target } from './target.ts';
 /** The options that all of limit-*.ts take. */
 export const commonOptions = { reset: {}, json: {}, dryRun: {} } as const;
 
-/** One hierarchy's share of the work: v1 has a hierarchy for each controller, v2 one for all. */
+/** A target, and what a plan needs to know of it: v1 has a hierarchy for each controller, v2 one for all. */
 export interface Part extends Target {
-  /** the limits that are to be set, or for --reset all of the script, as far as they are in this hierarchy */
+  /** the limits to set, or for --reset all limits of the script, as far as they are in this hierarchy */
   names: LimitName[];
-  /** how they are now, or will be when the cgroup is new */
+  /** their values now, or those that a new cgroup has */
   before: Setting[];
-  /** what the cgroup needs first: controllers enabled above it, a cpuset filled */
+  /** what is written before the limits: controllers are enabled above the cgroup, a cpuset is filled */
   prepare: Write[];
-  /** what the limits were before limit-*.ts changed them, where there are notes of that */
+  /** the values before limit-*.ts changed them, as far as they are noted */
   previous: Setting[];
-  /** limits that are not among `names` are set in this cgroup too */
+  /** the cgroup has other limits than these too */
   isShared: boolean;
-  /** v2: controllers that are enabled in the cgroup which the processes came from and are to go back to */
+  /** v2: controllers that are enabled in the cgroup to which the processes go back */
   enabled: string[];
-  /** how many are in the cgroup */
+  /** how many processes are in the cgroup */
   processes: number;
 }
 
-/** A part, and what is to be done. */
+/** A part, and what is done to it. */
 export interface Change extends Part {
-  /** the values that the limits get */
+  /** the new values of the limits */
   settings: Setting[];
   isReset: boolean;
   steps: Step[];
 }
 
 /**
- * What is to be done to the target `text` for the limits `wanted`; undefined is --reset, for those parts that have limits
- * to put back. `all`: the limits of the script. Throws Failure if there is nothing to do.
+ * Plans the limits `wanted` for the target `text`, in each hierarchy that has some of them. undefined is --reset: `all`
+ * limits of the script are planned, where there is something to reset. Throws Failure if there is nothing to do.
  */
 export function planChanges(text: string, all: LimitName[], wanted: Limits | undefined): Change[] {
   const hierarchies = readHierarchies();
@@ -76,9 +76,9 @@ export function planChanges(text: string, all: LimitName[], wanted: Limits | und
   return changes;
 }
 
-/** Reads what a plan needs to know. */
+/** Reads the facts that a plan needs. */
 function findPart(hierarchy: Hierarchy, text: string, names: LimitName[], isReset: boolean): Part {
-  // the cgroup has to have the files of these; swap goes with memory, where the kernel counts it
+  // the cgroup must have the files of these; the file for swap is there if the kernel accounts for it
   const needed = isReset ? [] : names.filter((name) => name !== 'swap');
   const target = findTarget(hierarchy, text, needed);
   const { version, mountPoint, directory, origin } = target;
@@ -103,7 +103,7 @@ function findPart(hierarchy: Hierarchy, text: string, names: LimitName[], isRese
   };
 }
 
-/** What is to be done to a part for `wanted`; undefined is --reset. Pure. */
+/** Plans the limits `wanted` for a part; undefined is --reset. Pure. */
 export function planChange(part: Part, wanted: Limits | undefined): Change {
   if (!wanted) return { ...part, settings: settingsBefore(part), isReset: true, steps: planReset(part) };
   const settings = toSettings(wanted, part.names, part.version, part.before);
@@ -129,22 +129,22 @@ export function planLimit(part: Part, settings: Setting[]): Step[] {
       to: directory,
     })),
   ];
-  // a v2 cgroup that enables controllers can't have processes of its own: those of a delegated one go first
+  // a v2 cgroup that enables controllers can't have processes of its own: a delegated one is emptied first
   const movesFirst = version === 2 && origin === levelsAbove(directory)[0];
   const make: Step = { why: 'a cgroup of its own', mkdir: directory };
   return movesFirst ? [make, ...moves, ...values] : [make, ...values, ...moves];
 }
 
-/** Whether --reset takes the processes back to where they came from: no limit of another script is left. */
+/** Whether --reset moves the processes back to where they came from: no other limit is left. */
 export const isBack = ({ origin, isShared }: Part) => origin !== undefined && !isShared;
 
-/** The values that --reset gives the limits of a part. */
+/** The values to which --reset sets the limits of a part. */
 function settingsBefore(part: Part): Setting[] {
   if (part.inPlace) return part.previous;
   return part.before.filter((one) => isSet(one, part)).map((one) => valueIn([], one, part));
 }
 
-/** The steps that put back what the limits of a target were, or lift them; none if it has none of this script's. Pure. */
+/** The steps that restore the previous limits of a target, or lift them; none if it has no limit of this script. Pure. */
 export function planReset(part: Part): Step[] {
   const { directory, inPlace, origin, elsewhere, enabled, before } = part;
   if (part.toMove.length > 0) return [];
@@ -153,7 +153,7 @@ export function planReset(part: Part): Step[] {
     const steps = writes(settings, part, before);
     return inPlace && settings.length > 0 ? [...steps, ...forget(part, settings)] : steps;
   }
-  // v2 takes no processes back into a cgroup that enables controllers: a delegated one no longer does
+  // v2 moves no process into a cgroup that enables controllers: they are disabled in a delegated one
   const write = enabled.map((word) => `-${word}`).join(' ');
   const levels = write === '' ? [] : levelsAbove(directory).reverse();
   return [

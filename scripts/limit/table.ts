@@ -1,5 +1,5 @@
-// All limits: how run.ts, limit-*.ts and ps.ts call them, which files of cgroup v1 and v2 hold them, and what is written
-// there in which order. See cgroups(7), the kernel's admin-guide/cgroup-v2 and admin-guide/cgroup-v1.
+// All limits of run.ts, limit-*.ts and ps.ts: their names, the files of cgroup v1 and v2 that hold them, and the order in
+// which these are written. See cgroups(7), the kernel's admin-guide/cgroup-v2 and admin-guide/cgroup-v1.
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { findHierarchy, type Hierarchy, offeredControllers, parent } from '../helpers/cgroups.ts';
@@ -24,8 +24,8 @@ export const memoryFiles = {
 } as const;
 
 /**
- * All limits: what people and --json call them, and what their values count. A controller more is a few lines here and
- * in `limitFiles`, and a script.
+ * All limits: their names for people and in --json, and the units of their values. To add a controller, add its lines
+ * here and in `limitFiles`, and a script.
  */
 export const limits = {
   memory: { controller: 'memory', label: 'memory limit', json: 'limitBytes', unit: 'bytes' },
@@ -63,7 +63,7 @@ const limitFiles: Record<LimitName, { 1?: LimitFile; 2: LimitFile }> = {
   memory: { 1: [memoryFiles[1].limit, '-1'], 2: [memoryFiles[2].limit, 'max'] },
   swap: { 1: [memoryFiles[1].swap, '-1'], 2: [memoryFiles[2].swap, 'max'] },
   high: { 2: ['memory.high', 'max'] },
-  // v1: above it the kernel reclaims from this cgroup first; v2: below it last
+  // v1: the kernel reclaims first from cgroups above it; v2: last from cgroups below it
   reserve: { 1: ['memory.soft_limit_in_bytes', '-1'], 2: ['memory.low', '0'] },
   oomGroup: { 2: ['memory.oom.group', '0'] },
   // microseconds in each period, and the period, for which v1 has a file of its own
@@ -80,14 +80,14 @@ const limitFiles: Record<LimitName, { 1?: LimitFile; 2: LimitFile }> = {
 
 const periodFile = 'cpu.cfs_period_us';
 
-/** A limit's value as its file has it; `device` is MAJ:MIN where the file has a line for each. */
+/** A limit's value, as the file has it; `device` is MAJ:MIN if the file has a line for each device. */
 export interface Setting {
   limit: LimitName;
   device?: string;
   text: string;
 }
 
-/** A cgroup, which exists or will. */
+/** A cgroup, which exists or will be made. */
 export interface Cgroup {
   version: 1 | 2;
   directory: string;
@@ -99,18 +99,18 @@ export const limitPath = (limit: LimitName, { version, directory }: Cgroup): str
 
 const readText = (file: string) => attempt(() => readFileSync(file, 'utf8').trim());
 
-/** What v1 says for no limit: the largest multiple of a page in 63 bits. */
+/** Without a limit, v1 says the largest multiple of a page in 63 bits. */
 const isUnlimited = (text: string) => text === 'max' || Number(text) >= 2 ** 62;
 
-/** The value of a limit that a cgroup without it has. */
+/** The value that stands for no limit in a cgroup. */
 export function noLimit(limit: LimitName, version: 1 | 2, directory: string): string {
   const [file = '', none] = limitFiles[limit][version] ?? [];
   return none ?? readText(join(dirname(directory), file)) ?? '';
 }
 
 /**
- * What a limit is in a cgroup: one value, or one for each device that has it. None where the cgroup has no such file,
- * the host no such version of it.
+ * Reads a limit of a cgroup: one value, or one for each device with a limit. None if the cgroup has no such file, or its
+ * version no such limit.
  */
 export function readLimit(limit: LimitName, version: 1 | 2, directory: string): Setting[] {
   const [file, none, key] = limitFiles[limit][version] ?? [];
@@ -128,8 +128,8 @@ export function readLimit(limit: LimitName, version: 1 | 2, directory: string): 
 }
 
 /**
- * A limit as a number that can be compared: CPUs, bytes, a count; a weight in v2's scale. null: no limit; undefined: the
- * limit is a list of CPUs.
+ * A limit as a number that can be compared: CPUs, bytes, a count; a weight is on v2's scale. null: no limit;
+ * undefined: the limit is a list, of CPUs or memory nodes.
  */
 export function amount(version: 1 | 2, { limit, text }: Setting): number | null | undefined {
   const { unit } = limits[limit];
@@ -150,14 +150,14 @@ export const weightToShares = (weight: number) => Math.max(2, Math.round((weight
 const sharesAsWeight = (shares: number) => Math.max(1, Math.round((shares * 100) / 1024));
 
 /**
- * v1's cpu.shares, 2 to 262144, as v2's cpu.weight, as runc and crun convert it (opencontainers/cgroups since 0.0.3): a
- * curve through both ends and through the two defaults.
+ * Converts v1's cpu.shares, 2 to 262144, to v2's cpu.weight, as runc and crun do (opencontainers/cgroups since 0.0.3):
+ * by a curve through both ends and through the two defaults.
  */
 export function sharesToWeight(shares: number): number {
   if (shares <= 2) return 1;
   if (shares >= 262_144) return 10_000;
   const log = Math.log2(shares);
-  // what is a whole number already may be off by the last bit
+  // a whole number may be off by the last bit
   return Math.ceil(10 ** ((log * log + 125 * log) / 612 - 7 / 34) - 1e-9);
 }
 
@@ -195,7 +195,7 @@ export function namesOf(wanted: Limits): LimitName[] {
   return [...new Set(toSettings(wanted, limitNames, 2, before).map(({ limit }) => limit))];
 }
 
-/** The controllers that limits take. */
+/** The controllers of limits. */
 export const controllersOf = (names: LimitName[]) => [
   ...new Set(names.map((name) => limits[name].controller)),
 ];
@@ -204,7 +204,7 @@ export const controllersOf = (names: LimitName[]) => [
 export function hierarchyOf(hierarchies: Hierarchy[], limit: LimitName): Hierarchy {
   const { controller } = limits[limit];
   const hierarchy = findHierarchy(hierarchies, controller);
-  const delegated = process.getuid?.() === 0 ? '' : ' that is delegated to you';
+  const delegated = process.getuid?.() === 0 ? '' : ', or it is not delegated to you';
   if (!hierarchy)
     throw new Failure(
       `cannot limit ${controller}: this host has no such controller${delegated}, cgroups(7): see /proc/cgroups`,
@@ -216,7 +216,7 @@ export function hierarchyOf(hierarchies: Hierarchy[], limit: LimitName): Hierarc
   return hierarchy;
 }
 
-/** The values that the named limits have in a new cgroup of a hierarchy. */
+/** The values of these limits in a new cgroup of a hierarchy. */
 export function newLimits({ version, mountPoint }: Hierarchy, names: LimitName[]): Setting[] {
   // v2's root has no limits, which would show whether the kernel accounts for swap
   const swapFile = version === 1 ? join(mountPoint, memoryFiles[1].swap) : '/proc/swaps';
@@ -226,8 +226,8 @@ export function newLimits({ version, mountPoint }: Hierarchy, names: LimitName[]
 }
 
 /**
- * The values that a cgroup's files get for the requested limits, as far as they are among `names`; `before`: the current
- * values. Throws Failure if swap is to be limited and the kernel does not account for it.
+ * The values to write for the requested limits, as far as they are among `names`; `before` has the current ones. Throws
+ * Failure if swap is to be limited and the kernel does not account for it.
  */
 export function toSettings(wanted: Limits, names: LimitName[], version: 1 | 2, before: Setting[]): Setting[] {
   const { memoryBytes, swapBytes, weight, cpuShares, devices = [] } = wanted;
@@ -272,16 +272,16 @@ function quota({ cpus, periodMicroseconds }: Limits, now: string): string | numb
   return `${share > 0 ? Math.max(1000, Math.round(share * period)) : old} ${period}`;
 }
 
-/** A value that is written to a file of a cgroup: a step of helpers/steps.ts. */
+/** A value to write to a file of a cgroup: a step of helpers/steps.ts. */
 export interface Write {
   write: string;
   to: string;
 }
 
 /**
- * What is written to set a cgroup's limits, in an order that the kernel accepts and that kills no process on the way: v1's
+ * What to write to set a cgroup's limits, in an order that the kernel accepts and that kills no process on the way: v1's
  * limit of memory plus swap must not be less than that of memory, so it is raised first and lowered last; v2's swap
- * limit likewise. `before`: the current values.
+ * limit likewise. `before` has the current values.
  */
 export function writes(settings: Setting[], cgroup: Cgroup, before: Setting[]): Write[] {
   const { version, directory } = cgroup;
@@ -308,22 +308,22 @@ export function writes(settings: Setting[], cgroup: Cgroup, before: Setting[]): 
 export const isSet = ({ limit, text }: Setting, { version, directory }: Cgroup): boolean =>
   text !== noLimit(limit, version, directory);
 
-/** Whether another setting is of the same limit, and of the same disk. */
+/** Whether another setting is of the same limit and the same disk. */
 export const isSame = (one: Setting) => (other: Setting) =>
   one.limit === other.limit && one.device === other.device;
 
-/** The value of a limit of a cgroup among those that were read: without one, no limit. */
+/** The value of a setting's limit among those that were `read` in a cgroup; no limit, if it is not among them. */
 export const valueIn = (read: Setting[], setting: Setting, { version, directory }: Cgroup): Setting =>
   read.find(isSame(setting)) ?? { ...setting, text: noLimit(setting.limit, version, directory) };
 
-/** The cgroups above one of ours, `barehand/NAME`: the one that our folder is in, and that folder. */
+/** The two cgroups above one of ours, `barehand/NAME`: the one that has the folder `barehand`, and that folder. */
 export const levelsAbove = (directory: string): [string, string] => [
   dirname(dirname(directory)),
   dirname(directory),
 ];
 
 /**
- * What a new cgroup of ours, `barehand/NAME`, needs before it takes processes or limits: v2's controllers are enabled in
+ * What to write before a new cgroup of ours, `barehand/NAME`, takes processes or limits: v2's controllers are enabled in
  * the cgroups above, from the top; v1's cpuset gets CPUs and memory nodes, cpuset(7).
  */
 export function prepare(hierarchy: Hierarchy, directory: string, controllers: string[]): Write[] {
@@ -343,7 +343,7 @@ export function prepare(hierarchy: Hierarchy, directory: string, controllers: st
 
 /**
  * All that is written to the new cgroups of the container `name` before it joins them: they are prepared, and limited.
- * Throws Failure where this host can't limit so.
+ * Throws Failure if this host does not have a limit.
  */
 export function launchWrites(hierarchies: Hierarchy[], name: string, wanted: Limits): Write[] {
   const directoryIn = ({ mountPoint }: Hierarchy) => join(mountPoint, parent, name);
@@ -361,7 +361,7 @@ export function launchWrites(hierarchies: Hierarchy[], name: string, wanted: Lim
   return [...prepared, ...limited];
 }
 
-/** A number in a file of the memory controller; null for no limit, undefined where there is no such file. */
+/** The number in a file of a cgroup; null: no limit; undefined: there is no such file. */
 export function readBytes(file: string): number | null | undefined {
   const text = readText(file);
   return text === undefined ? undefined : isUnlimited(text) ? null : Number(text);
