@@ -358,7 +358,7 @@ async function sweepAll(): Promise<void> {
     await perform(planCrashedNotes(container));
     console.log(`${container.label}: removed`);
   }
-  for (const hierarchy of hierarchies) sweepTargets(hierarchy);
+  await sweepTargets(hierarchies);
   const { sweepNetworks } = await import('./network/network.ts'); // not loaded where it is not needed
   const networks = await sweepNetworks().catch((error) => [`networks: ${reason(error)}`]);
   for (const what of networks) console.log(what);
