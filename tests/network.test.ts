@@ -465,13 +465,13 @@ test('what --dry-run prints has the same effect, and changes nothing until it is
 test('what is printed for a container that is not there yet attaches it', slow, async () => {
   const before = await snapshot();
   const one = await container();
-  const module = `const { printAttachNew } = await import('${top}/scripts/network/network.ts');
+  const module = `const { printAttach } = await import('${top}/scripts/network/network.ts');
     const { variable } = await import('${top}/scripts/helpers/shell.ts');
     const { toShell } = await import('${top}/scripts/helpers/steps.ts');
     const ports = [{ host: undefined, hostPort: 8080, port: 80, protocol: 'tcp' }];
-    const container = { name: 'web', pid: variable('pid'), inode: variable('inode'), files: {} };
-    const wanted = { ip: undefined, isolated: false, ports, noFiles: true };
-    process.stdout.write(toShell(await printAttachNew({ bridge: 'barehand0' }, wanted, container)));`;
+    const container = { name: 'web', pid: variable('pid'), inode: variable('inode') };
+    const request = { bridge: 'barehand0', ports, noFiles: true };
+    process.stdout.write(toShell(await printAttach(request, container)));`;
   const program = await inModule(module);
   same(await snapshot(), before);
   await type(`pid=${one}; inode=$(stat --dereference --format %i "/proc/$pid/ns/net")\n${program}`);
@@ -483,7 +483,7 @@ test('what is printed for a container that is not there yet attaches it', slow, 
   same(plain(await snapshot()), typed);
   // whoever is told of the end of a container takes away all that it had, whether its interface is there still or not
   const inode = Number(/\d+/.exec(namespace(one, 'net'))?.[0]);
-  const leave = `await (await import('${top}/scripts/network/network.ts')).leaveAll(${inode})`;
+  const leave = `await (await import('${top}/scripts/network/network.ts')).leave(${inode})`;
   await inModule(leave);
   same(await snapshot(), before);
   await done('attach', '-p', '8080:80', String(one));
@@ -730,7 +730,7 @@ test('wrong usage is refused in a line', slow, async () => {
     [['attach', '--dns', 'x', '1'], /--dns is an IP address/],
     [['attach', '--rate', '1M', '1'], /--rate does not go with attach/],
     [['limit', '1'], /limit needs --rate/],
-    [['limit', '1', '--rate', 'fast'], /a rate is bits in a second/],
+    [['limit', '1', '--rate', 'fast'], /a rate is bits per second/],
     [['ls', 'web'], /one operand too many: web/],
     [['attach', '../x'], /neither a name nor a PID/],
   ];

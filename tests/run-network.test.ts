@@ -264,7 +264,10 @@ test(
       [row.name, row.ports.map((port: { hostPort: number }) => port.hostPort)],
       [name, [8091, 8092, 8093]],
     );
-    assert.match((await inUser('true', '-p', '8091:1')).stderr, /^run: port 8091 of this host is in use/);
+    assert.match(
+      (await inUser('true', '-p', '8091:1')).stderr,
+      /^run: port 8091\/tcp is in use by a process of this host/,
+    );
     assert.match(
       (await inUser('true', '-p', '80:1')).stderr,
       /^run: only root may publish port 80: take one from 1024/,

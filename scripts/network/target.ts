@@ -5,8 +5,9 @@ import { findContainers, identify } from '../helpers/containers.ts';
 import { namespaceInode, readProcess, readProcesses } from '../helpers/pids.ts';
 import { isName, namedContainer } from '../helpers/target.ts';
 
-/** A process with a network namespace of its own. */
+/** A process with a network namespace of its own, which the user calls `text`. */
 export interface NetworkTarget {
+  text: string;
   pid: number;
   name: string;
   /** of its network namespace */
@@ -45,5 +46,5 @@ export function findNetwork(text: string): NetworkTarget {
     throw new Failure(
       `${text} has the host's network: start it with run.ts --network none, or unshare --net`,
     );
-  return { pid, name, inode };
+  return { text, pid, name, inode };
 }
