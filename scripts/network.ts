@@ -66,7 +66,7 @@ import { Failure, isGiven, kebab, main, UsageError, type Values } from './helper
 import { printable } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { runProgram, sh } from './helpers/shell.ts';
-import { type Step, toShell } from './helpers/steps.ts';
+import { perform, type Step, toShell } from './helpers/steps.ts';
 import { isName } from './helpers/target.ts';
 import { parseNumber } from './helpers/units.ts';
 import { formatPort, parseAddress, parsePort, parseSubnet, type Subnet } from './network/addresses.ts';
@@ -84,7 +84,7 @@ import {
   sweepNetworks,
 } from './network/network.ts';
 import { attachmentsOf, defaultBridge, planDetach, planPublish, planSweep } from './network/plan.ts';
-import { attachRootless, detachRootless, readRootless } from './network/rootless.ts';
+import { attachRootless, planUncarry, readRootless } from './network/rootless.ts';
 import { findNetwork } from './network/target.ts';
 
 export const options = {
@@ -119,26 +119,20 @@ export const options = {
 } as const;
 type Given = Values<typeof options>;
 
-/** The commands: the options that go with each, how many operands it needs and takes, and what it does. */
-const commands: Record<
-  string,
-  {
-    options: string;
-    operands: [min: number, max: number];
-    run: (values: Given, target: string, words: string[]) => Promise<void>;
-    needsRoot?: boolean;
-  }
-> = {
+type Run = (values: Given, target: string, words: string[]) => Promise<void>;
+
+/** The commands: what each does, how many operands it takes, and the options that go with it. */
+const commands: Record<string, { run: Run; operands: number; options: string }> = {
   attach: {
-    options: 'bridge subnet subnet6 noIpv6 internal ip isolated name dns noFiles publish dryRun',
-    operands: [1, 1],
     run: attach,
+    operands: 1,
+    options: 'bridge subnet subnet6 noIpv6 internal ip isolated name dns noFiles publish dryRun',
   },
-  publish: { options: 'bridge dryRun', operands: [1, Infinity], run: publish, needsRoot: true },
-  limit: { options: 'bridge rate rateIn rateOut dryRun', operands: [1, 1], run: limit, needsRoot: true },
-  detach: { options: 'bridge dryRun', operands: [1, 1], run: detach },
-  ls: { options: 'json', operands: [0, 0], run: list },
-  sweep: { options: 'dryRun', operands: [0, 1], run: sweep, needsRoot: true },
+  publish: { run: publish, operands: Infinity, options: 'bridge dryRun' },
+  limit: { run: limit, operands: 1, options: 'bridge rate rateIn rateOut dryRun' },
+  detach: { run: detach, operands: 1, options: 'bridge dryRun' },
+  ls: { run: list, operands: 0, options: 'json' },
+  sweep: { run: sweep, operands: 1, options: 'dryRun' },
 };
 
 const isRoot = () => process.getuid?.() === 0;
@@ -238,8 +232,9 @@ async function limit({ bridge, dryRun, rate, rateIn = rate, rateOut = rate }: Gi
 
 async function detach({ bridge, dryRun }: Given, text: string): Promise<void> {
   const target = findNetwork(text);
-  if (!isRoot()) return detachRootless(target.pid, text, dryRun);
-  await carryOut((facts) => planDetach(facts, target, bridge), dryRun);
+  if (isRoot()) return carryOut((facts) => planDetach(facts, target, bridge), dryRun);
+  const steps = planUncarry(target.pid, text);
+  return dryRun ? show(steps) : perform(steps);
 }
 
 async function list({ json }: Given): Promise<void> {
@@ -273,15 +268,15 @@ await main(
       ([option, value]) => isGiven(value) && !allowed.includes(option),
     );
     if (wrong) throw new UsageError(`--${kebab(wrong[0])} does not go with ${name}`);
-    const [min, max] = command.operands;
+    const { operands: max, run } = command;
     if (operands.length > max) throw new UsageError(`one operand too many: ${operands[max]}`);
     const [target = '', ...words] = operands;
-    if (min > 0 && target === '') throw new UsageError(`${name} needs a TARGET`);
-    if (command.needsRoot && !isRoot())
+    if (target === '' && max > 0 && run !== sweep) throw new UsageError(`${name} needs a TARGET`);
+    if (!isRoot() && [publish, limit, sweep].includes(run))
       throw new Failure(
-        `${name} needs root: sudo network.ts ${name}${name === 'publish' ? '; without root give ports to attach' : ''}`,
+        `${name} needs root: sudo network.ts ${name}${run === publish ? '; without root give ports to attach' : ''}`,
       );
-    await command.run(values, target, words);
+    await run(values, target, words);
     return 0;
   },
 );

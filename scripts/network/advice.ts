@@ -19,7 +19,7 @@ const isOurs = (table: string) => table.startsWith(prefix);
 const isReject = ({ xt }: Expression) => (xt as { name?: string } | null | undefined)?.name === 'REJECT';
 
 /** The chains of nft that drop forwarded packets: by their policy, or by a rule for all packets. */
-export function droppingChains(objects: NftObject[]): Chain[] {
+function droppingChains(objects: NftObject[]): Chain[] {
   const rules = objects.flatMap(({ rule }) => rule ?? []);
   return objects.flatMap(({ chain }): Chain[] => {
     if (chain?.hook !== 'forward' || isOurs(chain.table)) return [];
@@ -32,7 +32,7 @@ export function droppingChains(objects: NftObject[]): Chain[] {
     if (policy !== 'drop' && !dropsAll) return [];
     // iptables-nft keeps its chains in tables of these names
     const isIptables = /^(ip|ip6)$/.test(family) && table === 'filter' && name === 'FORWARD';
-    return [{ kind: isIptables ? 'iptables' : 'nft', family, table, name }];
+    return [{ kind: table === legacy ? legacy : isIptables ? 'iptables' : 'nft', family, table, name }];
   });
 }
 
@@ -62,13 +62,38 @@ function remedy(bridge: string, { kind, family, table, name }: Chain, names: str
 }
 
 /** A line for each owner of chains that drop forwarded packets. */
-export function advice(bridge: string, chains: Chain[], names: string[]): string[] {
-  const remedies = chains.map((chain) => remedy(bridge, chain, names));
+export function advice(bridge: string, objects: NftObject[]): string[] {
+  const names = objects.flatMap(({ chain }) => chain?.name ?? []);
+  const remedies = droppingChains(objects).map((chain) => remedy(bridge, chain, names));
   return [...groupBy(remedies, ({ owner }) => owner)].map(([owner, own]) => {
     const commands = new Set(own.flatMap((one) => one.commands));
     return `${owner} drops what is forwarded, so nothing gets in or out: ${[...commands].join('; ')}`;
   });
 }
+
+/** The rules of iptables-legacy, which nft does not show, in the form of nft. */
+async function readLegacy(family: 'ip' | 'ip6'): Promise<NftObject[]> {
+  const command = `${family}tables-legacy`;
+  // iptables-legacy creates a table that it is asked for
+  const tables = attempt(() => readFileSync(`/proc/net/${family}_tables_names`, 'utf8')) ?? '';
+  if (!/^filter$/m.test(tables) || !findInPath(command)) return [];
+  const { stdout } = await runProgram([command, '-S']);
+  return stdout
+    .trim()
+    .split('\n')
+    .map((line): NftObject => {
+      const [option, name = '', ...words] = line.split(' ');
+      const own = { family, table: legacy };
+      if (option === '-A') {
+        const isForAll = /^-j (DROP|REJECT)\b/.test(words.join(' '));
+        return { rule: { ...own, chain: name, expr: [isForAll ? { drop: null } : { words }] } };
+      }
+      const hook =
+        name === 'FORWARD' ? { hook: 'forward', policy: words[0] === 'DROP' ? 'drop' : 'accept' } : {};
+      return { chain: { ...own, name, ...hook } };
+    });
+}
+const legacy = 'iptables-legacy';
 
 /**
  * What the user has to know about this host's firewall: nothing if it lets a bridge through, or has rules for the bridge
@@ -76,29 +101,8 @@ export function advice(bridge: string, chains: Chain[], names: string[]): string
  */
 export async function firewallAdvice(bridge: string, { objects }: Rules): Promise<string[]> {
   if (!objects) return [];
-  const legacy = await Promise.all(
-    ['ip', 'ip6'].map(async (family) => {
-      const command = `${family}tables-legacy`;
-      // iptables-legacy creates a table that it is asked for
-      const tables = attempt(() => readFileSync(`/proc/net/${family}_tables_names`, 'utf8')) ?? '';
-      const asks = /^filter$/m.test(tables) && findInPath(command);
-      return { family, text: asks ? (await runProgram([command, '-S'])).stdout : '' };
-    }),
-  );
-  const known = objects.some(
-    ({ rule }) => rule && !isOurs(rule.table) && JSON.stringify(rule.expr).includes(JSON.stringify(bridge)),
-  );
-  if (known || legacy.some(({ text }) => new RegExp(` -[io] ${bridge} `).test(text))) return [];
-  const dropping = legacy.filter(({ text }) => /^-P FORWARD DROP$|^-A FORWARD -j (DROP|REJECT)/m.test(text));
-  const chains = [
-    ...droppingChains(objects),
-    ...dropping.map(
-      ({ family }) => ({ kind: 'iptables-legacy', family, table: 'filter', name: 'FORWARD' }) as const,
-    ),
-  ];
-  const names = [
-    ...objects.flatMap(({ chain }) => chain?.name ?? []),
-    ...legacy.flatMap(({ text }) => [...text.matchAll(/^-[NP] (\S+)/gm)].map(([, name = '']) => name)),
-  ];
-  return advice(bridge, chains, names);
+  const all = [...objects, ...(await readLegacy('ip')), ...(await readLegacy('ip6'))];
+  const isKnown = ({ rule }: NftObject) =>
+    rule && !isOurs(rule.table) && JSON.stringify(rule.expr).includes(JSON.stringify(bridge));
+  return all.some(isKnown) ? [] : advice(bridge, all);
 }

@@ -70,26 +70,29 @@ export async function readFacts(): Promise<Facts> {
     readRules(),
     output(sh`ip -j -d -batch -`, commands.map((line) => `${line}\n`).join('')),
   ]);
-  const [all, routes, routes6] = json.trim().split('\n');
-  const isHalf = ({ ifname, ifalias, linkinfo }: Link) =>
-    isLink(ifname) && linkinfo?.info_kind === 'veth' && !ifalias?.startsWith('barehand ');
-  const links = rows<Link>(all).filter((link) => !isHalf(link));
-  const hasGone = (name: string) => isLink(name) && !links.some(({ ifname }) => ifname === name);
+  const [addresses, routes, routes6] = json.trim().split('\n');
+  const all = rows<Link>(addresses);
+  const halves = all.filter(
+    ({ ifname, ifalias, linkinfo }) =>
+      isLink(ifname) && linkinfo?.info_kind === 'veth' && !ifalias?.startsWith('barehand '),
+  );
+  const links = all.filter((link) => !halves.includes(link));
+  const present = namesOf(links);
   const names = [...rules.tables.keys()];
   const made = links.filter((link) => link.group === String(group) && link.linkinfo?.info_kind === 'bridge');
   return {
     links,
-    routes: rows<Route>(routes),
-    routes6: rows<Route>(routes6),
+    routes: rows(routes),
+    routes6: rows(routes6),
     rules,
     attachments: links.flatMap((link) => attachmentOf(link, rules) ?? []),
-    bridges: [...new Set([...names.filter((name) => !isLink(name)), ...made.map(({ ifname }) => ifname)])],
-    halves: rows<Link>(all)
-      .filter(isHalf)
-      .map(({ ifname }) => ifname),
-    deadRules: names.filter(hasGone),
+    bridges: [...new Set([...names.filter((name) => !isLink(name)), ...namesOf(made)])],
+    halves: namesOf(halves),
+    deadRules: names.filter((name) => isLink(name) && !present.includes(name)),
   };
 }
+
+export const namesOf = (links: Link[]) => links.map(({ ifname }) => ifname);
 
 /** An interface that is being removed leaves an empty object. */
 const rows = <Row>(json = '[]') =>

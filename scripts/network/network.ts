@@ -7,8 +7,8 @@ import { lock } from '../helpers/lock.ts';
 import { attempt } from '../helpers/pids.ts';
 import { findInPath, variable } from '../helpers/shell.ts';
 import { perform, type Step } from '../helpers/steps.ts';
-import { type Edit, type EtcFile, hasHostRoot, performEdit, printEdit } from './files.ts';
-import { type Facts, type Id, readFacts, readInside } from './host.ts';
+import { type Edit, type EtcFile, performEdit, printEdit } from './files.ts';
+import { type Facts, type Id, readFacts } from './host.ts';
 import { type Action, leftovers, planAttach, planLeave, planSweep, type Request } from './plan.ts';
 import type { NetworkTarget } from './target.ts';
 
@@ -80,11 +80,10 @@ export const attach = (request: Request, target: NetworkTarget) =>
     try {
       if (namespace === undefined || fstatSync(namespace).ino !== inode)
         throw new Failure(`${name} has ended`);
-      const { actions, ...plan } = planAttach(facts, forRoot(request, pid), {
+      const { actions, ...plan } = planAttach(facts, request, {
         ...target,
         namespace: `/proc/${process.pid}/fd/${namespace}`,
         hostPid: process.pid,
-        inside: readInside(pid),
       });
       const refused = await performAll(actions).catch(async (error) => {
         await performAll(planSweep(await readFacts())).catch(() => {});
@@ -102,12 +101,6 @@ export const attach = (request: Request, target: NetworkTarget) =>
     }
   });
 
-/** What a process gets that may have the root directory of the host. */
-const forRoot = (request: Request, pid: Id): Request => ({
-  ...request,
-  noFiles: request.noFiles || hasHostRoot(pid),
-});
-
 /**
  * The steps of `attach`, with the addresses and names that are free now. For a container that is not there yet `pid` and
  * `inode`, of its network namespace, are shell variables, and `files` is what it is going to have in /etc.
@@ -115,15 +108,14 @@ const forRoot = (request: Request, pid: Id): Request => ({
 export const printAttach = (
   request: Request,
   target: { name: string; pid: Id; inode: Id },
-  files: { [name in EtcFile['name']]?: string } = {},
+  files: { [name in EtcFile['name']]?: string | undefined } = {},
 ): Promise<Step[]> =>
   print(
     (facts) =>
-      planAttach(facts, forRoot(request, target.pid), {
+      planAttach(facts, request, {
         ...target,
         namespace: `/proc/${target.pid}/ns/net`,
         hostPid: variable('$'),
-        inside: readInside(target.pid),
       }).actions,
     ({ pid, name }) => (pid === target.pid ? files[name] : undefined),
   );

@@ -16,16 +16,17 @@ import {
   type Subnet,
   sizeOf,
 } from './addresses.ts';
-import { changeHosts, changeResolv, type Edit, restoreResolv } from './files.ts';
+import { changeHosts, changeResolv, type Edit, hasHostRoot, restoreResolv } from './files.ts';
 import {
   type Attachment,
   aliasOf,
   type Facts,
   type Id,
-  type Inside,
   inodeOf,
   type Link,
+  namesOf,
   type Route,
+  readInside,
   readSetting,
   settingPath,
 } from './host.ts';
@@ -64,7 +65,6 @@ export interface Container {
   namespace: string;
   /** a process in the network namespace of the host */
   hostPid: Id;
-  inside: Inside;
 }
 
 export const defaultBridge = 'barehand0';
@@ -136,13 +136,14 @@ const subnetOf = ({ addr_info = [] }: Link, version: 4 | 6) =>
 export function planAttach(facts: Facts, request: Request, container: Container) {
   const network = planNetwork(request, facts);
   const { bridge, subnet, subnet6, internal, mtu } = network;
-  const { name, pid, inode, namespace, hostPid, inside } = container;
-  const { ports, isolated = false, noFiles = false } = request;
+  const { name, pid, inode, namespace, hostPid } = container;
+  const { ports, isolated = false } = request;
+  const noFiles = request.noFiles === true || hasHostRoot(pid);
+  const inside = readInside(pid);
   const members = membersOf(facts, bridge);
   if (members.some((member) => inodeOf(member) === String(inode)))
     throw new Failure(`${name} is on ${bridge} already`);
-  const names = facts.links.map(({ ifname }) => ifname);
-  const link = firstFree(names, 10, (index) => `bh${inode}${index > 0 ? `-${index}` : ''}`);
+  const link = firstFree(namesOf(facts.links), 10, (index) => `bh${inode}${index > 0 ? `-${index}` : ''}`);
   const dev = firstFree(inside.interfaces, 100, (index) => `eth${index}`);
   if (!link || !dev) throw new Failure(`${name} has too many interfaces`);
   const position = choosePosition(subnet, request.ip, members);
@@ -150,9 +151,8 @@ export function planAttach(facts: Facts, request: Request, container: Container)
   const address6 = subnet6 && addressAt(subnet6, position);
   checkForwarded(facts, ports, internal, address6);
 
-  const attachment: Attachment = {
-    ...{ name, pid, link, bridge, interface: dev, address, address6, ports, isolated, noFiles },
-  };
+  const own = { name, pid, link, bridge, interface: dev, address, address6 };
+  const attachment: Attachment = { ...own, ports, isolated, noFiles };
   const made = planBridge(facts, network);
   const gateway = internal || inside.hasRoute ? undefined : addressAt(subnet, 1);
   const gateway6 =
@@ -169,7 +169,7 @@ export function planAttach(facts: Facts, request: Request, container: Container)
     ...planRules(facts.rules, made.rules, ports.length > 0 ? attachment : undefined),
     ...made.steps,
     {
-      why: `a pair of interfaces: ${dev} in ${name}, ${link} here, which lets nothing in until it is up`,
+      why: `a pair of interfaces: ${dev} in ${name}, ${link} here; nothing gets in until ${link} is up`,
       run: sh`nsenter --net=${namespace} ${batch}`,
       input: textOf([
         'link set dev lo up',
@@ -365,7 +365,7 @@ const emptyBridges = ({ bridges, links }: Facts, without: string[]) =>
 function planRemoval(facts: Facts, links: string[]): Action[] {
   const { halves, deadRules, rules, bridges } = facts;
   const emptied = emptyBridges(facts, links);
-  const made = emptied.filter((bridge) => facts.links.some(({ ifname }) => ifname === bridge));
+  const made = emptied.filter((bridge) => namesOf(facts.links).includes(bridge));
   const used = bridges.filter((bridge) => !emptied.includes(bridge));
   const kept = notesOf(rules, used);
   const settings = notesOf(rules, emptied).filter(

@@ -140,13 +140,11 @@ export async function attachRootless(
   console.log(`${text}: carried by ${carrier}`);
 }
 
-/** detach without root. */
-export async function detachRootless(pid: number, text: string, dryRun: boolean): Promise<void> {
+/** The steps of detach without root. Throws Failure if nothing carries packets for the process. */
+export function planUncarry(pid: number, text: string): Step[] {
   const found = carriersOf(pid);
   if (found.length === 0) throw new Failure(`${text} has no network: network.ts attach ${text}`);
-  if (!dryRun) return carriersEnd(pid)();
-  const steps = found.map(({ process_ }) => ({ why: commandLine(process_), run: sh`kill ${process_.pid}` }));
-  process.stdout.write(toShell(steps));
+  return found.map(({ process_ }) => ({ why: commandLine(process_), run: sh`kill ${process_.pid}` }));
 }
 
 /** The same as readAttachments, of containers without root. */

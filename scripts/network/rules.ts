@@ -8,6 +8,7 @@ import { installCommand, requirePrograms } from '../helpers/programs.ts';
 import { findInPath, runProgram, sh } from '../helpers/shell.ts';
 import type { Step } from '../helpers/steps.ts';
 import { formatPort, formatSubnet, type Port, parsePort, type Subnet } from './addresses.ts';
+import type { Attachment } from './host.ts';
 
 /** What the rules of a bridge depend on. */
 export interface BridgeRules {
@@ -20,14 +21,6 @@ export interface BridgeRules {
   note: string[];
 }
 
-/** What the rules of published ports depend on. */
-export interface PortRules {
-  link: string;
-  address: string;
-  address6: string | undefined;
-  ports: Port[];
-}
-
 /** An object of nft's ruleset, libnftables-json(5). */
 export interface NftObject {
   table?: { family: string; name: string };
@@ -38,7 +31,7 @@ export type Expression = Record<string, unknown>;
 
 /** A line of iptables-save(8) or iptables-restore(8), and the program and table that it belongs to. */
 interface Line {
-  program: 'iptables' | 'ip6tables';
+  program: string;
   table: string;
   line: string;
 }
@@ -86,14 +79,13 @@ export async function readRules(): Promise<Rules> {
 
 function parseNft(json: string): Rules {
   const { nftables: objects = [] } = JSON.parse(json.trim() || '{}') as { nftables?: NftObject[] };
-  const found = objects.flatMap(({ table, rule }): Found[] => {
-    if ((table ?? rule)?.family !== 'inet') return [];
-    return [{ name: table?.name ?? rule?.table, comment: rule?.comment }];
-  });
+  const found = objects
+    .filter(({ table, rule }) => (table ?? rule)?.family === 'inet')
+    .map(({ table, rule }): Found => [table?.name ?? rule?.table, rule?.comment]);
   return { tables: tablesOf(found), objects, saved: [] };
 }
 
-function parseSaved(program: Line['program'], text: string): Line[] {
+function parseSaved(program: string, text: string): Line[] {
   let table = '';
   return text.split('\n').flatMap((line) => {
     if (line.startsWith('*')) table = line.slice(1);
@@ -101,30 +93,23 @@ function parseSaved(program: Line['program'], text: string): Line[] {
   });
 }
 
-const parseIptables = (saved: Line[]): Rules => ({
-  tables: tablesOf(
-    saved.map(({ line }) => ({
-      name: /^(?::|-A )(\S+)/.exec(line)?.[1],
-      comment: /--comment "(.*?)"/.exec(line)?.[1],
-    })),
-  ),
-  objects: undefined,
-  saved,
-});
-
-/** A table or chain that was found, or a rule in it with its comment. */
-interface Found {
-  name: string | undefined;
-  comment: string | undefined;
+function parseIptables(saved: Line[]): Rules {
+  const found = saved.map(
+    ({ line }): Found => [/^(?::|-A )(\S+)/.exec(line)?.[1], /--comment "(.*?)"/.exec(line)?.[1]],
+  );
+  return { tables: tablesOf(found), objects: undefined, saved };
 }
+
+/** A table or chain, or a rule in it with its comment. */
+type Found = [name: string | undefined, comment: string | undefined];
 
 function tablesOf(found: Found[]): Rules['tables'] {
   const tables: Rules['tables'] = new Map();
-  for (const { name, comment } of found) {
+  for (const [name, comment = ''] of found) {
     if (!name?.startsWith(prefix)) continue;
-    const word = /^barehand (?:.* )?(\S+)$/.exec(comment ?? '')?.[1];
+    const word = /^barehand (?:.* )?(\S+)$/.exec(comment)?.[1] ?? [];
     const words = tables.get(name.slice(prefix.length)) ?? [];
-    tables.set(name.slice(prefix.length), word && !words.includes(word) ? [...words, word] : words);
+    tables.set(name.slice(prefix.length), [...new Set([...words, ...[word].flat()])]);
   }
   return tables;
 }
@@ -138,23 +123,84 @@ export const notesOf = ({ tables }: Rules, bridges: string[]): string[] => [
 export const portsOf = ({ tables }: Rules, link: string): Port[] =>
   (tables.get(link) ?? []).flatMap((word) => attempt(() => parsePort(word)) ?? []);
 
+/** The versions of IP: what nft calls them, and the program of iptables for each. */
+const versions = [
+  { version: 4, ip: 'ip', program: 'iptables' },
+  { version: 6, ip: 'ip6', program: 'ip6tables' },
+] as const;
+
+/** A chain of one hook or more, with its rules in nft's syntax; `forIptables`: rules that iptables needs as well. */
+interface Chain {
+  name: string;
+  table: 'raw' | 'nat' | 'filter';
+  hooks: string[];
+  rules: string[];
+  forIptables?: string[];
+}
+
+function bridgeChains({ bridge: name, subnet, subnet6, internal, note }: BridgeRules): Chain[] {
+  const [from, to] = [`iifname "${name}"`, `oifname "${name}"`];
+  const [fromOthers, toOthers] = [`iifname != "${name}"`, `oifname != "${name}"`];
+  const nets = [subnet, subnet6].flatMap((net) =>
+    net ? `${net.version === 4 ? 'ip' : 'ip6'} saddr ${formatSubnet(net)}` : [],
+  );
+  const raw = [
+    `${from} ip daddr 127.0.0.0/8 drop`,
+    ...note.map((setting) => `return comment "barehand note ${setting}"`),
+  ];
+  const nat = [
+    `ip saddr 127.0.0.0/8 ${to} masquerade`,
+    ...nets.map((net) => `${net} ${to} ct status dnat masquerade`),
+    ...(internal ? [] : nets.map((net) => `${net} ${toOthers} masquerade`)),
+  ];
+  const filter = internal
+    ? [`${from} ${toOthers}`, `${to} ${fromOthers}`].map((both) => `${both} drop comment "barehand internal"`)
+    : [`${to} ${fromOthers} iifgroup ${group} ct state new ct status & dnat == 0 drop`];
+  // before the rules of others, which may drop; what goes to another bridge of ours, the chain of that one may drop
+  const accepted = [
+    `${from} ${to}`,
+    `${from} oifgroup != ${group}`,
+    `${to} ct state established,related`,
+    `${to} ct status dnat`,
+  ];
+  const forIptables = internal ? [] : accepted.map((packets) => `${packets} accept`);
+  return [
+    { name, table: 'raw', hooks: ['prerouting'], rules: raw },
+    { name, table: 'nat', hooks: ['postrouting'], rules: nat },
+    { name, table: 'filter', hooks: ['forward'], rules: filter, forIptables },
+  ];
+}
+
+function portChains({ link: name, address, address6, ports }: Attachment): Chain[] {
+  const rules = versions.flatMap(({ version, ip }) => {
+    const to = version === 4 ? address : address6 && `[${address6}]`;
+    return ports
+      .filter(({ host }) => to && (host === undefined || host.includes(':') === (version === 6)))
+      .map((port) => {
+        const all = `meta nfproto ipv${version} fib daddr type local`;
+        const at = port.host === undefined ? all : `${ip} daddr ${port.host}`;
+        const target = `dnat ${ip} to ${to}:${port.port} comment "barehand port ${formatPort(port)}"`;
+        return `${at} ${port.protocol} dport ${port.hostPort} ${target}`;
+      });
+  });
+  return [{ name, table: 'nat', hooks: ['prerouting', 'output'], rules }];
+}
+
 /** The steps that make the rules of a bridge, instead of those that it had, and those of ports: whichever is given. */
 export function planRules(
   rules: Rules,
   bridge: BridgeRules | undefined,
-  ports: PortRules | undefined,
+  ports: Attachment | undefined,
 ): Step[] {
   const old = bridge ? [bridge.bridge] : [];
+  const chains = [...(bridge ? bridgeChains(bridge) : []), ...(ports ? portChains(ports) : [])];
+  const isNew = ({ name }: Chain) => old.includes(name) || !rules.tables.has(name);
+  const has6 = (bridge?.subnet6 ?? ports?.address6) !== undefined;
   const steps = rules.objects
-    ? nft(nftDeletions(rules, old), bridge ? nftBridge(bridge) : '', ports ? nftPorts(ports) : '')
+    ? nft(nftDeletions(rules, old) + nftTables(chains))
     : [
         ...planForget(rules, old),
-        ...restore(
-          versions.flatMap((version) => [
-            ...(bridge ? iptablesBridge(bridge, version) : []),
-            ...(ports ? iptablesPorts(rules, ports, version) : []),
-          ]),
-        ),
+        ...restore(chains.flatMap((chain) => iptablesLines(chain, isNew(chain), has6))),
       ];
   const why = [bridge && 'NAT for the bridge, and a note of the settings', ports && 'published ports'];
   return steps.map((step, index) => (index > 0 ? step : { why: why.filter(Boolean).join('; '), ...step }));
@@ -173,16 +219,8 @@ export function planForget(rules: Rules, names: string[]): Step[] {
   return restore([...jumps.map((jump) => ({ ...jump, line: jump.line.replace(/^-A/, '-D') })), ...own]);
 }
 
-/** The versions of IP: what nft calls them, and the program of iptables for each. */
-const versions = [
-  { version: 4, ip: 'ip', program: 'iptables' },
-  { version: 6, ip: 'ip6', program: 'ip6tables' },
-] as const;
-type Version = (typeof versions)[number];
-
 /** One call of nft(8), which is one transaction. */
-const nft = (...texts: string[]): Step[] =>
-  texts.some(Boolean) ? [{ run: sh`nft -f -`, input: texts.join('') }] : [];
+const nft = (text: string): Step[] => (text ? [{ run: sh`nft -f -`, input: text }] : []);
 
 const nftDeletions = ({ tables }: Rules, names: string[]) =>
   names
@@ -190,66 +228,55 @@ const nftDeletions = ({ tables }: Rules, names: string[]) =>
     .map((name) => `delete table inet ${prefix}${name}\n`)
     .join('');
 
-function nftBridge({ bridge, subnet, subnet6, internal, note }: BridgeRules): string {
-  const nat = [subnet, subnet6].flatMap((net) => {
-    if (!net) return [];
-    const from = `${net.version === 4 ? 'ip' : 'ip6'} saddr ${formatSubnet(net)}`;
-    return [
-      ...(internal ? [] : [`${from} oifname != "${bridge}" masquerade`]),
-      `${from} oifname "${bridge}" ct status dnat masquerade`,
-    ];
+/** The tables of these chains. nft adds to a table and to chains that are there already. */
+function nftTables(chains: Chain[]): string {
+  const chainText = ({ table, rules }: Chain, hook: string) => {
+    // the priorities of iptables' own hooks
+    const priority = { raw: -300, nat: hook === 'postrouting' ? 100 : -100, filter: 0 }[table];
+    const type = `type ${table === 'nat' ? 'nat' : 'filter'} hook ${hook} priority ${priority}`;
+    return `  chain ${hook} {\n${[type, ...rules].map((line) => `    ${line}\n`).join('')}  }\n`;
+  };
+  const tables = [...groupBy(chains, ({ name }) => name)].map(([name, own]) => {
+    const texts = own.flatMap((chain) => chain.hooks.map((hook) => chainText(chain, hook)));
+    return `table inet ${prefix}${name} {\n${texts.join('')}}\n`;
   });
-  const forward = internal
-    ? ['iifname "@" oifname != "@" drop', 'oifname "@" iifname != "@" drop'].map(
-        (rule) => `${rule.replaceAll('@', bridge)} comment "barehand internal"`,
-      )
-    : [
-        `oifname "${bridge}" iifname != "${bridge}" iifgroup ${group} ct state new ct status & dnat == 0 drop`,
-      ];
-  return nftTable(bridge, {
-    note: note.map((setting) => `return comment "barehand note ${setting}"`),
-    prerouting: [
-      'type filter hook prerouting priority -300',
-      `iifname "${bridge}" ip daddr 127.0.0.0/8 drop`,
-    ],
-    postrouting: [
-      'type nat hook postrouting priority 100',
-      `ip saddr 127.0.0.0/8 oifname "${bridge}" masquerade`,
-      ...nat,
-    ],
-    forward: ['type filter hook forward priority 0', ...forward],
-  });
+  return tables.join('');
 }
 
-/** nft adds to a table and to chains that are there already. */
-function nftPorts(rules: PortRules): string {
-  const lines = versions.flatMap((version) =>
-    targetsOf(rules, version).map(({ port: { host, hostPort, protocol }, to, comment }) => {
-      const { ip } = version;
-      const at =
-        host === undefined
-          ? `meta nfproto ipv${version.version} fib daddr type local`
-          : `${ip} daddr ${host}`;
-      return `${at} ${protocol} dport ${hostPort} dnat ${ip} to ${to} comment "${comment}"`;
-    }),
-  );
-  return nftTable(rules.link, {
-    prerouting: ['type nat hook prerouting priority -100', ...lines],
-    output: ['type nat hook output priority -100', ...lines],
-  });
+/** What iptables-extensions(8) calls what nft(8) says of a packet, and what becomes of it. */
+const translations: [nft: RegExp, iptables: string][] = [
+  [/([io])ifname != "(\S+)"/, '! -$1 $2'],
+  [/([io])ifname "(\S+)"/g, '-$1 $2'],
+  [/iifgroup (\d+)/, '-m devgroup --src-group $1'],
+  [/oifgroup != (\d+)/, '-m devgroup ! --dst-group $1'],
+  [/meta nfproto ipv\d /, ''],
+  [/ip6? ([sd])addr (\S+)/, '-$1 $2'],
+  [/fib daddr type local/, '-m addrtype --dst-type LOCAL'],
+  [/(tcp|udp) dport (\d+)/, '-p $1 --dport $2'],
+  [/ct state (\S+)/, '-m conntrack --ctstate $1'],
+  [/ct status & dnat == 0/, '-m conntrack ! --ctstate DNAT'],
+  [/ct status dnat/, '-m conntrack --ctstate DNAT'],
+  [/dnat ip6? to (\S+)/, '-j DNAT --to-destination $1'],
+  [/comment (".*")/, '-m comment --comment $1'],
+];
+
+function toIptables(rule: string): string {
+  const verdict = /\b(masquerade|drop|accept|return)(?= comment|$)/;
+  const start = rule.replace(verdict, (word) => `-j ${word.toUpperCase()}`);
+  return translations.reduce((text, [nft, iptables]) => text.replace(nft, iptables), start);
 }
 
-const nftTable = (name: string, chains: Record<string, string[]>) =>
-  `table inet ${prefix}${name} {\n${Object.entries(chains)
-    .map(([chain, lines]) => `  chain ${chain} {\n${lines.map((line) => `    ${line}\n`).join('')}  }\n`)
-    .join('')}}\n`;
-
-/** Where each published port leads with a version of IP. */
-function targetsOf({ address, address6, ports }: PortRules, { version }: Version) {
-  const to = version === 4 ? address : address6 && `[${address6}]`;
-  return ports
-    .filter(({ host }) => to && (host === undefined || host.includes(':') === (version === 6)))
-    .map((port) => ({ port, to: `${to}:${port.port}`, comment: `barehand port ${formatPort(port)}` }));
+/** The lines of a chain for the versions of IP that it has. A chain that is not `made` anew only gets more rules. */
+function iptablesLines({ name, table, hooks, rules, forIptables = [] }: Chain, made: boolean, has6: boolean) {
+  const chain = prefix + name;
+  // declaring a chain empties it
+  const head = [`:${chain} - [0:0]`, ...hooks.map((hook) => `-I ${hook.toUpperCase()} -j ${chain}`)];
+  return versions.slice(0, has6 ? 2 : 1).flatMap(({ version, program }): Line[] => {
+    const other = version === 4 ? /\bip6 |nfproto ipv6/ : /\bip |nfproto ipv4/;
+    const own = [...rules, ...forIptables].filter((rule) => !other.test(rule));
+    const lines = [...(made ? head : []), ...own.map((rule) => `-A ${chain} ${toIptables(rule)}`)];
+    return lines.map((line) => ({ program, table, line }));
+  });
 }
 
 /** Calls of iptables-restore(8), one for each program, in which each table changes in one transaction. */
@@ -261,60 +288,3 @@ const restore = (lines: Line[]): Step[] =>
       .map(([table, its]) => `*${table}\n${its.map(({ line }) => `${line}\n`).join('')}COMMIT\n`)
       .join(''),
   }));
-
-/** The lines that make a chain, to which `hooks` jump, and its rules. A chain that `exists` only gets the rules. */
-function chainLines(
-  { program }: Version,
-  [table, name, hooks]: [table: string, name: string, hooks: string[]],
-  rules: string[],
-  exists = false,
-): Line[] {
-  const chain = prefix + name;
-  // declaring a chain empties it
-  const made = exists ? [] : [`:${chain} - [0:0]`, ...hooks.map((hook) => `-I ${hook} -j ${chain}`)];
-  const all = [...made, ...rules.map((rule) => `-A ${chain} ${rule}`)];
-  return all.map((line) => ({ program, table, line }));
-}
-
-function iptablesBridge({ bridge, subnet, subnet6, internal, note }: BridgeRules, version: Version): Line[] {
-  const is4 = version.version === 4;
-  const net = is4 ? subnet : subnet6;
-  if (!net) return [];
-  const from = `-s ${formatSubnet(net)}`;
-  const comment = (words: string) => `-m comment --comment "barehand ${words}"`;
-  const notes = is4 ? note.map((setting) => `-i lo -o lo ${comment(`note ${setting}`)} -j RETURN`) : [];
-  const forward = internal
-    ? [
-        `-i ${bridge} ! -o ${bridge} ${comment('internal')} -j DROP`,
-        `-o ${bridge} ! -i ${bridge} ${comment('internal')} -j DROP`,
-      ]
-    : [
-        `-o ${bridge} -i ${bridge} -j ACCEPT`,
-        `-o ${bridge} -m devgroup --src-group ${group} -m conntrack --ctstate NEW -m conntrack ! --ctstate DNAT -j DROP`,
-        `-i ${bridge} -j ACCEPT`,
-        `-o ${bridge} -m conntrack --ctstate ESTABLISHED,RELATED,DNAT -j ACCEPT`,
-      ];
-  const nat = [
-    ...(is4 ? [`-s 127.0.0.0/8 -o ${bridge} -j MASQUERADE`] : []),
-    `${from} -o ${bridge} -m conntrack --ctstate DNAT -j MASQUERADE`,
-    ...(internal ? [] : [`${from} ! -o ${bridge} -j MASQUERADE`]),
-  ];
-  return [
-    ...chainLines(
-      version,
-      ['raw', bridge, ['PREROUTING']],
-      is4 ? [`-i ${bridge} -d 127.0.0.0/8 -j DROP`] : [],
-    ),
-    ...chainLines(version, ['nat', bridge, ['POSTROUTING']], nat),
-    ...chainLines(version, ['filter', bridge, ['FORWARD']], [...notes, ...forward]),
-  ];
-}
-
-function iptablesPorts({ tables }: Rules, rules: PortRules, version: Version): Line[] {
-  const lines = targetsOf(rules, version).map(({ port: { host, hostPort, protocol }, to, comment }) => {
-    const at = host === undefined ? '-m addrtype --dst-type LOCAL' : `-d ${host}`;
-    return `${at} -p ${protocol} --dport ${hostPort} -m comment --comment "${comment}" -j DNAT --to-destination ${to}`;
-  });
-  if (version.version === 6 && !rules.address6) return [];
-  return chainLines(version, ['nat', rules.link, ['PREROUTING', 'OUTPUT']], lines, tables.has(rules.link));
-}

@@ -55,27 +55,22 @@ export async function planNetwork(request: NetworkRequest): Promise<LaunchNetwor
   return isRoot ? planBridged(request) : planCarried(request);
 }
 
-/** The files in /etc of a container with these lines in them; undefined: the file of ROOTFS stays. */
-const etcTexts = (hosts: string | undefined, resolver: string | undefined): Text[] => [
-  ...(hosts === undefined ? [] : [{ path: '/etc/hosts', text: hosts }]),
-  ...(resolver === undefined ? [] : [{ path: '/etc/resolv.conf', text: resolver }]),
-];
-
-const ownLine = ({ hostname }: NetworkRequest) => `127.0.1.1\t${hostname}`;
-const ownHosts = (request: NetworkRequest) =>
+/** /etc/hosts and /etc/resolv.conf as options ask for, else with this text; undefined: the file of ROOTFS stays. */
+const etcTexts = ({ nameservers }: NetworkRequest, hosts: string | undefined, resolver?: string): Text[] =>
   [
-    '127.0.0.1\tlocalhost',
-    '::1\tlocalhost ip6-localhost ip6-loopback',
-    ownLine(request),
-    ...request.hosts,
-  ].join('\n');
+    { path: '/etc/hosts', text: hosts },
+    { path: '/etc/resolv.conf', text: nameservers.join('\n') || resolver },
+  ].filter((file): file is Text => file.text !== undefined);
 
-/** The name servers of --dns; undefined if there are none. */
-const askedResolver = ({ nameservers }: NetworkRequest) => nameservers.join('\n') || undefined;
+/** The text of /etc/hosts, which begins with `localhost`, or lines of another container. */
+const hostsText = (
+  { hosts, hostname }: NetworkRequest,
+  localhost = '127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback',
+) => [localhost, `127.0.1.1\t${hostname}`, ...hosts].join('\n');
 
 /** The files that options ask for. */
 const askedTexts = (request: NetworkRequest) =>
-  etcTexts(request.hosts.length > 0 ? ownHosts(request) : undefined, askedResolver(request));
+  etcTexts(request, request.hosts.length > 0 ? hostsText(request) : undefined);
 
 /** The network of another container, with copies of the files that belong to it. */
 async function shareNetwork(request: NetworkRequest, label: string): Promise<LaunchNetwork> {
@@ -93,9 +88,7 @@ async function shareNetwork(request: NetworkRequest, label: string): Promise<Lau
     // the tmpfs that holds the copy is small, and a NUL is no text
     return text.length > 32_768 || text.includes('\0') ? undefined : text || undefined;
   };
-  const its = copyOf('hosts');
-  const hosts = its ? [its, ownLine(request), ...request.hosts].join('\n') : ownHosts(request);
-  return { joins, texts: etcTexts(hosts, askedResolver(request) ?? copyOf('resolv.conf')) };
+  return { joins, texts: etcTexts(request, hostsText(request, copyOf('hosts')), copyOf('resolv.conf')) };
 }
 
 /** An interface on a bridge of network.ts. */
@@ -105,7 +98,8 @@ async function planBridged(request: NetworkRequest): Promise<LaunchNetwork> {
   const { attach, leave, printAttach } = await import('../network/network.ts');
   const dns = nameservers.map((line) => line.split(' ')[1] as string);
   const wanted = { bridge: defaultBridge, dns, ports, noFiles: !hasFiles };
-  const [hosts, resolver] = [ownHosts(request), nameservers.join('\n')]; // attach adds lines
+  const texts = etcTexts(request, hostsText(request), ''); // attach adds lines
+  const [hosts, resolver] = texts.map(({ text }) => `${text}\n`);
   return {
     connection: {
       attach: async (pid) => {
@@ -115,10 +109,9 @@ async function planBridged(request: NetworkRequest): Promise<LaunchNetwork> {
         return () => leave(inode);
       },
       afterwards: (pid) => sweeper(namespaceInode(pid, 'net')),
-      print: (pid, inode) =>
-        printAttach(wanted, { name, pid, inode }, { hosts: `${hosts}\n`, 'resolv.conf': `${resolver}\n` }),
+      print: (pid, inode) => printAttach(wanted, { name, pid, inode }, { hosts, 'resolv.conf': resolver }),
     },
-    texts: hasFiles ? etcTexts(hosts, resolver) : [],
+    texts: hasFiles ? texts : [],
   };
 }
 
@@ -146,7 +139,7 @@ async function planCarried(request: NetworkRequest): Promise<LaunchNetwork> {
       afterwards: () => [], // a carrier ends with the container
       print: async (pid) => [planCarry(carrier, ports, pid)],
     },
-    texts: etcTexts(ownHosts(request), askedResolver(request) ?? carried),
+    texts: etcTexts(request, hostsText(request), carried),
   };
 }
 
