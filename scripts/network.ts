@@ -76,14 +76,14 @@ import { checkPorts } from './network/host.ts';
 import {
   attach as attachContainer,
   change,
-  leave,
   type Plan,
   print,
   printAttach,
+  printSweep,
   readAttachments,
   sweepNetworks,
 } from './network/network.ts';
-import { attachmentsOf, defaultBridge, planDetach, planPublish, planSweep } from './network/plan.ts';
+import { attachmentsOf, defaultBridge, planDetach, planLeave, planPublish } from './network/plan.ts';
 import { attachRootless, planUncarry, readRootless } from './network/rootless.ts';
 import { findNetwork } from './network/target.ts';
 
@@ -251,9 +251,10 @@ async function list({ json }: Given): Promise<void> {
 }
 
 async function sweep({ dryRun }: Given, inode: string): Promise<void> {
-  if (dryRun && inode) throw new UsageError('sweep --dry-run takes no INODE');
-  if (dryRun) show(await print(planSweep));
-  else if (inode) await leave(parseNumber('INODE', inode, 1, 4_294_967_295));
+  if (inode) {
+    const number = parseNumber('INODE', inode, 1, 4_294_967_295);
+    await carryOut((facts) => planLeave(facts, number), dryRun);
+  } else if (dryRun) show(await printSweep());
   else for (const what of await sweepNetworks()) console.log(`${what}: removed`);
 }
 

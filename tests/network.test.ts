@@ -144,7 +144,10 @@ test(
     );
     const third = await container();
     const no6 = ['attach', '--bridge', 'no6', '--no-ipv6', '-p', '[2001:db8::2]:8083:81', String(third)];
-    assert.match((await network(...no6)).stderr, /8083 of 2001:db8::2 leads nowhere: .* no IPv6 address/);
+    assert.match(
+      (await network(...no6)).stderr,
+      /8083 cannot be published on 2001:db8::2: .* no IPv6 address/,
+    );
     const [{ ports }] = JSON.parse(await done('ls', '--json'));
     assert.deepEqual(
       ports.map(({ hostPort }: { hostPort: number }) => hostPort),
@@ -646,6 +649,14 @@ async function withoutNft(): Promise<void> {
     assert.match((await network('publish', String(other), '8080:1')).stderr, /is published already/);
     const [{ ports }] = JSON.parse(await done('ls', '--json'));
     assert.equal(ports.length, 2);
+    // a newer bridge, whose chain is asked first, leads to published ports only
+    const third = await container();
+    await done('attach', '--bridge', 'newer', String(third));
+    assert.match(await ask(third, 'TCP:198.51.100.2:8080'), /^web/);
+    assert.equal(await ask(third, 'TCP:203.0.113.1:83'), 'tcp 198.51.100.2');
+    assert.equal(await sh(third, 'ping -c 1 -W 1 10.88.0.2'), undefined);
+    assert.equal(await sh(one, 'ping -c 1 -W 1 10.89.0.2'), undefined);
+    await done('detach', String(third));
     await done('detach', String(one));
     process.kill(other, 'SIGKILL');
     await until(
@@ -739,7 +750,7 @@ test('wrong usage is refused in a line', slow, async () => {
     [['attach', own], /has the host's network/],
     [['attach', 'no-such'], /there is no container no-such/],
     [['detach', String(internet)], /is on no bridge/],
-    [['attach', '--bridge', 'eth0', String(internet)], /eth0 is not one that this made/],
+    [['attach', '--bridge', 'eth0', String(internet)], /eth0 is not a bridge of network\.ts/],
     [['attach', '--subnet', '198.51.100.0/28', String(internet)], /overlaps with 198\.51\.100\.0\/24/],
     [
       ['attach', '--ip', '10.9.9.9', String(internet)],

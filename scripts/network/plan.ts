@@ -74,7 +74,7 @@ function planNetwork(request: Request, { links, routes, routes6, rules }: Facts)
   const { bridge } = request;
   const own = links.find(({ ifname }) => ifname === bridge);
   if (own && (own.linkinfo?.info_kind !== 'bridge' || own.group !== String(group)))
-    throw new Failure(`the interface ${bridge} is not one that this made: choose another --bridge`);
+    throw new Failure(`the interface ${bridge} is not a bridge of network.ts: choose another --bridge`);
   const isOutside = ({ dst, type, dev }: Route) =>
     dst === 'default' && type !== 'unreachable' && dev !== 'lo';
   const outer = [...routes, ...routes6].find(isOutside)?.dev;
@@ -88,7 +88,7 @@ function planNetwork(request: Request, { links, routes, routes6, rules }: Facts)
     const is = own && subnetOf(own, wished.version);
     if (own && (!is || formatSubnet(is) !== formatSubnet(wished)))
       throw new Failure(
-        `${bridge} is there already with ${is ? formatSubnet(is) : 'no such subnet'}: choose another --bridge`,
+        `the bridge ${bridge} exists, with ${is ? formatSubnet(is) : 'no such subnet'}: choose another --bridge`,
       );
     const other = !own && used.find((subnet) => overlap(subnet, wished));
     if (other)
@@ -98,7 +98,7 @@ function planNetwork(request: Request, { links, routes, routes6, rules }: Facts)
   }
   const internal = own ? isInternal(rules, bridge) : request.internal === true;
   if (request.internal && !internal)
-    throw new Failure(`${bridge} is there already and is not --internal: choose another --bridge`);
+    throw new Failure(`the bridge ${bridge} exists, and is not --internal: choose another --bridge`);
   const ipv6 = !request.noIpv6 && readSetting('net/ipv6/conf/all/disable_ipv6') === '0';
   const avoid = () => [...used, ...nameservers.flatMap((server) => parseSubnet(server) ?? [])];
   const subnet = own ? subnetOf(own, 4) : (request.subnet ?? freeSubnet(avoid()));
@@ -140,7 +140,7 @@ export function planAttach(facts: Facts, request: Request, container: Container)
   const { ports, isolated = false } = request;
   const noFiles = request.noFiles === true || hasHostRoot(pid);
   const inside = readInside(pid);
-  const members = membersOf(facts, bridge);
+  const members = membersOf(facts.attachments, bridge);
   if (members.some((member) => inodeOf(member) === String(inode)))
     throw new Failure(`${name} is on ${bridge} already`);
   const link = firstFree(namesOf(facts.links), 10, (index) => `bh${inode}${index > 0 ? `-${index}` : ''}`);
@@ -185,7 +185,7 @@ export function planAttach(facts: Facts, request: Request, container: Container)
       ? []
       : [
           {
-            why: 'names of the outside are for a name server to know',
+            why: `name servers of ${name}`,
             edit: { name: 'resolv.conf' as const, pid, inode },
             change: (text: string) => changeResolv(text, bridge, resolver),
           },
@@ -228,7 +228,7 @@ const deletion = (link: string) => `link delete dev ${link}`;
 const firstFree = (taken: string[], count: number, name: (index: number) => string) =>
   Array.from({ length: count }, (_, index) => name(index)).find((one) => !taken.includes(one));
 
-const membersOf = ({ attachments }: Facts, bridge: string) =>
+const membersOf = (attachments: Attachment[], bridge: string) =>
   attachments.filter((member) => member.bridge === bridge);
 
 /** Where in the subnet the container's address is. Throws Failure if it is not free, or none is. */
@@ -245,14 +245,14 @@ function choosePosition(subnet: Subnet, ip: string | undefined, members: Attachm
     throw new Failure(
       `${ip} is not an address for a container in ${formatSubnet(subnet)}, whose first is the host's`,
     );
-  if (used.has(ip)) throw new Failure(`${ip} is in use: ls shows by whom`);
+  if (used.has(ip)) throw new Failure(`${ip} is in use: network.ts ls shows by which container`);
   return position;
 }
 
 /** Throws Failure for a port of the host that is forwarded already, or cannot be forwarded. */
 function checkForwarded(facts: Facts, ports: Port[], internal: boolean, address6: string | undefined): void {
   if (internal && ports.length > 0)
-    throw new Failure('an --internal network has no way in from outside: it publishes no ports');
+    throw new Failure('an --internal network has no way in from outside: leave out --publish');
   const taken = facts.attachments.flatMap((attachment) => attachment.ports);
   for (const { host, hostPort, protocol } of ports) {
     const clashes = (other: Port) =>
@@ -261,22 +261,25 @@ function checkForwarded(facts: Facts, ports: Port[], internal: boolean, address6
       (host === undefined || other.host === undefined || other.host === host);
     if (taken.some(clashes))
       throw new Failure(
-        `port ${hostPort}/${protocol} of the host is published already: ls shows where it leads`,
+        `port ${hostPort}/${protocol} of the host is published already: network.ts ls shows for which container`,
       );
     if (host === '::1')
-      throw new Failure('::1 can not be published: the kernel routes no IPv6 loopback: take 127.0.0.1');
+      throw new Failure(
+        '::1 cannot be published: the kernel does not route the IPv6 loopback: use 127.0.0.1',
+      );
     if (host?.includes(':') && address6 === undefined)
-      throw new Failure(`port ${hostPort} of ${host} leads nowhere: the container has no IPv6 address`);
+      throw new Failure(`port ${hostPort} cannot be published on ${host}: the container has no IPv6 address`);
   }
 }
 
 /** What makes a bridge that is missing, or whose rules are: the rules come first, for they keep the note of the settings. */
 function planBridge({ rules }: Facts, network: Network) {
-  const { bridge, exists, subnet, subnet6, mtu } = network;
+  const { bridge, exists, subnet, subnet6, internal, mtu } = network;
   if (exists && rules.tables.has(bridge)) return { rules: undefined, steps: [] };
-  const note = notesOf(rules, [...rules.tables.keys()]);
+  // of all bridges that need forwarding the last one restores the settings
+  const note = notesOf(rules, internal ? [bridge] : [...rules.tables.keys()]);
   const forwarding = planForwarding(network, note);
-  if (forwarding[0]) forwarding[0].why = 'the host forwards';
+  if (forwarding[0]) forwarding[0].why = 'the host forwards packets';
   // without an address of its own a bridge takes that of a member, and changes it with them
   const octets = (localSubnet(bridge).first >> 80n).toString(16).slice(2, 12).match(/../g) ?? [];
   const mac = ['02', ...octets].join(':');
@@ -289,7 +292,7 @@ function planBridge({ rules }: Facts, network: Network) {
   const at = (net: Subnet) => `address add ${addressAt(net, 1)}/${net.prefix} dev ${bridge}`;
   const made = [
     ...ip([`link add name ${bridge} address ${mac} mtu ${mtu} group ${group} type bridge`], 'the bridge'),
-    ...settings.flatMap(setTo),
+    ...settings.map(setTo),
     ...ip([at(subnet), subnet6 && `${at(subnet6)} nodad`, `link set dev ${bridge} up`]),
   ];
   return { rules: { ...network, note }, steps: [...forwarding, ...(exists ? [] : made)] };
@@ -345,98 +348,85 @@ function planHosts(bridge: string, members: Attachment[]): Edit[] {
   return members
     .filter(({ noFiles }) => !noFiles)
     .map((member) => ({
-      why: `names of those on the bridge, for ${member.name}`,
+      why: `names of all members of the bridge, for ${member.name}`,
       edit: { name: 'hosts', pid: member.pid, inode: inodeOf(member) },
       change: (text) => changeHosts(text, bridge, linesFor(member.isolated ? [member] : members)),
     }));
 }
 
 /** The bridges of ours on which nobody is, without these links. */
-const emptyBridges = ({ bridges, links }: Facts, without: string[]) =>
+const emptyBridges = ({ bridges, links }: Facts, without: string[] = []) =>
   bridges.filter(
     (bridge) => !links.some(({ ifname, master }) => master === bridge && !without.includes(ifname)),
   );
 
 /**
- * The steps that remove these links of containers, what killed calls and ended containers have left, and the bridges on
- * which nobody is then. The order is: interfaces and bridges, settings, and at last the rules, which have the note of the
+ * The steps that remove these interfaces, what killed calls and ended containers have left, and the bridges on which
+ * nobody is then. The order is: interfaces and bridges, settings, and at last the rules, which have the note of the
  * settings: so whenever a call is killed, the next one knows the earlier settings.
  */
-function planRemoval(facts: Facts, links: string[]): Action[] {
-  const { halves, deadRules, rules, bridges } = facts;
+function planRemoval(facts: Facts, gone: Attachment[]): Action[] {
+  const { attachments, halves, deadRules, rules, bridges } = facts;
+  const links = gone.map(({ link }) => link);
   const emptied = emptyBridges(facts, links);
-  const made = emptied.filter((bridge) => namesOf(facts.links).includes(bridge));
+  const present = emptied.filter((bridge) => namesOf(facts.links).includes(bridge));
   const used = bridges.filter((bridge) => !emptied.includes(bridge));
   const kept = notesOf(rules, used);
   const settings = notesOf(rules, emptied).filter(
     (setting) => !kept.includes(setting) && readSetting(setting.replace(/=.*/, '')) !== undefined,
   );
+  const left = attachments.filter((attachment) => !gone.includes(attachment));
   return [
-    ...ip([...links, ...halves, ...made].map(deletion)),
+    ...ip([...links, ...halves, ...present].map(deletion)),
     ...settings.map(setTo),
     ...planForget(rules, [...links, ...deadRules, ...emptied]),
-    ...used.flatMap((bridge) =>
-      planHosts(
-        bridge,
-        membersOf(facts, bridge).filter(({ link }) => !links.includes(link)),
-      ),
-    ),
+    ...used.flatMap((bridge) => planHosts(bridge, membersOf(left, bridge))),
   ];
 }
 
 /** The interfaces of a container, on this bridge or all. Throws Failure if there are none. */
-export function attachmentsOf({ attachments }: Facts, { inode, text }: NetworkTarget, bridge?: string) {
-  const own = attachments.filter(
-    (one) => inodeOf(one) === String(inode) && (bridge === undefined || one.bridge === bridge),
-  );
-  if (own.length === 0)
-    throw new Failure(`${text} is on no bridge${bridge ? ` ${bridge}` : ''}: network.ts attach ${text}`);
-  return own;
+export function attachmentsOf(facts: Facts, { inode, text }: NetworkTarget, bridge?: string): Attachment[] {
+  const own = inNamespace(facts, inode).filter((one) => bridge === undefined || one.bridge === bridge);
+  if (own.length > 0) return own;
+  throw new Failure(`${text} is on no bridge${bridge ? ` ${bridge}` : ''}: network.ts attach ${text}`);
 }
+
+const inNamespace = ({ attachments }: Facts, inode: Id) =>
+  attachments.filter((attachment) => inodeOf(attachment) === String(inode));
 
 /** The steps that remove interfaces of a container that may go on running: its files become what they were. */
 export function planDetach(facts: Facts, target: NetworkTarget, bridge?: string): Action[] {
   const own = attachmentsOf(facts, target, bridge);
   const edits = own.flatMap((attachment): Edit[] => {
     const { pid, bridge: its = '', noFiles } = attachment;
-    if (noFiles) return [];
     const file = { pid, inode: inodeOf(attachment) };
+    if (noFiles) return [];
     return [
       { edit: { name: 'hosts', ...file }, change: (text) => changeHosts(text, its, []) },
       { edit: { name: 'resolv.conf', ...file }, change: (text) => restoreResolv(text, its) },
     ];
   });
-  return [
-    ...edits,
-    ...planRemoval(
-      facts,
-      own.map(({ link }) => link),
-    ),
-  ];
+  return [...edits, ...planRemoval(facts, own)];
 }
 
 /** The steps that remove all that the container with this network namespace had; it may have ended long ago. */
 export const planLeave = (facts: Facts, inode: number): Action[] =>
-  planRemoval(
-    facts,
-    facts.attachments.filter((one) => inodeOf(one) === String(inode)).map(({ link }) => link),
-  );
+  planRemoval(facts, inNamespace(facts, inode));
 
 /** The steps that remove what killed calls and ended containers have left, and what that is. */
 export const planSweep = (facts: Facts): Action[] => planRemoval(facts, []);
 export const leftovers = (facts: Facts): string[] => [
   ...facts.deadRules.map((name) => `rules of ${name}`),
   ...facts.halves,
-  ...emptyBridges(facts, []),
+  ...emptyBridges(facts),
 ];
 
-/** The steps that publish more ports of a container, on this bridge or the first one. Throws Failure for a port that cannot be. */
+/** The steps that publish ports of a container, on this bridge or its first one. Throws Failure for ports that cannot be. */
 export function planPublish(facts: Facts, target: NetworkTarget, ports: Port[], bridge?: string): Step[] {
   const [first] = attachmentsOf(facts, target, bridge) as [Attachment];
-  const { link, address6, bridge: its = '' } = first;
-  checkForwarded(facts, ports, isInternal(facts.rules, its), address6);
+  checkForwarded(facts, ports, isInternal(facts.rules, first.bridge ?? ''), first.address6);
   return [
-    ...ip([`link set dev ${link} type bridge_slave ${hairpin}`]),
+    ...ip([`link set dev ${first.link} type bridge_slave ${hairpin}`]),
     ...planRules(facts.rules, undefined, { ...first, ports }),
   ];
 }

@@ -67,7 +67,7 @@ export const hasIpv6 = () => existsSync('/proc/sys/net/ipv6');
 
 /** Reads all rules. Throws Failure if a program is missing, or this process may not read them. */
 export async function readRules(): Promise<Rules> {
-  requirePrograms(['ip', 'nsenter', 'flock'], 'look at networks');
+  requirePrograms(['ip', 'nsenter', 'flock'], 'manage networks');
   if (findInPath('nft')) return parseNft(await output(sh`nft -j list ruleset`));
   if (!findInPath('iptables'))
     throw new Failure(`neither nft(8) nor iptables(8) is installed: ${installCommand(['nft'])}`);
