@@ -52,6 +52,7 @@ SEE ALSO
 import { closeSync, readdirSync, readFileSync, realpathSync } from 'node:fs';
 import { join } from 'node:path';
 import { isatty } from 'node:tty';
+import { become, canBecome, startAndWait } from './exec/become.ts';
 import { type Entry, enterCommand, enterRunbook, type Inside, type Tool } from './exec/enter.ts';
 import { capabilities } from './helpers/capabilities.ts';
 import { cgroupDirectory, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
@@ -67,7 +68,7 @@ import {
 import { installCommand, requirePrograms } from './helpers/programs.ts';
 import { findHome, findUser, parseUser, type UserChoice } from './helpers/rootfs.ts';
 import { seccompRules } from './helpers/seccomp/seccomp.ts';
-import { become, type Command, canBecome, findInPath, findProgram, startAndWait } from './helpers/shell.ts';
+import { type Command, findInPath, findProgram } from './helpers/shell.ts';
 import { numberedArchitectures } from './helpers/system-calls.ts';
 import { findContainer } from './helpers/target.ts';
 

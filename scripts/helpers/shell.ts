@@ -1,9 +1,6 @@
 // The host's own programs: where they are, and running them.
-import { once } from 'node:events';
-import { constants as fsConstants, readFileSync, statSync } from 'node:fs';
-import { constants } from 'node:os';
+import { constants, readFileSync, statSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
-import { Failure } from './cli.ts';
 
 /** Where the distribution puts its programs. PATH may lead to wrappers that work only on this host. */
 export const systemDirectories = ['/usr/bin', '/bin', '/usr/sbin', '/sbin'];
@@ -24,7 +21,7 @@ export function findProgram(name: string, directories = systemDirectories): stri
   if (name.includes('/')) return isFile(name, 0) ? name : undefined;
   return directories
     .map((directory) => join(directory, name))
-    .find((path) => isFile(path, fsConstants.S_IXUSR));
+    .find((path) => isFile(path, constants.S_IXUSR));
 }
 
 /** A program of this host's, where its PATH leads; undefined where there is none. */
@@ -124,50 +121,9 @@ export async function runProgram(argv: Command, input?: string): Promise<Outcome
 export function blockStreams(): void {
   for (const [fd, stream] of (['stdin', 'stdout', 'stderr'] as const).entries()) {
     const [, flags = '0'] = /^flags:\s*(\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8')) ?? [];
-    if ((Number.parseInt(flags, 8) & fsConstants.O_NONBLOCK) === 0) continue;
+    if ((Number.parseInt(flags, 8) & constants.O_NONBLOCK) === 0) continue;
     (process[stream] as { _handle?: { setBlocking?: (blocks: boolean) => void } })._handle?.setBlocking?.(
       true,
     );
   }
-}
-
-/**
- * Starts a program on node's own standard streams, passes on signals, and returns the exit code. Not through zx: what
- * comes and goes on the streams is the program's own business, and nothing here may touch them, as node would make them
- * non-blocking for all who have them. `passesKeys`: SIGINT and SIGQUIT are passed on too, which a terminal sends to all
- * its processes. `target`: who gets the signals, if it is not the program itself.
- */
-export async function startAndWait(
-  [program = '', ...words]: Command,
-  env: NodeJS.ProcessEnv,
-  passesKeys: boolean,
-  target = (pid: number) => pid,
-): Promise<number> {
-  const { spawn } = await import('node:child_process'); // not loaded where it is not needed
-  const child = spawn(program, words, { stdio: 'inherit', env });
-  for (const signal of ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGTERM'] as const)
-    process.on(signal, () => {
-      if (child.pid && (passesKeys || (signal !== 'SIGINT' && signal !== 'SIGQUIT')))
-        try {
-          process.kill(target(child.pid), signal);
-        } catch {} // it has just ended
-    });
-  const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null];
-  return code ?? 128 + constants.signals[signal as NodeJS.Signals];
-}
-
-/** Whether node can become another program: execve(2), from Node 22.15 on. */
-export const canBecome = 'execve' in process;
-
-/** Becomes a program, where node can, else starts it and stays its parent, see startAndWait. */
-export async function become(argv: Command, env: NodeJS.ProcessEnv, passesKeys: boolean): Promise<number> {
-  const { execve } = process as { execve?: (file: string, argv: string[], env: NodeJS.ProcessEnv) => never };
-  const file = findProgram(argv[0] ?? '', env.PATH?.split(delimiter));
-  if (!file) throw new Failure(`there is no ${argv[0]} in PATH: ${env.PATH}`);
-  if (execve) {
-    process.removeAllListeners('warning'); // it says on stderr that execve is experimental
-    blockStreams();
-    execve.call(process, file, argv, env);
-  }
-  return startAndWait(argv, env, passesKeys);
 }
