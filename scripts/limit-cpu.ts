@@ -47,10 +47,11 @@ SEE ALSO
   cgroups(7), cpuset(7), sched(7), the kernel's admin-guide/cgroup-v2 and scheduler/sched-bwc, limit-memory.ts
 */
 import { main, UsageError } from './helpers/cli.ts';
-import { parseCpus, parseList, parseNumber } from './helpers/units.ts';
+import { parseNumber } from './helpers/units.ts';
 import { carryOut, printSteps, report } from './limit/perform.ts';
 import { commonOptions, planChanges } from './limit/plan.ts';
 import { namesOf } from './limit/table.ts';
+import { parseCpus, parseList } from './limit/units.ts';
 
 export const options = {
   weight: { parse: (text: string) => parseNumber('--weight', text, 1, 10_000) },

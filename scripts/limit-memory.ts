@@ -52,16 +52,11 @@ SEE ALSO
 */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import {
-  cgroupDirectory,
-  type Hierarchy,
-  numberOf,
-  processesIn,
-  readHierarchies,
-} from './helpers/cgroups.ts';
+import { cgroupDirectory, type Hierarchy, processesIn, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { attempt, readProc, readProcess } from './helpers/pids.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
+import { numberOf } from './limit/counters.ts';
 import { type Kill, watchKills } from './limit/oom-watch.ts';
 import { carryOut, printSteps, report } from './limit/perform.ts';
 import { type Change, commonOptions, planChanges } from './limit/plan.ts';

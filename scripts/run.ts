@@ -106,18 +106,12 @@ import { notesFolder } from './helpers/containers.ts';
 import { parseSignal, parseVariable, parseWorkdir } from './helpers/options.ts';
 import { readProc } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
-import {
-  defaultShell,
-  findRootfs,
-  findUser,
-  parseUser,
-  type User,
-  type UserChoice,
-} from './helpers/rootfs.ts';
+import { findUser, parseUser, type User, type UserChoice } from './helpers/rootfs.ts';
 import { findInPath } from './helpers/shell.ts';
-import { parseCpus, parseList, parseNumber, parseSize } from './helpers/units.ts';
+import { parseNumber, parseSize } from './helpers/units.ts';
 import { findDelegation, whyNoCgroups } from './limit/delegation.ts';
 import { controllersOf, type Limits, namesOf } from './limit/table.ts';
+import { parseCpus, parseList } from './limit/units.ts';
 import { parsePort } from './network/addresses.ts';
 import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
 import { planCgroups } from './run/cgroups.ts';
@@ -145,6 +139,7 @@ import {
 } from './run/options.ts';
 import { printLaunch } from './run/print.ts';
 import { hostResolver } from './run/resolver.ts';
+import { defaultShell, findRootfs } from './run/rootfs.ts';
 import { freeNamespace, lockedBy, type Range, rootlessNamespace } from './run/userns.ts';
 
 export const options = {

@@ -67,19 +67,6 @@ export function offeredControllers(directory: string): string[] {
   return readFileSync(join(directory, 'cgroup.controllers'), 'utf8').trim().split(/\s+/).filter(Boolean);
 }
 
-/** The number in the text of a file of lines `KEY NUMBER`, such as memory.events; undefined where it has no such line. */
-export function numberOf(text: string | undefined, key: string): number | undefined {
-  const found = new RegExp(`^${key} (\\d+)$`, 'm').exec(text ?? '')?.[1];
-  return found === undefined ? undefined : Number(found);
-}
-
-/** The same in a file, which may be missing. */
-export const readNumber = (file: string, key: string) =>
-  numberOf(
-    attempt(() => readFileSync(file, 'utf8')),
-    key,
-  );
-
 /**
  * The cgroup of a process in a hierarchy, as its path from the root of the tree, from the text of /proc/PID/cgroup.
  * undefined where the process is in none of it.
@@ -99,15 +86,6 @@ export function cgroupDirectory(hierarchy: Hierarchy, path: string): string | un
   if (hierarchy.root === '/') return join(hierarchy.mountPoint, path);
   if (path !== hierarchy.root && !path.startsWith(`${hierarchy.root}/`)) return undefined;
   return join(hierarchy.mountPoint, path.slice(hierarchy.root.length));
-}
-
-/** A cgroup's path in the whole tree, as the kernel's log has it; undefined for a directory that is not in it. */
-export function pathOf(hierarchy: Hierarchy, directory: string): string | undefined {
-  const { mountPoint, root } = hierarchy;
-  const path = directory.startsWith(`${mountPoint}/`)
-    ? join(root, directory.slice(mountPoint.length))
-    : undefined;
-  return path !== undefined && cgroupDirectory(hierarchy, path) === directory ? path : undefined;
 }
 
 /** The cgroups below one, each before those below it. */

@@ -1,8 +1,8 @@
 // Root file systems: where they are, and which users they have.
-import { realpathSync, statSync } from 'node:fs';
+import { realpathSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { Failure, UsageError } from './cli.ts';
-import { readTextInRoot, statsInRoot, withRoot } from './in-root.ts';
+import { readTextInRoot, withRoot } from './in-root.ts';
 
 const scriptFolder = dirname(realpathSync(process.argv[1] ?? '.'));
 
@@ -10,15 +10,6 @@ const scriptFolder = dirname(realpathSync(process.argv[1] ?? '.'));
 export const rootfsFolder = /\/(scripts|dist)$/.test(scriptFolder)
   ? join(scriptFolder, '..', 'rootfs')
   : resolve('rootfs');
-
-/** The directory that a ROOTFS operand means: a path, or a name under rootfs/. Throws UsageError if there is none. */
-export function findRootfs(operand: string): string {
-  const named = join(rootfsFolder, operand);
-  for (const path of operand.includes('/') ? [operand] : [operand, named]) {
-    if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) return resolve(path);
-  }
-  throw new UsageError(`no root file system at ${operand}: make one: fetch-rootfs.ts host: ${operand}`);
-}
 
 /** The text of a small file inside `rootfs`, or '' if there is none. */
 export const readInRoot = (rootfs: string, path: string): string =>
@@ -121,7 +112,3 @@ export function findUser(rootfs: string, { user, group }: UserChoice): User {
 /** The home directory of a user of the container; `/` where its passwd(5) has none. */
 export const findHome = (rootfs: string, uid: number): string =>
   readAccounts(rootfs).find((account) => account.uid === uid)?.home ?? '/';
-
-/** The command that a container gets where none is named: the article's bash where it is, else sh. */
-export const defaultShell = (rootfs: string): string =>
-  withRoot(rootfs, (root) => statsInRoot(root, '/bin/bash')) ? '/bin/bash' : '/bin/sh';

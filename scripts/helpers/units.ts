@@ -1,4 +1,4 @@
-// Sizes, numbers and lists as people write them, and as they read them.
+// Sizes and numbers as people write them, and as they read them.
 import { UsageError } from './cli.ts';
 
 const multipliers: Record<string, number> = {
@@ -46,22 +46,4 @@ export function parseNumber(what: string, text: string, min: number, max: number
   const number = /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN;
   if (number >= min && number <= max) return number;
   throw new UsageError(`${what} is a whole number from ${min} to ${max}, not ${JSON.stringify(text)}`);
-}
-
-/** Parses a number of CPUs, `1.5`. The kernel divides no finer than to a hundredth: a millisecond of 100. */
-export function parseCpus(text: string): number {
-  const cpus = /^(\d{1,5}(\.\d+)?|\.\d+)$/.test(text) ? Number(text) : Number.NaN;
-  if (cpus >= 0.01) return cpus;
-  throw new UsageError(`not a number of CPUs from 0.01 on, as 1.5: ${JSON.stringify(text)}`);
-}
-
-/** Checks a list of CPUs or memory nodes, `0-2,5`, cpuset(7). `what` is what the message calls it. */
-export function parseList(what: string, text: string): string {
-  const isInOrder = (part: string) => {
-    const [from, to = from] = part.split('-').map(Number);
-    return Number(from) <= Number(to);
-  };
-  if (/^\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*$/.test(text) && text.split(',').every(isInOrder))
-    return text;
-  throw new UsageError(`${what} is a list as 0-2,5, not ${JSON.stringify(text)}`);
 }

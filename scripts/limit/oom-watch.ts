@@ -1,9 +1,10 @@
 // Waits until the kernel kills processes of a target for lack of memory: which, how large, and whose limit it was.
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { cgroupDirectory, type Hierarchy, pathOf, processesIn, readNumber } from '../helpers/cgroups.ts';
+import { cgroupDirectory, type Hierarchy, processesIn } from '../helpers/cgroups.ts';
 import { attempt, descendants, readProcess, readProcesses, startTicks } from '../helpers/pids.ts';
-import { followKernelLog, type Level, levelOf, parseLoggedKill } from './oom.ts';
+import { readNumber } from './counters.ts';
+import { followKernelLog, type Level, levelOf, parseLoggedKill, pathOf } from './oom.ts';
 import { memoryFiles, readBytes } from './table.ts';
 import type { Target } from './target.ts';
 

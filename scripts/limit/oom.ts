@@ -1,5 +1,7 @@
 // OOM kills in the kernel's log, and the limit that caused each.
 import { constants, openSync, readSync } from 'node:fs';
+import { join } from 'node:path';
+import { cgroupDirectory, type Hierarchy } from '../helpers/cgroups.ts';
 import { attempt } from '../helpers/pids.ts';
 
 /** The limit that caused a kill: the container's own, one above it, one of a cgroup inside it, or the host's memory. */
@@ -52,6 +54,15 @@ export function followKernelLog(word: string): (() => string[]) | undefined {
         if ((error as NodeJS.ErrnoException).code !== 'EPIPE') return records;
       }
   };
+}
+
+/** A cgroup's path in the whole tree, as the kernel's log has it; undefined for a directory that is not in it. */
+export function pathOf(hierarchy: Hierarchy, directory: string): string | undefined {
+  const { mountPoint, root } = hierarchy;
+  const path = directory.startsWith(`${mountPoint}/`)
+    ? join(root, directory.slice(mountPoint.length))
+    : undefined;
+  return path !== undefined && cgroupDirectory(hierarchy, path) === directory ? path : undefined;
 }
 
 /** Where a limit is, relative to the container's own cgroup. Both are paths from the root of the tree. */
