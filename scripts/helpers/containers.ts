@@ -1,8 +1,8 @@
-// Containers: which processes are one's first, who made it, what it is called.
-import { existsSync, readlinkSync, type Stats, statSync } from 'node:fs';
-import { basename, join } from 'node:path';
+// Containers: which processes are one's first, and which containers are ours.
+import { readlinkSync, type Stats, statSync } from 'node:fs';
+import { join } from 'node:path';
 import { parent as ownFolder } from './cgroups.ts';
-import { ancestors, groupBy, namespaceInode, type Process, readProc, type Table } from './pids.ts';
+import { groupBy, namespaceInode, type Process, readProc, type Table } from './pids.ts';
 
 /** A container, whoever made it: the processes of a PID namespace, or a tree with a root directory of its own. */
 export interface Container {
@@ -145,94 +145,21 @@ export const strangers =
     (pid === 0 || table.has(pid)) &&
     !(container && heldContainer(containers, pid) === container);
 
-/** Which program made a container, and its name there if it has one. */
-export interface Identity {
-  engine: string;
-  name: string | undefined;
-}
-
-const shortId = (id: string | undefined) => id?.slice(0, 12);
-const unescapeUnit = (name: string | undefined) =>
-  name?.replace(/\\x([0-9a-f]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
-
-// Where engines put their containers in the cgroup tree, with cgroupfs and with systemd. The last match in a path
-// counts, the innermost; where two engines share a form, the more telling comes first.
-const cgroupForms: [
-  engine: string,
-  form: RegExp,
-  name?: (found: string | undefined) => string | undefined,
-][] = [
-  ['barehand', new RegExp(`/${ownFolder}/(?!pid-\\d+(?:/|\n|$))([^/\n]+)`, 'g')],
-  ['kubernetes', /\/kubepods[^:]*?[/-]([0-9a-f]{64})/g, shortId],
-  ['docker', /\/docker[/-]([0-9a-f]{64})/g, shortId],
-  ['podman', /\/libpod-([0-9a-f]{64})/g, shortId],
-  ['containerd', /\/nerdctl-([0-9a-f]{64})/g, shortId],
-  ['lxc', /\/lxc(?:\.payload)?[./]([^/\n]+)/g],
-  ['systemd-nspawn', /\/systemd-nspawn@([^/\n]+)\.service/g, unescapeUnit],
-  ['systemd-nspawn', /\/machine-([^/\n]+)\.scope/g, unescapeUnit],
-];
-
-// words of `container=` that are not the name of the engine
-const environmentEngines: Record<string, string> = {
-  oci: 'podman',
-  bwrap: 'bubblewrap',
-  flatpak: 'bubblewrap',
-};
-
-/** Tells who made a container from its cgroup, its first process's environment, and its parent. */
-export function identify(table: Table, container: Container): Identity {
-  const { first } = container;
-  const cgroups = readProc(first.pid, 'cgroup') ?? '';
-  // what runs inside of a container is in the same cgroup, but not the container
-  const outer = container.enclosing && (readProc(container.enclosing.first.pid, 'cgroup') ?? '');
-  for (const [engine, form, nameOf] of cgroupForms) {
-    const found = cgroupName(cgroups, form);
-    if (found !== undefined && found !== (outer && cgroupName(outer, form)))
-      return { engine, name: nameOf ? nameOf(found) : found };
-  }
-
-  const parent = ancestors(table, first.pid)[0];
-  const maker = parent?.name ?? '';
-  const declared = declaredEngine(first.pid);
-  if (maker === 'systemd-nspawn' || declared === 'systemd-nspawn')
-    return { engine: 'systemd-nspawn', name: parent && machineName(parent.pid) };
-  if (maker === 'bwrap' || first.name === 'bwrap') return { engine: 'bubblewrap', name: undefined };
-  if (maker === 'lxc-start') return { engine: 'lxc', name: undefined };
-
-  const id = basename(cgroups.trim().split('\n')[0] ?? '');
-  for (const [engine, state] of [
-    ['runc', 'state.json'],
-    ['crun', 'status'],
-  ] as const)
-    if (maker === engine || (id && existsSync(`/run/${engine}/${id}/${state}`)))
-      return { engine, name: existsSync(`/run/${engine}/${id}`) ? id : undefined };
-  if (maker.startsWith('containerd-shim')) return { engine: 'containerd', name: id };
-  // the word is inherited by what is made by hand inside of a container, and the reader may be inside of one
-  if (declared && declared !== (parent && declaredEngine(parent.pid)))
-    return { engine: environmentEngines[declared] ?? declared, name: undefined };
-  return { engine: container.hasPidNamespace ? 'unshare' : 'chroot', name: undefined };
-}
-
-/** `container=` in the environment of PID 1, which systemd's container interface asks engines to set. */
-function declaredEngine(pid: number): string | undefined {
-  return /(?:^|\0)container=([^\0]*)/.exec(readProc(pid, 'environ') ?? '')?.[1];
-}
-
-function cgroupName(cgroups: string, form: RegExp): string | undefined {
-  return [...cgroups.matchAll(form)].at(-1)?.[1];
-}
-
-/** systemd-nspawn names a machine by --machine, else by its directory or image. */
-function machineName(pid: number): string | undefined {
-  const words = readProc(pid, 'cmdline')?.split('\0') ?? [];
-  const valueAfter = (short: string, long: string) => {
-    for (const [index, word] of words.entries()) {
-      if (word === short || word === long) return words[index + 1];
-      if (word.startsWith(`${long}=`)) return word.slice(long.length + 1);
-      if (word.startsWith(short)) return word.slice(short.length);
-    }
-    return undefined;
+/**
+ * A function that finds the innermost word of a form in the paths of a container's cgroups. undefined where there is none,
+ * and where the container around it has the same: what runs inside of one is in its cgroups, but is not that one.
+ */
+export function cgroupWords({ first, enclosing }: Container): (form: RegExp) => string | undefined {
+  const [cgroups, outer] = [first, enclosing?.first].map((one) => one && readProc(one.pid, 'cgroup'));
+  const last = (text: string | undefined, form: RegExp) => [...(text ?? '').matchAll(form)].at(-1)?.[1];
+  return (form) => {
+    const found = last(cgroups, form);
+    return found === last(outer, form) ? undefined : found;
   };
-  const folder = valueAfter('-D', '--directory') ?? valueAfter('-i', '--image');
-  return valueAfter('-M', '--machine') ?? (folder && basename(folder).replace(/\.raw$/, ''));
 }
+
+/** What a container of ours is called in the paths of its cgroups: a form for cgroupWords. */
+export const ownForm = new RegExp(`/${ownFolder}/(?!pid-\\d+(?:/|\n|$))([^/\n]+)`, 'g');
+
+/** What run.ts calls a container; undefined where it is none of ours. */
+export const ownContainerName = (container: Container): string | undefined => cgroupWords(container)(ownForm);

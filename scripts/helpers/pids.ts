@@ -94,14 +94,6 @@ export function descendants(table: Table, tops: number[]): Process[] {
   return [...found];
 }
 
-/** The processes above one, its parent first. */
-export function ancestors(table: Table, pid: number): Process[] {
-  const above: Process[] = [];
-  for (let up = table.get(table.get(pid)?.ppid ?? 0); up && !above.includes(up); up = table.get(up.ppid))
-    above.push(up);
-  return above;
-}
-
 /** What /proc/PID/stat says of a process. Times are in ticks of 1/100 s; it started so many ticks after boot. */
 export interface Stat {
   ppid: number;

@@ -3,7 +3,14 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { cgroupPath, type Hierarchy, ownCgroup, parent, processesIn } from './cgroups.ts';
 import { Failure, UsageError } from './cli.ts';
-import { findContainers, heldContainer, identify, notesFolder, runFolder, strangers } from './containers.ts';
+import {
+  findContainers,
+  heldContainer,
+  notesFolder,
+  ownContainerName,
+  runFolder,
+  strangers,
+} from './containers.ts';
 import { attempt, type Process, readProc, readProcess, readProcesses, startTicks } from './pids.ts';
 
 /** Whether a word can be a container's name: no path leads out of the folder of the cgroups. */
@@ -86,7 +93,7 @@ export function findContainer(hierarchies: Hierarchy[], text: string): WholeCont
   if (!container) throw new Failure(`${text} is not the first process of a container: ps.ts shows which are`);
   const { first, members } = container;
   // what runs inside of one of ours is in its cgroups too, but is not the container
-  const isOurs = identify(table, container).engine === 'barehand';
+  const isOurs = ownContainerName(container) !== undefined;
   const own = isOurs ? hierarchies.flatMap((hierarchy) => ownName(hierarchy, first.pid) ?? []) : [];
   if (own[0] !== undefined) return { ...namedContainer(hierarchies, own[0]), label: text };
   const procCgroup = readProc(first.pid, 'cgroup') ?? '';

@@ -10,7 +10,13 @@ import {
   processesIn,
 } from '../helpers/cgroups.ts';
 import { Failure, UsageError } from '../helpers/cli.ts';
-import { type Container, findContainers, heldContainer, identify, strangers } from '../helpers/containers.ts';
+import {
+  type Container,
+  findContainers,
+  heldContainer,
+  ownContainerName,
+  strangers,
+} from '../helpers/containers.ts';
 import {
   attempt,
   descendants,
@@ -119,11 +125,8 @@ export function findTarget(hierarchy: Hierarchy, text: string, limits: LimitName
   const table = readProcesses();
   const { containers } = findContainers(table);
   const { top, container } = findProcess(containers, Number(text));
-  if (container) {
-    const { engine, name } = identify(table, container);
-    if (engine === 'barehand' && name && existsSync(named(name)))
-      return inCgroup(hierarchy, named(name), text);
-  }
+  const name = container && ownContainerName(container);
+  if (name && existsSync(named(name))) return inCgroup(hierarchy, named(name), text);
   const pathOf = (pid: number) => cgroupPath(readProc(pid, 'cgroup') ?? '', hierarchy);
   const path = pathOf(top.pid);
   if (path === undefined) throw new Failure(`process ${top.pid} has ended`);

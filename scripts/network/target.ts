@@ -1,9 +1,10 @@
 // Whose network is meant: a container by its name, or the PID of any process with a network namespace of its own.
 import { readHierarchies } from '../helpers/cgroups.ts';
 import { Failure, UsageError } from '../helpers/cli.ts';
-import { findContainers, identify } from '../helpers/containers.ts';
+import { findContainers } from '../helpers/containers.ts';
 import { namespaceInode, readProcess, readProcesses } from '../helpers/pids.ts';
 import { isName, namedContainer } from '../helpers/target.ts';
+import { identify } from '../ps/engine.ts';
 
 /** A process with a network namespace of its own, which the user calls `text`. */
 export interface NetworkTarget {
