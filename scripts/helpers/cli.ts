@@ -23,7 +23,7 @@ export type Values<Table> = {
 };
 
 /** A script's command line: its options, how many operands, and whether a command may follow them. */
-export interface Spec<Table> {
+interface Spec<Table> {
   options: Table;
   /** operands required and allowed; a command after them is not counted */
   operands: [min: number, max: number];
@@ -48,8 +48,6 @@ export function reason(error: unknown): string {
   return known ? known.join(': ') : code && !message.includes(code) ? `${code}: ${message}` : message;
 }
 
-type Named = Option & { key: string; name: string };
-
 /** How an option of the table is written: `dryRun` is dry-run. */
 export const kebab = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 
@@ -62,45 +60,23 @@ export const isGiven = (value: unknown) => [value].flat().some((one) => one !== 
  * Throws UsageError for an unknown option, a missing or unwanted value, or a wrong number of operands.
  */
 export function parseArguments<Table extends Record<string, Option>>(spec: Spec<Table>, argv: string[]) {
-  const options: Record<string, Option> = { ...spec.options, help: { short: 'h' } };
-  const table: Named[] = Object.entries(options).map(([key, option]) => ({
-    ...option,
-    key,
-    name: kebab(key),
-  }));
-  const flags = table.filter((option) => !option.parse);
-  const words = checkOptions(table, spec.command ?? false, argv);
-  const parsed = minimist(words, {
-    string: ['_', ...table.filter((option) => option.parse).map((option) => option.name)],
-    // minimist takes --no-x for x = false, so a flag that is named so is asked for by the name it negates
-    boolean: flags.map((flag) => flag.name.replace(/^no-/, '')),
-    default: Object.fromEntries(
-      flags.filter((flag) => flag.name.startsWith('no-')).map((flag) => [flag.name.slice(3), true]),
-    ),
-    alias: Object.fromEntries(table.flatMap(({ short, name }) => (short ? [[short, name]] : []))),
+  const table: [key: string, Option][] = Object.entries({ ...spec.options, help: { short: 'h' } });
+  const keysWhere = (hasValue: boolean) =>
+    table.flatMap(([key, { parse }]) => ((parse !== undefined) === hasValue ? key : []));
+  const parsed = minimist(plainWords(table, spec.command ?? false, argv), {
+    string: ['_', ...keysWhere(true)],
+    boolean: keysWhere(false),
     stopEarly: spec.command ?? false,
     '--': true,
-    unknown: (argument) => {
-      if (argument.startsWith('-') && argument !== '-') throw new UsageError(`unknown option ${argument}`);
-      return true;
-    },
   });
-
   if (parsed.help === true) return { help: true } as const;
 
   const values: Record<string, unknown> = {};
-  for (const { key, name, parse, many } of table) {
-    const given: unknown = parsed[name];
-    if (!parse) {
-      values[key] = name.startsWith('no-') ? parsed[name.slice(3)] === false : given === true;
-      continue;
-    }
-    const texts = given === undefined ? [] : [given].flat();
-    // minimist reads a bare --name as '' and --no-name as false
-    if (texts.some((text) => typeof text !== 'string' || text === ''))
-      throw new UsageError(`--${name} needs a value`);
-    const results = texts.map((text) => parse(text as string));
-    values[key] = many ? results : results.at(-1);
+  for (const [key, { parse, many }] of table) {
+    const given: string[] = [parsed[key] ?? []].flat();
+    if (parse && given.includes('')) throw new UsageError(`--${kebab(key)} needs a value`);
+    const results = parse && given.map((text) => parse(text));
+    values[key] = results ? (many ? results : results.at(-1)) : parsed[key];
   }
 
   const [min, max] = spec.operands;
@@ -115,42 +91,44 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
 }
 
 /**
- * Refuses what minimist would let pass: `--no-NAME` of anything, names that every object has (`--constructor`), and
- * a flag's value, since --privileged=no must not mean yes, nor `--privileged false` eat an operand. Returns words that
- * minimist reads as they are meant: it takes -1 for an option, not a value, and in -du1000 u1000 for the value of -d.
+ * argv with each option as `--KEY` or `--KEY=VALUE`, which minimist can't misread: it takes -1 for an option, in
+ * -du1000 u1000 for the value of -d, and --no-trunc for trunc=false. Refuses what minimist would let pass: options that
+ * are not in the table, and a flag's value, since --privileged=no must not mean yes, nor `--privileged false` eat an
+ * operand. A value that is missing is empty.
  */
-function checkOptions(table: Named[], command: boolean, argv: string[]): string[] {
+function plainWords(table: [key: string, Option][], command: boolean, argv: string[]): string[] {
   const words: string[] = [];
   for (let index = 0; index < argv.length; index++) {
     const word = argv[index] as string;
-    const next = argv[index + 1];
-    const [, long, letters = '', value] = /^(?:--([^=]+)|-([^-=][^=]*))(=.*)?$/s.exec(word) ?? [];
-    if (word === '--' || (command && !long && !letters)) return [...words, ...argv.slice(index)];
-    if (!long && !letters) words.push(word);
+    const next = argv[index + 1] ?? '--';
+    const unknown = new UsageError(`unknown option ${word}`);
+    const [, long, letters = '', value] = /^(?:--([^=]+)|-([^-=][^=]*))(?:=(.*))?$/s.exec(word) ?? [];
+    const isOperand = !long && !letters;
+    if (isOperand && /^-(?!-?$)/.test(word)) throw unknown;
+    if (word === '--' || (isOperand && command)) return [...words, ...argv.slice(index)];
+    if (isOperand) words.push(word);
     for (const [position, name] of (long ? [long] : [...letters]).entries()) {
-      const option = table.find((candidate) => (long ? candidate.name : candidate.short) === name);
-      if (!option) throw new UsageError(`unknown option ${word}`);
+      const found = table.find(([key, { short }]) => (long ? kebab(key) : short) === name);
+      if (!found) throw unknown;
+      const [key, option] = found;
       const rest = long ? '' : letters.slice(position + 1);
       if (option.parse) {
         // what follows in this word, or the next word, is its value; one that is joined to a letter is a number
-        if (rest !== '' && (value !== undefined || !/^\d+(\.\d*)?(e\d+)?$/.test(rest)))
-          throw new UsageError(`unknown option ${word}`);
-        const joined = value ?? (rest && `=${rest}`);
-        if (joined || next === undefined) words.push(`--${option.name}${joined}`);
-        else if (/^-\.?\d[\d.]*$/.test(next)) words.push(`--${option.name}=${argv[++index]}`);
-        else words.push(`--${option.name}`, argv[++index] as string);
+        if (rest !== '' && (value !== undefined || !/^\d+(\.\d*)?(e\d+)?$/.test(rest))) throw unknown;
+        const isNext = value === undefined && rest === '' && /^(?!-)|^-$|^-\.?\d[\d.]*$/.test(next);
+        words.push(`--${key}=${isNext ? argv[++index] : (value ?? rest)}`);
         break;
       }
-      if (rest === '' && (value !== undefined || /^(true|false)$/.test(next ?? '')))
-        throw new UsageError(`--${option.name} is a flag: it takes no value`);
-      words.push(`--${option.name}`);
+      if (rest === '' && (value !== undefined || /^(true|false)$/.test(next)))
+        throw new UsageError(`--${kebab(key)} is a flag: it takes no value`);
+      words.push(`--${key}`);
     }
   }
   return words;
 }
 
 /** The header comment of a script, which is its help. `url`: the script's import.meta.url. */
-export function helpText(url: string): string {
+function helpText(url: string): string {
   const source = readFileSync(fileURLToPath(url), 'utf8');
   return /\/\*\n([\s\S]*?)\*\//.exec(source)?.[1] ?? '';
 }

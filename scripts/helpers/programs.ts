@@ -51,7 +51,7 @@ function findExecutable(name: string): string | undefined {
 }
 
 /** The family of this host's distribution, from the text of os-release(5); undefined for any other. */
-export function distribution(osRelease: string): Family | undefined {
+function distribution(osRelease: string): Family | undefined {
   const words = ['ID', 'ID_LIKE'].flatMap((key) => {
     const [, value = ''] = new RegExp(`^${key}=["']?([^"'\n]*)`, 'm').exec(osRelease) ?? [];
     return value.split(' ');

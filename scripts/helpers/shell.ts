@@ -97,18 +97,8 @@ export async function zx() {
   });
 }
 
-/** What a program came to. */
-export interface Outcome {
-  exitCode: number | null;
-  signal: NodeJS.Signals | null;
-  stdout: string;
-  stderr: string;
-}
-
-/**
- * Runs a program to its end, with `input` or without standard input. Throws nothing: the outcome says what became of it.
- */
-export async function runProgram(argv: Command, input?: string): Promise<Outcome> {
+/** Runs a program to its end, with `input` or without standard input. Throws nothing, see zx. */
+export async function runProgram(argv: Command, input?: string) {
   const $ = await zx();
   // exec: dash would start one more process, and wait for it
   return (input === undefined ? $ : $({ input, stdio: 'pipe' }))`exec ${argv}`;
