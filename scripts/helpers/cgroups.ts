@@ -10,7 +10,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { parseMounts } from './mounts.ts';
+import { isBelow, parseMounts } from './mounts.ts';
 import { attempt, groupBy, readProc, readStat, type Stat } from './pids.ts';
 
 /** One mounted cgroup hierarchy. A v1 one has its controllers (or `name=…`); the v2 one has none listed here. */
@@ -83,9 +83,8 @@ export function cgroupPath(procCgroup: string, hierarchy: Hierarchy): string | u
 export function cgroupDirectory(hierarchy: Hierarchy, path: string): string | undefined {
   // cgroups(7): /.. stands for what lies above the root of the reader's cgroup namespace
   if (path.startsWith('/..')) return undefined;
-  if (hierarchy.root === '/') return join(hierarchy.mountPoint, path);
-  if (path !== hierarchy.root && !path.startsWith(`${hierarchy.root}/`)) return undefined;
-  return join(hierarchy.mountPoint, path.slice(hierarchy.root.length));
+  if (!isBelow(path, hierarchy.root)) return undefined;
+  return join(hierarchy.mountPoint, hierarchy.root === '/' ? path : path.slice(hierarchy.root.length));
 }
 
 /** The cgroups below one, each before those below it. */
@@ -99,14 +98,9 @@ export function cgroupsBelow(directory: string): string[] {
     .flatMap((below) => [below, ...cgroupsBelow(below)]);
 }
 
-/**
- * The processes of a cgroup and of all cgroups below it, without those in `except` and below; 0 for one that the reader's
- * PID namespace does not show.
- */
-export const processesIn = (directory: string, except?: string): number[] =>
-  [directory, ...cgroupsBelow(directory)]
-    .filter((cgroup) => except === undefined || !`${cgroup}/`.startsWith(`${except}/`))
-    .flatMap(processesOf);
+/** The processes of a cgroup and of all cgroups below it; 0 for one that the reader's PID namespace does not show. */
+export const processesIn = (directory: string): number[] =>
+  [directory, ...cgroupsBelow(directory)].flatMap(processesOf);
 
 /** The processes of a cgroup itself. */
 export const processesOf = (directory: string): number[] =>
@@ -215,7 +209,8 @@ function readStats(skip: Set<number>): Map<number, Stat> {
 export function moveAll(from: string, directory: string): void {
   for (let round = 0; round < 100; round++) {
     // the other may lie below it, or above
-    const inside = processesIn(from, directory.startsWith(`${from}/`) ? directory : undefined);
+    const isThere = (cgroup: string) => isBelow(cgroup, directory) && !isBelow(from, directory);
+    const inside = [from, ...cgroupsBelow(from)].filter((cgroup) => !isThere(cgroup)).flatMap(processesOf);
     if (inside.length === 0) return;
     moveProcesses(inside, directory);
   }

@@ -1,8 +1,8 @@
 // Containers: which processes are one's first, and which containers are ours.
-import { readlinkSync, type Stats, statSync } from 'node:fs';
+import { readlinkSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { parent as ownFolder } from './cgroups.ts';
-import { groupBy, namespaceInode, type Process, readProc, type Table } from './pids.ts';
+import { groupBy, isInit, namespaceInode, type Process, readProc, type Table } from './pids.ts';
 
 /** A container, whoever made it: the processes of a PID namespace, or a tree with a root directory of its own. */
 export interface Container {
@@ -10,7 +10,6 @@ export interface Container {
   first: Process;
   /** the inode of a PID namespace of its own; undefined: it has none, or it may not be seen */
   pidNamespace: number | undefined;
-  hasPidNamespace: boolean;
   /** the container that this one runs in */
   enclosing: Container | undefined;
   /** all its processes, those of containers inside it included */
@@ -27,19 +26,20 @@ export const runFolder = () =>
 /** Where a container of ours keeps what the kernel does not: its log, its exit status, its stop signal. */
 export const notesFolder = (name: string) => join(runFolder(), name);
 
-/** A process's root directory: which one, and the path to it as far as it can be told. undefined: not to be seen. */
-export interface Root {
-  stats: Stats;
-  path: string;
-}
+/**
+ * A process's root directory, and the path to it as far as it can be told. Throws as the kernel says: EACCES where this
+ * user may not know.
+ */
+export const readRoot = (pid: number | 'self') => ({
+  stats: statSync(`/proc/${pid}/root`),
+  path: readlinkSync(`/proc/${pid}/root`),
+});
 
-/** Reads /proc/PID/root. Throws as the kernel says: EACCES where this user may not know. */
-export function readRoot(pid: number | 'self'): Root {
-  return { stats: statSync(`/proc/${pid}/root`), path: readlinkSync(`/proc/${pid}/root`) };
+/** The same as a word that tells one root directory from another. */
+function rootWord(pid: number | 'self'): string {
+  const { stats, path } = readRoot(pid);
+  return `${stats.dev} ${stats.ino} ${path}`;
 }
-
-const sameRoot = (one: Root, other: Root) =>
-  one.stats.dev === other.stats.dev && one.stats.ino === other.stats.ino && one.path === other.path;
 
 /**
  * The containers among the processes, outer ones before those inside them, and how many processes this user may
@@ -47,53 +47,46 @@ const sameRoot = (one: Root, other: Root) =>
  * and kernel threads are none.
  */
 export function findContainers(table: Table): { containers: Container[]; hidden: number } {
-  const ownRoot = readRoot('self');
-  const roots = new Map<number, Root>();
+  const ownRoot = rootWord('self');
+  const roots = new Map<number, string>();
   let hidden = 0;
   for (const { pid, kernelThread, zombie } of table.values()) {
     if (kernelThread || zombie) continue;
     try {
-      roots.set(pid, readRoot(pid));
+      roots.set(pid, rootWord(pid));
     } catch (error) {
       if (['EACCES', 'EPERM'].includes((error as NodeJS.ErrnoException).code ?? '')) hidden++;
     }
   }
 
   const containers = new Map<number, Container>();
+  const add = (first: Process, pidNamespace?: number) => {
+    const container = { first, pidNamespace, enclosing: undefined, members: new Set<number>() };
+    containers.set(first.pid, container);
+    return container;
+  };
   const byNamespace = new Map<number, Container>();
   const namespaces = new Map<number, number | undefined>();
   for (const process of table.values()) {
     if (process.nsPids.length < 2 || process.zombie) continue;
     const pidNamespace = namespaceInode(process.pid, 'pid');
     namespaces.set(process.pid, pidNamespace);
-    if (process.nsPids.at(-1) !== 1) continue;
-    const container = newContainer(process, pidNamespace, true);
-    containers.set(process.pid, container);
+    if (!isInit(process)) continue;
+    const container = add(process, pidNamespace);
     if (pidNamespace !== undefined) byNamespace.set(pidNamespace, container);
   }
 
-  const isTop = ({ pid, ppid, nsPids }: Process, root: Root) => {
-    const parentRoot = roots.get(ppid);
-    const around = byNamespace.get(namespaces.get(pid) ?? 0);
-    const aroundRoot = around && roots.get(around.first.pid);
-    if (sameRoot(root, ownRoot) || (nsPids.length === 1 && pid === 1)) return false;
-    if (parentRoot && sameRoot(root, parentRoot)) return false;
-    return !(aroundRoot && sameRoot(root, aroundRoot)) && !isVisitor(pid, root);
-  };
   // what holds or entered a container's mount namespace has its root, but is outside of its PID namespace
-  const keyOf = (pid: number, { stats, path }: Root) =>
-    `${namespaceInode(pid, 'mnt')} ${stats.dev} ${stats.ino} ${path}`;
-  const places = new Set<string>();
-  for (const { first } of byNamespace.values()) {
-    const root = roots.get(first.pid);
-    if (root) places.add(keyOf(first.pid, root));
-  }
-  const isVisitor = (pid: number, root: Root) => places.has(keyOf(pid, root));
-  for (const process of table.values()) {
-    const root = roots.get(process.pid);
-    if (root && !containers.has(process.pid) && isTop(process, root))
-      containers.set(process.pid, newContainer(process, undefined, false));
-  }
+  const placeOf = (pid: number) => `${namespaceInode(pid, 'mnt')} ${roots.get(pid)}`;
+  const places = new Set([...byNamespace.values()].map(({ first }) => placeOf(first.pid)));
+  const isTop = ({ pid, ppid, nsPids }: Process) => {
+    const around = byNamespace.get(namespaces.get(pid) ?? 0);
+    const others = [ownRoot, roots.get(ppid), around && roots.get(around.first.pid)];
+    if (others.includes(roots.get(pid)) || (nsPids.length === 1 && pid === 1)) return false;
+    return !places.has(placeOf(pid));
+  };
+  for (const process of table.values())
+    if (roots.has(process.pid) && !containers.has(process.pid) && isTop(process)) add(process);
 
   const around = (process: Process, seen = new Set<Process>()): Container | undefined => {
     const own = containers.get(process.pid);
@@ -107,7 +100,7 @@ export function findContainers(table: Table): { containers: Container[]; hidden:
   };
   for (const container of containers.values()) {
     const parent = table.get(container.first.ppid);
-    const namespace = container.hasPidNamespace ? undefined : namespaces.get(container.first.pid);
+    const namespace = isInit(container.first) ? undefined : namespaces.get(container.first.pid);
     container.enclosing = (parent && around(parent)) ?? (namespace ? byNamespace.get(namespace) : undefined);
   }
   for (const process of table.values())
@@ -118,10 +111,6 @@ export function findContainers(table: Table): { containers: Container[]; hidden:
   const inOrder = (outer: Container | undefined): Container[] =>
     (inside.get(outer) ?? []).flatMap((container) => [container, ...inOrder(container)]);
   return { containers: inOrder(undefined), hidden };
-}
-
-function newContainer(first: Process, pidNamespace: number | undefined, hasPidNamespace: boolean): Container {
-  return { first, pidNamespace, hasPidNamespace, enclosing: undefined, members: new Set() };
 }
 
 /**

@@ -2,6 +2,7 @@
 import { readFileSync, realpathSync } from 'node:fs';
 import { basename } from 'node:path';
 import { Failure } from './cli.ts';
+import { attempt } from './pids.ts';
 import { findProgram, pathDirectories, systemDirectories } from './shell.ts';
 
 /** The families of distributions whose packages are known, and how each installs one. */
@@ -61,13 +62,11 @@ function distribution(osRelease: string): Family | undefined {
     .find((word): word is Family => word in installers);
 }
 
-function readOsRelease(): string {
-  for (const path of ['/etc/os-release', '/usr/lib/os-release'])
-    try {
-      return readFileSync(path, 'utf8');
-    } catch {}
-  return '';
-}
+/** The text of this host's os-release(5), '' where it has none. */
+const readOsRelease = () =>
+  ['/etc/os-release', '/usr/lib/os-release']
+    .map((path) => attempt(() => readFileSync(path, 'utf8')))
+    .find((text) => text !== undefined) ?? '';
 
 /**
  * What to type for these programs: `apt-get install perl-base`; on a distribution that is not known, the command of each

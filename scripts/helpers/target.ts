@@ -11,7 +11,7 @@ import {
   runFolder,
   strangers,
 } from './containers.ts';
-import { attempt, type Process, readProc, readProcess, readProcesses, startTicks } from './pids.ts';
+import { attempt, isInit, type Process, readProc, readProcess, readProcesses, startTicks } from './pids.ts';
 
 /** Whether a word can be a container's name: no path leads out of the folder of the cgroups. */
 export const isName = (text: string) => /^[a-z0-9][\w.-]*$/i.test(text);
@@ -51,7 +51,7 @@ export function ownContainers(hierarchies: Hierarchy[]): string[] {
  */
 export function firstOf(pids: number[]): Process | undefined {
   const processes = pids.flatMap((pid) => readProcess(pid) ?? []).filter(({ zombie }) => !zombie);
-  const inits = processes.filter(({ nsPids }) => nsPids.length > 1 && nsPids.at(-1) === 1);
+  const inits = processes.filter(isInit);
   return (
     inits.sort((one, other) => one.nsPids.length - other.nsPids.length)[0] ??
     processes.find(({ ppid, name }) => name !== 'unshare' && pids.includes(ppid)) ??

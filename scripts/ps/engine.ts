@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { basename } from 'node:path';
 import { type Container, cgroupWords, ownForm } from '../helpers/containers.ts';
-import { readProc, type Table } from '../helpers/pids.ts';
+import { isInit, readProc, type Table } from '../helpers/pids.ts';
 
 /** Which program made a container, and its name there if it has one. */
 export interface Identity {
@@ -66,7 +66,7 @@ export function identify(table: Table, container: Container): Identity {
   // the word is inherited by what is made by hand inside of a container, and the reader may be inside of one
   if (declared && declared !== (parent && declaredEngine(parent.pid)))
     return { engine: environmentEngines[declared] ?? declared, name: undefined };
-  return { engine: container.hasPidNamespace ? 'unshare' : 'chroot', name: undefined };
+  return { engine: isInit(first) ? 'unshare' : 'chroot', name: undefined };
 }
 
 /** `container=` in the environment of PID 1, which systemd's container interface asks engines to set. */
