@@ -3,6 +3,7 @@ import { Console } from 'node:console';
 import { writeSync } from 'node:fs';
 import { Writable } from 'node:stream';
 import { isatty } from 'node:tty';
+import { attempt } from './pids.ts';
 
 /** Standard output could not be written. `code` is the kernel's name for the reason. */
 export class OutputError extends Error {
@@ -14,7 +15,8 @@ export class OutputError extends Error {
 }
 
 /** Writes all of it to a descriptor, which may be non-blocking, as its other users want it: then this waits. */
-function writeAll(fd: number, bytes: Uint8Array): void {
+function writeAll(fd: number, text: string | Uint8Array): void {
+  const bytes = typeof text === 'string' ? Buffer.from(text) : text;
   for (let written = 0; written < bytes.length; )
     try {
       written += writeSync(fd, bytes, written);
@@ -27,34 +29,28 @@ function writeAll(fd: number, bytes: Uint8Array): void {
 /** Writes to standard output. Throws OutputError. */
 export function print(text: string | Uint8Array): void {
   try {
-    writeAll(1, typeof text === 'string' ? Buffer.from(text) : text);
+    writeAll(1, text);
   } catch (error) {
     throw new OutputError(error as NodeJS.ErrnoException);
   }
 }
 
-/** Writes to standard error. That this fails can be told to nobody. */
-function complain(text: string | Uint8Array): void {
-  try {
-    writeAll(2, typeof text === 'string' ? Buffer.from(text) : text);
-  } catch {
-    // nor is it a reason to leave undone what the script is for
-  }
-}
+/**
+ * Writes to standard error. That this fails can be told to nobody, nor is it a reason to leave undone what the script is
+ * for.
+ */
+const complain = (text: string | Uint8Array) => attempt(() => writeAll(2, text));
 
 /** A stream whose write has happened when it returns, and throws what went wrong. */
-class Output extends Writable {
-  #print: (text: string | Uint8Array) => void;
-  constructor(print: (text: string | Uint8Array) => void) {
-    super();
-    this.#print = print;
-  }
-  override write(chunk: string | Uint8Array, ...rest: unknown[]): boolean {
-    this.#print(chunk);
+function streamTo(write: (text: string | Uint8Array) => void): Writable {
+  const stream = new Writable();
+  stream.write = (chunk: string | Uint8Array, ...rest: unknown[]) => {
+    write(chunk);
     const done = rest.at(-1);
     if (typeof done === 'function') process.nextTick(done);
     return true;
-  }
+  };
+  return stream;
 }
 
 /**
@@ -63,7 +59,7 @@ class Output extends Writable {
  * passes over errors, so that a full disk looks like success.
  */
 export function useOutput(): void {
-  const [stdout, stderr] = [new Output(print), new Output(complain)];
+  const [stdout, stderr] = [streamTo(print), streamTo(complain)];
   globalThis.console = new Console({ stdout, stderr, ignoreErrors: false });
   for (const [fd, name] of (['stdin', 'stdout', 'stderr'] as const).entries()) {
     const stream = isatty(fd) ? undefined : [undefined, stdout, stderr][fd];

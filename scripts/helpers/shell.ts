@@ -104,14 +104,17 @@ export async function runProgram(argv: Command, input?: string) {
   return (input === undefined ? $ : $({ input, stdio: 'pipe' }))`exec ${argv}`;
 }
 
+/** The flags of an open descriptor of this process, open(2), as /proc/self/fdinfo has them. */
+export const descriptorFlags = (fd: number): number =>
+  Number.parseInt(/^flags:\s*(\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))?.[1] ?? '', 8);
+
 /**
  * Makes the standard streams block again. Node sets O_NONBLOCK on a pipe as soon as anything looks at process.stdout,
  * as an import of node:process or node:util does; fcntl(2): all who share the open file see that, and lose data.
  */
 export function blockStreams(): void {
   for (const [fd, stream] of (['stdin', 'stdout', 'stderr'] as const).entries()) {
-    const [, flags = '0'] = /^flags:\s*(\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8')) ?? [];
-    if ((Number.parseInt(flags, 8) & constants.O_NONBLOCK) === 0) continue;
+    if ((descriptorFlags(fd) & constants.O_NONBLOCK) === 0) continue;
     (process[stream] as { _handle?: { setBlocking?: (blocks: boolean) => void } })._handle?.setBlocking?.(
       true,
     );

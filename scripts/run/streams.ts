@@ -1,19 +1,22 @@
-import { chownSync, closeSync, fstatSync, readdirSync, readFileSync, type Stats } from 'node:fs';
+import { chownSync, closeSync, constants, fstatSync, readdirSync, type Stats } from 'node:fs';
 import { attempt } from '../helpers/pids.ts';
+import { descriptorFlags } from '../helpers/shell.ts';
 import type { Launch } from './container.ts';
 import { hostShell } from './held.ts';
 import type { Range } from './userns.ts';
 
-const O_CLOEXEC = 0o2000000; // open(2), on x86-64 and arm64
+// open(2), on x86-64 and arm64
+const O_CLOEXEC = 0o2000000;
+const O_ACCMODE = 0o3;
 
 /** Closes the caller's descriptors above 2, which would be handed on: node's own are O_CLOEXEC, open(2). */
 export function closeInherited(): void {
   for (const fd of readdirSync('/proc/self/fd')
     .map(Number)
     .filter((fd) => fd > 2)) {
-    const info = attempt(() => readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'));
-    const flags = Number.parseInt(/^flags:\s*(\d+)/m.exec(info ?? '')?.[1] ?? '', 8);
-    if ((flags & O_CLOEXEC) === 0) attempt(() => closeSync(fd));
+    // what readdir(3) had open is gone by now
+    const flags = attempt(() => descriptorFlags(fd)) ?? O_CLOEXEC;
+    if ((flags & O_CLOEXEC) === 0) closeSync(fd);
   }
 }
 
@@ -58,6 +61,6 @@ export async function giveStreams(launch: Launch, pid: number): Promise<void> {
 
 /** Whether a stream of ours is handed on with its ownership: not a file that is only read, nor a terminal or a device. */
 function isGiven(fd: number, stats: Stats): boolean {
-  const isRead = /^flags:\s*\d*[048]$/m.test(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'));
+  const isRead = (descriptorFlags(fd) & O_ACCMODE) === constants.O_RDONLY;
   return stats.isFIFO() || stats.isSocket() || (stats.isFile() && !isRead);
 }
