@@ -39,24 +39,24 @@ export class Failure extends Error {}
 /** The command line is wrong; the message says how. */
 export class UsageError extends Failure {}
 
-/** The kernel's word for an error: `EBUSY: resource busy or locked`; other errors' own message. */
+/** The kernel's reason for an error, such as `EBUSY: resource busy or locked`; for other errors their message. */
 export function reason(error: unknown): string {
   const { errno, code, message } = error as NodeJS.ErrnoException;
-  // not imported: an import of node:util makes a pipe on standard error non-blocking, for all who share it
+  // no import: that of node:util makes a pipe on standard error non-blocking for all processes that share it
   const util = () => createRequire(import.meta.url)('node:util') as typeof import('node:util');
   const known = errno === undefined ? undefined : util().getSystemErrorMap().get(errno);
   return known ? known.join(': ') : code && !message.includes(code) ? `${code}: ${message}` : message;
 }
 
-/** How an option of the table is written: `dryRun` is dry-run. */
+/** The name of an option on the command line: dry-run for `dryRun`. */
 export const kebab = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 
-/** Whether an option is there at all: a flag that is set, a value, or a list with something in it. */
+/** Whether an option was given: a flag that is set, a value, or a list that is not empty. */
 export const isGiven = (value: unknown) => [value].flat().some((one) => one !== undefined && one !== false);
 
 /**
  * Parses argv (without node and the script) by the table. `dryRun` in the table is `--dry-run`, `noTrunc` is
- * `--no-trunc`. Returns the options' values and the operands, a command's words among them; or that help is asked.
+ * `--no-trunc`. Returns the values of the options and the operands, including the words of a command; or `help: true`.
  * Throws UsageError for an unknown option, a missing or unwanted value, or a wrong number of operands.
  */
 export function parseArguments<Table extends Record<string, Option>>(spec: Spec<Table>, argv: string[]) {
@@ -91,10 +91,10 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
 }
 
 /**
- * argv with each option as `--KEY` or `--KEY=VALUE`, which minimist can't misread: it takes -1 for an option, in
- * -du1000 u1000 for the value of -d, and --no-trunc for trunc=false. Refuses what minimist would let pass: options that
- * are not in the table, and a flag's value, since --privileged=no must not mean yes, nor `--privileged false` eat an
- * operand. A value that is missing is empty.
+ * Rewrites each option in argv as `--KEY` or `--KEY=VALUE`, which minimist can't misread: it takes -1 for an option,
+ * u1000 in -du1000 for the value of -d, and --no-trunc for trunc=false. Throws UsageError for what minimist accepts:
+ * unknown options, and values of flags, since --privileged=no must not mean yes, nor `--privileged false` lose an
+ * operand. A missing value becomes an empty one.
  */
 function plainWords(table: [key: string, Option][], command: boolean, argv: string[]): string[] {
   const words: string[] = [];
@@ -113,7 +113,7 @@ function plainWords(table: [key: string, Option][], command: boolean, argv: stri
       const [key, option] = found;
       const rest = long ? '' : letters.slice(position + 1);
       if (option.parse) {
-        // what follows in this word, or the next word, is its value; one that is joined to a letter is a number
+        // the rest of this word, or the next word, is the value; only a number may follow a letter directly
         if (rest !== '' && (value !== undefined || !/^\d+(\.\d*)?(e\d+)?$/.test(rest))) throw unknown;
         const isNext = value === undefined && rest === '' && /^(?!-)|^-$|^-\.?\d[\d.]*$/.test(next);
         words.push(`--${key}=${isNext ? argv[++index] : (value ?? rest)}`);
@@ -133,7 +133,7 @@ function helpText(url: string): string {
   return /\/\*\n([\s\S]*?)\*\//.exec(source)?.[1] ?? '';
 }
 
-/** True where this module is the script that node was started with, or is built from it; not one that a test imported. */
+/** Whether node was started with this module, or with the file built from it; false if a test has imported it. */
 function isStartedScript(url: string): boolean {
   if (process.argv[1] === undefined) return false;
   const started = realpathSync(process.argv[1]);
@@ -142,8 +142,8 @@ function isStartedScript(url: string): boolean {
 }
 
 /**
- * Gives a working directory that has been removed, which has no path, the name by which the kernel knows it: relative
- * paths then fail one by one, and what needs none works. Returns what to say of it after an error.
+ * If the working directory has been removed and has no path, process.cwd() returns /proc/self/cwd from now on: only
+ * uses of relative paths fail then. Returns a remark for error messages.
  */
 function nameWorkingDirectory(): string {
   try {
@@ -156,12 +156,13 @@ function nameWorkingDirectory(): string {
 }
 
 /**
- * Refuses words that node has taken for itself, although they stand behind the script: it looks for these up to the
- * first --, which the first lines of the scripts give it. What the file names, node has then loaded, as this user.
+ * Refuses options that node has taken as its own, such as --env-file: node looks for them up to the first --, also
+ * after the name of the script. The first lines of the scripts pass a --. Otherwise node has already read that file, as
+ * this user.
  */
 function refuseTakenWords(): void {
   const [node = 'node', script = '', ...words] = process.argv;
-  // proc_pid_cmdline(5): the only trace of node's own --
+  // process.argv does not have node's own --, proc_pid_cmdline(5)
   const typed = readFileSync('/proc/self/cmdline', 'utf8').split('\0').slice(0, -1);
   if (typed.slice(0, typed.length - words.length).includes('--')) return;
   const end = words.indexOf('--');
@@ -176,7 +177,7 @@ function refuseTakenWords(): void {
 
 /**
  * Runs a script: parses, answers --help, calls `body`, and turns errors into one line on stderr and an exit code.
- * `body` may return the exit code. Does nothing where the module was only imported.
+ * `body` may return the exit code. Does nothing if the module was only imported.
  */
 export async function main<Table extends Record<string, Option>>(
   url: string,
@@ -189,7 +190,7 @@ export async function main<Table extends Record<string, Option>>(
   const remark = nameWorkingDirectory();
   useOutput();
   const fail = (error: unknown): number => {
-    // a reader that has seen enough (| head) is no error
+    // a reader that has closed the pipe (| head) is no error
     if (error instanceof OutputError && error.code === 'EPIPE') return 0;
     if (process.env.BAREHAND_TRACE) console.error(error);
     console.error(`${script}: ${reason(error)}${remark}`);

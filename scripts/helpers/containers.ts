@@ -1,4 +1,4 @@
-// Containers: which processes are one's first, and which containers are ours.
+// Containers: finding them among the processes; which of them are ours.
 import { readlinkSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { parent as ownFolder } from './cgroups.ts';
@@ -16,35 +16,35 @@ export interface Container {
   members: Set<number>;
 }
 
-/** Where what the kernel does not keep about containers is: for a user without root in what XDG_RUNTIME_DIR names. */
+/** The directory for what the kernel does not keep about containers; for users other than root in XDG_RUNTIME_DIR. */
 export const runFolder = () =>
   join(
     process.getuid?.() === 0 ? '/run' : (process.env.XDG_RUNTIME_DIR ?? `/run/user/${process.getuid?.()}`),
     ownFolder,
   );
 
-/** Where a container of ours keeps what the kernel does not: its log, its exit status, its stop signal. */
+/** The directory of one of our containers in there: its log, exit status and stop signal. */
 export const notesFolder = (name: string) => join(runFolder(), name);
 
 /**
- * A process's root directory, and the path to it as far as it can be told. Throws as the kernel says: EACCES where this
- * user may not know.
+ * The root directory of a process, and its path as far as the kernel knows it. Throws the kernel's error: EACCES if
+ * this user may not read it.
  */
 export const readRoot = (pid: number | 'self') => ({
   stats: statSync(`/proc/${pid}/root`),
   path: readlinkSync(`/proc/${pid}/root`),
 });
 
-/** The same as a word that tells one root directory from another. */
+/** A key that is equal for processes with the same root directory. */
 function rootWord(pid: number | 'self'): string {
   const { stats, path } = readRoot(pid);
   return `${stats.dev} ${stats.ino} ${path}`;
 }
 
 /**
- * The containers among the processes, outer ones before those inside them, and how many processes this user may
- * not look into (a root directory of theirs would not show; a PID namespace does). The reader's own namespaces
- * and kernel threads are none.
+ * The containers among the processes, outer ones before inner ones. `hidden` counts the processes whose root directory
+ * this user may not read; a PID namespace of theirs is found all the same. The reader's own namespaces and kernel
+ * threads are not containers.
  */
 export function findContainers(table: Table): { containers: Container[]; hidden: number } {
   const ownRoot = rootWord('self');
@@ -76,7 +76,7 @@ export function findContainers(table: Table): { containers: Container[]; hidden:
     if (pidNamespace !== undefined) byNamespace.set(pidNamespace, container);
   }
 
-  // what holds or entered a container's mount namespace has its root, but is outside of its PID namespace
+  // a process that holds or has entered a container's mount namespace has its root, but not its PID namespace
   const placeOf = (pid: number) => `${namespaceInode(pid, 'mnt')} ${roots.get(pid)}`;
   const places = new Set([...byNamespace.values()].map(({ first }) => placeOf(first.pid)));
   const isTop = ({ pid, ppid, nsPids }: Process) => {
@@ -93,7 +93,7 @@ export function findContainers(table: Table): { containers: Container[]; hidden:
     if (own || seen.has(process)) return own;
     const namespace = namespaces.get(process.pid);
     const parent = table.get(process.ppid);
-    // one that was brought in by nsenter(1) has its parent outside
+    // the parent of a process that nsenter(1) has started is outside
     if (namespace !== undefined && (!parent || namespaces.get(parent.pid) !== namespace))
       return byNamespace.get(namespace);
     return parent && around(parent, seen.add(process));
@@ -124,8 +124,9 @@ export function heldContainer(containers: Container[], pid: number): Container |
 }
 
 /**
- * A function that tells whether a process is none of `members`, those of a tree or a container. What holds the container
- * belongs to it. So does a process that `table` lacks, as it was born since; 0 is one that this PID namespace does not show.
+ * A function that tells whether a process does not belong to `members`, the processes of a tree or a container. A
+ * process that holds the container belongs to it. So does a process that is not in `table`, since it is new. PID 0 is a
+ * process of another PID namespace, and a stranger.
  */
 export const strangers =
   (table: Table, containers: Container[], members: Set<number>, container: Container | undefined) =>
@@ -135,8 +136,8 @@ export const strangers =
     !(container && heldContainer(containers, pid) === container);
 
 /**
- * A function that finds the innermost word of a form in the paths of a container's cgroups. undefined where there is none,
- * and where the container around it has the same: what runs inside of one is in its cgroups, but is not that one.
+ * A function that finds the last match of a form in the paths of a container's cgroups. undefined if there is none, or
+ * if the enclosing container has the same: a container inside another is in the cgroups of both.
  */
 export function cgroupWords({ first, enclosing }: Container): (form: RegExp) => string | undefined {
   const [cgroups, outer] = [first, enclosing?.first].map((one) => one && readProc(one.pid, 'cgroup'));
@@ -147,8 +148,8 @@ export function cgroupWords({ first, enclosing }: Container): (form: RegExp) => 
   };
 }
 
-/** What a container of ours is called in the paths of its cgroups: a form for cgroupWords. */
+/** The form of the name of one of our containers in the path of a cgroup, for cgroupWords. */
 export const ownForm = new RegExp(`/${ownFolder}/(?!pid-\\d+(?:/|\n|$))([^/\n]+)`, 'g');
 
-/** What run.ts calls a container; undefined where it is none of ours. */
+/** The name of one of our containers; undefined for containers of others. */
 export const ownContainerName = (container: Container): string | undefined => cgroupWords(container)(ownForm);

@@ -1,9 +1,9 @@
-// Values of options that several scripts take: variables, paths in a container, signals. Each parser throws UsageError,
-// which says what would have been right. Numbers and sizes are in units.ts, users in rootfs.ts.
+// Values of options of several scripts: variables, paths in a container, signals. Parsers throw UsageError, whose
+// message says what is accepted. Numbers and sizes are in units.ts, users in rootfs.ts.
 import { constants } from 'node:os';
 import { UsageError } from './cli.ts';
 
-/** `KEY=VALUE`, or `KEY` for what the caller has under that name: '' if that is nothing. */
+/** `KEY=VALUE`, or `KEY` for the caller's variable of that name; '' if the caller has none. */
 export function parseVariable(text: string): string {
   const [key = ''] = text.split('=', 1);
   if (key === '' || text.includes('\0')) throw new UsageError(`not KEY=VALUE: ${JSON.stringify(text)}`);
@@ -23,7 +23,7 @@ export function parsePath(option: string, text: string): string {
 /** The working directory of a command in the container. */
 export const parseWorkdir = (text: string) => parsePath('workdir', text);
 
-/** `TERM`, `SIGTERM` or `15` as `TERM`; also RTMIN+3, which systemd as a container's init wants. */
+/** `TERM`, `SIGTERM` or `15` as `TERM`; also RTMIN+3, the stop signal of systemd in a container. */
 export function parseSignal(text: string): string {
   const word = text.toUpperCase().replace(/^SIG/, '');
   const [name] =
@@ -35,6 +35,6 @@ export function parseSignal(text: string): string {
   throw new UsageError(`no such signal: ${text}: see signal(7)`);
 }
 
-/** The number of a signal that parseSignal has named. signal(7): for the C library RTMIN is 34. */
+/** The number of a signal that parseSignal has returned. In the C library RTMIN is 34, signal(7). */
 export const signalNumber = (name: string): number =>
   constants.signals[`SIG${name}` as NodeJS.Signals] ?? 34 + Number(name.slice('RTMIN+'.length));

@@ -1,4 +1,4 @@
-// Root file systems: where they are, and which users they have.
+// Root file systems: the directory of named ones; users and groups inside one.
 import { realpathSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { Failure, UsageError } from './cli.ts';
@@ -6,16 +6,19 @@ import { readTextInRoot, withRoot } from './in-root.ts';
 
 const scriptFolder = dirname(realpathSync(process.argv[1] ?? '.'));
 
-/** The folder where named root file systems live: beside scripts/ and dist/, or where a lone script is called. */
+/**
+ * The directory of named root file systems: beside scripts/ and dist/; for a script elsewhere, in the working
+ * directory.
+ */
 export const rootfsFolder = /\/(scripts|dist)$/.test(scriptFolder)
   ? join(scriptFolder, '..', 'rootfs')
   : resolve('rootfs');
 
-/** The text of a small file inside `rootfs`, or '' if there is none. */
+/** The text of a small file inside `rootfs`; '' if there is none. */
 export const readInRoot = (rootfs: string, path: string): string =>
   withRoot(rootfs, (root) => readTextInRoot(root, path)) ?? '';
 
-/** Who a process runs as: numbers only, for the host knows nothing of the container's names. */
+/** The user of a process, in numbers: the host does not know the names of the container. */
 export interface User {
   uid: number;
   gid: number;
@@ -23,25 +26,27 @@ export interface User {
   home: string;
 }
 
-/** A `USER[:GROUP]` as it was asked for: numbers are IDs, all else is a name. */
+/** `USER[:GROUP]` as the user gave it: numbers are IDs, strings are names. */
 export interface UserChoice {
   user: number | string;
   /** undefined: the groups that the user has */
   group: number | string | undefined;
 }
 
-/** The largest ID: runc and podman go as far, and from 4294967295 on setresuid(2) and setpriv(1) mean something else. */
+/**
+ * The largest ID: runc and podman go as far, and from 4294967295 on setresuid(2) and setpriv(1) mean something else.
+ */
 export const maxId = 2_147_483_647;
 
-/** An ID in decimal, whatever zeros it begins with; undefined for what is none. */
+/** A decimal ID, perhaps with leading zeros; undefined if the word is not an ID. */
 function parseId(word: string | undefined): number | undefined {
   const id = word && /^\d+$/.test(word) ? Number(word) : Number.NaN;
   return id <= maxId ? id : undefined;
 }
 
 /**
- * Reads `USER[:GROUP]`: a number is an ID, never a name, as runc and podman have it. Throws UsageError for an ID that is
- * out of range, and for what is empty.
+ * Parses `USER[:GROUP]`. A number is an ID, never a name, as in runc and podman. Throws UsageError for an ID out of
+ * range, and for an empty user or group.
  */
 export function parseUser(text: string): UserChoice {
   const [user = '', group, ...more] = text.split(':');
@@ -57,38 +62,30 @@ export function parseUser(text: string): UserChoice {
   return { user: read('user', user), group: group === undefined ? undefined : read('group', group) };
 }
 
-/** A line of passwd(5). */
-interface Account {
-  name: string;
-  uid: number;
-  gid: number;
-  home: string;
-}
-
-/** The lines of a container's passwd(5) or group(5), whoever wrote them, in fields. */
+/** The lines of a container's passwd(5) or group(5), split into fields. The container may have written anything. */
 const readRows = (rootfs: string, path: string) =>
   readInRoot(rootfs, path)
     .split('\n')
     .filter((line) => !line.includes('\0'))
     .map((line) => line.split(':'));
 
-/** The users of a container. As for the C library a line without good IDs is none. */
-const readAccounts = (rootfs: string): Account[] =>
+/** The users of a container. Lines without valid IDs are ignored, as in the C library. */
+const readAccounts = (rootfs: string) =>
   readRows(rootfs, '/etc/passwd').flatMap(([name, , uidText, gidText, , home]) => {
     const [uid, gid] = [parseId(uidText), parseId(gidText)];
     return name && uid !== undefined && gid !== undefined ? [{ name, uid, gid, home: home || '/' }] : [];
   });
 
 /** The groups of a container, in the same way. */
-const readGroups = (rootfs: string): { name: string; gid: number; members: string[] }[] =>
+const readGroups = (rootfs: string) =>
   readRows(rootfs, '/etc/group').flatMap(([name, , gidText, members = '']) => {
     const gid = parseId(gidText);
     return name && gid !== undefined ? [{ name, gid, members: members.split(',') }] : [];
   });
 
 /**
- * Finds a user in the container's own passwd(5) and group(5). An ID needs no entry; without one its group is 0, as in
- * Docker. Throws Failure for a name that is not there.
+ * Finds a user in the container's passwd(5) and group(5). An ID needs no entry; without an entry its group is 0, as in
+ * Docker. Throws Failure for an unknown name.
  */
 export function findUser(rootfs: string, { user, group }: UserChoice): User {
   const account = readAccounts(rootfs).find(
@@ -102,13 +99,13 @@ export function findUser(rootfs: string, { user, group }: UserChoice): User {
     group === undefined ? (account?.gid ?? 0) : (groups.find(({ name }) => name === group)?.gid ?? group);
   if (typeof gid !== 'number')
     throw new Failure(`no group ${gid} in ${rootfs}/etc/group with an ID from 0 to ${maxId}: give a number`);
-  // as Docker does: named supplementary groups only where no group was asked for
+  // as in Docker, a user has supplementary groups only if no group was given
   const others = groups.filter(
     ({ members }) => group === undefined && account && members.includes(account.name),
   );
   return { uid, gid, groups: [...new Set(others.map((other) => other.gid))], home: account?.home ?? '/' };
 }
 
-/** The home directory of a user of the container; `/` where its passwd(5) has none. */
+/** The home directory of a user of the container; `/` if passwd(5) has none. */
 export const findHome = (rootfs: string, uid: number): string =>
   readAccounts(rootfs).find((account) => account.uid === uid)?.home ?? '/';
