@@ -103,18 +103,24 @@ import { capabilities } from './helpers/capabilities.ts';
 import { cgroupDirectory, cgroupPath, findHierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
 import { notesFolder } from './helpers/containers.ts';
-import { parseSignal, parseVariable, parseWorkdir } from './helpers/options.ts';
 import { readProc } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
-import { findUser, parseUser, type User, type UserChoice } from './helpers/rootfs.ts';
 import { findInPath } from './helpers/shell.ts';
-import { parseNumber, parseSize } from './helpers/units.ts';
+import { parseNumber, parseSignal, parseSize } from './helpers/units.ts';
 import { findDelegation, whyNoCgroups } from './limit/delegation.ts';
 import { controllersOf, type Limits, namesOf } from './limit/table.ts';
 import { parseCpus, parseList } from './limit/units.ts';
 import { parsePort } from './network/addresses.ts';
 import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
 import { planCgroups } from './run/cgroups.ts';
+import {
+  findUser,
+  parseUser,
+  parseVariable,
+  parseWorkdir,
+  type User,
+  type UserChoice,
+} from './run/command.ts';
 import type { Launch } from './run/container.ts';
 import { namespaceFlags } from './run/hold.ts';
 import { findVolumes, launchPrograms, mountFlags, planSeccomp, readHost } from './run/host.ts';

@@ -1,4 +1,5 @@
-// Sizes and numbers as people write them, and as they read them.
+// Sizes, numbers and signals as people write them, and as they read them.
+import { constants } from 'node:os';
 import { UsageError } from './cli.ts';
 
 const multipliers: Record<string, number> = {
@@ -47,3 +48,19 @@ export function parseNumber(what: string, text: string, min: number, max: number
   if (number >= min && number <= max) return number;
   throw new UsageError(`${what} is a whole number from ${min} to ${max}, not ${JSON.stringify(text)}`);
 }
+
+/** `TERM`, `SIGTERM` or `15` as `TERM`; also RTMIN+3, the stop signal of systemd in a container. */
+export function parseSignal(text: string): string {
+  const word = text.toUpperCase().replace(/^SIG/, '');
+  const [name] =
+    Object.entries(constants.signals).find(
+      ([name, number]) => name === `SIG${word}` || String(number) === word,
+    ) ?? [];
+  if (name) return name.slice('SIG'.length);
+  if (/^RTMIN(\+\d{1,2})?$/.test(word) && signalNumber(word) <= 64) return word;
+  throw new UsageError(`no such signal: ${text}: see signal(7)`);
+}
+
+/** The number of a signal that parseSignal has returned. In the C library RTMIN is 34, signal(7). */
+export const signalNumber = (name: string): number =>
+  constants.signals[`SIG${name}` as NodeJS.Signals] ?? 34 + Number(name.slice('RTMIN+'.length));

@@ -1,10 +1,10 @@
 // A container that is to be launched: options and facts about the host, as planned by run.ts.
 
-import type { User } from '../helpers/rootfs.ts';
 import type { SeccompLoader } from '../helpers/seccomp/seccomp.ts';
 import { type Command, sh } from '../helpers/shell.ts';
 import type { Step } from '../helpers/steps.ts';
 import type { CgroupPlan } from './cgroups.ts';
+import type { User } from './command.ts';
 import type { Device, FoundVolume, Text, Tmpfs } from './furnish.ts';
 import type { UserNamespace } from './userns.ts';
 

@@ -1,6 +1,6 @@
 // Defaults of an image for command, environment, user, directory and stop signal: OCI image-spec, config.md.
 import { Failure } from '../helpers/cli.ts';
-import { readInRoot } from '../helpers/rootfs.ts';
+import { readInRoot } from './command.ts';
 
 /** Path in a root file system of the configuration of the image that it was unpacked from. */
 export const imageFile = '/.image.json';

@@ -5,10 +5,9 @@ import { isIP } from 'node:net';
 import { join, posix, resolve } from 'node:path';
 import { kebab, reason, UsageError } from '../helpers/cli.ts';
 import { mountOf, readMounts } from '../helpers/mounts.ts';
-import { parsePath, parseVariable } from '../helpers/options.ts';
-import { maxId } from '../helpers/rootfs.ts';
 import { parseNumber, parseSize } from '../helpers/units.ts';
 import { findDisk } from '../limit/disk.ts';
+import { maxId, parsePath, parseVariable } from './command.ts';
 import type { Device, Tmpfs, Volume } from './furnish.ts';
 
 /** A name that is valid as a directory, a host name and a word of the shell. `pid-N` is reserved for limit-*.ts. */
