@@ -146,7 +146,7 @@ import {
 import { printLaunch } from './run/print.ts';
 import { hostResolver } from './run/resolver.ts';
 import { defaultShell, findRootfs } from './run/rootfs.ts';
-import { freeNamespace, lockedBy, type Range, rootlessNamespace } from './run/userns.ts';
+import { freeNamespace, lockedBy, outsideId, type Range, rootlessNamespace } from './run/userns.ts';
 
 export const options = {
   name: { parse: parseName },
@@ -309,8 +309,7 @@ function imageUser(rootfs: string, text = '0'): UserChoice {
 function checkUser({ uid, gid, groups }: User, namespace: Launch['userNamespace']): void {
   if (!namespace) return;
   const { uids, gids, single } = namespace;
-  const has = (ranges: Range[], id: number) =>
-    ranges.some(({ inside, count }) => id >= inside && id < inside + count);
+  const has = (ranges: Range[], id: number) => outsideId(ranges, id) !== undefined;
   // with a single user, setgroups(2) is denied, and other groups are not used
   if (has(uids, uid) && [gid, ...(single ? [] : groups)].every((id) => has(gids, id))) return;
   if (single)

@@ -50,11 +50,14 @@ export function readHost(
 }
 
 /** Options of a mount that a bind mount of it keeps: a user namespace may not clear them, mount_namespaces(7). */
-const keptOptions = (options: string[] = []) =>
+const keptOptions = (options: string[]) =>
   options.filter((option) => ['ro', 'nosuid', 'nodev', 'noexec'].includes(option));
 
-/** The same, for the mount that a path lies on. */
-export const mountFlags = (path: string): string[] => keptOptions(mountOf(path, readMounts('self'))?.options);
+/** Options of the mount on this host that a path lies on. */
+export const mountOptions = (path: string): string[] => mountOf(path, readMounts('self'))?.options ?? [];
+
+/** Those of them that a bind mount keeps. */
+export const mountFlags = (path: string): string[] => keptOptions(mountOptions(path));
 
 /** Volumes, each with the mounts of this host at and below its source; the source itself is first. */
 export function findVolumes(volumes: Volume[]): FoundVolume[] {

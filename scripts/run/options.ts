@@ -4,11 +4,11 @@ import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { join, posix, resolve } from 'node:path';
 import { kebab, reason, UsageError } from '../helpers/cli.ts';
-import { mountOf, readMounts } from '../helpers/mounts.ts';
 import { parseNumber, parseSize } from '../helpers/units.ts';
 import { findDisk } from '../limit/disk.ts';
 import { maxId, parsePath, parseVariable } from './command.ts';
 import type { Device, Tmpfs, Volume } from './furnish.ts';
+import { mountOptions } from './host.ts';
 
 /** A name that is valid as a directory, a host name and a word of the shell. `pid-N` is reserved for limit-*.ts. */
 export function parseName(text: string): string {
@@ -31,9 +31,6 @@ export function parseVariableFile(path: string): string[] {
     .filter((line) => line.trim() && !line.startsWith('#'))
     .map((line) => parseVariable(line.trimStart()));
 }
-
-/** Options of the mount on the host that a path lies on. */
-const mountOptions = (path: string) => mountOf(realpathSync(path), readMounts('self'))?.options ?? [];
 
 /** Options of Docker and mount(8) that every volume has already: they are accepted, and change nothing. */
 const accepted = 'rw nodev relatime rbind private rprivate nocopy'.split(' ');
@@ -60,7 +57,7 @@ export function parseVolume(text: string): Volume {
   if (options.includes('rw') && options.includes('ro'))
     throw new UsageError('--volume: ro and rw exclude each other');
   // mount_setattr(2): a bind mount has the access times of what it shows
-  if (options.includes('relatime') && !mountOptions(source).includes('relatime'))
+  if (options.includes('relatime') && !mountOptions(realpathSync(source)).includes('relatime'))
     throw new UsageError(
       `--volume: ${source} lies on a mount without relatime, which a bind mount keeps: leave out relatime`,
     );

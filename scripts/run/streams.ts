@@ -3,7 +3,7 @@ import { attempt } from '../helpers/pids.ts';
 import { descriptorFlags } from '../helpers/shell.ts';
 import type { Launch } from './container.ts';
 import { hostShell } from './held.ts';
-import type { Range } from './userns.ts';
+import { outsideId } from './userns.ts';
 
 // open(2), on x86-64 and arm64
 const O_CLOEXEC = 0o2000000;
@@ -20,13 +20,6 @@ export function closeInherited(): void {
   }
 }
 
-/** The number on the host of an ID of the container's; undefined where it has none. */
-function outside(ranges: Range[] | undefined, id: number): number | undefined {
-  if (!ranges) return id;
-  const range = ranges.find(({ inside, count }) => id >= inside && id < inside + count);
-  return range && id - range.inside + range.outside;
-}
-
 /**
  * Gives the user of the container what he is to write to and read from: pipes and files among his standard streams, and
  * his own terminal, as runc does. Else opening /dev/stdout is EACCES for him. The caller's terminal and the null device
@@ -35,7 +28,7 @@ function outside(ranges: Range[] | undefined, id: number): number | undefined {
 export async function giveStreams(launch: Launch, pid: number): Promise<void> {
   const { user, userNamespace, isolate } = launch;
   const owns = launch.terminal;
-  const uid = outside(userNamespace?.uids, user.uid);
+  const uid = userNamespace ? outsideId(userNamespace.uids, user.uid) : user.uid;
   if (!isolate.has('mount') || uid === undefined || (uid === process.getuid?.() && !owns)) return;
   // those of ours that it has as its 3, 1 and 4; in the background it has a pipe of its own
   const streams: [fd: number, ours: number][] = owns

@@ -12,6 +12,12 @@ export interface Range {
   count: number;
 }
 
+/** The ID on the host of an ID in the container; undefined if it is not mapped. */
+export function outsideId(ranges: Range[], id: number): number | undefined {
+  const range = ranges.find(({ inside, count }) => id >= inside && id < inside + count);
+  return range && id - range.inside + range.outside;
+}
+
 /** The container's user namespace. */
 export interface UserNamespace {
   uids: Range[];
