@@ -24,9 +24,6 @@ export function parseCapabilities(text: string): string[] {
  */
 export function keptCapabilities(add: string[], drop: string[]): string[] {
   const all = capabilities.every((name) => add.includes(name));
-  return capabilities.filter((name) => {
-    if (all || !add.includes(name))
-      return (all || defaultCapabilities.includes(name)) && !drop.includes(name);
-    return true;
-  });
+  const base = (all ? capabilities : defaultCapabilities).filter((name) => !drop.includes(name));
+  return capabilities.filter((name) => base.includes(name) || (!all && add.includes(name)));
 }

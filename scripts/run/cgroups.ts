@@ -42,14 +42,12 @@ export interface CgroupPlan {
 /** Files of limits that make a process wait, for the CPU or for a disk. */
 const slowing = /^(cpu\.max|cpu\.cfs_|io\.max|blkio\.throttle)/;
 
-/** Plans the cgroups of a container in these hierarchies. Throws Failure if there is none. */
+/** Plans the cgroups of a container in these hierarchies, of which there is at least one. */
 function planCgroups(hierarchies: Hierarchy[], name: string, limits: Limits): CgroupPlan {
   const writes = launchWrites(hierarchies, name, limits);
   const isSlowing = ({ to }: Write) => slowing.test(basename(to));
   const lock = lockDirectory(hierarchies);
-  const first = hierarchies.find(({ mountPoint }) => mountPoint === lock);
-  if (!lock || !first)
-    throw new Failure('no cgroup hierarchy is mounted on this host: mount -t cgroup2 cgroup2 /sys/fs/cgroup');
+  const first = hierarchies.find(({ mountPoint }) => mountPoint === lock) as Hierarchy;
   const ordered = [first, ...hierarchies.filter((hierarchy) => hierarchy !== first)];
   return {
     lock,

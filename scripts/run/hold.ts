@@ -6,8 +6,8 @@ import { embedded } from '../helpers/embedded.ts';
 import { type Command, sh } from '../helpers/shell.ts';
 import type { Launch } from './container.ts';
 
-/** Removes the comments of a shell program, since ps(1) shows the program. */
-const withoutComments = (text: string) => text.replace(/^# .*\n/gm, '').trim();
+/** Removes the comments of a program that is passed as an argument, since ps(1) shows it. */
+export const withoutComments = (text: string) => text.replace(/^# .*\n/gm, '').trim();
 
 const startShell = withoutComments(embedded(import.meta.url, './start.sh'));
 const holdShell = withoutComments(embedded(import.meta.url, './hold.sh'));
@@ -15,15 +15,8 @@ export const releaseShell = withoutComments(embedded(import.meta.url, './release
 export const consoleShell = withoutComments(embedded(import.meta.url, './console.sh'));
 export const keepShell = withoutComments(embedded(import.meta.url, './keep.sh'));
 
-/** The words of --isolate for namespaces, and the options of unshare(1) that make these. */
-export const namespaceFlags: Record<string, string> = {
-  mount: '--mount',
-  pid: '--pid',
-  uts: '--uts',
-  ipc: '--ipc',
-  cgroup: '--cgroup',
-  net: '--net',
-};
+/** The namespaces that --isolate accepts. unshare(1) has an option of the same name for each. */
+export const namespaces = ['mount', 'pid', 'uts', 'ipc', 'cgroup', 'net'];
 
 /** Whether a variable, KEY=VALUE, changes what the dynamic loader or the C library loads, ld.so(8). */
 export const forLoader = (variable: string) => /^(LD_|GCONV_PATH=|LOCPATH=|MALLOC_)/.test(variable);
@@ -81,8 +74,7 @@ export function holdCommand(
   const { isolate, rootfs, hostname, joins, userNamespace, idmap } = launch;
   // a mount namespace is made in any case, so that the host does not see the mounts; the cgroup namespace is made when
   // PID 1 is in its cgroups
-  const wanted = Object.keys(namespaceFlags).filter((word) => isolate.has(word) && word !== 'cgroup');
-  const flags = [...new Set(['mount', ...wanted])].map((word) => namespaceFlags[word] as string);
+  const made = namespaces.filter((name) => name === 'mount' || (isolate.has(name) && name !== 'cgroup'));
   const chain: Command = joins ? sh`nsenter --net=/proc/self/fd/5 sh -c ${startShell} start` : [];
   if (userNamespace && holder !== undefined) {
     const namespace = `/proc/${holder}/ns/user`;
@@ -97,7 +89,7 @@ export function holdCommand(
   }
   // a change of user clears the death signal, prctl(2), so it is set after nsenter
   chain.push(...sh`setpriv --pdeathsig=KILL`);
-  chain.push(...sh`unshare ${flags} --fork --kill-child --propagation private`);
+  chain.push(...sh`unshare ${made.map((name) => `--${name}`)} --fork --kill-child --propagation private`);
   chain.push(...sh`sh -c ${hold} hold ${rootfs} ${hostname ?? ''} ${drop}`);
   return chain;
 }

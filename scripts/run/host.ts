@@ -1,7 +1,7 @@
 // Facts about this host that a launch depends on: devices, paths in /proc and /sys, mounts, programs, seccomp loaders.
 import { existsSync, statSync } from 'node:fs';
 import { Failure } from '../helpers/cli.ts';
-import { mountOf, readMounts } from '../helpers/mounts.ts';
+import { isBelow, mountOf, readMounts } from '../helpers/mounts.ts';
 import { type SeccompLoader, seccompLoader, seccompRules } from '../helpers/seccomp/seccomp.ts';
 import { findInPath, findProgram } from '../helpers/shell.ts';
 import { type Launch, needsNotes } from './container.ts';
@@ -61,16 +61,16 @@ export function findVolumes(volumes: Volume[]): FoundVolume[] {
   const mounts = volumes.length > 0 ? readMounts('self') : [];
   return volumes.map((volume) => {
     const { source } = volume;
-    const below = source === '/' ? '/' : `${source}/`;
-    const inside = mounts.filter(({ mountPoint }) => mountPoint.startsWith(below) && mountPoint !== '/');
-    const points = inside.map(({ mountPoint, options }) => ({
-      path: mountPoint.slice(source === '/' ? 0 : source.length),
-      options: keptOptions(options),
-    }));
+    const submounts = mounts
+      .filter(({ mountPoint }) => mountPoint !== source && isBelow(mountPoint, source))
+      .map(({ mountPoint, options }) => ({
+        path: mountPoint.slice(source === '/' ? 0 : source.length),
+        options: keptOptions(options),
+      }));
     return {
       ...volume,
       isDirectory: statSync(source).isDirectory(),
-      mountPoints: [{ path: '', options: mountFlags(source) }, ...points],
+      mountPoints: [{ path: '', options: mountFlags(source) }, ...submounts],
     };
   });
 }

@@ -3,9 +3,9 @@ import { Failure } from '../helpers/cli.ts';
 import { embedded } from '../helpers/embedded.ts';
 import { installCommand } from '../helpers/programs.ts';
 import { findProgram, runProgram } from '../helpers/shell.ts';
+import { withoutComments } from './hold.ts';
 
-/** Without comments, since ps(1) shows the program. */
-const perl = embedded(import.meta.url, './idmap.pl').replace(/^# .*\n/gm, '');
+const perl = withoutComments(embedded(import.meta.url, './idmap.pl'));
 
 const mount = `mount --bind -o X-mount.idmap="$1" -- "$2" "$2" && shift 2 && exec "$@"`;
 

@@ -1,7 +1,9 @@
 // The init of a container: a PID 1 that starts the command, forwards signals, reaps orphans, and returns the exit code of
 // the command.
 import { closeSync, openSync, readSync } from 'node:fs';
+import { embedded } from '../helpers/embedded.ts';
 import { findInPath, findProgram } from '../helpers/shell.ts';
+import { withoutComments } from './hold.ts';
 
 /** Whether a program is statically linked, which means that it runs in any root file system. See elf(5). */
 function isStatic(path: string): boolean {
@@ -37,22 +39,8 @@ export function findInit(find: (program: string) => string | undefined = findPro
   return candidates.map((name) => find(name)).find((path) => path !== undefined && isStatic(path));
 }
 
-/**
- * An init for the container's own sh; the words of the command follow these. sh starts the command as a background job,
- * which ignores SIGINT and SIGQUIT, and reads from /dev/null. env(1) resets the signals, if the container's env(1) can do
- * that; descriptor 3 keeps standard input.
- */
-export const shellInit = [
-  '/bin/sh',
-  '-c',
-  `for signal in HUP INT QUIT USR1 USR2 TERM; do trap "kill -$signal \\$child 2>/dev/null" $signal; done
-! env --default-signal=INT,QUIT true 2>/dev/null || set -- env --default-signal=INT,QUIT "$@"
-exec 3<&0; "$@" <&3 3<&- & child=$!; exec 3<&-
-while wait "$child"; code=$?; kill -0 "$child" 2>/dev/null; do :; done
-[ "$code" -le 128 ] || { wait "$child" 2>/dev/null; again=$?; [ "$again" = 127 ] || code=$again; }
-exit "$code"`,
-  'init',
-];
+/** The init that the container's own sh runs. The words of the command follow these. */
+export const shellInit = ['/bin/sh', '-c', withoutComments(embedded(import.meta.url, './init.sh')), 'init'];
 
 /** What --init adds to a launch: the host's init program, if there is one, and the words before the command. */
 export function planInit(): { init: string | undefined; words: string[] } {

@@ -9,7 +9,7 @@ import { maxId } from '../helpers/rootfs.ts';
 import { parseNumber, parseSize } from '../helpers/units.ts';
 import { findDisk } from '../limit/disk.ts';
 import type { Device, Tmpfs, Volume } from './furnish.ts';
-import { namespaceFlags } from './hold.ts';
+import { namespaces } from './hold.ts';
 
 /** A name that is valid as a directory name, as a host name, and unquoted in a shell. `pid-N` is for limit-*.ts only. */
 export function parseName(text: string): string {
@@ -32,9 +32,6 @@ export function parseVariableFile(path: string): string[] {
     .filter((line) => line.trim() && !line.startsWith('#'))
     .map((line) => parseVariable(line.trimStart()));
 }
-
-/** Options of the host's mount that a path lies on. */
-const mountOptions = (path: string) => mountOf(realpathSync(path), readMounts('self'))?.options ?? [];
 
 /** Options of Docker and mount(8) that every volume has anyway: they are accepted and change nothing. */
 const accepted = 'rw nodev relatime rbind private rprivate nocopy'.split(' ');
@@ -62,7 +59,8 @@ export function parseVolume(text: string): Volume {
   if (options.includes('rw') && options.includes('ro'))
     throw new UsageError('--volume: ro and rw exclude each other');
   // a bind mount keeps the access time option of its source, mount_setattr(2)
-  if (options.includes('relatime') && !mountOptions(source).includes('relatime'))
+  const sourceOptions = mountOf(realpathSync(source), readMounts('self'))?.options ?? [];
+  if (options.includes('relatime') && !sourceOptions.includes('relatime'))
     throw new UsageError(
       `--volume: ${source} lies on a mount without relatime, which a bind mount keeps: leave out relatime`,
     );
@@ -186,7 +184,7 @@ export function parseSecurity(text: string): { seccomp?: false; newPrivileges?: 
 
 /** A list such as `mount,pid`: `chroot`, and words for namespaces. */
 export function parseIsolate(text: string): Set<string> {
-  const known = ['chroot', ...Object.keys(namespaceFlags)];
+  const known = ['chroot', ...namespaces];
   const words = text.split(',');
   for (const word of words)
     if (!known.includes(word))
