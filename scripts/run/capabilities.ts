@@ -19,8 +19,8 @@ export function parseCapabilities(text: string): string[] {
 }
 
 /**
- * The capabilities to keep, by Docker's rules. With `--cap-add ALL`: all except the dropped ones. Otherwise: the added ones,
- * and the default ones except the dropped ones.
+ * The capabilities to keep, by Docker's rules. With `--cap-add ALL`: all except the dropped ones. Otherwise: the added
+ * ones, and the default ones except the dropped ones.
  */
 export function keptCapabilities(add: string[], drop: string[]): string[] {
   const all = capabilities.every((name) => add.includes(name));

@@ -22,10 +22,10 @@ import { type Launch, needsNotes } from './container.ts';
 
 /** Directories and values of a container's cgroups. */
 export interface CgroupPlan {
-  /** the directory whose lock guards the names of root's containers; undefined for other users */
+  /** the directory to lock while a name of root's containers is reserved; undefined for other users */
   lock: string | undefined;
   /**
-   * a delegated v2 cgroup whose own processes have to be moved to another cgroup first: a cgroup that enables controllers
+   * a delegated v2 cgroup: its own processes are moved to another cgroup first, since a cgroup that enables controllers
    * for its children can have no processes
    */
   leave: string | undefined;

@@ -1,15 +1,15 @@
 // Plan for furnishing a container's root directory: its mounts, files and device nodes. node furnishes it from outside,
 // while the future PID 1 waits.
 //
-// The stage is a tmpfs that covers ROOTFS in the container's mount namespace. Only this launch can change it. Everything
-// is prepared on the stage; then each piece is bind-mounted at its place in the root. Mounts are grouped into tables in
+// The stage is a tmpfs that covers ROOTFS in the container's mount namespace. Only this launch can change it. All parts
+// are prepared on the stage; then each one is bind-mounted at its place in the root. Mounts are grouped into tables in
 // the format of fstab(5): one mount(8) makes all mounts of a table.
 import { basename, dirname } from 'node:path';
 import { groupBy } from '../helpers/pids.ts';
 import { type Command, sh } from '../helpers/shell.ts';
 import type { Launch } from './container.ts';
 
-/** A directory or file of the host, which is bind-mounted at `path`. `options` are those of mount(8). */
+/** A directory or file of the host that is bind-mounted at `path`, with options of mount(8). */
 export interface Volume {
   source: string;
   path: string;
@@ -23,7 +23,7 @@ export interface FoundVolume extends Volume {
   mountPoints: { path: string; options: string[] }[];
 }
 
-/** A tmpfs at `path`. `options` are those of tmpfs(5). */
+/** A tmpfs at `path`, with options of tmpfs(5). */
 export interface Tmpfs {
   path: string;
   options: string[];
@@ -249,8 +249,8 @@ function planDev(launch: Launch, plan: Furnishing, stage: string, terminal: stri
   const nodes = [...defaultDevices, ...devices];
   for (const { source, path } of nodes) {
     files.push({ path: path.slice(1), text: '' });
-    // a copy of the node, as chmod(2) through a bind mount would change the host's node; mknod(2), which makes the
-    // copy, fails in a user namespace
+    // a bind mount of a copy: chmod(2) through a mount of the host's node would change that one. A user namespace gets
+    // the host's node, since mknod(2) fails there.
     if (userNamespace) lateMounts.push(bind(source, stage + path));
     else lateMounts.push(bind(`${stage}/store${path}`, stage + path, 'nosuid,noexec'));
   }

@@ -24,7 +24,7 @@ import { type Binding, copyCommands, fstab, type Mount, planFurnishing, type Sta
 import { hostShell, unnamedFile } from './held.ts';
 import { hostId } from './userns.ts';
 
-/** The path of the stage for the programs that furnish, which get its descriptor as their descriptor 3. */
+/** The path of the stage for host programs: they get it as descriptor 3. */
 const stage = ofDescriptor(3);
 
 /** Furnishes the root of a held process. It reaches all files through descriptors of the process's mount namespace. */
@@ -71,8 +71,8 @@ export class Furnisher {
   /** Makes the mounts that show PID 1's cgroup namespace, and bind-mounts everything from the stage to the root. */
   async mountLate(): Promise<void> {
     const { lateMounts, bindings, finalMounts } = this.plan;
-    // proc, sys and dev share a table. Any other target is opened only after the mounts before it are made, since it may
-    // lie inside one of them.
+    // proc, sys and dev are mounted by one table. Any other target may lie inside an earlier mount, so it is opened only
+    // after that mount is made.
     const batches = [
       bindings.filter(({ refusesLinks }) => refusesLinks),
       ...bindings.filter(({ refusesLinks }) => !refusesLinks).map((binding) => [binding]),
@@ -154,7 +154,7 @@ export class Furnisher {
         openInRoot(root, to, { links, lastLink: coversLink }) ??
         this.asContainerRoot(() => {
           const made = openInRoot(root, to, { links, make: kind });
-          // the mode of a new tmpfs, which the later launches copy from this directory too
+          // every user may write to a tmpfs at a new directory; later launches copy the mode from the directory
           if (made && copied) chmodSync(ofDescriptor(made.fd), 0o1777);
           return made && { ...made, stats: fstatSync(made.fd) };
         });

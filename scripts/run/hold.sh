@@ -1,6 +1,6 @@
 # shellcheck shell=dash
-# ROOTFS HOSTNAME COMMAND...: the future PID 1 while it is a shell of the host. It mounts the stage over ROOTFS, sets the
-# host name, prints its PID, waits until it is in its cgroups, and becomes COMMAND.
+# ROOTFS HOSTNAME COMMAND...: the future PID 1 while it is a shell of the host. It mounts the stage over ROOTFS, sets
+# the host name, prints its PID, waits until it is in its cgroups, and becomes COMMAND.
 # Standard input is the pipe that it waits on. node reads standard error.
 
 # unbindable: a volume that contains ROOTFS must not contain the stage, mount_namespaces(7)

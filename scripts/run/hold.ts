@@ -1,5 +1,5 @@
-// The command that becomes PID 1: a chain of programs, of which each executes the next in the same process. They make
-// the namespaces, drop privileges, and wait; the last one becomes the container's command. docs/run.md explains the order.
+// The command that becomes PID 1: a chain of programs. Each of them replaces itself by the next, execve(2). They make
+// the namespaces, drop privileges, and wait; the last one is the container's command. docs/run.md explains the order.
 import { realpathSync } from 'node:fs';
 import { basename } from 'node:path';
 import { embedded } from '../helpers/embedded.ts';

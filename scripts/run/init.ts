@@ -1,5 +1,5 @@
-// The init of a container: a PID 1 that starts the command, forwards signals, reaps orphans, and returns the exit code of
-// the command.
+// The init of a container: a PID 1 that starts the command, forwards signals, reaps orphans, and returns the exit code
+// of the command.
 import { closeSync, openSync, readSync } from 'node:fs';
 import { embedded } from '../helpers/embedded.ts';
 import { findInPath, findProgram } from '../helpers/shell.ts';

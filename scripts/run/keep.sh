@@ -1,7 +1,7 @@
 # shellcheck shell=dash
-# FOLDER BYTES LOCK COMMAND...: runs COMMAND in the background. Keeps its exit status and the end of its output in FOLDER:
-# log and log.1 have at most BYTES each. Then runs FOLDER/cleanup, which removes cgroups and network of the container,
-# under the lock on LOCK if that is not empty.
+# FOLDER BYTES LOCK COMMAND...: runs COMMAND in the background. Keeps its exit status and the end of its output in
+# FOLDER: log and log.1 have at most BYTES each. When COMMAND has ended, runs FOLDER/cleanup, which removes cgroups and
+# network of the container, under the lock on LOCK if that is not empty.
 # Descriptor 7 is open on FOLDER and holds its lock until this program ends: other programs wait for that.
 # Descriptor 0 is the pipe that COMMAND waits on. The process that started this program reads descriptor 2.
 trap '' HUP INT QUIT TERM USR1 USR2 TSTP

@@ -111,7 +111,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
   }
 }
 
-/** Opens the network namespace that the container shares. Throws Failure if its process has ended: a PID can be reused. */
+/** Opens the network namespace to share. Throws Failure if its process has ended, also if another process has its PID. */
 function openNetwork({ pid, inode, label }: NonNullable<Launch['joins']>): number {
   const file = attempt(() => openSync(`/proc/${pid}/ns/net`, 'r'));
   if (file !== undefined && fstatSync(file).ino === inode) return file;

@@ -11,7 +11,7 @@ import { findDisk } from '../limit/disk.ts';
 import type { Device, Tmpfs, Volume } from './furnish.ts';
 import { namespaces } from './hold.ts';
 
-/** A name that is valid as a directory name, as a host name, and unquoted in a shell. `pid-N` is for limit-*.ts only. */
+/** A name that is valid as a directory name, a host name, and a word of the shell. `pid-N` is reserved for limit-*.ts. */
 export function parseName(text: string): string {
   if (/^[a-z0-9][a-z0-9_.-]{0,62}$/i.test(text) && !/^pid-\d+$/.test(text)) return text;
   throw new UsageError(
@@ -19,7 +19,7 @@ export function parseName(text: string): string {
   );
 }
 
-/** The variables in a file. Each line is a value of `-e`. Lines that begin with # are comments; quotes are not special. */
+/** The variables in a file. Each line is a value of `-e`, or a comment that begins with #. Quotes are not special. */
 export function parseVariableFile(path: string): string[] {
   let text: string;
   try {
@@ -37,8 +37,8 @@ export function parseVariableFile(path: string): string[] {
 const accepted = 'rw nodev relatime rbind private rprivate nocopy'.split(' ');
 
 /**
- * `SRC:DST[:OPTIONS]`, with the options ro, nosuid, noexec, and those in `accepted`, separated by commas. A colon in SRC
- * is written as `\:`.
+ * `SRC:DST[:OPTIONS]`. Options are ro, nosuid, noexec, and the words in `accepted`, separated by commas. A colon in SRC is
+ * written as `\:`.
  */
 export function parseVolume(text: string): Volume {
   const [from = '', to = '', words = 'rw', ...more] = text

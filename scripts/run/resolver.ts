@@ -10,9 +10,9 @@ import type { Text, Tmpfs, Volume } from './furnish.ts';
 const file = '/etc/resolv.conf';
 
 /**
- * A file for the container's /etc/resolv.conf with the host's name servers. undefined if the container's own file names a
- * server that the container can reach, or if an option mounts something there. undefined also if there is no such file,
- * since a mount point would be created in ROOTFS; a dangling symlink can be a mount point.
+ * A file for the container's /etc/resolv.conf with the host's name servers. undefined if the container's own file names
+ * a server that the container can reach, or if an option mounts something there. undefined also if there is no such
+ * file, since a mount point would be created in ROOTFS; a dangling symlink can be a mount point.
  */
 export function hostResolver(rootfs: string, volumes: Volume[], tmpfs: Tmpfs[]): Text | undefined {
   const own = withRoot(rootfs, (root) => ownServers(root, volumes, tmpfs));

@@ -7,7 +7,7 @@ import { hostId } from './userns.ts';
 
 const O_CLOEXEC = 0o2000000; // open(2), on x86-64 and arm64
 
-/** Closes the descriptors above 2 that the caller left open: the container would inherit them. node's own have O_CLOEXEC. */
+/** Closes the descriptors above 2 that the caller left open, which a child would inherit. node's own have O_CLOEXEC. */
 export function closeInherited(): void {
   for (const fd of readdirSync('/proc/self/fd')
     .map(Number)
@@ -44,7 +44,7 @@ export async function giveStreams(launch: Launch, pid: number): Promise<void> {
   }
 }
 
-/** Whether the container's user becomes the owner of this stream: of a pipe, a socket, or a file that is open for writing. */
+/** Whether the container's user becomes the owner of a stream: a pipe, a socket, or a file that is open for writing. */
 function isGiven(fd: number, stats: Stats): boolean {
   const isRead = /^flags:\s*\d*[048]$/m.test(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'));
   return stats.isFIFO() || stats.isSocket() || (stats.isFile() && !isRead);

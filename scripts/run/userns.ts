@@ -1,4 +1,4 @@
-// User namespaces: the maps from user and group IDs of a container to those of the host. See user_namespaces(7), subuid(5).
+// User namespaces: maps from a container's user and group IDs to those of the host, user_namespaces(7), subuid(5).
 import { readdirSync, readFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { Failure } from '../helpers/cli.ts';
@@ -48,8 +48,8 @@ export function subordinateRange(text: string, user: string, uid: number): Range
 }
 
 /**
- * The user namespace of a container. undefined: the container shares that of the host, for root without --userns. Throws
- * Failure if this host forbids user namespaces to this user.
+ * The user namespace of a container. undefined: the container shares the host's, since root starts it without --userns.
+ * Throws Failure if this host forbids user namespaces to this user.
  */
 export function findUserNamespace(name: string, userns: boolean): UserNamespace | undefined {
   if (process.getuid?.() === 0) return userns ? freeNamespace(name) : undefined;
@@ -74,7 +74,7 @@ export function rootlessNamespace(): UserNamespace {
   };
 }
 
-/** Number of IDs in a range for --userns, and the first and last start of a range on the host, as in systemd-nspawn(1). */
+/** Number of IDs in a range for --userns. Lowest and highest start of a range on the host, as in systemd-nspawn(1). */
 const idCount = 65536;
 const [firstBase, lastBase] = [0x80000, 0x6fff0000];
 
@@ -118,7 +118,7 @@ const locks: [file: string, forbids: string, fix: string][] = [
   ],
 ];
 
-/** The error message if a sysctl of this host forbids user namespaces to users. It names the command that allows them. */
+/** The message if a sysctl of this host forbids user namespaces to users. It names the command that allows them. */
 export function lockedBy(
   read = (file: string) => attempt(() => readFileSync(file, 'utf8')),
 ): string | undefined {
