@@ -221,6 +221,7 @@ function planSys(launch: Launch, { earlyMounts, lateMounts }: Furnishing, stage:
     earlyMounts.push(mount('/sys', sys, 'none', ['rbind', mkdir]));
     for (const path of ['', ...sysMounts])
       earlyMounts.push(mount('none', sys + path, 'none', ['remount,bind', ...flags]));
+    // with the source of the host's tmpfs there, mount(8) could skip it as mounted already
     lateMounts.push(emptyDirectory(`${sys}/fs/cgroup`, 'masked'));
   } else earlyMounts.push(mount('sysfs', sys, 'sysfs', [...flags, mkdir]));
   if (isolate.has('cgroup') && cgroups?.version === 2)
