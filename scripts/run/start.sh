@@ -1,3 +1,3 @@
 # shellcheck shell=dash
-# COMMAND...: becomes COMMAND without descriptor 5, which was for nsenter(1) only.
+# COMMAND...: closes descriptor 5, the network namespace that nsenter(1) has joined, and becomes COMMAND.
 exec "$@" 5<&-
