@@ -59,15 +59,25 @@ import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
 import { parseVariable, parseWorkdir } from './helpers/options.ts';
 import {
   attempt,
+  hasBit,
   namespaceInode,
   readProc,
   readProcesses,
   startTicks as startTicksOf,
+  statusField,
 } from './helpers/pids.ts';
 import { installCommand, requirePrograms } from './helpers/programs.ts';
-import { findHome, findUser, parseUser, type UserChoice } from './helpers/rootfs.ts';
+import { findHome, findUser, parseUser, type User } from './helpers/rootfs.ts';
 import { seccompRules } from './helpers/seccomp/seccomp.ts';
-import { become, type Command, canBecome, findInPath, findProgram, startAndWait } from './helpers/shell.ts';
+import {
+  become,
+  type Command,
+  canBecome,
+  findInPath,
+  findProgram,
+  sh,
+  startAndWait,
+} from './helpers/shell.ts';
 import { numberedArchitectures } from './helpers/system-calls.ts';
 import { findContainer } from './helpers/target.ts';
 
@@ -81,8 +91,8 @@ export const options = {
 } as const;
 
 /** Maps an ID by the text of a uid_map, user_namespaces(7); undefined if the map does not have it. */
-function mapped(map: string | undefined, id: number, from: 'inside' | 'outside'): number | undefined {
-  for (const line of map?.trim().split('\n') ?? []) {
+function mapped(map: string, id: number, from: 'inside' | 'outside'): number | undefined {
+  for (const line of map.trim().split('\n')) {
     const [inside = 0, outside = 0, count = 0] = line.trim().split(/\s+/).map(Number);
     const [first, other] = from === 'inside' ? [inside, outside] : [outside, inside];
     if (id >= first && id < first + count) return id - first + other;
@@ -90,68 +100,56 @@ function mapped(map: string | undefined, id: number, from: 'inside' | 'outside')
   return undefined;
 }
 
-/** Facts from /proc/PID/status. Throws Failure if the process has ended. */
-function readStatus(pid: number) {
-  const status = readProc(pid, 'status');
-  if (status === undefined) throw new Failure(`process ${pid} has ended`);
-  const field = (name: string) => new RegExp(`^${name}:[ \\t]*(.*)$`, 'm').exec(status)?.[1] ?? '';
-  const numbers = (name: string) => field(name).split(/\s+/).filter(Boolean).map(Number);
-  return {
-    uid: numbers('Uid')[1] ?? 0,
-    gid: numbers('Gid')[1] ?? 0,
-    groups: numbers('Groups'),
-    bounding: BigInt(`0x${field('CapBnd') || 0}`),
-    permitted: BigInt(`0x${field('CapPrm') || 0}`),
-    noNewPrivileges: field('NoNewPrivs') === '1',
-    filtered: field('Seccomp') === '2',
-  };
-}
-
 /** User and privileges of the command: those of the container's first process, unless options say otherwise. */
 function planInside(
   pid: number,
   inUserNamespace: boolean,
-  values: Values<typeof options>,
+  { user: choice, privileged }: Values<typeof options>,
   needsHome: boolean,
 ): Inside {
-  const status = readStatus(pid);
-  const [uids, gids] = inUserNamespace
-    ? [readProc(pid, 'uid_map'), readProc(pid, 'gid_map')]
-    : ['0 0 4294967295', '0 0 4294967295'];
+  const numbers = (name: string) => statusField(pid, name).split(/\s+/).filter(Boolean).map(Number);
+  const [firstUid, firstGid] = [numbers('Uid')[1], numbers('Gid')[1]];
+  if (firstUid === undefined || firstGid === undefined) throw new Failure(`process ${pid} has ended`);
+  const readMap = (file: string) => (inUserNamespace ? (readProc(pid, file) ?? '') : '0 0 4294967295');
+  const [uids, gids] = [readMap('uid_map'), readMap('gid_map')];
   const root = `/proc/${pid}/root`;
-  const find = (choice: UserChoice) => {
-    try {
-      return findUser(root, choice);
-    } catch (error) {
-      throw new Failure((error as Error).message.replace(root, 'the container: '));
-    }
-  };
-  const ownUser = () => {
-    const uid = mapped(uids, status.uid, 'outside');
-    const gid = mapped(gids, status.gid, 'outside');
+  const firstUser = (): User => {
+    const [uid, gid] = [mapped(uids, firstUid, 'outside'), mapped(gids, firstGid, 'outside')];
     if (uid === undefined || gid === undefined)
       throw new Failure(
         `the user of process ${pid} has no ID in its own user namespace: choose another with -u`,
       );
-    const groups = status.groups.flatMap((group) => mapped(gids, group, 'outside') ?? []);
+    const groups = numbers('Groups').flatMap((group) => mapped(gids, group, 'outside') ?? []);
     return { uid, gid, groups, home: needsHome ? findHome(root, uid) : '' };
   };
-  const user = values.user === undefined ? ownUser() : find(values.user);
+  const chosenUser = (): User | undefined => {
+    try {
+      return choice && findUser(root, choice);
+    } catch (error) {
+      throw new Failure((error as Error).message.replace(root, 'the container: '));
+    }
+  };
+  const user = chosenUser() ?? firstUser();
   const hostUid = mapped(uids, user.uid, 'inside');
   if (hostUid === undefined || mapped(gids, user.gid, 'inside') === undefined)
     throw new Failure(
       `user ${user.uid}:${user.gid} is not mapped in the container's user namespace: see /proc/${pid}/uid_map`,
     );
-  // root gets the whole bounding set at each execve(2): where the first process is root and has less, this is the limit
-  const bounding =
-    status.uid === hostUid && status.uid === mapped(uids, 0, 'inside')
-      ? status.bounding & status.permitted
-      : status.bounding;
+  const setgroupsDenied = inUserNamespace && readProc(pid, 'setgroups')?.trim() === 'deny';
+  if (privileged) return { user, hostUid, setgroupsDenied };
+
+  // root gets the whole bounding set at each execve(2): if the first process is root and has less, that is the limit
+  const isLimited = firstUid === hostUid && firstUid === mapped(uids, 0, 'inside');
+  const sets = ['CapBnd', ...(isLimited ? ['CapPrm'] : [])].map((set) => statusField(pid, set));
+  const bounding = Array.from({ length: 64 }, (_, bit) => bit).filter((bit) =>
+    sets.every((set) => hasBit(set, bit)),
+  );
+  const isFiltered = statusField(pid, 'Seccomp') === '2';
   const rules = seccompRules(
     process.arch,
-    capabilities.filter((_, bit) => (bounding >> BigInt(bit)) & 1n),
+    bounding.flatMap((bit) => capabilities[bit] ?? []),
   );
-  if (status.filtered && !rules && !values.privileged)
+  if (isFiltered && !rules)
     throw new Failure(
       `the container has a seccomp filter, and exec.ts has none for ${process.arch}: --privileged runs COMMAND without one`,
     );
@@ -159,11 +157,11 @@ function planInside(
   return {
     user,
     hostUid,
-    setgroupsDenied: inUserNamespace && readProc(pid, 'setgroups')?.trim() === 'deny',
-    bounding: values.privileged ? undefined : bounding,
-    noNewPrivileges: status.noNewPrivileges && !values.privileged,
-    rules: status.filtered && !values.privileged ? rules : undefined,
-    confined: !values.privileged && Boolean(label) && label !== readProc(process.pid, 'attr/current'),
+    setgroupsDenied,
+    bounding,
+    noNewPrivileges: statusField(pid, 'NoNewPrivs') === '1',
+    rules: isFiltered ? rules : undefined,
+    confined: Boolean(label) && label !== readProc('self', 'attr/current'),
   };
 }
 
@@ -172,25 +170,24 @@ function planInside(
  * run then. Users other than root need not join those that they are in already.
  */
 function planCgroups(hierarchies: Hierarchy[], pid: number, isRoot: boolean): string[] {
-  const own = readProc(process.pid, 'cgroup') ?? '';
-  const its = readProc(pid, 'cgroup') ?? '';
-  const directories = its
-    .split('\n')
-    .filter(Boolean)
-    .flatMap((line) => {
-      const [, controllers = '', path = ''] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
-      const hierarchy = hierarchies.find((candidate) => candidate.controllers.join() === controllers);
-      const directory = hierarchy && cgroupDirectory(hierarchy, path);
-      const isOwn = own.split('\n').includes(line);
-      if (!directory && !isOwn)
-        throw new Failure(
-          `cannot join the cgroup ${path} of ${controllers || 'cgroup v2'}: it is not mounted here`,
-        );
-      return directory && (isRoot || !isOwn) ? [directory] : [];
-    });
+  const linesOf = (of: number | 'self') => (readProc(of, 'cgroup') ?? '').split('\n').filter(Boolean);
+  const own = linesOf('self');
+  const directories = linesOf(pid).flatMap((line) => {
+    const isOwn = own.includes(line);
+    if (isOwn && !isRoot) return [];
+    const [, controllers = '', path = ''] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
+    const hierarchy = hierarchies.find((candidate) => candidate.controllers.join() === controllers);
+    const directory = hierarchy && cgroupDirectory(hierarchy, path);
+    if (!directory && !isOwn)
+      throw new Failure(
+        `cannot join the cgroup ${path} of ${controllers || 'cgroup v2'}: it is not mounted here`,
+      );
+    return directory ?? [];
+  });
   const isFrozen = (directory: string) =>
-    /^FROZEN|^FREEZING/.test(attempt(() => readFileSync(join(directory, 'freezer.state'), 'utf8')) ?? '') ||
-    attempt(() => readFileSync(join(directory, 'cgroup.events'), 'utf8'))?.includes('frozen 1');
+    ['freezer.state', 'cgroup.events']
+      .map((file) => attempt(() => readFileSync(join(directory, file), 'utf8')) ?? '')
+      .some((text) => /^(FROZEN|FREEZING|frozen 1)$/m.test(text));
   if (directories.some(isFrozen)) throw new Failure(`${pid} is paused: stop.ts --resume lets it go on`);
   return directories;
 }
@@ -227,8 +224,7 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
 
   const isRoot = process.getuid?.() === 0;
   const shields = isRoot || hostTools ? ['unshare', 'mount'] : [];
-  const parents = 'execve' in process ? [] : ['setpriv'];
-  requirePrograms(['env', ...shields, ...parents], 'enter a container');
+  requirePrograms(['env', ...shields], 'enter a container');
 
   const hierarchies = readHierarchies();
   const { first, startTicks } = findContainer(hierarchies, target);
@@ -237,8 +233,8 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
   const namespaces = planNamespaces(pid, isRoot, hostTools);
   if (!isRoot && !namespaces.includes('user'))
     throw new Failure(`${target} has no user namespace of its own: needs root: try sudo`);
-  const environ = readProc(pid, 'environ') ?? '';
-  const isSet = (key: string) => environ.startsWith(`${key}=`) || environ.includes(`\0${key}=`);
+  const variables = (readProc(pid, 'environ') ?? '').split('\0').filter((pair) => pair.includes('='));
+  const isSet = (key: string) => variables.some((pair) => pair.startsWith(`${key}=`));
   const inside = hostTools ? undefined : planInside(pid, namespaces.includes('user'), values, !isSet('HOME'));
   const environment = inside
     ? [
@@ -247,12 +243,16 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
         ...(isatty(0) && isatty(1) ? [`TERM=${process.env.TERM ?? 'xterm'}`] : []),
       ]
     : [];
+  // a /proc with the container's processes, which only a tool of the host sees, for ps and the like, unshare(1)
+  const ownProc =
+    hostTools && namespaces.includes('pid') ? sh`unshare --mount --mount-proc --propagation slave` : [];
   return {
     pid,
     startTicks,
     namespaces,
     cgroups: hostTools ? [] : planCgroups(hierarchies, pid, isRoot),
-    command,
+    command: [...ownProc, ...command],
+    variables,
     environment: [...environment, ...env.filter(Boolean)],
     workdir: workdir ?? (hostTools ? process.cwd() : undefined),
     inside,
@@ -260,15 +260,16 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
   };
 }
 
-/** The program that enters on this host. A python3 in PATH may be a wrapper that reads the working directory. */
+/** The program that enters on this host. */
 function findTool(): Tool {
   const perl = findProgram('perl') ?? findInPath('perl');
   if (perl) return { path: realpathSync(perl), name: 'perl' };
-  const python = findProgram('python3');
+  const python = findProgram('python3'); // one in PATH may be a wrapper that reads the working directory
   if (python) return { path: realpathSync(python), name: 'python3' };
   const nsenter = findProgram('nsenter') ?? findInPath('nsenter');
-  if (nsenter) return { path: nsenter, name: 'nsenter' };
-  throw new Failure(`needs perl, python3 or nsenter: ${installCommand(['perl'])}`);
+  if (!nsenter) throw new Failure(`needs perl, python3 or nsenter: ${installCommand(['perl'])}`);
+  requirePrograms(['setpriv'], 'enter a container');
+  return { path: nsenter, name: 'nsenter' };
 }
 
 /** Changes to /proc/PID: files opened from there belong to this very process, and to no later one of its PID, proc(5). */
@@ -302,13 +303,12 @@ await main(
   async (values, operands) => {
     const entry = planEntry(values, operands);
     const tool = findTool();
-    const variables = (readProc(entry.pid, 'environ') ?? '').split('\0').filter((pair) => pair.includes('='));
     if (tool.name === 'nsenter' && entry.inside)
       console.error(
         "exec: no perl or python3, so nsenter(1) enters: the container's own setpriv and env start COMMAND, as root at first, without a seccomp filter, on this terminal: apt-get install perl-base",
       );
     if (values.dryRun) {
-      process.stdout.write(enterRunbook(entry, tool, variables));
+      process.stdout.write(enterRunbook(entry, tool));
       return 0;
     }
     holdOn(entry);
@@ -318,8 +318,7 @@ await main(
       : process.env;
     // the keys of a terminal reach the program by themselves, but for one that is relayed, where they do nothing
     const passesKeys = (entry.inside && tool.name !== 'nsenter' && isatty(0) && isatty(1)) || !isatty(0);
-    if (tool.name === 'nsenter') return enterByNsenter(enterCommand(entry, tool, variables), env, passesKeys);
-    const parent = canBecome ? undefined : process.pid;
-    return become(enterCommand(entry, tool, variables, parent), env, passesKeys);
+    if (tool.name === 'nsenter') return enterByNsenter(enterCommand(entry, tool), env, passesKeys);
+    return become(enterCommand(entry, tool, canBecome ? undefined : process.pid), env, passesKeys);
   },
 );
