@@ -53,35 +53,17 @@ SEE ALSO
   admin-guide/cgroup-v2 and admin-guide/cgroup-v1
 */
 
-import { readdirSync } from 'node:fs';
 import { uptime } from 'node:os';
 import { main, UsageError } from './helpers/cli.ts';
-import { type Container, findContainers, identify } from './helpers/containers.ts';
 import { readMounts } from './helpers/mounts.ts';
-import {
-  commandLine,
-  namespaceInode,
-  type Table as Processes,
-  printable,
-  readProcess,
-  readProcesses,
-  startTicks,
-} from './helpers/pids.ts';
+import { namespaceInode, printable } from './helpers/pids.ts';
 import { gap, table } from './helpers/table.ts';
 import { formatSize, parseNumber } from './helpers/units.ts';
-import { readOomKills } from './ps/oom.ts';
+import { containerReader, type Shown } from './ps/containers.ts';
 import { rootfsPath } from './ps/rootfs.ts';
 import { type Column, cut, fit, toJson } from './ps/screen.ts';
-import {
-  type Accounting,
-  findPlaces,
-  type Places,
-  readAccounting,
-  readCounters,
-  readCpuSeconds,
-  readUsage,
-} from './ps/usage.ts';
-import { formatOomKills, type Look, watch } from './ps/watch.ts';
+import { readCounters, readCpuSeconds } from './ps/usage.ts';
+import { formatOomKills, watch } from './ps/watch.ts';
 
 export const options = {
   watch: {},
@@ -99,7 +81,7 @@ export function parseInterval(text: string): number {
 }
 
 /** A container in the output of --json. */
-export interface Row extends Omit<Look, 'ticks' | 'counters'> {
+export interface Row extends Omit<Shown, 'ticks'> {
   processes: number;
   rootfs: string | null;
   startedAt: string;
@@ -168,99 +150,22 @@ export function toTable(rows: TableRow[], now: number, truncated: boolean, width
   return table(head, fitted, { align, widths });
 }
 
-/** A container, and what stays the same while its processes do. */
-interface Known {
-  container: Container;
-  places: Places;
-  identity: { name: string | null; pid: number; command: string; engine: string };
-}
+const namespaces = ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user'];
 
-/** Processes and containers at one moment. */
-interface Reading {
-  table: Processes;
-  known: Known[];
-  hidden: number;
-  atBootSeconds: number;
-}
+/** The inodes of a process's namespaces. */
+const readNamespaces = (pid: number) =>
+  Object.fromEntries(namespaces.map((type) => [type, namespaceInode(pid, type) ?? null]));
 
-function readAll(accounting: Accounting): Reading {
-  const atBootSeconds = uptime();
-  const table = readProcesses();
-  const { containers, hidden } = findContainers(table);
-  const known = containers.map((container): Known => {
-    const { first } = container;
-    const { engine, name } = identify(table, container);
-    const isOurs = engine === 'barehand' && name !== undefined;
-    const places = findPlaces(accounting, table, containers, container, isOurs);
-    const identity = { name: name ?? null, pid: first.pid, command: commandLine(first), engine };
-    return { container, places, identity };
-  });
-  return { table, known, hidden, atBootSeconds };
-}
-
-/** What a list and a live table have in common of a container; undefined if it has ended. */
-function readShown({ memory }: Accounting, table: Processes, { container, places, identity }: Known) {
-  const ticks = startTicks(identity.pid);
-  if (ticks === undefined) return undefined;
-  const { name, pid, command, engine } = identity;
-  const oomKills = readOomKills(places.memory, memory, ticks / 100);
-  return { name, pid, ticks, command, ...readUsage(places, table, container), oomKills, engine };
-}
-
-function listContainers(accounting: Accounting, { table, known }: Reading): TableRow[] {
+function listContainers({ containers }: ReturnType<ReturnType<typeof containerReader>>): TableRow[] {
   const mounts = readMounts('self');
   const bootMilliseconds = Date.now() - uptime() * 1000;
-  return known.flatMap((one) => {
-    const shown = readShown(accounting, table, one);
-    if (!shown) return [];
-    const { ticks, ...row } = shown;
-    return {
-      ...row,
-      processes: one.container.members.size,
-      rootfs: rootfsPath(one.container, mounts) ?? null,
-      startedAt: new Date(bootMilliseconds + ticks * 10).toISOString(),
-      cpuSeconds: readCpuSeconds(one.places.time),
-    };
-  });
-}
-
-/** Inodes of a process's namespaces. */
-const namespacesOf = (pid: number) =>
-  Object.fromEntries(
-    ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user'].map((type) => [
-      type,
-      namespaceInode(pid, type) ?? null,
-    ]),
-  );
-
-/**
- * A function that reads all containers. Finding them takes most of the time, and is repeated only if the list of PIDs has
- * changed, and every 5 s, since chroot(2) changes no PID.
- */
-function makeLook(accounting: Accounting, first: Reading): () => Look[] {
-  let reading = first;
-  let pids = '';
-  return () => {
-    const now = readdirSync('/proc').join();
-    if (now !== pids || uptime() - reading.atBootSeconds > 5) reading = readAll(accounting);
-    else
-      for (const { container, places } of reading.known)
-        if (!places.memory || !places.pids) refresh(reading.table, container.members);
-    pids = now;
-    const atBootSeconds = uptime();
-    return reading.known.flatMap((one) => {
-      const shown = readShown(accounting, reading.table, one);
-      return shown ? { ...shown, counters: readCounters(one.places, one.container, atBootSeconds) } : [];
-    });
-  };
-}
-
-/** Reads processes again whose container has no cgroup of its own. */
-function refresh(table: Processes, members: Set<number>): void {
-  for (const pid of members) {
-    const process = readProcess(pid);
-    if (process) table.set(pid, process);
-  }
+  return containers.map(({ container, places, shown: { ticks, ...shown } }) => ({
+    ...shown,
+    processes: container.members.size,
+    rootfs: rootfsPath(container, mounts) ?? null,
+    startedAt: new Date(bootMilliseconds + ticks * 10).toISOString(),
+    cpuSeconds: readCpuSeconds(places.time),
+  }));
 }
 
 await main(import.meta.url, { options, operands: [0, 0] }, async (given) => {
@@ -269,27 +174,28 @@ await main(import.meta.url, { options, operands: [0, 0] }, async (given) => {
   if (!given.watch && (given.interval !== undefined || count !== undefined))
     throw new UsageError('--interval and --count need --watch');
 
-  const accounting = readAccounting();
-  const reading = readAll(accounting);
+  const read = containerReader();
+  const reading = read();
   if (reading.hidden > 0 && process.getuid?.() !== 0)
     console.error(
       `ps: could not look into ${reading.hidden} processes of other users, so containers made by chroot(1) may be missing: run it as root`,
     );
   if (given.watch) {
-    await watch(makeLook(accounting, reading), { intervalSeconds, count, json });
+    const look = () =>
+      read().containers.map(({ shown, places, container }) => ({
+        ...shown,
+        counters: readCounters(places, container),
+      }));
+    await watch(look, { intervalSeconds, count, json });
     return 0;
   }
-  const rows = listContainers(accounting, reading);
+  const rows = listContainers(reading);
   if (rows.length === 0)
     console.error('ps: no containers: nothing here runs in a PID namespace or root directory of its own');
-  if (json)
-    console.log(
-      toJson(
-        rows.map((row): Row => ({ ...row, namespaces: namespacesOf(row.pid) })),
-        2,
-      ),
-    );
-  else if (rows.length > 0)
+  if (json) {
+    const withNamespaces: Row[] = rows.map((row) => ({ ...row, namespaces: readNamespaces(row.pid) }));
+    console.log(toJson(withNamespaces, 2));
+  } else if (rows.length > 0)
     console.log(toTable(rows, Date.now(), !noTrunc, Math.max(80, process.stdout.columns || 120)));
   return 0;
 });

@@ -1,6 +1,7 @@
 // Limits and usage of a container: counters of the kernel, and rates from two readings. See
 // cgroups(7), the kernel's admin-guide/cgroup-v2 and admin-guide/cgroup-v1.
 import { readFileSync } from 'node:fs';
+import { uptime } from 'node:os';
 import { join } from 'node:path';
 import {
   cgroupDirectory,
@@ -154,11 +155,8 @@ export function parseIo(text: string): { readBytes: number; writeBytes: number }
 }
 
 /** Reads all counters that rates are computed from. */
-export function readCounters(
-  { cpu, time, io }: Places,
-  { members }: Container,
-  atBootSeconds: number,
-): Counters {
+export function readCounters({ cpu, time, io }: Places, { members }: Container): Counters {
+  const atBootSeconds = uptime();
   const atMilliseconds = performance.now();
   const cpuSeconds = readCpuSeconds(time);
   // counters of v1 exclude the cgroups below, except for files named _recursive

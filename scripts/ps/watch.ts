@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { printable } from '../helpers/pids.ts';
 import { formatSize } from '../helpers/units.ts';
+import type { Shown } from './containers.ts';
 import type { OomKills } from './oom.ts';
 import {
   bar,
@@ -14,22 +15,10 @@ import {
   speaksUnicode,
   toJson,
 } from './screen.ts';
-import { type Counters, type Limits, type Memory, type Rates, rates } from './usage.ts';
+import { type Counters, type Rates, rates } from './usage.ts';
 
 /** One reading of a container. */
-export interface Look {
-  name: string | null;
-  pid: number;
-  /** start time of its first process, in ticks: with the PID it identifies the process */
-  ticks: number;
-  engine: string;
-  command: string;
-  memory: Memory;
-  limits: Limits;
-  pids: number;
-  oomKills: OomKills | null;
-  counters: Counters;
-}
+export type Look = Shown & { counters: Counters };
 
 /** The same with rates since the previous reading. */
 export interface Live extends Look, Rates {
