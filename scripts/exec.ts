@@ -192,12 +192,10 @@ function planCgroups(hierarchies: Hierarchy[], pid: number, isRoot: boolean): st
   return directories;
 }
 
-/** The namespaces of a process that differ from ours, in an order in which they can be entered. */
-function planNamespaces(pid: number, isRoot: boolean, hostTools: boolean): string[] {
-  // user_namespaces(7): entered first it gives a user the privileges for the others, last it takes none from root
-  const others = [...(hostTools ? [] : ['mnt', 'cgroup']), 'net', 'uts', 'ipc', 'time', 'pid'];
-  const kinds = !isRoot ? ['user', ...others] : hostTools ? others : [...others, 'user'];
-  return kinds.filter((kind) => {
+/** What is entered, as files of /proc/PID: the namespaces that differ from ours, and the root directory. */
+function planParts(pid: number, isRoot: boolean, hostTools: boolean): string[] {
+  const shared = ['net', 'uts', 'ipc', 'time', 'pid'];
+  const differs = (kind: string) => {
     const own = namespaceInode(process.pid, kind);
     const its = namespaceInode(pid, kind);
     if (own !== undefined && its === undefined)
@@ -206,7 +204,12 @@ function planNamespaces(pid: number, isRoot: boolean, hostTools: boolean): strin
       );
     // for root, the shield has made a mount namespace by then
     return own !== its || (kind === 'mnt' && isRoot);
-  });
+  };
+  const pathsOf = (kinds: string[]) => kinds.filter(differs).map((kind) => `ns/${kind}`);
+  const others = hostTools ? pathsOf(shared) : [...pathsOf(['mnt', 'cgroup', ...shared]), 'root'];
+  // user_namespaces(7): it gives a user the privileges for the others; root has them, and would lose them
+  if (!isRoot) return [...pathsOf(['user']), ...others];
+  return hostTools ? others : [...others, ...pathsOf(['user'])];
 }
 
 /** Options and facts become an entry. Throws UsageError for options that contradict each other. */
@@ -230,12 +233,12 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
   const { first, startTicks } = findContainer(hierarchies, target);
   if (!first || startTicks === undefined) throw new Failure(`${target} has no running process`);
   const { pid } = first;
-  const namespaces = planNamespaces(pid, isRoot, hostTools);
-  if (!isRoot && !namespaces.includes('user'))
+  const parts = planParts(pid, isRoot, hostTools);
+  if (!isRoot && !parts.includes('ns/user'))
     throw new Failure(`${target} has no user namespace of its own: needs root: try sudo`);
   const variables = (readProc(pid, 'environ') ?? '').split('\0').filter((pair) => pair.includes('='));
   const isSet = (key: string) => variables.some((pair) => pair.startsWith(`${key}=`));
-  const inside = hostTools ? undefined : planInside(pid, namespaces.includes('user'), values, !isSet('HOME'));
+  const inside = hostTools ? undefined : planInside(pid, parts.includes('ns/user'), values, !isSet('HOME'));
   const environment = inside
     ? [
         ...(isSet('PATH') ? [] : ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin']),
@@ -245,11 +248,11 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
     : [];
   // a /proc with the container's processes, which only a tool of the host sees, for ps and the like, unshare(1)
   const ownProc =
-    hostTools && namespaces.includes('pid') ? sh`unshare --mount --mount-proc --propagation slave` : [];
+    hostTools && parts.includes('ns/pid') ? sh`unshare --mount --mount-proc --propagation slave` : [];
   return {
     pid,
     startTicks,
-    namespaces,
+    parts,
     cgroups: hostTools ? [] : planCgroups(hierarchies, pid, isRoot),
     command: [...ownProc, ...command],
     variables,

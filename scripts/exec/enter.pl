@@ -5,10 +5,10 @@
 #
 # Parameters are words NAME=VALUE. Those marked * may be there several times:
 #   parent=PID            ends when this process does, which has to be its parent
-#   namespace=KIND *      enters it; in the order in which they can be entered
+#   enter=FILE *          enters the namespace, or the root directory, that this file of /proc/PID is; in this order
 #   environment=KEY=VALUE *   for the command
 #   workdir=DIR           where the command starts; otherwise where the first process is
-#   inside=yes            enters the root directory too, and is who the others say; otherwise it stays who it is
+#   inside=yes            the command is who the others say; otherwise it stays who the caller is
 #   cgroup=DIR *          joins it
 #   uid=N gid=N group=N * as the container numbers them
 #   host-uid=N            the same user outside
@@ -84,27 +84,23 @@ sub make_terminal {
 
 # The process that goes in. What leads there is opened first, while all that it sees is still of the host.
 sub enter {
-  my @namespaces = map { open my $file, "<", "ns/$_" or fail("open its namespace $_"); [$_, $file] } given("namespace");
+  my @parts = map { open my $file, "<", $_ or fail("open the container's $_"); [$_, $file] } given("enter");
   my $workdir = value("workdir");
-  my ($root, $directory, $environment);
+  my ($directory, $environment);
   if ($inside) {
     # groups that the user namespace does not know would still count
     if (value("setgroups") && $as_root) { call("setgroups", 0, 0) == 0 or fail("drop groups") }
-    opendir $root, "root" or fail("open its root directory");
     if (!defined $workdir) { opendir $directory, "cwd" }
     if ($as_root) { replace_null(); give_streams(value("host-uid")) }
     $environment = slurp("environ");
     take_over_surroundings();
   }
-  # user_namespaces(7): for root it is the last, as it takes root's privileges over all that is not in it
-  my $user = $as_root && @namespaces && $namespaces[-1][0] eq "user" ? pop @namespaces : undef;
-  my $setns = sub { call("setns", fileno $_[0][1], 0) == 0 or fail("enter its namespace $_[0][0]") };
-  $setns->($_) for @namespaces;
-  if ($inside) { chdir $root and chroot "." or fail("enter its root directory") }
-  $setns->($user) if $user;
+  while (my $part = shift @parts) {
+    my ($path, $file) = @$part;
+    my $entered = $path eq "root" ? chdir $file && chroot "." : call("setns", fileno $file, 0) == 0;
+    $entered or fail("enter the container's $path");
+  }
   if ($inside) {
-    undef $_ for @namespaces, $user;
-    closedir $root;
     umask 022;
     give_streams(value("uid")) if !$as_root;
     drop_privileges();

@@ -101,19 +101,17 @@ def make_terminal():
 
 def enter():
     """The process that goes in. What leads there is opened first, while all that it sees is still of the host."""
-    namespaces = []
-    for kind in values("namespace"):
-        with doing(f"open its namespace {kind}"):
-            namespaces.append((kind, os.open(f"ns/{kind}", os.O_RDONLY)))
+    parts = []
+    for path in values("enter"):
+        with doing(f"open the container's {path}"):
+            parts.append((path, os.open(path, os.O_RDONLY)))
     workdir = value("workdir")
-    root = directory = None
+    directory = None
     if inside:
         # groups that the user namespace does not know would still count
         if value("setgroups") and as_root:
             with doing("drop groups"):
                 call("setgroups", 0, 0)
-        with doing("open its root directory"):
-            root = os.open("root", os.O_RDONLY | os.O_DIRECTORY)
         if workdir is None:
             try:
                 directory = os.open("cwd", os.O_RDONLY | os.O_DIRECTORY)
@@ -124,22 +122,15 @@ def enter():
             give_streams(int(value("host-uid")))
         environment = slurp("environ")
         take_over_surroundings()
-    # user_namespaces(7): for root it is the last, as it takes root's privileges over all that is not in it
-    user = namespaces.pop() if as_root and namespaces and namespaces[-1][0] == "user" else None
-    for kind, file in namespaces:
-        with doing(f"enter its namespace {kind}"):
-            call("setns", file, 0)
+    for path, file in parts:
+        with doing(f"enter the container's {path}"):
+            if path == "root":
+                os.chdir(file)
+                os.chroot(".")
+            else:
+                call("setns", file, 0)
+        os.close(file)
     if inside:
-        with doing("enter its root directory"):
-            os.chdir(root)
-            os.chroot(".")
-    if user:
-        with doing("enter its namespace user"):
-            call("setns", user[1], 0)
-    if inside:
-        for _, file in [*namespaces, *([user] if user else [])]:
-            os.close(file)
-        os.close(root)
         os.umask(0o022)
         if not as_root:
             give_streams(int(value("uid")))

@@ -1,4 +1,5 @@
 // Entering a container: the program of the host that enters, and its arguments. docs/exec.md explains it.
+import { basename } from 'node:path';
 import { capabilities } from '../helpers/capabilities.ts';
 import { embedded } from '../helpers/embedded.ts';
 import type { User } from '../helpers/rootfs.ts';
@@ -12,8 +13,8 @@ export interface Entry {
   /** the container's first process and its start time: a later process may get the same PID */
   pid: number;
   startTicks: number;
-  /** namespaces that differ from the caller's, in an order in which they can be entered */
-  namespaces: string[];
+  /** files of /proc/PID: namespaces that differ from the caller's, and `root`, in an order in which they can be entered */
+  parts: string[];
   /** directories of the first process's cgroups */
   cgroups: string[];
   command: string[];
@@ -62,7 +63,7 @@ const programs = {
 const calls = 'capset clone keyctl prctl prlimit64 setgroups setns setresgid setresuid setsid'.split(' ');
 
 /** The parameters that enter.pl describes: words NAME=VALUE, several for a list. `parent`: PID of the parent, if any. */
-function parameters({ namespaces, cgroups, inside, environment, workdir }: Entry, parent?: number): string[] {
+function parameters({ parts, cgroups, inside, environment, workdir }: Entry, parent?: number): string[] {
   const who = inside && {
     inside: 'yes',
     cgroup: cgroups,
@@ -77,7 +78,7 @@ function parameters({ namespaces, cgroups, inside, environment, workdir }: Entry
     // newer kernels have capabilities without a name here
     capability: inside.bounding?.map((bit) => `${capabilities[bit] ?? 'new'}:${bit}`) ?? [],
   };
-  const all = { parent: parent ?? [], namespace: namespaces, ...who, environment, workdir: workdir ?? [] };
+  const all = { parent: parent ?? [], enter: parts, ...who, environment, workdir: workdir ?? [] };
   return Object.entries(all).flatMap(([name, values]) => [values].flat().map((value) => `${name}=${value}`));
 }
 
@@ -100,10 +101,10 @@ function setprivWords({ user, setgroupsDenied, noNewPrivileges, bounding }: Insi
 
 /** The words of nsenter(1), without perl and python: the container's own programs drop the privileges. */
 function nsenterLists(entry: Entry, path: string): Command[] {
-  const { pid, namespaces, cgroups, inside, isRoot, workdir, command, environment } = entry;
-  const options = namespaces.map((kind) => `--${kind === 'mnt' ? 'mount' : kind}`);
+  const { pid, parts, cgroups, inside, isRoot, workdir, command, environment } = entry;
+  const options = parts.map((path) => `--${path === 'ns/mnt' ? 'mount' : basename(path)}`);
   const nsenter = sh`setpriv --pdeathsig=KILL ${path} --target ${pid} ${options}`;
-  if (!isRoot && namespaces.includes('user')) nsenter.push('--preserve-credentials');
+  if (!isRoot && parts.includes('ns/user')) nsenter.push('--preserve-credentials');
   const change = sh`sh -c ${'cd -- "$0" || exit 125; exec "$@"'}`;
   const start = workdir === undefined ? [] : [[...change, workdir]];
   if (!inside) return [nsenter, ...start, ['env', ...environment], command];
@@ -113,7 +114,7 @@ function nsenterLists(entry: Entry, path: string): Command[] {
     ...shield(entry, path),
     ['sh', '-c', join, 'exec', ...cgroups, '--'],
     // no variable of the caller's gets in; PATH finds the container's own programs
-    ['env', '-i', 'PATH=/usr/sbin:/usr/bin:/sbin:/bin', ...nsenter, '--root', '--wd'],
+    ['env', '-i', 'PATH=/usr/sbin:/usr/bin:/sbin:/bin', ...nsenter, '--wd'],
     setprivWords(inside),
     ...start,
     ['env', '-i', ...entry.variables, ...environment],
