@@ -52,23 +52,20 @@ SEE ALSO
 import { closeSync, readdirSync, readFileSync, realpathSync } from 'node:fs';
 import { join } from 'node:path';
 import { isatty } from 'node:tty';
-import { type Entry, enterCommand, enterRunbook, type Inside, type Tool } from './exec/enter.ts';
-import { capabilities } from './helpers/capabilities.ts';
+import { type Entry, enterCommand, enterRunbook, type Tool } from './exec/enter.ts';
+import { planInside } from './exec/inside.ts';
 import { cgroupDirectory, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
 import { parseVariable, parseWorkdir } from './helpers/options.ts';
 import {
   attempt,
-  hasBit,
   namespaceInode,
   readProc,
   readProcesses,
   startTicks as startTicksOf,
-  statusField,
 } from './helpers/pids.ts';
 import { installCommand, requirePrograms } from './helpers/programs.ts';
-import { findHome, findUser, parseUser, type User } from './helpers/rootfs.ts';
-import { seccompRules } from './helpers/seccomp/seccomp.ts';
+import { parseUser } from './helpers/rootfs.ts';
 import {
   become,
   type Command,
@@ -89,81 +86,6 @@ export const options = {
   hostTools: {},
   dryRun: {},
 } as const;
-
-/** Maps an ID by the text of a uid_map, user_namespaces(7); undefined if the map does not have it. */
-function mapped(map: string, id: number, from: 'inside' | 'outside'): number | undefined {
-  for (const line of map.trim().split('\n')) {
-    const [inside = 0, outside = 0, count = 0] = line.trim().split(/\s+/).map(Number);
-    const [first, other] = from === 'inside' ? [inside, outside] : [outside, inside];
-    if (id >= first && id < first + count) return id - first + other;
-  }
-  return undefined;
-}
-
-/** User and privileges of the command: those of the container's first process, unless options say otherwise. */
-function planInside(
-  pid: number,
-  inUserNamespace: boolean,
-  { user: choice, privileged }: Values<typeof options>,
-  needsHome: boolean,
-): Inside {
-  const numbers = (name: string) => statusField(pid, name).split(/\s+/).filter(Boolean).map(Number);
-  const [firstUid, firstGid] = [numbers('Uid')[1], numbers('Gid')[1]];
-  if (firstUid === undefined || firstGid === undefined) throw new Failure(`process ${pid} has ended`);
-  const readMap = (file: string) => (inUserNamespace ? (readProc(pid, file) ?? '') : '0 0 4294967295');
-  const [uids, gids] = [readMap('uid_map'), readMap('gid_map')];
-  const root = `/proc/${pid}/root`;
-  const firstUser = (): User => {
-    const [uid, gid] = [mapped(uids, firstUid, 'outside'), mapped(gids, firstGid, 'outside')];
-    if (uid === undefined || gid === undefined)
-      throw new Failure(
-        `the user of process ${pid} has no ID in its own user namespace: choose another with -u`,
-      );
-    const groups = numbers('Groups').flatMap((group) => mapped(gids, group, 'outside') ?? []);
-    return { uid, gid, groups, home: needsHome ? findHome(root, uid) : '' };
-  };
-  const chosenUser = (): User | undefined => {
-    try {
-      return choice && findUser(root, choice);
-    } catch (error) {
-      throw new Failure((error as Error).message.replace(root, 'the container: '));
-    }
-  };
-  const user = chosenUser() ?? firstUser();
-  const hostUid = mapped(uids, user.uid, 'inside');
-  if (hostUid === undefined || mapped(gids, user.gid, 'inside') === undefined)
-    throw new Failure(
-      `user ${user.uid}:${user.gid} is not mapped in the container's user namespace: see /proc/${pid}/uid_map`,
-    );
-  const setgroupsDenied = inUserNamespace && readProc(pid, 'setgroups')?.trim() === 'deny';
-  if (privileged) return { user, hostUid, setgroupsDenied };
-
-  // root gets the whole bounding set at each execve(2): if the first process is root and has less, that is the limit
-  const isLimited = firstUid === hostUid && firstUid === mapped(uids, 0, 'inside');
-  const sets = ['CapBnd', ...(isLimited ? ['CapPrm'] : [])].map((set) => statusField(pid, set));
-  const bounding = Array.from({ length: 64 }, (_, bit) => bit).filter((bit) =>
-    sets.every((set) => hasBit(set, bit)),
-  );
-  const isFiltered = statusField(pid, 'Seccomp') === '2';
-  const rules = seccompRules(
-    process.arch,
-    bounding.flatMap((bit) => capabilities[bit] ?? []),
-  );
-  if (isFiltered && !rules)
-    throw new Failure(
-      `the container has a seccomp filter, and exec.ts has none for ${process.arch}: --privileged runs COMMAND without one`,
-    );
-  const label = readProc(pid, 'attr/current');
-  return {
-    user,
-    hostUid,
-    setgroupsDenied,
-    bounding,
-    noNewPrivileges: statusField(pid, 'NoNewPrivs') === '1',
-    rules: isFiltered ? rules : undefined,
-    confined: Boolean(label) && label !== readProc('self', 'attr/current'),
-  };
-}
 
 /**
  * Directories of the first process's cgroups. Throws Failure if one can't be joined, or is frozen, as COMMAND would not
@@ -202,17 +124,18 @@ function planParts(pid: number, isRoot: boolean, hostTools: boolean): string[] {
       throw new Failure(
         isRoot ? `process ${pid} has ended` : `process ${pid} belongs to another user: needs root: try sudo`,
       );
-    // for root, the shield has made a mount namespace by then
+    // root enters it in any case: the shield has left the host's mount namespace by then
     return own !== its || (kind === 'mnt' && isRoot);
   };
   const pathsOf = (kinds: string[]) => kinds.filter(differs).map((kind) => `ns/${kind}`);
   const others = hostTools ? pathsOf(shared) : [...pathsOf(['mnt', 'cgroup', ...shared]), 'root'];
-  // user_namespaces(7): it gives a user the privileges for the others; root has them, and would lose them
+  // user_namespaces(7): the user namespace gives a user the privileges to enter the others. root has them, and loses
+  // them when it enters
   if (!isRoot) return [...pathsOf(['user']), ...others];
   return hostTools ? others : [...others, ...pathsOf(['user'])];
 }
 
-/** Options and facts become an entry. Throws UsageError for options that contradict each other. */
+/** Plans an entry from options and facts. Throws UsageError for options that contradict each other. */
 function planEntry(values: Values<typeof options>, [target = '', ...command]: string[]): Entry {
   const { hostTools, user, privileged, env, workdir } = values;
   if (command.length === 0) throw new UsageError('COMMAND is missing');
@@ -238,7 +161,9 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
     throw new Failure(`${target} has no user namespace of its own: needs root: try sudo`);
   const variables = (readProc(pid, 'environ') ?? '').split('\0').filter((pair) => pair.includes('='));
   const isSet = (key: string) => variables.some((pair) => pair.startsWith(`${key}=`));
-  const inside = hostTools ? undefined : planInside(pid, parts.includes('ns/user'), values, !isSet('HOME'));
+  const inside = hostTools
+    ? undefined
+    : planInside(pid, parts.includes('ns/user'), !isSet('HOME'), user, privileged);
   const environment = inside
     ? [
         ...(isSet('PATH') ? [] : ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin']),
@@ -246,7 +171,7 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
         ...(isatty(0) && isatty(1) ? [`TERM=${process.env.TERM ?? 'xterm'}`] : []),
       ]
     : [];
-  // a /proc with the container's processes, which only a tool of the host sees, for ps and the like, unshare(1)
+  // ps(1) and the like need a /proc with the container's processes, which only they see, unshare(1)
   const ownProc =
     hostTools && parts.includes('ns/pid') ? sh`unshare --mount --mount-proc --propagation slave` : [];
   return {
@@ -285,7 +210,7 @@ function holdOn({ pid, startTicks }: Entry): void {
 
 /** Enters by nsenter(1), and waits. Signals go to the command, which is a child of nsenter. */
 async function enterByNsenter(argv: Command, env: NodeJS.ProcessEnv, passesKeys: boolean): Promise<number> {
-  // no descriptor of the caller gets in; those of node's own are closed by execve(2)
+  // nsenter(1) passes on all descriptors: those of the caller are closed here, those of node by execve(2)
   for (const fd of readdirSync('/proc/self/fd').map(Number)) {
     const flags = attempt(
       () => /^flags:\s*(\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))?.[1],
@@ -319,7 +244,7 @@ await main(
     const env = entry.inside
       ? { ...process.env, PATH: `/usr/sbin:/usr/bin:/sbin:/bin:${PATH}` }
       : process.env;
-    // the keys of a terminal reach the program by themselves, but for one that is relayed, where they do nothing
+    // a terminal sends SIGINT and SIGQUIT to all its processes; if it is raw, as when it is relayed, it sends none
     const passesKeys = (entry.inside && tool.name !== 'nsenter' && isatty(0) && isatty(1)) || !isatty(0);
     if (tool.name === 'nsenter') return enterByNsenter(enterCommand(entry, tool), env, passesKeys);
     return become(enterCommand(entry, tool, canBecome ? undefined : process.pid), env, passesKeys);

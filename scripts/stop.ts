@@ -112,22 +112,18 @@ type Wait = Extract<Step, { until: unknown }>;
 
 /** The steps that freeze or thaw a container. Throws Failure if it has no cgroup with a freezer. */
 function planFreeze({ cgroups, label }: WholeContainer, frozen: boolean): [Step, Wait] {
-  // v2 has a file in each cgroup, v1 a controller
-  const freezers = frozen
-    ? [
-        { file: 'cgroup.freeze', value: '1', line: 'frozen 1', of: 'cgroup.events' },
-        { file: 'freezer.state', value: 'FROZEN', line: 'FROZEN', of: 'freezer.state' },
-      ]
-    : [
-        { file: 'cgroup.freeze', value: '0', line: 'frozen 0', of: 'cgroup.events' },
-        { file: 'freezer.state', value: 'THAWED', line: 'THAWED', of: 'freezer.state' },
-      ];
+  const v1State = frozen ? 'FROZEN' : 'THAWED';
+  const v2State = frozen ? '1' : '0';
+  const freezers = [
+    { file: 'cgroup.freeze', value: v2State, done: { line: `frozen ${v2State}`, of: 'cgroup.events' } },
+    { file: 'freezer.state', value: v1State, done: { line: v1State, of: 'freezer.state' } },
+  ];
   for (const { directory } of cgroups)
-    for (const { file, value, line, of } of freezers)
+    for (const { file, value, done } of freezers)
       if (existsSync(join(directory, file)))
         return [
           { write: value, to: join(directory, file) },
-          { until: { line, of: join(directory, of) }, seconds: 5 },
+          { until: { line: done.line, of: join(directory, done.of) }, seconds: 5 },
         ];
   throw new Failure(`${label} has no cgroup to itself with a freezer: kill -STOP stops single processes`);
 }

@@ -2,11 +2,11 @@
 import { basename } from 'node:path';
 import { capabilities } from '../helpers/capabilities.ts';
 import { embedded } from '../helpers/embedded.ts';
-import type { User } from '../helpers/rootfs.ts';
 import { callsPerl, callsPython } from '../helpers/seccomp/seccomp.ts';
 import { type Command, sh, variable } from '../helpers/shell.ts';
 import { printCommand } from '../helpers/steps.ts';
 import { callWords } from '../helpers/system-calls.ts';
+import type { Inside } from './inside.ts';
 
 /** The command to run, and the container. */
 export interface Entry {
@@ -30,29 +30,13 @@ export interface Entry {
   isRoot: boolean;
 }
 
-/** User and privileges of the command in the container. */
-export interface Inside {
-  /** IDs in the container; `hostUid` is the same user on the host */
-  user: User;
-  hostUid: number;
-  /** user_namespaces(7): setgroups(2) is denied in the namespace */
-  setgroupsDenied: boolean;
-  /** the capabilities of the bounding set, by their bits; undefined: privileged */
-  bounding?: number[];
-  noNewPrivileges?: boolean;
-  /** rules of the seccomp filter, see seccompRules; undefined: no filter */
-  rules?: string[] | undefined;
-  /** the first process has another profile of AppArmor or label of SELinux than the caller */
-  confined?: boolean;
-}
-
 /** The program of the host that enters, by its absolute path. */
 export interface Tool {
   path: string;
   name: keyof typeof programs;
 }
 
-/** What it is given as its text. */
+/** The text of each program; nsenter needs none. */
 const programs = {
   perl: `${callsPerl}\n${embedded(import.meta.url, './enter.pl')}`,
   python3: `${callsPython}\n${embedded(import.meta.url, './enter.py')}`,
@@ -64,6 +48,13 @@ const calls = 'capset clone keyctl prctl prlimit64 setgroups setns setresgid set
 
 /** The parameters that enter.pl describes: words NAME=VALUE, several for a list. `parent`: PID of the parent, if any. */
 function parameters({ parts, cgroups, inside, environment, workdir }: Entry, parent?: number): string[] {
+  const limits = inside?.limits && {
+    confined: inside.limits.confined ? 'yes' : [],
+    'no-new-privs': inside.limits.noNewPrivileges ? 'yes' : [],
+    privileges: 'limited',
+    // newer kernels have capabilities without a name here
+    capability: inside.limits.bounding.map((bit) => `${capabilities[bit] ?? 'new'}:${bit}`),
+  };
   const who = inside && {
     inside: 'yes',
     cgroup: cgroups,
@@ -72,11 +63,7 @@ function parameters({ parts, cgroups, inside, environment, workdir }: Entry, par
     group: inside.user.groups,
     'host-uid': inside.hostUid,
     setgroups: inside.setgroupsDenied ? 'deny' : [],
-    confined: inside.confined ? 'yes' : [],
-    'no-new-privs': inside.noNewPrivileges ? 'yes' : [],
-    privileges: inside.bounding === undefined ? [] : 'limited',
-    // newer kernels have capabilities without a name here
-    capability: inside.bounding?.map((bit) => `${capabilities[bit] ?? 'new'}:${bit}`) ?? [],
+    ...limits,
   };
   const all = { parent: parent ?? [], enter: parts, ...who, environment, workdir: workdir ?? [] };
   return Object.entries(all).flatMap(([name, values]) => [values].flat().map((value) => `${name}=${value}`));
@@ -89,13 +76,13 @@ const shield = ({ inside, isRoot }: Entry, path: string): Command[] => {
 };
 
 /** The command by which the container's own setpriv(1) drops privileges. */
-function setprivWords({ user, setgroupsDenied, noNewPrivileges, bounding }: Inside): Command {
+function setprivWords({ user, setgroupsDenied, limits }: Inside): Command {
   const groups = user.groups.length > 0 ? `--groups=${user.groups}` : '--clear-groups';
   const words = sh`setpriv --pdeathsig=KILL --reuid=${user.uid} --regid=${user.gid}`;
   words.push(setgroupsDenied ? '--keep-groups' : groups);
-  if (noNewPrivileges) words.push('--no-new-privs');
-  if (bounding === undefined) return words;
-  const kept = bounding.flatMap((bit) => capabilities[bit] ?? []);
+  if (!limits) return words;
+  if (limits.noNewPrivileges) words.push('--no-new-privs');
+  const kept = limits.bounding.flatMap((bit) => capabilities[bit] ?? []);
   return [...words, '--inh-caps=-all', `--bounding-set=-all${kept.map((name) => `,+${name}`).join('')}`];
 }
 
@@ -113,7 +100,7 @@ function nsenterLists(entry: Entry, path: string): Command[] {
   return [
     ...shield(entry, path),
     ['sh', '-c', join, 'exec', ...cgroups, '--'],
-    // no variable of the caller's gets in; PATH finds the container's own programs
+    // no variable of the caller enters; PATH finds the container's own programs
     ['env', '-i', 'PATH=/usr/sbin:/usr/bin:/sbin:/bin', ...nsenter, '--wd'],
     setprivWords(inside),
     ...start,
@@ -133,7 +120,7 @@ function enterLists(entry: Entry, { path, name }: Tool, program: string, parent?
       ...(name === 'perl' ? ['-e', program, '--'] : ['-I', '-S', '-c', program]),
     ],
     ['exec', ...callWords(process.arch, calls), '--'],
-    [...(entry.inside?.rules ?? []), '--'],
+    [...(entry.inside?.limits?.rules ?? []), '--'],
     [...parameters(entry, parent), '--'],
     entry.command,
   ];

@@ -116,8 +116,8 @@ const readText = (place: Cgroup | undefined, file: string) =>
   place && attempt(() => readFileSync(join(place.directory, file), 'utf8'));
 
 /**
- * Memory, processes and threads of a container, and its limits: those of its own cgroups. What has no such cgroup is the
- * sum over its processes.
+ * Memory, processes and threads of a container, and its limits: those of its own cgroups. Without such a cgroup, a value
+ * is the sum over its processes.
  */
 export function readUsage(places: Places, table: Table, { members }: Container) {
   const { memory, pids } = places;

@@ -87,7 +87,7 @@ const hasStatus = (name: string) => existsSync(join(notesFolder(name), 'status')
 const crashedContainers = () =>
   ourContainers().filter(({ first, cgroups, label }) => !first && (cgroups.length > 0 || !hasStatus(label)));
 
-/** The step that removes the log of a crashed launch. A launch without cgroups has a lock on the folder instead. */
+/** The step that removes the log of a crashed launch. A launch without cgroups holds a lock on the folder while it runs. */
 const planCrashedNotes = ({ label }: WholeContainer): Step[] =>
   !hasStatus(label) && existsSync(notesFolder(label))
     ? [{ run: sh`flock --nonblock ${notesFolder(label)} rm -r ${notesFolder(label)}`, ignore: true }]
