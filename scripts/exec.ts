@@ -57,24 +57,10 @@ import { planInside } from './exec/inside.ts';
 import { cgroupDirectory, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
 import { parseVariable, parseWorkdir } from './helpers/options.ts';
-import {
-  attempt,
-  namespaceInode,
-  readProc,
-  readProcesses,
-  startTicks as startTicksOf,
-} from './helpers/pids.ts';
+import { attempt, namespaceInode, readProc, readProcesses, startTicks } from './helpers/pids.ts';
 import { installCommand, requirePrograms } from './helpers/programs.ts';
 import { parseUser } from './helpers/rootfs.ts';
-import {
-  become,
-  type Command,
-  canBecome,
-  findInPath,
-  findProgram,
-  sh,
-  startAndWait,
-} from './helpers/shell.ts';
+import { become, canBecome, findInPath, findProgram, sh, startAndWait } from './helpers/shell.ts';
 import { numberedArchitectures } from './helpers/system-calls.ts';
 import { findContainer } from './helpers/target.ts';
 
@@ -153,8 +139,8 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
   requirePrograms(['env', ...shields], 'enter a container');
 
   const hierarchies = readHierarchies();
-  const { first, startTicks } = findContainer(hierarchies, target);
-  if (!first || startTicks === undefined) throw new Failure(`${target} has no running process`);
+  const { first, startTicks: started } = findContainer(hierarchies, target);
+  if (!first || started === undefined) throw new Failure(`${target} has no running process`);
   const { pid } = first;
   const parts = planParts(pid, isRoot, hostTools);
   if (!isRoot && !parts.includes('ns/user'))
@@ -176,7 +162,7 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
     hostTools && parts.includes('ns/pid') ? sh`unshare --mount --mount-proc --propagation slave` : [];
   return {
     pid,
-    startTicks,
+    startTicks: started,
     parts,
     cgroups: hostTools ? [] : planCgroups(hierarchies, pid, isRoot),
     command: [...ownProc, ...command],
@@ -201,15 +187,15 @@ function findTool(): Tool {
 }
 
 /** Changes to /proc/PID: files opened from there belong to this very process, and to no later one of its PID, proc(5). */
-function holdOn({ pid, startTicks }: Entry): void {
+function holdOn({ pid, startTicks: started }: Entry): void {
   attempt(() => process.chdir(`/proc/${pid}`));
-  const its = startTicksOf(pid);
+  const its = startTicks(pid);
   if (its === undefined) throw new Failure(`process ${pid} has ended`);
-  if (its !== startTicks) throw new Failure(`process ${pid} has ended, and another has its PID`);
+  if (its !== started) throw new Failure(`process ${pid} has ended, and another has its PID`);
 }
 
 /** Enters by nsenter(1), and waits. Signals go to the command, which is a child of nsenter. */
-async function enterByNsenter(argv: Command, env: NodeJS.ProcessEnv, passesKeys: boolean): Promise<number> {
+async function enterByNsenter(argv: string[], env: NodeJS.ProcessEnv, passesKeys: boolean): Promise<number> {
   // nsenter(1) passes on all descriptors: those of the caller are closed here, those of node by execve(2)
   for (const fd of readdirSync('/proc/self/fd').map(Number)) {
     const flags = attempt(
