@@ -73,17 +73,21 @@ export const lastSteps = ({ last }: CgroupPlan): Step[] => last;
 /** The steps that remove them, when nothing is in there any more. Pure. */
 export function removingSteps(plan: CgroupPlan, name: string): Step[] {
   const { directories, leave } = plan;
-  const folders = directories.map((directory) => dirname(directory));
-  const steps: Step[] = directories.map((rmdir) => ({ rmdir, unlessUsed: true }));
-  if (leave !== undefined) {
-    const aside = asideOf(plan, name);
-    // switched off from the inside outwards; then the cgroup may have processes again
-    const on = ['cpu', 'cpuset', 'io', 'memory', 'pids'].map((word) => `-${word}`);
-    for (const level of [folders[0] as string, leave])
-      for (const write of on) steps.push({ write, to: join(level, 'cgroup.subtree_control'), ignore: true });
-    steps.push({ moveAll: aside, to: leave }, { rmdir: aside, unlessUsed: true });
-  }
-  return [...steps, ...folders.map((rmdir): Step => ({ rmdir, unlessUsed: true }))];
+  if (leave === undefined) return directories.map((rmdir) => ({ rmdir, withParent: true, unlessUsed: true }));
+  const [folder] = directories.map((directory) => dirname(directory)) as [string];
+  const aside = asideOf(plan, name);
+  // switched off from the inside outwards; then the cgroup may have processes again
+  const off = ['-cpu', '-cpuset', '-io', '-memory', '-pids'];
+  return [
+    ...directories.map((rmdir): Step => ({ rmdir, unlessUsed: true })),
+    ...[folder, leave].flatMap((level) =>
+      off.map((write): Step => ({ write, to: join(level, 'cgroup.subtree_control'), ignore: true })),
+    ),
+    { moveAll: aside, to: leave },
+    ...[aside, ...new Set(directories.map((directory) => dirname(directory)))].map(
+      (rmdir): Step => ({ rmdir, unlessUsed: true }),
+    ),
+  ];
 }
 
 /** The program that removes them under the lock, for when no node is there any more: it fails while one is in use. */
