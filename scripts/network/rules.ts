@@ -239,10 +239,20 @@ function nftPorts(rules: PortRules): string {
   });
 }
 
+/** A table as nft(8) reads it. A chain that is short stands on one line. */
 const nftTable = (name: string, chains: Record<string, string[]>) =>
-  `table inet ${prefix}${name} {\n${Object.entries(chains)
-    .map(([chain, lines]) => `  chain ${chain} {\n${lines.map((line) => `    ${line}\n`).join('')}  }\n`)
-    .join('')}}\n`;
+  `table inet ${prefix}${name} {\n${Object.entries(chains).map(nftChain).join('')}}\n`;
+
+function nftChain([chain, lines]: [string, string[]]): string {
+  const short = `  chain ${chain} { ${lines.map((line) => `${line};`).join(' ')} }\n`;
+  if (lines.length <= 2 && short.length <= 160) return short;
+  const isType = lines[0]?.startsWith('type ');
+  const head = `  chain ${chain} {${isType ? ` ${lines[0]};` : ''}\n`;
+  return `${head}${lines
+    .slice(isType ? 1 : 0)
+    .map((line) => `    ${line}\n`)
+    .join('')}  }\n`;
+}
 
 /** What each published port leads to, by version of IP. */
 const portTargets = ({ link, address, address6, ports }: PortRules) =>

@@ -36,9 +36,9 @@ const shellWords = (shell: string): Command =>
 
 /**
  * From the held shell to the command: its cgroup namespace, limits, system calls, user and privileges, environment;
- * then it waits, and becomes the command.
+ * then it waits, and becomes the command. Each list is one program, or two that belong together: a line in print.
  */
-export function dropCommand(launch: Launch, release = releaseShell): Command {
+export function dropLists(launch: Launch, release = releaseShell): Command[] {
   const { isolate, rootfs, user, capabilities, privileged, newPrivileges, seccomp, limits } = launch;
   const { environment, workdir, command, shell, chroot, userNamespace, terminal } = launch;
   const setpriv: string[] = [];
@@ -53,24 +53,29 @@ export function dropCommand(launch: Launch, release = releaseShell): Command {
     // prctl(2): a change of user clears the death signal, so it is set once more
     setpriv.push('--pdeathsig=KILL');
   }
+  if (!newPrivileges) setpriv.push('--no-new-privs');
   // root gets all of the bounding set at execve(2), so what is not in there is gone for good
   if (!privileged)
     setpriv.push('--inh-caps=-all', `--bounding-set=-all${capabilities.map((name) => `,+${name}`).join('')}`);
-  if (!newPrivileges) setpriv.push('--no-new-privs');
   const early = environment.filter((variable) => !forLoader(variable));
   const late = environment.filter(forLoader);
   // the caller or a shell may ignore these, and execve(2) would hand that on
   const signals = '--default-signal=HUP,INT,QUIT,TERM,USR1,USR2,TSTP,PIPE,XFSZ';
   const last = isolate.has('mount') ? command : [chroot, rootfs, ...command];
-  return [
-    ...(isolate.has('cgroup') ? sh`unshare --cgroup` : []),
-    ...(limits.length > 0 ? ['prlimit', ...limits] : []),
-    // seccomp(2) asks for CAP_SYS_ADMIN or no_new_privs: here it has the one still, later it may have neither
-    ...(seccomp ? (seccomp.file ? ['setpriv', ...seccomp.words] : seccomp.words) : []),
-    ...(setpriv.length > 0 ? ['setpriv', ...setpriv] : []),
-    ...sh`env -i ${signals} ${early} ${shellWords(shell)} ${release} run`,
-    ...sh`${terminal && isolate.has('mount') ? '/dev/console' : ''} ${isolate.has('mount') ? workdir : ''} ${late} -- ${last}`,
+  const tty = terminal && isolate.has('mount') ? '/dev/console' : '';
+  const lists = [
+    [
+      ...(isolate.has('cgroup') ? sh`unshare --cgroup` : []),
+      ...(limits.length > 0 ? ['prlimit', ...limits] : []),
+      // seccomp(2) asks for CAP_SYS_ADMIN or no_new_privs: here it has the one still, later it may have neither
+      ...(seccomp ? (seccomp.file ? ['setpriv', ...seccomp.words] : seccomp.words) : []),
+    ],
+    setpriv.length > 0 ? ['setpriv', ...setpriv] : [],
+    sh`env -i ${signals} ${early}`,
+    sh`${shellWords(shell)} ${release} run ${tty} ${isolate.has('mount') ? workdir : ''} ${late} --`,
+    last,
   ];
+  return lists.filter((list) => list.length > 0);
 }
 
 /**
@@ -78,31 +83,37 @@ export function dropCommand(launch: Launch, release = releaseShell): Command {
  * parent is in the variable `parent`. `holder` is the PID of the process that holds the user namespace, and descriptor 5
  * the network namespace that it joins.
  */
-export function holdCommand(
+export const holdCommand = (launch: Launch, holder: string | undefined): Command =>
+  holdLists(launch, holder).flat();
+
+/** The same as lists, see dropLists. */
+export function holdLists(
   launch: Launch,
   holder: string | undefined,
-  { start = startShell, hold = holdShell, drop = dropCommand(launch) } = {},
-): Command {
-  const { isolate, rootfs, hostname, joins, userNamespace, idmap } = launch;
+  {
+    start = startShell,
+    hold = sh`sh -c ${holdShell} hold ${launch.rootfs} ${launch.hostname ?? ''}`,
+    drop = dropLists(launch),
+  } = {},
+): Command[] {
+  const { isolate, rootfs, joins, userNamespace, idmap } = launch;
   // without --isolate mount the mounts are still nobody else's business; the cgroup namespace is made when the process
   // is in its cgroups
   const wanted = Object.keys(namespaceFlags).filter((word) => isolate.has(word) && word !== 'cgroup');
   const flags = [...new Set(['mount', ...wanted])].map((word) => namespaceFlags[word] as string);
-  const chain: Command = joins ? sh`nsenter --net=/proc/self/fd/5` : [];
+  const last: Command = [];
+  const chain: Command[] = joins ? [sh`nsenter --net=/proc/self/fd/5`] : [];
   if (userNamespace && holder !== undefined) {
     const namespace = `/proc/${holder}/ns/user`;
     // the files of the rootfs are the host root's: in a mount with mapped IDs they are the container's root's
     if (userNamespace.byRoot)
-      chain.push(...sh`unshare --mount --propagation private ${idmap ?? []} ${namespace} ${rootfs}`);
+      chain.push(sh`unshare --mount --propagation private ${idmap ?? []} ${namespace} ${rootfs}`);
     // as root it becomes the user 0 of the namespace; a user is that already
-    chain.push(
-      ...sh`nsenter --user=${namespace}`,
-      ...(userNamespace.byRoot ? [] : ['--preserve-credentials']),
-    );
+    if (userNamespace.byRoot) last.push(...sh`nsenter --user=${namespace}`);
+    else chain.push(sh`nsenter --user=${namespace} --preserve-credentials`);
   }
   // a change of user clears the death signal, prctl(2)
-  chain.push(...sh`setpriv --pdeathsig=KILL ${start ? ['sh', '-c', start, 'start'] : []}`);
-  chain.push(...sh`unshare ${flags} --fork --kill-child --propagation private`);
-  chain.push(...sh`sh -c ${hold} hold ${rootfs} ${hostname ?? ''} ${drop}`);
-  return chain;
+  last.push(...sh`setpriv --pdeathsig=KILL ${start ? ['sh', '-c', start, 'start'] : []}`);
+  last.push(...sh`unshare ${flags} --fork --kill-child --propagation private`);
+  return [...chain, last, hold, ...drop];
 }

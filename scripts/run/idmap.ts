@@ -4,8 +4,9 @@ import { embedded } from '../helpers/embedded.ts';
 import { installCommand } from '../helpers/programs.ts';
 import { findProgram, runProgram } from '../helpers/shell.ts';
 
-/** Its comments are not for ps(1). */
-const perl = embedded(import.meta.url, './idmap.pl').replace(/^# .*\n/gm, '');
+/** The program for hosts whose mount(8) is older; and as it is run: its comments are not for ps(1). */
+export const idmapProgram = embedded(import.meta.url, './idmap.pl');
+export const idmapPerl = idmapProgram.replace(/^# .*\n/gm, '');
 
 const mount = `mount --bind -o X-mount.idmap="$1" -- "$2" "$2" && shift 2 && exec "$@"`;
 
@@ -18,7 +19,7 @@ export async function idmapWords(): Promise<string[]> {
   const { stdout } = await runProgram(['mount', '--version']);
   const [, major = '0', minor = '0'] = /util-linux (\d+)\.(\d+)/.exec(stdout) ?? [];
   if (Number(major) > 2 || Number(minor) >= 39) return ['sh', '-c', mount, 'run'];
-  if (findProgram('perl')) return ['perl', '-e', perl];
+  if (findProgram('perl')) return ['perl', '-e', idmapPerl];
   throw new Failure(
     `--userns needs mount(8) of util-linux 2.39 or later, or perl: ${installCommand(['perl'])}`,
   );
