@@ -52,11 +52,11 @@ SEE ALSO
 import { closeSync, readdirSync, readFileSync, realpathSync } from 'node:fs';
 import { join } from 'node:path';
 import { isatty } from 'node:tty';
+import { become, canBecome, startAndWait } from './exec/become.ts';
 import { type Entry, enterCommand, enterRunbook, type Inside, type Tool } from './exec/enter.ts';
 import { capabilities } from './helpers/capabilities.ts';
 import { cgroupDirectory, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
-import { parseVariable, parseWorkdir } from './helpers/options.ts';
 import {
   attempt,
   namespaceInode,
@@ -65,11 +65,18 @@ import {
   startTicks as startTicksOf,
 } from './helpers/pids.ts';
 import { installCommand, requirePrograms } from './helpers/programs.ts';
-import { findHome, findUser, parseUser, type UserChoice } from './helpers/rootfs.ts';
 import { seccompRules } from './helpers/seccomp/seccomp.ts';
-import { become, type Command, canBecome, findInPath, findProgram, startAndWait } from './helpers/shell.ts';
+import { type Command, findInPath, findProgram } from './helpers/shell.ts';
 import { numberedArchitectures } from './helpers/system-calls.ts';
 import { findContainer } from './helpers/target.ts';
+import {
+  findHome,
+  findUser,
+  parseUser,
+  parseVariable,
+  parseWorkdir,
+  type UserChoice,
+} from './run/command.ts';
 
 export const options = {
   user: { short: 'u', parse: parseUser },

@@ -56,7 +56,7 @@ SEE ALSO
 import { readdirSync } from 'node:fs';
 import { uptime } from 'node:os';
 import { main, UsageError } from './helpers/cli.ts';
-import { type Container, findContainers, type Identity, identify } from './helpers/containers.ts';
+import { type Container, findContainers } from './helpers/containers.ts';
 import { readMounts } from './helpers/mounts.ts';
 import {
   commandLine,
@@ -70,6 +70,7 @@ import {
 import { columnWidths, gap, table } from './helpers/table.ts';
 import { formatSize } from './helpers/units.ts';
 import type { LoggedKill } from './limit/oom.ts';
+import { type Identity, identify } from './ps/engine.ts';
 import { type OomKills, openKernelLog, readOomKills } from './ps/oom.ts';
 import { rootfsPath } from './ps/rootfs.ts';
 import { cut, toJson } from './ps/screen.ts';

@@ -52,7 +52,6 @@ import { cgroupsBelow, lockDirectory, parent, processesIn, readHierarchies } fro
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
 import { findContainers, notesFolder } from './helpers/containers.ts';
 import { lock } from './helpers/lock.ts';
-import { parseSignal, signalNumber } from './helpers/options.ts';
 import {
   attempt,
   descendants,
@@ -67,6 +66,7 @@ import { requirePrograms } from './helpers/programs.ts';
 import { sh } from './helpers/shell.ts';
 import { holds, perform, type Step, toShell } from './helpers/steps.ts';
 import { findContainer, namedContainer, ownContainers, type WholeContainer } from './helpers/target.ts';
+import { parseSignal, signalNumber } from './helpers/units.ts';
 import { planSweepTargets, sweepTargets } from './limit/notes.ts';
 
 export const options = {
@@ -358,7 +358,7 @@ async function sweepAll(): Promise<void> {
     await perform(planCrashedNotes(container));
     console.log(`${container.label}: removed`);
   }
-  for (const hierarchy of hierarchies) sweepTargets(hierarchy);
+  await sweepTargets(hierarchies);
   const { sweepNetworks } = await import('./network/network.ts'); // not loaded where it is not needed
   const networks = await sweepNetworks().catch((error) => [`networks: ${reason(error)}`]);
   for (const what of networks) console.log(what);

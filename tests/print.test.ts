@@ -42,6 +42,7 @@ function assertReadable(text: string, mostLines: number): void {
   assert.ok(lines.length <= mostLines, `${lines.length} lines, more than ${mostLines}:\n${text}`);
   for (const line of lines) assert.ok(line.length <= 200, `${line.length} columns: ${line}`);
   assert.doesNotMatch(text, /\beval\b/);
+  assert.ok(!text.includes('\0'));
   assert.doesNotMatch(text, /[0-9a-f]{17}/i);
   assert.doesNotMatch(text, /(\\[0-7]{1,3}){4}|(\\x[0-9a-f]{2}){4}/i);
   for (const shell of ['dash', 'bash']) {

@@ -1,10 +1,10 @@
 // Entering a container: the program of the host that enters, and its arguments. docs/exec.md explains it.
 import { capabilities } from '../helpers/capabilities.ts';
 import { embedded } from '../helpers/embedded.ts';
-import type { User } from '../helpers/rootfs.ts';
 import { callsPerl, callsPython } from '../helpers/seccomp/seccomp.ts';
 import { type Command, quote, sh, variable } from '../helpers/shell.ts';
 import { callWords } from '../helpers/system-calls.ts';
+import type { User } from '../run/command.ts';
 
 /** The command to run, and the container. */
 export interface Entry {

@@ -65,7 +65,7 @@ export function toShell(steps: Step[], fewest = 3): string {
   const lines: string[] = [];
   for (let at = 0; at < steps.length; ) {
     const { why } = steps[at] as Step;
-    if (why) lines.push(`# ${why.replaceAll('\n', '\n# ')}`);
+    if (why) lines.push(`# ${why.replaceAll('\n', '\n# ').replace(/\0(\w+)\0/g, '$$$1')}`);
     const loop = [findLoop(steps.slice(at), 1), findLoop(steps.slice(at), 2)].find(
       (found) => found && found.values.length >= fewest,
     );

@@ -1,8 +1,16 @@
 // Who was killed for want of memory, and whose limit it was: from the memory controller's counters and the kernel's log.
 import { uptime } from 'node:os';
 import { dirname, join } from 'node:path';
-import { cgroupDirectory, cgroupsBelow, type Hierarchy, pathOf, readNumber } from '../helpers/cgroups.ts';
-import { followKernelLog, type Level, type LoggedKill, levelOf, parseLoggedKill } from '../limit/oom.ts';
+import { cgroupDirectory, cgroupsBelow, type Hierarchy } from '../helpers/cgroups.ts';
+import { readNumber } from '../limit/counters.ts';
+import {
+  followKernelLog,
+  type Level,
+  type LoggedKill,
+  levelOf,
+  parseLoggedKill,
+  pathOf,
+} from '../limit/oom.ts';
 import { memoryFiles, readBytes } from '../limit/table.ts';
 import type { Places } from './usage.ts';
 

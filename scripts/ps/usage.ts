@@ -7,13 +7,13 @@ import {
   cgroupPath,
   findHierarchy,
   type Hierarchy,
-  numberOf,
   ownCgroup,
-  pathOf,
   readHierarchies,
 } from '../helpers/cgroups.ts';
 import { type Container, strangers } from '../helpers/containers.ts';
 import { attempt, readProc, readProcess, readStat, type Table } from '../helpers/pids.ts';
+import { numberOf } from '../limit/counters.ts';
+import { pathOf } from '../limit/oom.ts';
 import { amount, type Cgroup, type LimitName, memoryFiles, readBytes, readLimit } from '../limit/table.ts';
 
 /** Kinds of accounting: `cpu` has quota and throttling, `time` the CPU time, which v1 may keep in another hierarchy. */

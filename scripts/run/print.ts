@@ -15,12 +15,12 @@ import {
   toShell,
 } from '../helpers/steps.ts';
 import { callTables } from '../helpers/system-calls.ts';
-import { joiningSteps, lastSteps, makingSteps, removingSteps } from './cgroups.ts';
+import { joiningSteps, makingSteps, removingSteps } from './cgroups.ts';
 import { enterCommand, type Launch } from './container.ts';
 import { copyCommands, type Mount, planFurnishing } from './furnish.ts';
 import { dropLists, forLoader, holdLists } from './hold.ts';
 import { idmapPerl, idmapProgram } from './idmap.ts';
-import type { Range, UserNamespace } from './userns.ts';
+import { mapWords, type Range, type UserNamespace } from './userns.ts';
 
 const steps = (list: Step[]) => toShell(list, 2).trimEnd();
 
@@ -35,9 +35,9 @@ const holdLine = ({ hostname, userNamespace }: Launch) =>
   ].join('; ');
 
 /** Its release: see release.sh. Its words are a console, a directory, variables, `--`, a command. */
-const releaseLine = ({ isolate, joins, environment }: Launch) =>
+const releaseLine = ({ isolate, environment }: Launch) =>
   [
-    `echo ready >&4; read -r _ || exit 125; exec <&3 3<&- 4>&-${joins ? ' 5<&-' : ''}`,
+    'echo ready >&4; read -r _ || exit 125; exec <&3 3<&- 4>&-',
     ...(isolate.has('mount') ? ['cd "$2" || exit 125'] : []),
     environment.some(forLoader)
       ? 'shift 2; while [ "$1" != -- ]; do export "$1"; shift; done; shift'
@@ -119,7 +119,7 @@ const relative = (path: string) => path.replace(/^\.\//, '');
 
 function mountCommand({ source, target, type, options, makes, noLink }: Row): string {
   const [folder, path] = [dirname(target), quote(target)];
-  const isMade = ['.', 'dev', 'own', 'own/dev', 'root', 'root/etc'].includes(folder);
+  const isMade = ['.', 'dev', 'store', 'store/dev', 'root', 'root/etc'].includes(folder);
   const make = [
     ...(noLink ? [`[ ! -L ${path} ]; `] : []), // with sh -e
     ...(makes && !isMade ? [`mkdir -p ${quote(folder)}; `] : []),
@@ -167,37 +167,33 @@ function furnishingLines(
   // what the network writes is only made here
   const texts = launch.texts.map(({ path, text }) => ({ path, text: isWritten(path) ? '' : text }));
   const plan = planFurnishing({ ...launch, texts }, { stage: '.', cwd: root, terminal: undefined });
-  const usesOwn = plan.nodes.length + plan.layers.length + texts.length > 0;
+  const usesStore = plan.deviceNodes.length + plan.overlayDirectories.length + texts.length > 0;
   const written = plan.files.flatMap((file) => ('text' in file && file.text.trim() !== '' ? file : []));
   const empty = plan.files.flatMap((file) => ('text' in file && file.text.trim() === '' ? file.path : []));
   const rows = (mounts: Mount[]): Row[] =>
     mounts.map((mount) => {
       const target = relative(mount.target);
-      return {
-        ...mount,
-        source: relative(mount.source),
-        target,
-        ...(empty.includes(mount.target) && { makes: 'file' }),
-      };
+      const isFile = empty.includes(target);
+      return { ...mount, source: relative(mount.source), target, ...(isFile && { makes: 'file' }) };
     });
   const bindings = plan.bindings.map(
-    ({ from, to, kind, links = true }): Row => ({
-      source: relative(from),
+    ({ from, to, kind, refusesLinks }): Row => ({
+      source: from,
       target: `root${to}`,
       type: 'none',
       options: kind === 'directory' ? 'rbind,X-mount.mkdir' : 'rbind',
       ...(kind === 'file' && { makes: 'file unless there' }),
-      ...(!links && { noLink: true }),
+      ...(refusesLinks && { noLink: true }),
     }),
   );
-  const first = rows(plan.first);
-  const ofRootfs = first.filter(({ source }) => source === root);
+  const early = rows(plan.earlyMounts);
+  const ofRootfs = early.filter(({ source }) => source === root);
   const isOutside = ({ target }: Mount) => target.startsWith('/');
-  const folders = [...plan.directories, ...plan.layers, ...plan.nodeFolders.map((folder) => `own${folder}`)];
+  const directories = [...plan.overlayDirectories, ...plan.directories];
   const links = plan.files.flatMap((file) =>
-    'link' in file ? sh`ln -s ${file.link} ${relative(file.path)}`.join(' ') : [],
+    'link' in file ? sh`ln -s ${file.link} ${file.path}`.join(' ') : [],
   );
-  const like = '--reference=lower own/upper';
+  const like = '--reference=lower store/upper';
   const lines = [
     `cd ${quote(rootfs)}; mount -t tmpfs -o mode=755,unbindable tmpfs ${quote(rootfs)}`,
     // -c: this very directory, not what is mounted over it now
@@ -205,29 +201,27 @@ function furnishingLines(
       ({ target, options }) =>
         `mount -c -o ${options} . ${quote(join(rootfs, target))}; cd ${quote(rootfs)}   # -c: not what is over it`,
     ),
-    ...(usesOwn ? mountLines(rows(plan.own)) : []),
-    ...(folders.length > 0 ? [`mkdir -p ${folders.map(quote).join(' ')}`] : []),
-    ...(plan.layers.length > 0 ? [`chown ${like}; chmod ${like}`] : []),
-    ...mountLines(first.filter((row) => row.source !== root && !isOutside(row))),
+    ...(usesStore ? mountLines(rows([plan.store])) : []),
+    ...(directories.length > 0 ? [`mkdir -p ${directories.map(quote).join(' ')}`] : []),
+    ...(plan.overlayDirectories.length > 0 ? [`chown ${like}; chmod ${like}`] : []),
+    ...mountLines(early.filter((row) => row.source !== root && !isOutside(row))),
     ...(links.length > 0 ? [links.join('; ')] : []),
-    ...copyCommands(plan.nodes).map((words) => printCommand(words('own'))),
-    ...written.map(({ path, text }) => `cat >${quote(relative(path))} ${hereDocument(text, 'TEXT')}`),
-    ...mountLines([...rows(plan.second), ...bindings, ...rows(plan.last)]),
+    ...copyCommands(plan.deviceNodes, 'store').map((command) => printCommand(command)),
+    ...written.map(({ path, text }) => `cat >${quote(path)} ${hereDocument(text, 'TEXT')}`),
+    ...mountLines([...rows(plan.lateMounts), ...bindings, ...rows(plan.finalMounts)]),
     ...(isolate.has('net') && hasIp && !connection ? ['ip link set lo up'] : []),
     ...(isolate.has('mount')
       ? ['cd root; pivot_root . .   # it is the root now, with that of the host on top']
       : []),
   ];
-  return { before: first.filter(isOutside), lines };
+  return { before: early.filter(isOutside), lines };
 }
 
 /** A process that holds the user namespace until PID 1 is in it, and the maps of its IDs, user_namespaces(7). */
 function namespaceLines({ uids, gids, byRoot, single }: UserNamespace): string[] {
   const holder = variable('holder');
-  const words = (ranges: Range[]) =>
-    ranges.flatMap(({ inside, outside, count }) => [inside, outside, count].map(String));
   const write = (file: string, ranges: Range[]): Step => ({
-    write: words(ranges).join(' '),
+    write: mapWords(ranges).join(' '),
     to: `/proc/${holder}/${file}`,
   });
   const maps: Step[] =
@@ -237,7 +231,10 @@ function namespaceLines({ uids, gids, byRoot, single }: UserNamespace): string[]
           write('gid_map', gids),
           write('uid_map', uids),
         ]
-      : [{ run: sh`newgidmap ${holder} ${words(gids)}` }, { run: sh`newuidmap ${holder} ${words(uids)}` }];
+      : [
+          { run: sh`newgidmap ${holder} ${mapWords(gids)}` },
+          { run: sh`newuidmap ${holder} ${mapWords(uids)}` },
+        ];
   return [
     'unshare --user sleep 100 & holder=$!   # holds its user namespace until PID 1 is in there',
     'while [ /proc/self/ns/user -ef "/proc/$holder/ns/user" ]; do sleep 0.1; done',
@@ -247,7 +244,7 @@ function namespaceLines({ uids, gids, byRoot, single }: UserNamespace): string[]
 
 /** The whole launch. */
 export async function printLaunch(launch: Launch): Promise<string> {
-  const { name, cgroups, runDirectory, isolate, userNamespace, idmap, hostname, connection, joins } = launch;
+  const { cgroups, runDirectory, isolate, userNamespace, idmap, hostname, connection, joins } = launch;
   const pid = variable('pid');
   const lock = cgroups?.lock;
   const seccomp = printSeccomp(launch);
@@ -260,7 +257,6 @@ export async function printLaunch(launch: Launch): Promise<string> {
     idmap: byPerl ? ['perl', ...byPerl.paths] : idmap,
   };
   const chain = holdLists(printed, userNamespace && variable('holder'), {
-    start: '',
     hold: sh`sh -c ${holdLine(launch)} hold ${hostname ?? []}`,
     drop: dropLists(printed, releaseLine(launch)),
   }).map((list) => printCommand(list, 156));
@@ -279,7 +275,7 @@ export async function printLaunch(launch: Launch): Promise<string> {
     `( set -e; read -r pid <&8; trap '[ $? = 0 ] || kill -KILL "$pid"' EXIT   # from outside, while PID 1 waits; it ends if this fails`,
     cgroups &&
       `# its cgroups, and their limits${lock ? '; under a lock, for run.ts removes cgroups that are empty\nflock 7' : ''}`,
-    cgroups && steps([...makingSteps(cgroups, name), ...joiningSteps(cgroups, pid)]),
+    cgroups && steps([...makingSteps(cgroups), ...joiningSteps(cgroups, pid)]),
     ...furnishing.before.map(
       ({ source, options }) =>
         `${printCommand(sh`${user} mount -o ${options} ${source} ${source}`)}   # nobody inside may write to what it runs`,
@@ -293,12 +289,12 @@ export async function printLaunch(launch: Launch): Promise<string> {
         : `umount --lazy --namespace "/proc/$pid/ns/mnt" /`),
     connection &&
       `# its network\n${userNamespace ? '' : 'inode=$(stat --dereference --format %i "/proc/$pid/ns/net")\n'}${steps(network)}`,
-    cgroups && cgroups.last.length > 0 && steps(lastSteps(cgroups)),
+    cgroups && cgroups.last.length > 0 && steps(cgroups.last),
     'echo go >&9   # it becomes the command',
     `) 8<${ready} 9>${go}${lock ? ` 7<${quote(lock)}` : ''} &   # and PID 1: each program becomes the next`,
     `${chain.map((line) => line.replace('"$numbers"', '$numbers').replace('"$denied"', '$denied')).join(' \\\n')} 3<&0 4>${ready} <${go}${joins ? ` 5</proc/${joins.pid}/ns/net` : ''}`,
     `code=$?; rm -r ${quote(runDirectory)}`,
-    cgroups && steps(removingSteps(cgroups, name)),
+    cgroups && steps(removingSteps(cgroups)),
     '(exit "$code")',
   ]
     .filter(Boolean)
