@@ -564,10 +564,12 @@ async function startHostile(options: string[]): Promise<Running & { root: string
   // what the host's perl would need, if it ran in there
   for (const [path] of (await execute(['ldd', toolPath])).stdout.matchAll(/\/\S+/g))
     await execute(['cp', '-nL', path, join(root, path)]);
-  const words = ['--name', name, ...options, root, '/bin/bash', '-c', 'while :; do read -t 1; done'];
-  const launcher = spawn(script('run'), words, { stdio: ['pipe', 'ignore', 'ignore'] });
+  const command = ['/bin/bash', '-c', 'while :; do read -t 1; done'];
+  const launcher = spawn(script('run'), ['--name', name, ...options, root, ...command], {
+    stdio: ['pipe', 'ignore', 'ignore'],
+  });
   const end = once(launcher, 'exit') as Running['end'];
-  return { ...(await found(name, launcher, end, '/bin/bash')), root };
+  return { ...(await found(name, launcher, end, command)), root };
 }
 
 /** A hostile container with no more capabilities than others. */

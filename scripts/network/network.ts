@@ -225,13 +225,18 @@ function planMorePorts(
   return planPublish(facts, first, ports);
 }
 
+/** Whether there can be networks of ours: only root makes them, and with these programs only. */
+const canHaveNetworks = () =>
+  process.getuid?.() === 0 && findInPath('ip') && (findInPath('nft') || findInPath('iptables'));
+
 /** Removes what killed calls and ended containers have left of their networks. Returns what it was. */
 export async function sweepNetworks(): Promise<string[]> {
-  if (process.getuid?.() !== 0 || !findInPath('ip') || !(findInPath('nft') || findInPath('iptables')))
-    return [];
+  if (!canHaveNetworks()) return [];
   return change((facts) => {
     const { actions, found } = planSweep(facts);
     return { actions, result: found };
   });
 }
-export const printSweep = (): Promise<Step[]> => locked((facts) => printed(planSweep(facts).actions));
+/** The steps by which `sweepNetworks` removes them, for --dry-run. */
+export const printSweep = async (): Promise<Step[]> =>
+  canHaveNetworks() ? locked((facts) => printed(planSweep(facts).actions)) : [];

@@ -76,32 +76,37 @@ export async function start(
     stdio: 'ignore',
   });
   const end = once(launcher, 'exit') as Running['end'];
-  return found(name, launcher, end, command[0] as string);
+  return found(name, launcher, end, command);
 }
 
-/** Waits until a container runs `command`, and has it ended with the test file. */
+/**
+ * Waits until a container runs `command`, and has it ended with the test file. All its words count: the shell that waits to
+ * become the command, scripts/run/release.sh, may be called as the command is.
+ */
 export async function found(
   name: string,
   launcher: ChildProcess,
   end: Running['end'],
-  command: string,
+  command: string[],
 ): Promise<Running> {
   const [unshare, first] = await until(`the container ${name}`, () => {
     const procs = `${cgroups(name)[0]}/cgroup.procs`;
     const pids = existsSync(procs) ? readFileSync(procs, 'utf8').trim().split('\n').map(Number) : [];
-    const isCommand = (pid: number) => {
-      try {
-        return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')[0] === command;
-      } catch {
-        return false;
-      }
-    };
-    const pid = pids.find((pid) => isCommand(pid) && namespace(pid, 'mnt') !== namespace('self', 'mnt'));
+    const isCommand = (pid: number) =>
+      readFileSync(`/proc/${pid}/cmdline`, 'utf8') === `${command.join('\0')}\0`;
     const { exitCode, signalCode } = launcher;
+    for (const pid of pids) {
+      // it may end at any moment
+      const inside = attempt(() => isCommand(pid) && namespace(pid, 'mnt') !== namespace('self', 'mnt'));
+      const unshare = inside && attempt(() => Number(stat(pid)[1]));
+      if (unshare) return [unshare, pid] as const;
+    }
     // what never started is not waited for
-    if (pid === undefined && (exitCode || signalCode))
-      throw new Error(`${name} ended with ${exitCode ?? signalCode}, and was not seen to run ${command}`);
-    return pid !== undefined && ([Number(stat(pid)[1]), pid] as const);
+    if (exitCode !== null || signalCode)
+      throw new Error(
+        `${name} ended with ${exitCode ?? signalCode}, and was not seen to run ${command.join(' ')}`,
+      );
+    return undefined;
   });
   const result = { name, launcher, first, unshare, end };
   running.push(result);
