@@ -2,10 +2,8 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
-  chmodSync,
   cpSync,
   existsSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
   readlinkSync,
@@ -15,7 +13,6 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { cgroupDirectory, cgroupPath, readHierarchies } from '../scripts/helpers/cgroups.ts';
@@ -36,12 +33,11 @@ import {
   stat,
 } from './helpers/container.ts';
 import { hiding } from './helpers/inside.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { cgroupVersion, needs } from './helpers/needs.ts';
 import { become, call, execute, rootfs, script, top, until } from './helpers/script.ts';
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-exec-'));
-chmodSync(scratch, 0o755);
-after(() => rmSync(scratch, { recursive: true, force: true }));
+const scratch = scratchFolder('exec', 0o755);
 
 /** What enters: perl, or where exec-python.test.ts says that there is none, python3. */
 const tool = process.env.BAREHAND_LACKS === 'perl' ? 'python3' : 'perl';

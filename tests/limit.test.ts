@@ -3,20 +3,15 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
-  chmodSync,
   chownSync,
   existsSync,
   mkdirSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
-  rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { after } from 'node:test';
 import { type Hierarchy, moveTree, processesIn } from '../scripts/helpers/cgroups.ts';
 import { descendants, readProcesses } from '../scripts/helpers/pids.ts';
 import { toShell } from '../scripts/helpers/steps.ts';
@@ -40,6 +35,7 @@ import {
 } from '../scripts/limit/table.ts';
 import type { Target } from '../scripts/limit/target.ts';
 import { container, makeBundle, start } from './helpers/container.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, call, execute, rootfs, script, until } from './helpers/script.ts';
 import { test } from './helpers/slow.ts';
@@ -57,9 +53,7 @@ import {
   succeed,
 } from './helpers/trees.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'barehand-limit-'));
-chmodSync(folder, 0o755);
-after(() => rmSync(folder, { recursive: true }));
+const folder = scratchFolder('limit', 0o755);
 
 /** A tree of files as a host of each kind has them, and its hierarchies. */
 function fakeHost(kind: 'v1' | 'hybrid' | 'v2', files: Record<string, string>): Hierarchy[] {

@@ -1,20 +1,9 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  readlinkSync,
-  rmdirSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { cpSync, existsSync, mkdirSync, readFileSync, readlinkSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { cgroupDirectory, cgroupPath, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { descendants, readProcesses } from '../scripts/helpers/pids.ts';
 import { levelOf, parseLoggedKill } from '../scripts/limit/oom.ts';
@@ -32,11 +21,11 @@ import {
   start,
   startByHand,
 } from './helpers/container.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { cgroupVersion, needs } from './helpers/needs.ts';
 import { become, call, execute, rootfs, top, until } from './helpers/script.ts';
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-ps-'));
-after(() => rmSync(scratch, { recursive: true, force: true }));
+const scratch = scratchFolder('ps');
 
 async function list(): Promise<Row[]> {
   const { code, stdout } = await call('ps', ['--json']);
@@ -129,8 +118,7 @@ test('the level of an OOM kill is where the limit lies', () => {
 });
 
 test('limits are said in bytes, CPUs and processes, whatever version of cgroups has them', () => {
-  const directory = mkdtempSync(join(tmpdir(), 'barehand-limits-'));
-  after(() => rmSync(directory, { recursive: true }));
+  const directory = scratchFolder('limits');
   const limitsOf = (version: 1 | 2, files: Record<string, string>) => {
     for (const [file, text] of Object.entries(files)) writeFileSync(join(directory, file), `${text}\n`);
     const place = { version, directory };

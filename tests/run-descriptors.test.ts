@@ -8,27 +8,25 @@ import {
   copyFileSync,
   existsSync,
   mkdirSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
   readlinkSync,
   rmSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { lockDirectory, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { attempt } from '../scripts/helpers/pids.ts';
 import { container, newName, stat } from './helpers/container.ts';
 import { mounted } from './helpers/inside.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, call, execute, onTerminal, rootfs, script, top, until } from './helpers/script.ts';
 import { needsMappedIds } from './helpers/userns.ts';
 
 const mappedIds = await needsMappedIds();
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-descriptors-'));
-after(() => rmSync(scratch, { recursive: true }));
+const scratch = scratchFolder('descriptors');
 
 /** A program with descriptors that are nobody else's business: a file, and one that only bash can close. */
 const careless = ['bash', '-c', 'exec 7</etc/passwd 200</etc/passwd; exec "$@"', 'bash'];

@@ -3,22 +3,21 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { attempt } from '../scripts/helpers/pids.ts';
 import { cgroups, container, newName } from './helpers/container.ts';
 import { mounted } from './helpers/inside.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { call, onTerminal, rootfs, top, until } from './helpers/script.ts';
 import { needsMappedIds } from './helpers/userns.ts';
 
 const mappedIds = await needsMappedIds();
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-failures-'));
-after(() => rmSync(scratch, { recursive: true }));
+const scratch = scratchFolder('failures');
 const broken = join(scratch, 'broken');
 writeFileSync(broken, '#!/bin/sh\necho "$0 is broken" >&2\nexit 3\n', { mode: 0o755 });
 

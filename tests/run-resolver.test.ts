@@ -1,17 +1,16 @@
 // The name servers of a container on the host's network: the host's, where its root has none that are any good.
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
 import { container, newName } from './helpers/container.ts';
 import { state } from './helpers/folders.ts';
 import { inside, launch, mounted, said, without } from './helpers/inside.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, call, execute, rootfs } from './helpers/script.ts';
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-run-resolver-'));
-after(() => rmSync(scratch, { recursive: true }));
+const scratch = scratchFolder('run-resolver');
 const root = join(scratch, 'root');
 const write = (name: string, text: string) => {
   writeFileSync(join(scratch, name), text);

@@ -1,16 +1,15 @@
 // Who a command runs as: what is asked for, what the container's own passwd and group say, and where there is no such user.
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
 import { container, start } from './helpers/container.ts';
 import { each, inside, refused, said } from './helpers/inside.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs } from './helpers/script.ts';
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-run-user-'));
-after(() => rmSync(scratch, { recursive: true }));
+const scratch = scratchFolder('run-user');
 const root = join(scratch, 'root');
 const how = { root };
 

@@ -4,7 +4,6 @@ import { once } from 'node:events';
 import {
   existsSync,
   mkdirSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
   readlinkSync,
@@ -12,9 +11,9 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { constants, tmpdir } from 'node:os';
+import { constants } from 'node:os';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import {
   cgroupDirectory,
   cgroupPath,
@@ -37,11 +36,11 @@ import {
   start,
   stat,
 } from './helpers/container.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs, script, until } from './helpers/script.ts';
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-run-'));
-after(() => rmSync(scratch, { recursive: true, force: true }));
+const scratch = scratchFolder('run');
 
 const run = (...words: string[]) => call('run', words);
 const stdout = async (...words: string[]) => {

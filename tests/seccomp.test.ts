@@ -1,8 +1,7 @@
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { capabilities } from '../scripts/helpers/capabilities.ts';
 import {
   callsPerl,
@@ -17,6 +16,7 @@ import {
 } from '../scripts/helpers/seccomp/seccomp.ts';
 import { findProgram, systemDirectories } from '../scripts/helpers/shell.ts';
 import { defaultCapabilities } from '../scripts/run/capabilities.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { execute } from './helpers/script.ts';
 
@@ -191,8 +191,7 @@ for (const [by, program, words, print] of [
 
 // from here on the kernel runs the filter
 
-const folder = mkdtempSync(join(tmpdir(), 'barehand-seccomp-'));
-after(() => rmSync(folder, { recursive: true }));
+const folder = scratchFolder('seccomp');
 
 /** Whether this machine's setpriv(1) loads filters. */
 const path = '/proc/self/fd/0';
