@@ -1,7 +1,5 @@
 // What all limit-*.ts share: values and files of each version, plans, whole trees, several limits of one process.
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import {
   chownSync,
   existsSync,
@@ -34,7 +32,8 @@ import {
   writes,
 } from '../scripts/limit/table.ts';
 import type { Target } from '../scripts/limit/target.ts';
-import { container, makeBundle, start } from './helpers/container.ts';
+import { container, start } from './helpers/container.ts';
+import { makeBundle, withRunc } from './helpers/engines.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, call, execute, rootfs, script, until } from './helpers/script.ts';
@@ -662,14 +661,7 @@ test('runc sets the same limits: the files hold the same, and its own are put ba
       pids: { limit: 33 },
     },
   });
-  const runc = spawn('runc', ['run', id], { cwd: bundle, stdio: 'ignore' });
-  const end = once(runc, 'exit');
-  try {
-    const pid = await until('its process', async () => {
-      const { code, stdout } = await execute(['runc', 'state', id]);
-      const state = code === 0 && JSON.parse(stdout);
-      return state && state.status === 'running' && (state.pid as number);
-    });
+  await withRunc(bundle, id, async (pid) => {
     const names: LimitName[] = ['memory', 'swap', 'reserve', 'cpu', 'weight', 'cpuset', 'pids'];
     const values = (directoryOf: (hierarchy: Hierarchy) => string) =>
       names.flatMap((name) => {
@@ -711,9 +703,5 @@ test('runc sets the same limits: the files hold the same, and its own are put ba
       its,
     );
     assert.equal(existsSync(`/run/barehand/pid-${pid}`), false);
-  } finally {
-    await execute(['runc', 'kill', id, 'KILL']);
-    await end;
-    await execute(['runc', 'delete', '--force', id]);
-  }
+  });
 });

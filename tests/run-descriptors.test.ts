@@ -3,21 +3,12 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  chownSync,
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  rmSync,
-} from 'node:fs';
+import { chownSync, copyFileSync, existsSync, mkdirSync, readdirSync, readlinkSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { lockDirectory, readHierarchies } from '../scripts/helpers/cgroups.ts';
-import { attempt } from '../scripts/helpers/pids.ts';
-import { container, newName, stat } from './helpers/container.ts';
+import { attempt, readProc, readProcesses } from '../scripts/helpers/pids.ts';
+import { commandOf, container, newName, stat } from './helpers/container.ts';
 import { mounted } from './helpers/inside.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
@@ -33,21 +24,10 @@ const careless = ['bash', '-c', 'exec 7</etc/passwd 200</etc/passwd; exec "$@"',
 
 /** The living processes that were started with this mark, and what is in their containers. */
 function marked(mark: string): number[] {
-  const pids = readdirSync('/proc').filter((word) => /^\d+$/.test(word));
-  return pids
-    .filter((pid) =>
-      attempt(() => readFileSync(`/proc/${pid}/environ`, 'latin1'))?.includes(`MARK=${mark}\0`),
-    )
-    .map(Number);
+  return [...readProcesses().keys()].filter((pid) => readProc(pid, 'environ')?.includes(`MARK=${mark}\0`));
 }
-const cmdline = (pid: number) =>
-  attempt(() => readFileSync(`/proc/${pid}/cmdline`, 'utf8'))?.split('\0') ?? [];
 const children = (pid: number) =>
-  (attempt(() => readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8')) ?? '')
-    .trim()
-    .split(' ')
-    .filter(Boolean)
-    .map(Number);
+  (readProc(pid, `task/${pid}/children`) ?? '').trim().split(' ').filter(Boolean).map(Number);
 /** What a process has open above its three standard streams: number and what it leads to. */
 const opened = (pid: number) =>
   (attempt(() => readdirSync(`/proc/${pid}/fd`)) ?? [])
@@ -55,12 +35,9 @@ const opened = (pid: number) =>
     .map((fd) => [fd, attempt(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) ?? ''] as const);
 /** Whether it holds a lock of flock(2) that others may wait for. */
 const locks = (pid: number) =>
-  opened(pid).filter(([fd]) =>
-    /^lock:.*FLOCK/m.test(attempt(() => readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8')) ?? ''),
-  );
+  opened(pid).filter(([fd]) => /^lock:.*FLOCK/m.test(readProc(pid, `fdinfo/${fd}`) ?? ''));
 
-const carries = (pid: number) =>
-  /^(pass?ta?|slirp4netns)/.test(attempt(() => readFileSync(`/proc/${pid}/comm`, 'utf8')) ?? '');
+const carries = (pid: number) => /^(pass?ta?|slirp4netns)/.test(readProc(pid, 'comm') ?? '');
 
 interface Case {
   words: string[];
@@ -125,7 +102,7 @@ for (const [what, { words, terminal, detached, user, skip }] of Object.entries(c
       const first = await until('its PID 1', () =>
         marked(name)
           .flatMap(children)
-          .find((pid) => cmdline(pid)[0] === 'sleep' && cmdline(pid)[1] === '1000'),
+          .find((pid) => commandOf(pid)[0] === 'sleep' && commandOf(pid)[1] === '1000'),
       );
       const others = marked(name).filter((pid) => pid !== launcher.pid && pid !== first);
       const holder = Number(stat(first)[1]);
@@ -134,9 +111,9 @@ for (const [what, { words, terminal, detached, user, skip }] of Object.entries(c
       // the terminal's own program in the test is not of the launch
       const launching = terminal ? children(launcher.pid as number) : [launcher.pid as number];
       for (const pid of others) {
-        const said = `${pid} ${cmdline(pid).join(' ').slice(0, 100)}`;
+        const said = `${pid} ${commandOf(pid).join(' ').slice(0, 100)}`;
         const isNode = /node/.test(attempt(() => readlinkSync(`/proc/${pid}/exe`)) ?? '');
-        const isLauncher = launching.includes(pid) || cmdline(pid).includes(`run.ts ${name}`) || isNode;
+        const isLauncher = launching.includes(pid) || commandOf(pid).includes(`run.ts ${name}`) || isNode;
         const open = opened(pid);
         if (detached || !isLauncher)
           assert.deepEqual(
@@ -166,7 +143,7 @@ for (const [what, { words, terminal, detached, user, skip }] of Object.entries(c
       }
     } finally {
       for (const pid of marked(name).filter((pid) => pid !== launcher.pid))
-        if (children(pid).some((child) => cmdline(child)[0] === 'sleep'))
+        if (children(pid).some((child) => commandOf(child)[0] === 'sleep'))
           for (const child of children(pid)) attempt(() => process.kill(child, 'SIGKILL'));
       launcher.stdin.end();
       if (!detached) await end;
