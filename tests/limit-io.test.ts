@@ -58,7 +58,9 @@ test('wrong usage ends with 2 and a clear line, a path without a disk with 1', {
   }
 });
 
-test('a partition is limited as its disk, an overlay as what is written to', { skip }, async (t) => {
+test('a partition is limited as its disk, an overlay as what is written to', {
+  skip: skip || needs('mkfs.ext4'),
+}, async (t) => {
   if (!disk) return t.skip('needs a loop device');
   assert.deepEqual(findDisk(disk), { device: number(disk), name: disk.slice('/dev/'.length), type: '' });
   run('mkfs.ext4', '-q', disk);

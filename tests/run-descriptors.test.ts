@@ -13,6 +13,7 @@ import { mounted } from './helpers/inside.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, call, execute, onTerminal, rootfs, script, top, until } from './helpers/script.ts';
+import { test as slow } from './helpers/slow.ts';
 import { needsMappedIds } from './helpers/userns.ts';
 
 const mappedIds = await needsMappedIds();
@@ -212,7 +213,7 @@ async function hold(seconds: number): Promise<ChildProcess> {
   return holder;
 }
 
-test('who waits for a lock says for whom, and not for ever', container, async () => {
+slow('who waits for a lock says for whom, and not for ever', container, async () => {
   const name = newName();
   mkdirSync(ownLock);
   mkdirSync(place);
@@ -222,8 +223,9 @@ test('who waits for a lock says for whom, and not for ever', container, async ()
     await execute(['find', ownLock, '-depth', '-type', 'd', '-exec', 'rmdir', '{}', ';']);
     assert.ok(!existsSync(ownLock), ended.stderr);
   });
-  const run = (...words: string[]) => execute(apart([script('run'), ...words]));
-  const stop = (...words: string[]) => execute(apart([script('stop'), ...words]));
+  const told = (...words: string[]) => execute(apart(words), { tellsWaits: true });
+  const run = (...words: string[]) => told(script('run'), ...words);
+  const stop = (...words: string[]) => told(script('stop'), ...words);
   const waiting = (pid: number | undefined) =>
     new RegExp(`^(run|stop): waiting for the lock on ${lock}, which PID ${pid} \\(sleep \\d+\\) holds\\n`);
 

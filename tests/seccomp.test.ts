@@ -8,7 +8,6 @@ import {
   callsPython,
   deniedCalls,
   perlWords,
-  printfFormat,
   pythonWords,
   seccompFilter,
   seccompLoader,
@@ -205,16 +204,13 @@ function filtered(
 ) {
   const loader = seccompLoader('x64', load, (name) => (name === by ? findProgram(name) : undefined), path);
   assert.ok(loader, by);
-  return execute(
-    [
-      'sh',
-      '-c',
-      'f=$1; shift; printf "$f" | "$@"',
-      'sh',
-      printfFormat(loader.file ?? Buffer.alloc(0)),
-    ].concat('setpriv', options, loader.words, command),
-    { env: { ...process.env, ...env } },
-  );
+  // it may be longer than an argument can be
+  const file = join(folder, `filter-${by}`);
+  writeFileSync(file, loader.file ?? '');
+  const feed = ['sh', '-c', 'file=$1; shift; cat "$file" | "$@"', 'sh', file];
+  return execute([...feed, 'setpriv', ...options, ...loader.words, ...command], {
+    env: { ...process.env, ...env },
+  });
 }
 
 /** Options of setpriv(1) for a user without capabilities. */
