@@ -34,12 +34,13 @@ import { constants } from 'node:os';
 import { dirname, extname, join, relative } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
-import { findHierarchy, parent, processesIn, readHierarchies, readNumber } from './helpers/cgroups.ts';
+import { findHierarchy, parent, processesIn, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main } from './helpers/cli.ts';
 import { missingPrograms } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
 import { quote, runProgram } from './helpers/shell.ts';
 import { firstOf } from './helpers/target.ts';
+import { readNumber } from './limit/counters.ts';
 import { memoryFiles } from './limit/table.ts';
 
 export const options = { keep: {} } as const;

@@ -52,24 +52,17 @@ SEE ALSO
 import { closeSync, readdirSync, readFileSync, realpathSync } from 'node:fs';
 import { join } from 'node:path';
 import { isatty } from 'node:tty';
-import { type Entry, enterCommand, enterRunbook, type Inside, type Tool } from './exec/enter.ts';
-import { capabilities } from './helpers/capabilities.ts';
+import { become, canBecome, startAndWait } from './exec/become.ts';
+import { type Entry, enterCommand, enterRunbook, type Tool } from './exec/enter.ts';
+import { planInside } from './exec/inside.ts';
 import { cgroupDirectory, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
-import { parseVariable, parseWorkdir } from './helpers/options.ts';
-import {
-  attempt,
-  namespaceInode,
-  readProc,
-  readProcesses,
-  startTicks as startTicksOf,
-} from './helpers/pids.ts';
+import { attempt, namespaceInode, readProc, readProcesses, startTicks } from './helpers/pids.ts';
 import { installCommand, requirePrograms } from './helpers/programs.ts';
-import { findHome, findUser, parseUser, type UserChoice } from './helpers/rootfs.ts';
-import { seccompRules } from './helpers/seccomp/seccomp.ts';
-import { become, type Command, canBecome, findInPath, findProgram, startAndWait } from './helpers/shell.ts';
+import { findInPath, findProgram, sh } from './helpers/shell.ts';
 import { numberedArchitectures } from './helpers/system-calls.ts';
 import { findContainer } from './helpers/target.ts';
+import { parseUser, parseVariable, parseWorkdir } from './run/command.ts';
 
 export const options = {
   user: { short: 'u', parse: parseUser },
@@ -80,139 +73,55 @@ export const options = {
   dryRun: {},
 } as const;
 
-/** Maps an ID by the text of a uid_map, user_namespaces(7); undefined if the map does not have it. */
-function mapped(map: string | undefined, id: number, from: 'inside' | 'outside'): number | undefined {
-  for (const line of map?.trim().split('\n') ?? []) {
-    const [inside = 0, outside = 0, count = 0] = line.trim().split(/\s+/).map(Number);
-    const [first, other] = from === 'inside' ? [inside, outside] : [outside, inside];
-    if (id >= first && id < first + count) return id - first + other;
-  }
-  return undefined;
-}
-
-/** Facts from /proc/PID/status. Throws Failure if the process has ended. */
-function readStatus(pid: number) {
-  const status = readProc(pid, 'status');
-  if (status === undefined) throw new Failure(`process ${pid} has ended`);
-  const field = (name: string) => new RegExp(`^${name}:[ \\t]*(.*)$`, 'm').exec(status)?.[1] ?? '';
-  const numbers = (name: string) => field(name).split(/\s+/).filter(Boolean).map(Number);
-  return {
-    uid: numbers('Uid')[1] ?? 0,
-    gid: numbers('Gid')[1] ?? 0,
-    groups: numbers('Groups'),
-    bounding: BigInt(`0x${field('CapBnd') || 0}`),
-    permitted: BigInt(`0x${field('CapPrm') || 0}`),
-    noNewPrivileges: field('NoNewPrivs') === '1',
-    filtered: field('Seccomp') === '2',
-  };
-}
-
-/** User and privileges of the command: those of the container's first process, unless options say otherwise. */
-function planInside(
-  pid: number,
-  inUserNamespace: boolean,
-  values: Values<typeof options>,
-  needsHome: boolean,
-): Inside {
-  const status = readStatus(pid);
-  const [uids, gids] = inUserNamespace
-    ? [readProc(pid, 'uid_map'), readProc(pid, 'gid_map')]
-    : ['0 0 4294967295', '0 0 4294967295'];
-  const root = `/proc/${pid}/root`;
-  const find = (choice: UserChoice) => {
-    try {
-      return findUser(root, choice);
-    } catch (error) {
-      throw new Failure((error as Error).message.replace(root, 'the container: '));
-    }
-  };
-  const ownUser = () => {
-    const uid = mapped(uids, status.uid, 'outside');
-    const gid = mapped(gids, status.gid, 'outside');
-    if (uid === undefined || gid === undefined)
-      throw new Failure(
-        `the user of process ${pid} has no ID in its own user namespace: choose another with -u`,
-      );
-    const groups = status.groups.flatMap((group) => mapped(gids, group, 'outside') ?? []);
-    return { uid, gid, groups, home: needsHome ? findHome(root, uid) : '' };
-  };
-  const user = values.user === undefined ? ownUser() : find(values.user);
-  const hostUid = mapped(uids, user.uid, 'inside');
-  if (hostUid === undefined || mapped(gids, user.gid, 'inside') === undefined)
-    throw new Failure(
-      `user ${user.uid}:${user.gid} is not mapped in the container's user namespace: see /proc/${pid}/uid_map`,
-    );
-  // root gets the whole bounding set at each execve(2): where the first process is root and has less, this is the limit
-  const bounding =
-    status.uid === hostUid && status.uid === mapped(uids, 0, 'inside')
-      ? status.bounding & status.permitted
-      : status.bounding;
-  const rules = seccompRules(
-    process.arch,
-    capabilities.filter((_, bit) => (bounding >> BigInt(bit)) & 1n),
-  );
-  if (status.filtered && !rules && !values.privileged)
-    throw new Failure(
-      `the container has a seccomp filter, and exec.ts has none for ${process.arch}: --privileged runs COMMAND without one`,
-    );
-  const label = readProc(pid, 'attr/current');
-  return {
-    user,
-    hostUid,
-    setgroupsDenied: inUserNamespace && readProc(pid, 'setgroups')?.trim() === 'deny',
-    bounding: values.privileged ? undefined : bounding,
-    noNewPrivileges: status.noNewPrivileges && !values.privileged,
-    rules: status.filtered && !values.privileged ? rules : undefined,
-    confined: !values.privileged && Boolean(label) && label !== readProc(process.pid, 'attr/current'),
-  };
-}
-
 /**
  * Directories of the first process's cgroups. Throws Failure if one can't be joined, or is frozen, as COMMAND would not
  * run then. Users other than root need not join those that they are in already.
  */
 function planCgroups(hierarchies: Hierarchy[], pid: number, isRoot: boolean): string[] {
-  const own = readProc(process.pid, 'cgroup') ?? '';
-  const its = readProc(pid, 'cgroup') ?? '';
-  const directories = its
-    .split('\n')
-    .filter(Boolean)
-    .flatMap((line) => {
-      const [, controllers = '', path = ''] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
-      const hierarchy = hierarchies.find((candidate) => candidate.controllers.join() === controllers);
-      const directory = hierarchy && cgroupDirectory(hierarchy, path);
-      const isOwn = own.split('\n').includes(line);
-      if (!directory && !isOwn)
-        throw new Failure(
-          `cannot join the cgroup ${path} of ${controllers || 'cgroup v2'}: it is not mounted here`,
-        );
-      return directory && (isRoot || !isOwn) ? [directory] : [];
-    });
+  const linesOf = (of: number | 'self') => (readProc(of, 'cgroup') ?? '').split('\n').filter(Boolean);
+  const own = linesOf('self');
+  const directories = linesOf(pid).flatMap((line) => {
+    const isOwn = own.includes(line);
+    if (isOwn && !isRoot) return [];
+    const [, controllers = '', path = ''] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
+    const hierarchy = hierarchies.find((candidate) => candidate.controllers.join() === controllers);
+    const directory = hierarchy && cgroupDirectory(hierarchy, path);
+    if (!directory && !isOwn)
+      throw new Failure(
+        `cannot join the cgroup ${path} of ${controllers || 'cgroup v2'}: it is not mounted here`,
+      );
+    return directory ?? [];
+  });
   const isFrozen = (directory: string) =>
-    /^FROZEN|^FREEZING/.test(attempt(() => readFileSync(join(directory, 'freezer.state'), 'utf8')) ?? '') ||
-    attempt(() => readFileSync(join(directory, 'cgroup.events'), 'utf8'))?.includes('frozen 1');
+    ['freezer.state', 'cgroup.events']
+      .map((file) => attempt(() => readFileSync(join(directory, file), 'utf8')) ?? '')
+      .some((text) => /^(FROZEN|FREEZING|frozen 1)$/m.test(text));
   if (directories.some(isFrozen)) throw new Failure(`${pid} is paused: stop.ts --resume lets it go on`);
   return directories;
 }
 
-/** The namespaces of a process that differ from ours, in an order in which they can be entered. */
-function planNamespaces(pid: number, isRoot: boolean, hostTools: boolean): string[] {
-  // user_namespaces(7): entered first it gives a user the privileges for the others, last it takes none from root
-  const others = [...(hostTools ? [] : ['mnt', 'cgroup']), 'net', 'uts', 'ipc', 'time', 'pid'];
-  const kinds = !isRoot ? ['user', ...others] : hostTools ? others : [...others, 'user'];
-  return kinds.filter((kind) => {
+/** What is entered, as files of /proc/PID: the namespaces that differ from ours, and the root directory. */
+function planParts(pid: number, isRoot: boolean, hostTools: boolean): string[] {
+  const shared = ['net', 'uts', 'ipc', 'time', 'pid'];
+  const differs = (kind: string) => {
     const own = namespaceInode(process.pid, kind);
     const its = namespaceInode(pid, kind);
     if (own !== undefined && its === undefined)
       throw new Failure(
         isRoot ? `process ${pid} has ended` : `process ${pid} belongs to another user: needs root: try sudo`,
       );
-    // for root, the shield has made a mount namespace by then
+    // root enters it in any case: the shield has left the host's mount namespace by then
     return own !== its || (kind === 'mnt' && isRoot);
-  });
+  };
+  const pathsOf = (kinds: string[]) => kinds.filter(differs).map((kind) => `ns/${kind}`);
+  const others = hostTools ? pathsOf(shared) : [...pathsOf(['mnt', 'cgroup', ...shared]), 'root'];
+  // user_namespaces(7): the user namespace gives a user the privileges to enter the others. root has them, and loses
+  // them when it enters
+  if (!isRoot) return [...pathsOf(['user']), ...others];
+  return hostTools ? others : [...others, ...pathsOf(['user'])];
 }
 
-/** Options and facts become an entry. Throws UsageError for options that contradict each other. */
+/** Plans an entry from options and facts. Throws UsageError for options that contradict each other. */
 function planEntry(values: Values<typeof options>, [target = '', ...command]: string[]): Entry {
   const { hostTools, user, privileged, env, workdir } = values;
   if (command.length === 0) throw new UsageError('COMMAND is missing');
@@ -227,19 +136,20 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
 
   const isRoot = process.getuid?.() === 0;
   const shields = isRoot || hostTools ? ['unshare', 'mount'] : [];
-  const parents = 'execve' in process ? [] : ['setpriv'];
-  requirePrograms(['env', ...shields, ...parents], 'enter a container');
+  requirePrograms(['env', ...shields], 'enter a container');
 
   const hierarchies = readHierarchies();
-  const { first, startTicks } = findContainer(hierarchies, target);
-  if (!first || startTicks === undefined) throw new Failure(`${target} has no running process`);
+  const { first, startTicks: started } = findContainer(hierarchies, target);
+  if (!first || started === undefined) throw new Failure(`${target} has no running process`);
   const { pid } = first;
-  const namespaces = planNamespaces(pid, isRoot, hostTools);
-  if (!isRoot && !namespaces.includes('user'))
+  const parts = planParts(pid, isRoot, hostTools);
+  if (!isRoot && !parts.includes('ns/user'))
     throw new Failure(`${target} has no user namespace of its own: needs root: try sudo`);
-  const environ = readProc(pid, 'environ') ?? '';
-  const isSet = (key: string) => environ.startsWith(`${key}=`) || environ.includes(`\0${key}=`);
-  const inside = hostTools ? undefined : planInside(pid, namespaces.includes('user'), values, !isSet('HOME'));
+  const variables = (readProc(pid, 'environ') ?? '').split('\0').filter((pair) => pair.includes('='));
+  const isSet = (key: string) => variables.some((pair) => pair.startsWith(`${key}=`));
+  const inside = hostTools
+    ? undefined
+    : planInside(pid, parts.includes('ns/user'), !isSet('HOME'), user, privileged);
   const environment = inside
     ? [
         ...(isSet('PATH') ? [] : ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin']),
@@ -247,12 +157,16 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
         ...(isatty(0) && isatty(1) ? [`TERM=${process.env.TERM ?? 'xterm'}`] : []),
       ]
     : [];
+  // ps(1) and the like need a /proc with the container's processes, which only they see, unshare(1)
+  const ownProc =
+    hostTools && parts.includes('ns/pid') ? sh`unshare --mount --mount-proc --propagation slave` : [];
   return {
     pid,
-    startTicks,
-    namespaces,
+    startTicks: started,
+    parts,
     cgroups: hostTools ? [] : planCgroups(hierarchies, pid, isRoot),
-    command,
+    command: [...ownProc, ...command],
+    variables,
     environment: [...environment, ...env.filter(Boolean)],
     workdir: workdir ?? (hostTools ? process.cwd() : undefined),
     inside,
@@ -260,28 +174,29 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
   };
 }
 
-/** The program that enters on this host. A python3 in PATH may be a wrapper that reads the working directory. */
+/** The program that enters on this host. */
 function findTool(): Tool {
   const perl = findProgram('perl') ?? findInPath('perl');
   if (perl) return { path: realpathSync(perl), name: 'perl' };
-  const python = findProgram('python3');
+  const python = findProgram('python3'); // one in PATH may be a wrapper that reads the working directory
   if (python) return { path: realpathSync(python), name: 'python3' };
   const nsenter = findProgram('nsenter') ?? findInPath('nsenter');
-  if (nsenter) return { path: nsenter, name: 'nsenter' };
-  throw new Failure(`needs perl, python3 or nsenter: ${installCommand(['perl'])}`);
+  if (!nsenter) throw new Failure(`needs perl, python3 or nsenter: ${installCommand(['perl'])}`);
+  requirePrograms(['setpriv'], 'enter a container');
+  return { path: nsenter, name: 'nsenter' };
 }
 
 /** Changes to /proc/PID: files opened from there belong to this very process, and to no later one of its PID, proc(5). */
-function holdOn({ pid, startTicks }: Entry): void {
+function holdOn({ pid, startTicks: started }: Entry): void {
   attempt(() => process.chdir(`/proc/${pid}`));
-  const its = startTicksOf(pid);
+  const its = startTicks(pid);
   if (its === undefined) throw new Failure(`process ${pid} has ended`);
-  if (its !== startTicks) throw new Failure(`process ${pid} has ended, and another has its PID`);
+  if (its !== started) throw new Failure(`process ${pid} has ended, and another has its PID`);
 }
 
 /** Enters by nsenter(1), and waits. Signals go to the command, which is a child of nsenter. */
-async function enterByNsenter(argv: Command, env: NodeJS.ProcessEnv, passesKeys: boolean): Promise<number> {
-  // no descriptor of the caller gets in; those of node's own are closed by execve(2)
+async function enterByNsenter(argv: string[], env: NodeJS.ProcessEnv, passesKeys: boolean): Promise<number> {
+  // nsenter(1) passes on all descriptors: those of the caller are closed here, those of node by execve(2)
   for (const fd of readdirSync('/proc/self/fd').map(Number)) {
     const flags = attempt(
       () => /^flags:\s*(\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))?.[1],
@@ -302,13 +217,12 @@ await main(
   async (values, operands) => {
     const entry = planEntry(values, operands);
     const tool = findTool();
-    const variables = (readProc(entry.pid, 'environ') ?? '').split('\0').filter((pair) => pair.includes('='));
     if (tool.name === 'nsenter' && entry.inside)
       console.error(
         "exec: no perl or python3, so nsenter(1) enters: the container's own setpriv and env start COMMAND, as root at first, without a seccomp filter, on this terminal: apt-get install perl-base",
       );
     if (values.dryRun) {
-      process.stdout.write(enterRunbook(entry, tool, variables));
+      process.stdout.write(enterRunbook(entry, tool));
       return 0;
     }
     holdOn(entry);
@@ -316,10 +230,9 @@ await main(
     const env = entry.inside
       ? { ...process.env, PATH: `/usr/sbin:/usr/bin:/sbin:/bin:${PATH}` }
       : process.env;
-    // the keys of a terminal reach the program by themselves, but for one that is relayed, where they do nothing
+    // a terminal sends SIGINT and SIGQUIT to all its processes; if it is raw, as when it is relayed, it sends none
     const passesKeys = (entry.inside && tool.name !== 'nsenter' && isatty(0) && isatty(1)) || !isatty(0);
-    if (tool.name === 'nsenter') return enterByNsenter(enterCommand(entry, tool, variables), env, passesKeys);
-    const parent = canBecome ? undefined : process.pid;
-    return become(enterCommand(entry, tool, variables, parent), env, passesKeys);
+    if (tool.name === 'nsenter') return enterByNsenter(enterCommand(entry, tool), env, passesKeys);
+    return become(enterCommand(entry, tool, canBecome ? undefined : process.pid), env, passesKeys);
   },
 );

@@ -47,11 +47,11 @@ SEE ALSO
   cgroups(7), cpuset(7), sched(7), the kernel's admin-guide/cgroup-v2 and scheduler/sched-bwc, limit-memory.ts
 */
 import { main, UsageError } from './helpers/cli.ts';
-import { toShell } from './helpers/steps.ts';
-import { parseCpus, parseList, parseNumber } from './helpers/units.ts';
-import { carryOut, report } from './limit/perform.ts';
-import { commonOptions, findParts, planChange } from './limit/plan.ts';
+import { parseNumber } from './helpers/units.ts';
+import { carryOut, printSteps, report } from './limit/perform.ts';
+import { commonOptions, planChanges } from './limit/plan.ts';
 import { namesOf } from './limit/table.ts';
+import { parseCpus, parseList } from './limit/units.ts';
 
 export const options = {
   weight: { parse: (text: string) => parseNumber('--weight', text, 1, 10_000) },
@@ -60,7 +60,7 @@ export const options = {
   ...commonOptions,
 } as const;
 
-/** `50ms`, `20000us`, `0.5s`, a bare number of microseconds: as microseconds. Throws UsageError for any other. */
+/** Parses `50ms`, `20000us`, `0.5s`, or a number of microseconds, into microseconds. Throws UsageError. */
 export function parsePeriod(text: string): number {
   const [, number, unit = 'us'] = /^(\d{1,9}(?:\.\d+)?)(us|ms|s)?$/.exec(text) ?? [];
   if (number === undefined)
@@ -79,20 +79,16 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   if (!reset && namesOf(limits).length === 0) throw new UsageError('CPUS is missing');
   const wanted = reset ? undefined : limits;
 
-  const parts = findParts(text, ['cpu', 'weight', 'cpuset'], wanted, dryRun);
-  const changes = parts.map((part) => planChange(part, wanted));
-  if (dryRun) {
-    process.stdout.write(toShell(changes.flatMap(({ steps }) => steps)));
-    return 0;
-  }
-  const moves = parts.some(({ hierarchy, target }) => hierarchy.version === 1 && target.toMove.length > 0);
+  const changes = planChanges(text, ['cpu', 'weight', 'cpuset'], wanted);
+  if (dryRun) return printSteps(changes);
+  const moves = changes.some(({ version, toMove }) => version === 1 && toMove.length > 0);
   const range =
     'the cgroup above has less to give, or one below has more: see cpu.cfs_quota_us and cpuset.cpus there';
   const realTime =
     'a real-time process can only be in a cgroup that has cpu.rt_runtime_us, sched(7): chrt -o -p 0 PID; or there is no such CPU';
   const causes = { EINVAL: moves ? realTime : range, EACCES: range, ERANGE: range };
   const remarks = await carryOut(text, changes, causes);
-  report(text, changes, json, { text: '', fields: {} });
+  report(text, changes, json);
   for (const remark of remarks) console.error(`limit-cpu: ${remark}`);
   return 0;
 });

@@ -51,11 +51,10 @@ SEE ALSO
   limit-memory.ts
 */
 import { main, UsageError } from './helpers/cli.ts';
-import { toShell } from './helpers/steps.ts';
 import { parseNumber, parseSize } from './helpers/units.ts';
 import { findDisk } from './limit/disk.ts';
-import { carryOut, report } from './limit/perform.ts';
-import { commonOptions, findParts, planChange } from './limit/plan.ts';
+import { carryOut, printSteps, report } from './limit/perform.ts';
+import { commonOptions, planChanges } from './limit/plan.ts';
 
 export const options = {
   readBps: { parse: parseSize },
@@ -80,19 +79,13 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
     devices: asked.map((limit) => ({ limit, device: disk.device, value: values[limit] as number })),
   };
 
-  const parts = findParts(text, [...all], wanted, dryRun);
-  const changes = parts.map((part) => planChange(part, wanted));
-  if (dryRun) {
-    process.stdout.write(toShell(changes.flatMap(({ steps }) => steps)));
-    return 0;
-  }
+  const changes = planChanges(text, [...all], wanted);
+  if (dryRun) return printSteps(changes);
   const gone = 'the disk is gone, or does not support limits: see lsblk(8)';
   const remarks = await carryOut(text, changes, { ENODEV: gone, ENXIO: gone });
-  report(text, changes, json, {
-    text: disk ? `${disk.device} is ${disk.name}` : '',
-    fields: disk ? { disk: disk.name, device: disk.device } : {},
-  });
-  if (parts[0]?.hierarchy.version === 1 && asked.some((limit) => limit.startsWith('write')))
+  const usage = disk && `${disk.device} is ${disk.name}`;
+  report(text, changes, json, usage, disk && { disk: disk.name, device: disk.device });
+  if (changes[0]?.version === 1 && asked.some((limit) => limit.startsWith('write')))
     remarks.unshift('cgroup v1 does not throttle buffered writes, only O_DIRECT and fsync');
   if (disk && ['btrfs', 'zfs', 'bcachefs'].includes(disk.type))
     remarks.push(`${disk.type} may span more disks than ${disk.name}: limit each of them`);

@@ -52,22 +52,15 @@ SEE ALSO
 */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import {
-  cgroupDirectory,
-  findHierarchy,
-  type Hierarchy,
-  numberOf,
-  processesIn,
-  readHierarchies,
-} from './helpers/cgroups.ts';
+import { cgroupDirectory, type Hierarchy, processesIn, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { attempt, readProc, readProcess } from './helpers/pids.ts';
-import { toShell } from './helpers/steps.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
+import { numberOf } from './limit/counters.ts';
 import { type Kill, watchKills } from './limit/oom-watch.ts';
-import { carryOut, report } from './limit/perform.ts';
-import { commonOptions, findParts, type Part, planChange } from './limit/plan.ts';
-import { memoryFiles, namesOf, readBytes } from './limit/table.ts';
+import { carryOut, printSteps, report } from './limit/perform.ts';
+import { type Change, commonOptions, planChanges } from './limit/plan.ts';
+import { hierarchyOf, memoryFiles, namesOf, readBytes } from './limit/table.ts';
 import { findTarget } from './limit/target.ts';
 
 export const options = {
@@ -81,26 +74,28 @@ export const options = {
 } as const;
 
 /** The memory that a target uses. For a cgroup: without inactive file pages, which the kernel can drop. */
-function usedBytes({ hierarchy: { version }, target: { directory, toMove } }: Part): number {
+function usedBytes({ version, directory, toMove }: Change): number {
   const stat = attempt(() => readFileSync(join(directory, 'memory.stat'), 'utf8'));
-  // processes that are to be moved are charged elsewhere; v2 charges nothing before the controller is enabled
+  // processes to move are charged elsewhere; v2 charges nothing before the controller is enabled
   if (toMove.length > 0 || stat === undefined) {
     const pids = toMove.length > 0 ? toMove.map(({ pid }) => pid) : processesIn(directory);
-    return pids.reduce((sum, pid) => sum + (ownBytes(pid) ?? readProcess(pid)?.rssBytes ?? 0), 0);
+    return pids.reduce((sum, pid) => sum + ownBytes(pid), 0);
   }
   const cache = numberOf(stat, version === 1 ? 'total_inactive_file' : 'inactive_file') ?? 0;
   return Math.max(0, (readBytes(join(directory, memoryFiles[version].usage)) ?? 0) - cache);
 }
 
-/** A process's anonymous and shared memory, its share of what it shares: smaps_rollup of proc(5). */
-function ownBytes(pid: number): number | undefined {
-  const kibibytes = [...(readProc(pid, 'smaps_rollup') ?? '').matchAll(/^Pss_(?:Anon|Shmem): +(\d+) kB$/gm)];
-  return kibibytes.length === 0
-    ? undefined
-    : kibibytes.reduce((sum, match) => sum + Number(match[1]) * 1024, 0);
+/**
+ * A process's anonymous and shared memory, with its share of what it has in common with others: smaps_rollup of proc(5).
+ * If this user may not read that, its resident memory.
+ */
+function ownBytes(pid: number): number {
+  const sizes = [...(readProc(pid, 'smaps_rollup') ?? '').matchAll(/^Pss_(?:Anon|Shmem): +(\d+) kB$/gm)];
+  if (sizes.length === 0) return readProcess(pid)?.rssBytes ?? 0;
+  return sizes.reduce((sum, [, kibibytes]) => sum + Number(kibibytes) * 1024, 0);
 }
 
-/** A kill, as text for people. */
+/** A kill, for people. */
 function tell(text: string, { pid, name, bytes, level, cgroup, logged }: Kill, hierarchy: Hierarchy): string {
   const directory = cgroup === null ? undefined : cgroupDirectory(hierarchy, cgroup);
   const limit = directory && readBytes(join(directory, memoryFiles[hierarchy.version].limit));
@@ -111,76 +106,60 @@ function tell(text: string, { pid, name, bytes, level, cgroup, logged }: Kill, h
     host: 'no limit: the host is out of memory',
     unknown: "limit unknown: the kernel's log cannot be read",
   }[level ?? 'unknown'];
-  const who =
-    pid === null
-      ? 'a process'
-      : `${logged ? '' : 'probably '}${name} (PID ${pid})${bytes === null ? '' : `, ${formatSize(bytes)}`}`;
+  const size = bytes === null ? '' : `, ${formatSize(bytes)}`;
+  const who = pid === null ? 'a process' : `${logged ? '' : 'probably '}${name} (PID ${pid})${size}`;
   const where = directory ? `, ${limit ? `${formatSize(limit)} of ` : ''}${directory}` : '';
   return `${text}: the kernel killed ${who}; ${whose}${where}`;
 }
 
 /** Reports each process of a target that the kernel kills, until the target has ended. */
 async function watch(text: string, json: boolean): Promise<void> {
-  const hierarchy = findHierarchy(readHierarchies(), 'memory');
-  if (!hierarchy) throw new Failure('this host has no memory controller in any cgroup hierarchy, cgroups(7)');
-  await watchKills(
-    hierarchy,
-    findTarget(hierarchy, text, []),
-    (directory) => console.error(`limit-memory: watching ${directory} until ${text} ends`),
-    (kill) => console.log(json ? JSON.stringify(kill) : tell(text, kill, hierarchy)),
-  );
+  const hierarchy = hierarchyOf(readHierarchies(), 'memory');
+  for await (const kill of watchKills(findTarget(hierarchy, text, []), text))
+    console.log(json ? JSON.stringify(kill) : tell(text, kill, hierarchy));
   console.error(`limit-memory: ${text} has ended`);
 }
 
-/** What may be swapped out beyond the limit, in words. */
-const swapWords = (bytes: number) =>
-  bytes === Infinity
-    ? 'swap at will'
-    : bytes > 0
-      ? `swap ${formatSize(bytes)} beyond it`
-      : 'no swap beyond it';
+/** The swap limit, for people. */
+function swapWords(bytes: number): string {
+  if (bytes === Infinity) return 'swap at will';
+  return bytes > 0 ? `swap ${formatSize(bytes)} beyond it` : 'no swap beyond it';
+}
 
 await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text = '', size]) => {
-  const { swap: swapBytes, high, reserve, oomGroup, force, reset, json, dryRun } = values;
-  const limitBytes = size === undefined || reset || values.watch ? undefined : parseSize(size);
-  const limits = { memoryBytes: limitBytes, swapBytes, highBytes: high, reserveBytes: reserve, oomGroup };
-  const isGiven = size !== undefined || swapBytes !== undefined || namesOf(limits).length > 0;
+  const { swap: swapBytes, high: highBytes, reserve: reserveBytes, oomGroup, force, reset, dryRun } = values;
+  const limitBytes = size === undefined ? undefined : parseSize(size);
+  const limits = { memoryBytes: limitBytes, swapBytes, highBytes, reserveBytes, oomGroup };
+  const isGiven = swapBytes !== undefined || namesOf(limits).length > 0;
   if (values.watch) {
     if (isGiven || reset || force || dryRun)
-      throw new UsageError('--watch goes with a TARGET only, and --json');
-    await watch(text, json);
+      throw new UsageError('--watch takes a TARGET, and no other option than --json');
+    await watch(text, values.json);
     return 0;
   }
   if (reset && isGiven)
     throw new UsageError('--reset takes neither SIZE nor --swap, --high, --reserve, --oom-group');
   if (!reset && (!isGiven || (size === undefined && swapBytes !== undefined)))
     throw new UsageError('SIZE is missing');
-  const wanted = reset ? undefined : limits;
 
-  const parts = findParts(text, ['memory', 'swap', 'high', 'reserve', 'oomGroup'], wanted, dryRun);
-  const [{ hierarchy, target }] = parts as [Part]; // one controller is in one hierarchy
-  const moves = target.toMove.length > 0;
-  const used = usedBytes(parts[0] as Part);
+  const names = ['memory', 'swap', 'high', 'reserve', 'oomGroup'] as const;
+  const changes = planChanges(text, [...names], reset ? undefined : limits);
+  const [change] = changes as [Change]; // one controller is in one hierarchy
+  const moves = change.toMove.length > 0;
+  const used = usedBytes(change);
   const isBelow = limitBytes !== undefined && limitBytes < used;
   if (isBelow && !force)
     throw new Failure(
       `${text} uses ${formatSize(used)} now, more than ${formatSize(limitBytes)}: choose more, or --force`,
     );
-  const changes = parts.map((part) => planChange(part, wanted));
-  if (dryRun) {
-    process.stdout.write(toShell(changes.flatMap(({ steps }) => steps)));
-    return 0;
-  }
-  if (isBelow && !moves && hierarchy.version === 2)
+  if (dryRun) return printSteps(changes);
+  if (isBelow && !moves && change.version === 2)
     console.error(`limit-memory: the kernel reclaims, or kills for it, what is in use beyond SIZE`);
   const busy = `${formatSize(used)} are in use, and the kernel could not reclaim enough: choose a larger SIZE`;
-  const remarks = await carryOut(text, changes, hierarchy.version === 1 ? { EBUSY: busy } : {});
+  const remarks = await carryOut(text, changes, change.version === 1 ? { EBUSY: busy } : {});
   const swap = limitBytes === undefined ? '' : `${swapWords(swapBytes ?? 0)}; `;
-  report(text, changes, json, {
-    text: `${swap}in use now ${formatSize(used)}`,
-    fields: { usedBytes: used },
-  });
-  if (moves) remarks.unshift(`what ${text} had in memory before stays counted in ${target.origin}`);
+  report(text, changes, values.json, `${swap}in use now ${formatSize(used)}`, { usedBytes: used });
+  if (moves) remarks.unshift(`what ${text} had in memory before stays counted in ${change.origin}`);
   for (const remark of remarks) console.error(`limit-memory: ${remark}`);
   return 0;
 });

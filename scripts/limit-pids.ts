@@ -42,16 +42,15 @@ SEE ALSO
 */
 import { join } from 'node:path';
 import { main, UsageError } from './helpers/cli.ts';
-import { toShell } from './helpers/steps.ts';
 import { parseNumber } from './helpers/units.ts';
-import { carryOut, report } from './limit/perform.ts';
-import { commonOptions, findParts, type Part, planChange } from './limit/plan.ts';
+import { carryOut, printSteps, report } from './limit/perform.ts';
+import { type Change, commonOptions, planChanges } from './limit/plan.ts';
 import { readBytes } from './limit/table.ts';
 
 export const options = { ...commonOptions } as const;
 
-/** How many processes and threads there are in a target. */
-const countTasks = ({ target: { directory, toMove } }: Part) =>
+/** The number of processes and threads of a target. */
+const countTasks = ({ directory, toMove }: Change) =>
   toMove.length > 0
     ? toMove.reduce((sum, { threads }) => sum + threads, 0)
     : (readBytes(join(directory, 'pids.current')) ?? 0);
@@ -60,18 +59,14 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   const { reset, json, dryRun } = values;
   if (reset && word !== undefined) throw new UsageError('--reset takes no NUMBER');
   if (!reset && word === undefined) throw new UsageError('NUMBER is missing');
-  // include/linux/threads.h: a kernel has no more than four million PIDs
+  // include/linux/threads.h: no kernel has more than four million PIDs
   const wanted = reset ? undefined : { pids: parseNumber('NUMBER', word ?? '', 1, 4_194_304) };
 
-  const parts = findParts(text, ['pids'], wanted, dryRun);
-  const changes = parts.map((part) => planChange(part, wanted));
-  if (dryRun) {
-    process.stdout.write(toShell(changes.flatMap(({ steps }) => steps)));
-    return 0;
-  }
-  const tasks = Math.max(...parts.map(countTasks));
+  const changes = planChanges(text, ['pids'], wanted);
+  if (dryRun) return printSteps(changes);
+  const tasks = Math.max(...changes.map(countTasks));
   const remarks = await carryOut(text, changes);
-  report(text, changes, json, { text: `${tasks} there now`, fields: { pids: tasks } });
+  report(text, changes, json, `${tasks} there now`, { pids: tasks });
   if (wanted && tasks > wanted.pids)
     remarks.unshift(`more than ${wanted.pids} exist already: none is ended, only new ones are refused`);
   for (const remark of remarks) console.error(`limit-pids: ${remark}`);

@@ -37,27 +37,19 @@ import { attempt } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { runProgram } from './helpers/shell.ts';
 import { isName, namedContainer } from './helpers/target.ts';
+import { parseNumber } from './helpers/units.ts';
 
 export const options = {
   follow: { short: 'f' },
-  tail: { parse: parseCount },
+  tail: { parse: (text: string) => parseNumber('--tail, the number of lines,', text, 0, 999_999_999) },
   status: {},
 } as const;
-
-function parseCount(text: string): number {
-  if (/^\d{1,9}$/.test(text)) return Number(text);
-  throw new UsageError(`--tail is a number of lines, not ${text}`);
-}
 
 /** The offset at which the last `count` lines of a text begin. */
 export function lastLines(text: Buffer, count: number): number {
   let at = text.length;
-  for (let left = count; left > 0; left--) {
-    // a line includes the newline that ends it
-    const before = at > 0 ? text.lastIndexOf(10, at - 2) : -1;
-    if (at <= 1 || before < 0) return 0;
-    at = before + 1;
-  }
+  // a line includes the newline that ends it; lastIndexOf counts a negative position from the end
+  for (let left = count; left > 0 && at > 0; left--) at = at > 1 ? text.lastIndexOf(10, at - 2) + 1 : 0;
   return at;
 }
 
@@ -67,15 +59,10 @@ async function open(log: string): Promise<number> {
   return openSync(log, 'r');
 }
 
-/** Prints a file from a position to its end. Returns the position of that end. */
-function printRest(file: number, position: number): number {
+/** Prints what comes in an open file after what has been read of it. */
+function printRest(file: number): void {
   const buffer = Buffer.alloc(65536);
-  let at = position;
-  for (let length = 1; length > 0; at += length) {
-    length = readSync(file, buffer, 0, buffer.length, at);
-    print(buffer.subarray(0, length));
-  }
-  return at;
+  for (let length = 1; length > 0; print(buffer.subarray(0, length))) length = readSync(file, buffer);
 }
 
 await main(import.meta.url, { options, operands: [1, 1] }, async ({ follow, tail, status }, [name = '']) => {
@@ -83,9 +70,7 @@ await main(import.meta.url, { options, operands: [1, 1] }, async ({ follow, tail
   if (!isName(name)) throw new UsageError(`not a name: ${JSON.stringify(name)}`);
   const folder = notesFolder(name);
   const log = join(folder, 'log');
-  const ended = () => attempt(() => readFileSync(join(folder, 'status'), 'utf8').trim());
-  // the keeper of the log holds this lock, flock(1), even after the end of the container until the log is complete
-  const lives = async () => (await runProgram(['flock', '--nonblock', folder, 'true'])).exitCode === 1;
+  const readStatus = () => attempt(() => readFileSync(join(folder, 'status'), 'utf8').trim());
   if (!existsSync(log) && !existsSync(`${log}.1`))
     throw new Failure(
       attempt(() => namedContainer(readHierarchies(), name))
@@ -93,42 +78,41 @@ await main(import.meta.url, { options, operands: [1, 1] }, async ({ follow, tail
         : `there is no log of ${name}: ps.ts shows containers, ls ${runFolder()} shows logs`,
     );
 
-  if (follow) requirePrograms(['flock', 'setpriv'], 'follow a log');
   if (status) {
-    if (ended() === undefined) requirePrograms(['flock'], 'see whether it is running');
-    const code = ended() ?? ((await lives()) ? 'running' : undefined);
+    if (readStatus() === undefined) requirePrograms(['flock'], 'see whether it is running');
+    // the keeper of the log holds this lock, flock(1), even after the end of the container until the log is complete
+    const isKept = async () => (await runProgram(['flock', '--nonblock', folder, 'true'])).exitCode === 1;
+    const code = readStatus() ?? ((await isKept()) ? 'running' : undefined);
     if (code === undefined)
       throw new Failure(`${name} was killed together with the keeper of its log: the exit code is unknown`);
     console.log(code);
     return 0;
   }
 
+  if (follow) requirePrograms(['flock', 'setpriv'], 'follow a log');
+  const inode = () => statSync(log, { throwIfNoEntry: false })?.ino;
   // log.1 is the older half. If the keeper renames log to log.1 while they are read, both are read again
   let file = await open(log);
   let older = attempt(() => readFileSync(`${log}.1`));
-  while (statSync(log, { throwIfNoEntry: false })?.ino !== fstatSync(file).ino) {
+  while (inode() !== fstatSync(file).ino) {
     closeSync(file);
     file = await open(log);
     older = attempt(() => readFileSync(`${log}.1`));
   }
-  let position = fstatSync(file).size;
-  const newer = Buffer.alloc(position);
-  readSync(file, newer, 0, position, 0);
-  const all = Buffer.concat([older ?? Buffer.alloc(0), newer]);
+  const all = Buffer.concat([older ?? Buffer.alloc(0), readFileSync(file)]);
   print(tail === undefined ? all : all.subarray(lastLines(all, tail)));
   let isKept = true;
   // flock(1) waits for the end of the keeper; setpriv(1) ends it with this process
   if (follow)
     runProgram(['setpriv', '--pdeathsig=TERM', 'flock', folder, 'true']).then(() => (isKept = false));
   while (follow) {
-    const isLast = ended() !== undefined || !isKept;
-    position = printRest(file, position);
-    const current = statSync(log, { throwIfNoEntry: false });
-    if (current && current.ino !== fstatSync(file).ino) {
-      position = printRest(file, position);
+    const isLast = readStatus() !== undefined || !isKept;
+    printRest(file);
+    const current = inode();
+    if (current !== undefined && current !== fstatSync(file).ino) {
+      printRest(file);
       closeSync(file);
       file = await open(log);
-      position = 0;
     } else if (isLast) break;
     else await sleep(100);
   }

@@ -69,37 +69,46 @@ import { runProgram, sh } from './helpers/shell.ts';
 import { perform, type Step, toShell } from './helpers/steps.ts';
 import { isName } from './helpers/target.ts';
 import { parseNumber } from './helpers/units.ts';
-import { type Port, parseAddress, parsePort, parseSubnet, type Subnet } from './network/addresses.ts';
+import { formatPort, parseAddress, parsePort, parseSubnet, type Subnet } from './network/addresses.ts';
 import { firewallAdvice } from './network/advice.ts';
 import { hasHostRoot } from './network/files.ts';
-import { isListening } from './network/host.ts';
+import { checkPorts } from './network/host.ts';
 import {
   attach as attachContainer,
-  detach as detachContainer,
-  leaveAll,
-  listAttachments,
+  change,
+  type Plan,
+  print,
   printAttach,
-  printDetach,
-  printPublish,
   printSweep,
-  publish as publishPorts,
   readAttachments,
   sweepNetworks,
 } from './network/network.ts';
-import { checkInternal, checkPublished, defaultBridge, parseBridge } from './network/plan.ts';
-import { attachRootless, detachRootless, readRootless } from './network/rootless.ts';
+import { attachmentsOf, defaultBridge, planDetach, planLeave, planPublish } from './network/plan.ts';
+import { attachRootless, planUncarry, readRootless } from './network/rootless.ts';
 import { findNetwork } from './network/target.ts';
 
 export const options = {
-  bridge: { parse: parseBridge },
+  bridge: {
+    parse: checked(
+      'bridge',
+      'a name of at most 15 letters, digits and - that begins with a letter',
+      (text) => /^[a-z][\w-]{0,14}$/i.test(text) && !/^bh\d/.test(text),
+    ),
+  },
   subnet: { parse: (text: string) => readSubnet('subnet', text, 4, 16, 29) },
   subnet6: { parse: (text: string) => readSubnet('subnet6', text, 6, 64, 64) },
   noIpv6: {},
   internal: {},
-  ip: { parse: readIp },
+  ip: { parse: checked('ip', 'an IPv4 address', (text) => parseAddress(text)?.version === 4) },
   isolated: {},
-  name: { parse: readName },
-  dns: { parse: readDns, many: true },
+  name: {
+    parse: checked(
+      'name',
+      'of at most 63 letters, digits, - . and _',
+      (text) => isName(text) && text.length <= 63,
+    ),
+  },
+  dns: { parse: checked('dns', 'an IP address', (text) => parseAddress(text) !== undefined), many: true },
   noFiles: {},
   publish: { short: 'p', parse: parsePort, many: true },
   rate: { parse: parseRate },
@@ -108,18 +117,33 @@ export const options = {
   json: {},
   dryRun: {},
 } as const;
+type Given = Values<typeof options>;
 
-/** Which options go with which command; --dry-run goes with all that change something. */
-const commands: Record<string, (keyof typeof options)[]> = {
-  attach: 'bridge subnet subnet6 noIpv6 internal ip isolated name dns noFiles publish dryRun'.split(
-    ' ',
-  ) as (keyof typeof options)[],
-  publish: ['bridge', 'dryRun'],
-  limit: ['bridge', 'rate', 'rateIn', 'rateOut', 'dryRun'],
-  detach: ['bridge', 'dryRun'],
-  ls: ['json'],
-  sweep: ['dryRun'],
+type Run = (values: Given, target: string, words: string[]) => Promise<void>;
+
+/** The commands: what each does, how many operands it takes, and the options that go with it. */
+const commands: Record<string, { run: Run; operands: number; options: string }> = {
+  attach: {
+    run: attach,
+    operands: 1,
+    options: 'bridge subnet subnet6 noIpv6 internal ip isolated name dns noFiles publish dryRun',
+  },
+  publish: { run: publish, operands: Infinity, options: 'bridge dryRun' },
+  limit: { run: limit, operands: 1, options: 'bridge rate rateIn rateOut dryRun' },
+  detach: { run: detach, operands: 1, options: 'bridge dryRun' },
+  ls: { run: list, operands: 0, options: 'json' },
+  sweep: { run: sweep, operands: 1, options: 'dryRun' },
 };
+
+const isRoot = () => process.getuid?.() === 0;
+
+/** What parses an option's value: the text itself if it is right. Throws UsageError. */
+function checked(option: string, form: string, isRight: (text: string) => boolean) {
+  return (text: string): string => {
+    if (isRight(text)) return text;
+    throw new UsageError(`--${option} is ${form}, not ${text}`);
+  };
+}
 
 function readSubnet(option: string, text: string, version: 4 | 6, min: number, max: number): Subnet {
   const subnet = text.includes('/') ? parseSubnet(text) : undefined;
@@ -128,71 +152,43 @@ function readSubnet(option: string, text: string, version: 4 | 6, min: number, m
   throw new UsageError(`--${option} is like ${form}, not ${text}`);
 }
 
-function readIp(text: string): string {
-  if (parseAddress(text)?.version === 4) return text;
-  throw new UsageError(`--ip is an IPv4 address, not ${text}`);
-}
-
-function readDns(text: string): string {
-  if (parseAddress(text)) return text;
-  throw new UsageError(`--dns is an IP address, not ${text}`);
-}
-
-function readName(text: string): string {
-  if (isName(text) && text.length <= 63) return text;
-  throw new UsageError(`--name is of letters, digits, - . and _, not ${text}`);
-}
-
-/** Bits in a second; K, M and G are powers of 1000, as with tc(8). Throws UsageError for what is none. */
+/** Bits per second; K, M and G are powers of 1000, as in tc(8). Throws UsageError for any other text. */
 export function parseRate(text: string): number {
   const [, number, unit = ''] = /^(\d+(?:\.\d+)?)([KMG]?)(?:bit)?$/i.exec(text) ?? [];
   const factor = { '': 1, K: 1e3, M: 1e6, G: 1e9 }[unit.toUpperCase()] ?? 1;
   const bits = Math.round(Number(number) * factor);
   if (number !== undefined && (bits === 0 || (bits >= 8000 && bits <= 400e9))) return bits;
-  throw new UsageError(`a rate is bits in a second from 8K to 400G, as 10M, or 0 for no limit; not ${text}`);
+  throw new UsageError(
+    `a rate is bits per second from 8K to 400G, such as 10M, or 0 for no limit; not ${text}`,
+  );
 }
 
-/** The steps that limit what comes out of an interface; `bits` 0: no more limit. `enter`: how to get to it. */
+/** The steps that limit what an interface sends; `bits` 0 removes the limit. `enter`: the words that reach it. */
 export function planRate(enter: string[], dev: string, bits: number, isLimited: boolean): Step[] {
   if (bits === 0) return isLimited ? [{ run: sh`${enter} tc qdisc del dev ${dev} root` }] : [];
-  // what may go at once: 10 ms of the rate, and no less than one packet as the kernel joins them, 64 KiB
+  // 10 ms of the rate may be sent at once, and no less than one packet as the kernel joins them, 64 KiB
   const burst = Math.max(65536, Math.ceil(bits / 8 / 100));
-  return [
-    {
-      run: sh`${enter} tc qdisc replace dev ${dev} root tbf rate ${bits}bit burst ${burst}b latency 100ms`,
-    },
-  ];
+  const bucket = sh`tbf rate ${bits}bit burst ${burst}b latency 100ms`;
+  return [{ run: sh`${enter} tc qdisc replace dev ${dev} root ${bucket}` }];
 }
 
-/** Throws for ports that cannot be published as they are, or while a process of the host has them. */
-function checkPorts(ports: Port[]): void {
-  checkPublished(ports);
-  for (const port of ports)
-    if (isListening(port))
-      throw new Failure(
-        `port ${port.hostPort}/${port.protocol} is in use by a process of this host: ss -lnp shows which`,
-      );
-}
+const say = (line: string) => console.error(`network: ${line}`);
 
-async function attach(text: string, values: Values<typeof options>): Promise<void> {
-  const { dryRun, ip, isolated, noFiles, publish: ports } = values;
-  if (process.getuid?.() !== 0) return attachRootless(findNetwork(text).pid, text, ports, dryRun);
-  checkInternal(ports, values.internal);
+const show = (steps: Step[]) => void process.stdout.write(toShell(steps));
+
+/** Performs a plan, or prints it. */
+const carryOut = async (plan: Plan, dryRun: boolean) => (dryRun ? show(await print(plan)) : change(plan));
+
+async function attach(values: Given, text: string): Promise<void> {
+  const { dryRun, noFiles, publish: ports, bridge = defaultBridge } = values;
   checkPorts(ports);
-  const bridge = values.bridge ?? defaultBridge;
-  const wishes = { ...values, bridge };
-  const wanted = { ip, isolated, ports, noFiles };
-  const find = () => {
-    const found = findNetwork(text);
-    return { ...found, name: values.name ?? found.name };
-  };
-  if (dryRun) {
-    process.stdout.write(toShell(await printAttach(wishes, wanted, find)));
-    return;
-  }
-  const say = (line: string) => console.error(`network: ${line}`);
-  const { attachment, network, rules, warnings } = await attachContainer(wishes, wanted, find);
-  if (hasHostRoot(attachment.pid) && !noFiles)
+  const found = findNetwork(text);
+  if (!isRoot()) return attachRootless(found.pid, text, ports, dryRun);
+  const target = { ...found, name: values.name ?? found.name };
+  const request = { ...values, bridge, ports };
+  if (dryRun) return show(await printAttach(request, target));
+  const { attachment, network, rules, warnings } = await attachContainer(request, target);
+  if (hasHostRoot(target.pid) && !noFiles)
     say(`${text} has the host's root directory: its /etc/resolv.conf and /etc/hosts stay as they are`);
   else if (network.nameservers.length === 0 && !noFiles && !network.internal)
     say('this host has no name server that a container could reach: --dns ADDRESS names one');
@@ -202,97 +198,86 @@ async function attach(text: string, values: Values<typeof options>): Promise<voi
   if (!network.internal) for (const line of await firewallAdvice(bridge, rules)) say(line);
 }
 
-async function publish(
-  text: string,
-  words: string[],
-  { bridge, dryRun }: Values<typeof options>,
-): Promise<void> {
+async function publish({ bridge, dryRun }: Given, text: string, words: string[]): Promise<void> {
+  if (words.length === 0) throw new UsageError('publish needs a port, such as 8080:80');
   const ports = words.map(parsePort);
   checkPorts(ports);
-  const { pid } = findNetwork(text);
-  if (dryRun) process.stdout.write(toShell(await printPublish(pid, text, ports, bridge)));
-  else await publishPorts(pid, text, ports, bridge);
+  const target = findNetwork(text);
+  await carryOut((facts) => planPublish(facts, target, ports, bridge), dryRun);
 }
 
-async function limit(text: string, values: Values<typeof options>): Promise<void> {
-  const rateIn = values.rateIn ?? values.rate;
-  const rateOut = values.rateOut ?? values.rate;
+async function limit({ bridge, dryRun, rate, rateIn = rate, rateOut = rate }: Given, text: string) {
   if (rateIn === undefined && rateOut === undefined)
     throw new UsageError('limit needs --rate, --rate-in or --rate-out');
   requirePrograms(['tc', 'nsenter'], 'limit the rate');
-  const steps: Step[] = [];
-  const { pid } = findNetwork(text);
-  for (const { link, interface: inside } of await listAttachments(pid, text, values.bridge)) {
-    const ways: [string[], string, number | undefined][] = [
-      [[], link, rateIn],
-      [sh`nsenter --net=/proc/${pid}/ns/net`, inside, rateOut],
-    ];
-    for (const [enter, dev, bits] of ways) {
+  const target = findNetwork(text);
+  const { pid } = target;
+  const enter = sh`nsenter --net=/proc/${pid}/ns/net`;
+  await carryOut(async (facts) => {
+    const ends = attachmentsOf(facts, target, bridge).flatMap(({ link, interface: inside }) => [
+      { enter: [], dev: link, bits: rateIn },
+      { enter, dev: inside, bits: rateOut },
+    ]);
+    const steps: Step[] = [];
+    for (const { enter, dev, bits } of ends) {
       if (bits === undefined) continue;
       const { stdout } = await runProgram(sh`${enter} tc -j qdisc show dev ${dev} root`);
       steps.push(...planRate(enter, dev, bits, stdout.includes('"tbf"')));
     }
-    if (rateOut && hasCapability(pid, 'CapBnd', 'net_admin'))
-      console.error(`network: ${text} may have CAP_NET_ADMIN: root in it can lift what limits its sending`);
-  }
-  if (values.dryRun) process.stdout.write(toShell(steps));
-  else await perform(steps);
+    return steps;
+  }, dryRun);
+  if (rateOut && hasCapability(pid, 'CapBnd', 'net_admin'))
+    say(`${text} may have CAP_NET_ADMIN: root in it can remove the limit on what it sends`);
 }
 
-async function detach(text: string, { bridge, dryRun }: Values<typeof options>): Promise<void> {
-  const { pid } = findNetwork(text);
-  if (process.getuid?.() !== 0) return detachRootless(pid, text, dryRun);
-  if (dryRun) process.stdout.write(toShell(await printDetach(pid, text, bridge)));
-  else await detachContainer(pid, text, bridge);
+async function detach({ bridge, dryRun }: Given, text: string): Promise<void> {
+  const target = findNetwork(text);
+  if (isRoot()) return carryOut((facts) => planDetach(facts, target, bridge), dryRun);
+  const steps = planUncarry(target.pid, text);
+  return dryRun ? show(steps) : perform(steps);
 }
 
-const portText = ({ host, hostPort, port, protocol }: Port) =>
-  `${host === undefined ? '' : `${host.includes(':') ? `[${host}]` : host}:`}${hostPort}:${port}${protocol === 'udp' ? '/udp' : ''}`;
-
-async function list(json: boolean): Promise<void> {
-  const all = process.getuid?.() === 0 ? await readAttachments() : readRootless();
-  if (json) {
-    console.log(JSON.stringify(all, null, 2));
-    return;
-  }
-  if (all.length === 0) return console.error('network: no container is attached: network.ts attach TARGET');
+async function list({ json }: Given): Promise<void> {
+  const all = isRoot() ? await readAttachments() : readRootless();
+  if (json) return console.log(JSON.stringify(all, null, 2));
+  if (all.length === 0) return say('no container is attached: network.ts attach TARGET');
   const head = ['NAME', 'PID', 'BRIDGE', 'INTERFACE', 'ADDRESS', 'ADDRESS6', 'PORTS'];
   const rows = all.map(({ name, pid, bridge, link, address, address6, ports }) => [
     ...[printable(name), pid, bridge ?? '-', link, address, address6 ?? '-'],
-    ports.map(portText).join(' '),
+    ports.map(formatPort).join(' '),
   ]);
   const { table } = await import('./helpers/table.ts'); // not loaded where it is not needed
   console.log(table(head, rows));
 }
 
+async function sweep({ dryRun }: Given, inode: string): Promise<void> {
+  if (inode) {
+    const number = parseNumber('INODE', inode, 1, 4_294_967_295);
+    await carryOut((facts) => planLeave(facts, number), dryRun);
+  } else if (dryRun) show(await printSweep());
+  else for (const what of await sweepNetworks()) console.log(`${what}: removed`);
+}
+
 await main(
   import.meta.url,
   { options, operands: [1, Infinity] },
-  async (values, [command = '', ...operands]) => {
-    const allowed = commands[command];
-    if (!allowed) throw new UsageError(`there is no command ${command}: ${Object.keys(commands).join(', ')}`);
-    for (const [option, value] of Object.entries(values)) {
-      if (isGiven(value) && !allowed.includes(option as keyof typeof options))
-        throw new UsageError(`--${kebab(option)} does not go with ${command}`);
-    }
-    const [target = '', ...rest] = operands;
-    const takes = command === 'ls' ? 0 : command === 'publish' ? Infinity : 1;
-    if (operands.length > takes) throw new UsageError(`one operand too many: ${operands[takes]}`);
-    if (takes > 0 && command !== 'sweep' && target === '') throw new UsageError(`${command} needs a TARGET`);
-    if (command === 'publish' && rest.length === 0) throw new UsageError('publish needs a port, as 8080:80');
-    if (process.getuid?.() !== 0 && ['publish', 'limit', 'sweep'].includes(command))
+  async (values, [name = '', ...operands]) => {
+    const command = commands[name];
+    if (!command) throw new UsageError(`there is no command ${name}: ${Object.keys(commands).join(', ')}`);
+    const allowed = command.options.split(' ');
+    const wrong = Object.entries(values).find(
+      ([option, value]) => isGiven(value) && !allowed.includes(option),
+    );
+    if (wrong) throw new UsageError(`--${kebab(wrong[0])} does not go with ${name}`);
+    const { operands: max, run } = command;
+    if (operands.length > max) throw new UsageError(`one operand too many: ${operands[max]}`);
+    const [target = '', ...words] = operands;
+    if (target === '' && max > 0 && run !== sweep) throw new UsageError(`${name} needs a TARGET`);
+    if (!isRoot() && [publish, limit, sweep].includes(run))
       throw new Failure(
-        `${command} needs root: sudo network.ts ${command}${command === 'publish' ? '; without root give ports to attach' : ''}`,
+        `${name} needs root: sudo network.ts ${name}${run === publish ? '; without root give ports to attach' : ''}`,
       );
-    if (command === 'attach') await attach(target, values);
-    else if (command === 'publish') await publish(target, rest, values);
-    else if (command === 'limit') await limit(target, values);
-    else if (command === 'detach') await detach(target, values);
-    else if (command === 'ls') await list(values.json);
-    else if (values.dryRun && target) throw new UsageError('sweep --dry-run takes no INODE');
-    else if (values.dryRun) process.stdout.write(toShell(await printSweep()));
-    else if (target) await leaveAll(parseNumber('INODE', target, 1, 4_294_967_295));
-    else for (const what of await sweepNetworks()) console.log(`${what}: removed`);
+    await run(values, target, words);
     return 0;
   },
 );

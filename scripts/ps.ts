@@ -53,45 +53,22 @@ SEE ALSO
   admin-guide/cgroup-v2 and admin-guide/cgroup-v1
 */
 
-import { readdirSync } from 'node:fs';
 import { uptime } from 'node:os';
 import { main, UsageError } from './helpers/cli.ts';
-import { type Container, findContainers, type Identity, identify } from './helpers/containers.ts';
 import { readMounts } from './helpers/mounts.ts';
-import {
-  commandLine,
-  namespaceInode,
-  type Table as Processes,
-  printable,
-  readProcess,
-  readProcesses,
-  startTicks,
-} from './helpers/pids.ts';
-import { columnWidths, gap, table } from './helpers/table.ts';
-import { formatSize } from './helpers/units.ts';
-import type { LoggedKill } from './limit/oom.ts';
-import { type OomKills, openKernelLog, readOomKills } from './ps/oom.ts';
+import { namespaceInode, printable } from './helpers/pids.ts';
+import { gap, table } from './helpers/table.ts';
+import { formatSize, parseNumber } from './helpers/units.ts';
+import { containerReader, type Shown } from './ps/containers.ts';
 import { rootfsPath } from './ps/rootfs.ts';
-import { cut, toJson } from './ps/screen.ts';
-import {
-  type Accounting,
-  findPlaces,
-  type Limits,
-  type Memory,
-  type Places,
-  readAccounting,
-  readCounters,
-  readCpuSeconds,
-  readLimits,
-  readMemory,
-  readTasks,
-} from './ps/usage.ts';
-import { formatOomKills, type Look, watch } from './ps/watch.ts';
+import { type Column, cut, fit, toJson } from './ps/screen.ts';
+import { readCounters, readCpuSeconds } from './ps/usage.ts';
+import { formatOomKills, watch } from './ps/watch.ts';
 
 export const options = {
   watch: {},
   interval: { parse: parseInterval },
-  count: { parse: parseCount },
+  count: { parse: (text: string) => parseNumber('--count', text, 1, 999_999_999) },
   json: {},
   noTrunc: {},
 };
@@ -103,72 +80,42 @@ export function parseInterval(text: string): number {
   throw new UsageError(`--interval is a number of seconds, 0.1 to 86400, not ${text}`);
 }
 
-function parseCount(text: string): number {
-  if (/^[1-9]\d{0,8}$/.test(text)) return Number(text);
-  throw new UsageError(`--count is a number of ticks, at least 1, not ${text}`);
-}
-
-/** A container in the table. */
-export interface TableRow {
-  name: string | null;
-  pid: number;
-  processes: number;
-  command: string;
-  rootfs: string | null;
-  startedAt: string | null;
-  memory: Memory;
-  limits: Limits;
-  pids: number;
-  cpuSeconds: number | null;
-  oomKills: OomKills | null;
-  engine: string;
-}
-
 /** A container in the output of --json. */
-export interface Row extends TableRow {
+export interface Row extends Omit<Shown, 'ticks'> {
+  processes: number;
+  rootfs: string | null;
+  startedAt: string;
+  cpuSeconds: number | null;
   namespaces: Record<string, number | null>;
 }
 
+/** A container in the table, which is read without its namespaces: they take as long as all limits. */
+type TableRow = Omit<Row, 'namespaces'>;
+
 /** A duration in its two largest units: `42s`, `5m 3s`, `3h 20m`, `12d 4h`. */
 export function formatDuration(seconds: number): string {
-  const parts: [number, string][] = [
-    [Math.floor(seconds / 86400), 'd'],
-    [Math.floor(seconds / 3600) % 24, 'h'],
-    [Math.floor(seconds / 60) % 60, 'm'],
-    [Math.floor(seconds) % 60, 's'],
-  ];
-  const first = Math.min(
-    parts.findIndex(([count]) => count > 0) >>> 0, // none: the last
-    parts.length - 1,
-  );
-  return parts
-    .slice(first, first + 2)
-    .map((part) => part.join(''))
-    .join(' ');
+  const counts = [seconds / 86400, (seconds / 3600) % 24, (seconds / 60) % 60, seconds % 60].map(Math.floor);
+  const parts = counts.map((count, unit) => `${count}${'dhms'[unit]}`);
+  // none: the last
+  const first = counts.findIndex((count) => count > 0);
+  return parts.slice(first).slice(0, 2).join(' ');
 }
 
-interface TableColumn {
-  title: string;
-  cell: (row: TableRow) => string | number;
+interface TableColumn extends Column {
+  cell: (row: TableRow) => string;
   /** the column is shown if this holds for any row */
   if?: (row: TableRow) => boolean;
-  /** widths between which text is truncated, at its front or end, unless --no-trunc is given */
-  cut?: { from: number; to: number; front: boolean };
 }
 
 const size = (bytes: number | null) => (bytes === null ? 'none' : formatSize(bytes));
 
 const tableColumns = (now: number): TableColumn[] => [
   { title: 'NAME', cell: ({ name }) => printable(name ?? '-') },
-  { title: 'PID', cell: ({ pid }) => pid },
-  { title: 'PROCS', cell: ({ processes }) => processes },
-  { title: 'COMMAND', cell: ({ command }) => printable(command), cut: { from: 16, to: 32, front: false } },
-  { title: 'ROOTFS', cell: ({ rootfs }) => printable(rootfs ?? '?'), cut: { from: 16, to: 40, front: true } },
-  {
-    title: 'UP',
-    cell: ({ startedAt }) =>
-      startedAt === null ? '?' : formatDuration((now - Date.parse(startedAt)) / 1000),
-  },
+  { title: 'PID', cell: ({ pid }) => `${pid}` },
+  { title: 'PROCS', cell: ({ processes }) => `${processes}` },
+  { title: 'COMMAND', atMost: 32, shrinkTo: 16, cell: ({ command }) => printable(command) },
+  { title: 'ROOTFS', atMost: 40, shrinkTo: 16, front: true, cell: ({ rootfs }) => printable(rootfs ?? '?') },
+  { title: 'UP', cell: ({ startedAt }) => formatDuration((now - Date.parse(startedAt)) / 1000) },
   {
     title: 'MEMORY',
     cell: ({ memory }) =>
@@ -176,7 +123,7 @@ const tableColumns = (now: number): TableColumn[] => [
   },
   {
     title: 'CPUS',
-    cell: ({ limits }) => (limits.cpus === null ? 'none' : Number(limits.cpus.toFixed(2))),
+    cell: ({ limits: { cpus } }) => (cpus === null ? 'none' : `${Number(cpus.toFixed(2))}`),
     if: ({ limits }) => limits.cpus !== null,
   },
   {
@@ -194,173 +141,61 @@ const tableColumns = (now: number): TableColumn[] => [
 /** The rows as a table of text, no wider than `width` if possible. `now`: milliseconds, as Date.now(). */
 export function toTable(rows: TableRow[], now: number, truncated: boolean, width: number): string {
   const columns = tableColumns(now).filter((column) => !column.if || rows.some(column.if));
-  const cells = rows.map((row) => columns.map(({ cell }) => cell(row)));
   const head = columns.map(({ title }) => title);
-  const widths = columnWidths([head, ...cells]).map((widest, column) => {
-    const limit = columns[column]?.cut;
-    return truncated && limit ? Math.min(widest, limit.to) : widest;
-  });
-  // paths are truncated first, then commands
-  for (const [column, { cut: limit }] of [...columns.entries()].reverse()) {
-    const excess = widths.reduce((sum, its) => sum + its + gap, -gap) - width;
-    const its = widths[column] as number;
-    if (truncated && limit) widths[column] = Math.max(Math.min(its, limit.from), its - Math.max(0, excess));
-  }
-  const fitted = cells.map((line) =>
-    line.map((cell, column) =>
-      typeof cell === 'number' ? cell : cut(cell, widths[column] as number, columns[column]?.cut?.front),
-    ),
-  );
-  return table(head, fitted, { align: ['left', 'right', 'right'], widths });
+  const cells = rows.map((row) => columns.map(({ cell }) => cell(row)));
+  const align = ['left' as const, 'right' as const, 'right' as const];
+  if (!truncated) return table(head, cells, { align });
+  const { widths } = fit(columns, cells, width, gap);
+  const fitted = cells.map((line) => line.map((cell, at) => cut(cell, widths[at] ?? 0, columns[at]?.front)));
+  return table(head, fitted, { align, widths });
 }
 
-/** Facts about the host that stay the same: its hierarchies and its log. */
-interface Host {
-  accounting: Accounting;
-  logged: () => LoggedKill[];
-}
+const namespaces = ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user'];
 
-/** Processes and containers at one moment, and the facts read about them since. */
-interface Reading {
-  table: Processes;
-  containers: Container[];
-  hidden: number;
-  bootSeconds: number;
-  known: Map<Container, { identity: Identity; places: Places; command: string }>;
-}
+/** The inodes of a process's namespaces. */
+const readNamespaces = (pid: number) =>
+  Object.fromEntries(namespaces.map((type) => [type, namespaceInode(pid, type) ?? null]));
 
-function readAll(): Reading {
-  const table = readProcesses();
-  return { table, ...findContainers(table), bootSeconds: uptime(), known: new Map() };
-}
-
-function getToKnow({ accounting }: Host, { table, containers, known }: Reading, container: Container) {
-  const before = known.get(container);
-  if (before) return before;
-  const identity = identify(table, container);
-  const isOurs = identity.engine === 'barehand' && identity.name !== undefined;
-  const places = findPlaces(accounting, table, containers, container, isOurs);
-  const found = { identity, places, command: commandLine(container.first) };
-  known.set(container, found);
-  return found;
-}
-
-/** The values that a row and a reading have in common. */
-function describe(host: Host, reading: Reading, container: Container) {
-  const { pid } = container.first;
-  const { identity, places, command } = getToKnow(host, reading, container);
-  const limits = readLimits(places);
-  const ticks = startTicks(pid);
-  return {
-    places,
-    ticks,
-    shown: {
-      name: identity.name ?? null,
-      pid,
-      command,
-      memory: readMemory(places, limits, reading.table, container),
-      limits,
-      pids: readTasks(places, reading.table, container),
-      oomKills: readOomKills(places.memory, host.accounting.memory, (ticks ?? 0) / 100, host.logged),
-      engine: identity.engine,
-    },
-  };
-}
-
-function listContainers(host: Host, reading: Reading): TableRow[] {
+function listContainers({ containers }: ReturnType<ReturnType<typeof containerReader>>): TableRow[] {
   const mounts = readMounts('self');
-  return reading.containers.map((container) => {
-    const { places, ticks, shown } = describe(host, reading, container);
-    const { name, pid, command, ...rest } = shown;
-    const startedAt = ticks === undefined ? undefined : Date.now() - uptime() * 1000 + ticks * 10;
-    return {
-      name,
-      pid,
-      processes: container.members.size,
-      command,
-      rootfs: rootfsPath(container, mounts) ?? null,
-      startedAt: startedAt === undefined ? null : new Date(startedAt).toISOString(),
-      ...rest,
-      cpuSeconds: readCpuSeconds(places.time),
-    };
-  });
-}
-
-/** Inodes of a process's namespaces: for --json only, since reading them takes as long as reading all limits. */
-const namespacesOf = (pid: number) =>
-  Object.fromEntries(
-    ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user'].map((type) => [
-      type,
-      namespaceInode(pid, type) ?? null,
-    ]),
-  );
-
-/**
- * A function that reads all containers. Finding them takes most of the time, and is repeated only if the list of PIDs has
- * changed, and every 5 s, since chroot(2) changes no PID.
- */
-function makeLook(host: Host, first: Reading): () => Look[] {
-  let reading = first;
-  let pids = '';
-  return () => {
-    const now = readdirSync('/proc').join();
-    if (now !== pids || uptime() - reading.bootSeconds > 5) reading = readAll();
-    else
-      for (const [{ members }, { places }] of reading.known)
-        if (!places.memory || !places.pids) refresh(reading.table, members);
-    pids = now;
-    const atBootSeconds = uptime();
-    return reading.containers.flatMap((container) => {
-      const { places, ticks, shown } = describe(host, reading, container);
-      // it has ended meanwhile
-      if (ticks === undefined) return [];
-      return [{ ...shown, ticks, counters: readCounters(places, container, atBootSeconds) }];
-    });
-  };
-}
-
-/** Reads processes again whose container has no cgroup of its own. */
-function refresh(table: Processes, members: Set<number>): void {
-  for (const pid of members) {
-    const process = readProcess(pid);
-    if (process) table.set(pid, process);
-  }
-}
-
-/** Reports the processes that could not be read. */
-function admit(reading: { hidden: number }): void {
-  if (reading.hidden > 0 && process.getuid?.() !== 0)
-    console.error(
-      `ps: could not look into ${reading.hidden} processes of other users, so containers made by chroot(1) may be missing: run it as root`,
-    );
+  const bootMilliseconds = Date.now() - uptime() * 1000;
+  return containers.map(({ container, places, shown: { ticks, ...shown } }) => ({
+    ...shown,
+    processes: container.members.size,
+    rootfs: rootfsPath(container, mounts) ?? null,
+    startedAt: new Date(bootMilliseconds + ticks * 10).toISOString(),
+    cpuSeconds: readCpuSeconds(places.time),
+  }));
 }
 
 await main(import.meta.url, { options, operands: [0, 0] }, async (given) => {
   const { json, noTrunc, interval: intervalSeconds = 2, count } = given;
-  const host = { accounting: readAccounting(), logged: openKernelLog() };
-  if (given.watch) {
-    if (noTrunc) throw new UsageError('--no-trunc cannot be combined with --watch');
-    const first = readAll();
-    admit(first);
-    await watch(makeLook(host, first), { intervalSeconds, count, json });
-    return 0;
-  }
-  if (given.interval !== undefined || count !== undefined)
+  if (given.watch && noTrunc) throw new UsageError('--no-trunc cannot be combined with --watch');
+  if (!given.watch && (given.interval !== undefined || count !== undefined))
     throw new UsageError('--interval and --count need --watch');
 
-  const reading = readAll();
-  const rows = listContainers(host, reading);
-  if (json)
-    console.log(
-      toJson(
-        rows.map((row): Row => ({ ...row, namespaces: namespacesOf(row.pid) })),
-        2,
-      ),
+  const read = containerReader();
+  const reading = read();
+  if (reading.hidden > 0 && process.getuid?.() !== 0)
+    console.error(
+      `ps: could not look into ${reading.hidden} processes of other users, so containers made by chroot(1) may be missing: run it as root`,
     );
-  else if (rows.length > 0)
-    console.log(toTable(rows, Date.now(), !noTrunc, Math.max(80, process.stdout.columns || 120)));
+  if (given.watch) {
+    const look = () =>
+      read().containers.map(({ shown, places, container }) => ({
+        ...shown,
+        counters: readCounters(places, container),
+      }));
+    await watch(look, { intervalSeconds, count, json });
+    return 0;
+  }
+  const rows = listContainers(reading);
   if (rows.length === 0)
     console.error('ps: no containers: nothing here runs in a PID namespace or root directory of its own');
-  admit(reading);
+  if (json) {
+    const withNamespaces: Row[] = rows.map((row) => ({ ...row, namespaces: readNamespaces(row.pid) }));
+    console.log(toJson(withNamespaces, 2));
+  } else if (rows.length > 0)
+    console.log(toTable(rows, Date.now(), !noTrunc, Math.max(80, process.stdout.columns || 120)));
   return 0;
 });

@@ -100,40 +100,30 @@ import { hostname as osHostname } from 'node:os';
 import { basename } from 'node:path';
 import { isatty } from 'node:tty';
 import { capabilities } from './helpers/capabilities.ts';
-import { cgroupDirectory, cgroupPath, findHierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
 import { notesFolder } from './helpers/containers.ts';
-import { parseSignal, parseVariable, parseWorkdir } from './helpers/options.ts';
-import { readProc } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
-import {
-  defaultShell,
-  findRootfs,
-  findUser,
-  parseUser,
-  type User,
-  type UserChoice,
-} from './helpers/rootfs.ts';
 import { findInPath } from './helpers/shell.ts';
-import { parseCpus, parseList, parseNumber, parseSize } from './helpers/units.ts';
-import { findDelegation, whyNoCgroups } from './limit/delegation.ts';
-import { controllersOf, type Limits, namesOf } from './limit/table.ts';
+import { parseNumber, parseSignal, parseSize } from './helpers/units.ts';
+import type { Limits } from './limit/table.ts';
+import { parseCpus, parseList } from './limit/units.ts';
 import { parsePort } from './network/addresses.ts';
 import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
-import { planCgroups } from './run/cgroups.ts';
+import { findCgroups } from './run/cgroups.ts';
+import { findUser, parseUser, parseVariable, parseWorkdir } from './run/command.ts';
 import type { Launch } from './run/container.ts';
-import { namespaceFlags } from './run/hold.ts';
 import { findVolumes, launchPrograms, mountFlags, planSeccomp, readHost } from './run/host.ts';
-import { idmapWords } from './run/idmap.ts';
-import { imageFile, readImageConfig } from './run/image.ts';
-import { findInit, shellInit } from './run/init.ts';
+import { idmapCommand } from './run/idmap.ts';
+import { type ImageConfig, imageUser, readImageConfig } from './run/image.ts';
+import { planInit } from './run/init.ts';
 import { launchContainer } from './run/launch.ts';
 import { parseNetwork, planNetwork } from './run/network.ts';
 import {
-  checkPlaces,
+  checkTargets,
   orUnlimited,
   parseDevice,
   parseHost,
+  parseIsolate,
   parseLimit,
   parseName,
   parseNameserver,
@@ -145,7 +135,8 @@ import {
 } from './run/options.ts';
 import { printLaunch } from './run/print.ts';
 import { hostResolver } from './run/resolver.ts';
-import { freeNamespace, lockedBy, type Range, rootlessNamespace } from './run/userns.ts';
+import { defaultShell, findRootfs } from './run/rootfs.ts';
+import { checkUser, findUserNamespace } from './run/userns.ts';
 
 export const options = {
   name: { parse: parseName },
@@ -192,17 +183,19 @@ export const options = {
   dryRun: {},
 } as const;
 
-function parseIsolate(text: string): Set<string> {
-  const known = ['chroot', ...Object.keys(namespaceFlags)];
-  const words = text.split(',');
-  for (const word of words)
-    if (!known.includes(word))
-      throw new UsageError(`--isolate: unknown word ${word}: use ${known.join(', ')}`);
-  return new Set(words);
-}
+type Options = Values<typeof options>;
+
+/** Options that need a mount namespace. */
+const needMount = 'user workdir volume tmpfs device shmSize readOnly ephemeral addHost dns userns init'.split(
+  ' ',
+);
 
 /** Throws UsageError for options that contradict each other. */
-function checkOptions(values: Values<typeof options>, isolate: Set<string>): void {
+function checkOptions(values: Options, isolate: Set<string>): void {
+  if (values.network?.kind === 'container' && isolate.has('net'))
+    throw new UsageError(
+      '--network container:NAME shares a network, and --isolate net makes a new one: choose one',
+    );
   if (values.hostname && !isolate.has('uts')) throw new UsageError('--hostname needs --isolate uts');
   if (values.detach && !isolate.has('pid')) throw new UsageError('-d needs --isolate pid');
   if (values.logSize && !values.detach) throw new UsageError('--log-size needs --detach');
@@ -212,32 +205,22 @@ function checkOptions(values: Values<typeof options>, isolate: Set<string>): voi
     throw new UsageError('--publish needs --network bridge');
   if (values.init && !isolate.has('pid'))
     throw new UsageError('--init needs --isolate pid: an init must be PID 1');
+  if (process.getuid?.() !== 0 && !(isolate.has('mount') && isolate.has('pid')))
+    throw new UsageError('without root --isolate must have mount and pid');
   if (isolate.has('mount')) return;
   for (const [option, given] of Object.entries(values))
     if (needMount.includes(option) && isGiven(given))
       throw new UsageError(`--${kebab(option)} needs --isolate mount: chroot(2) alone cannot do it`);
 }
 
-const needMount = 'user workdir volume tmpfs device shmSize readOnly ephemeral addHost dns userns init'.split(
-  ' ',
-);
-
-/** The container's user namespace. Throws Failure if this host forbids user namespaces to this user. */
-function findNamespace(name: string, userns: boolean): Launch['userNamespace'] {
-  if (process.getuid?.() === 0) return userns ? freeNamespace(name) : undefined;
-  const locked = lockedBy();
-  if (locked) throw new Failure(locked);
-  return rootlessNamespace();
-}
-
-/** The words that --init puts before the command, and the program of the host that they run. */
-function planInit(): { init: string | undefined; words: string[] } {
-  const init = findInit(findInPath);
-  return init ? { init, words: ['/dev/init', '--'] } : { init, words: shellInit };
+/** The default name. It begins with a letter or digit, as a value of --name does: ROOTFS may be called .cache or -x. */
+function defaultName(rootfs: string): string {
+  const base = basename(rootfs).replace(/^[^a-z0-9]+|[^\w.-]/gi, '');
+  return `${base.slice(0, 40) || 'c'}-${process.pid}`;
 }
 
 /** The limits of the container's cgroups. Throws UsageError if they contradict each other. */
-function planLimits(values: Values<typeof options>): Limits {
+function planLimits(values: Options): Limits {
   const { memory, memorySwap } = values;
   if (memorySwap !== undefined && (memory === undefined || memorySwap < memory))
     throw new UsageError(
@@ -261,125 +244,57 @@ function planLimits(values: Values<typeof options>): Limits {
   };
 }
 
-/**
- * The container's cgroups. For root they are at the top of every hierarchy. For other users they exist only if limits are
- * given, below a delegated cgroup, which then counts as a hierarchy. Throws Failure if none can be made.
- */
-function findCgroups(name: string, limits: Limits, isRoot: boolean): Launch['cgroups'] {
-  const hierarchies = readHierarchies();
-  const why = isRoot && whyNoCgroups(hierarchies);
-  if (why) throw new Failure(why);
-  if (isRoot) return planCgroups(hierarchies, name, limits);
-  const wanted = controllersOf(namesOf(limits));
-  if (wanted.length === 0) return undefined;
-  const text = readProc('self', 'cgroup') ?? '';
-  let leave: string | undefined;
-  let refusal: string | undefined;
-  const delegated = hierarchies.flatMap((hierarchy) => {
-    const origin = cgroupDirectory(hierarchy, cgroupPath(text, hierarchy) ?? '');
-    const its = wanted.filter((controller) => findHierarchy(hierarchies, controller) === hierarchy);
-    const found = origin && findDelegation(hierarchy, origin, new Set([process.pid]), its);
-    if (!found) return [];
-    if (found.base === undefined) {
-      if (its.length > 0) refusal ??= found.refusal;
-      return [];
-    }
-    if (found.base === origin && hierarchy.version === 2) leave = origin;
-    return [{ ...hierarchy, mountPoint: found.base }];
-  });
-  if (refusal) throw new Failure(`cannot limit a container: ${refusal}`);
-  if (delegated.length === 0)
-    throw new Failure(
-      'cannot limit a container without root, unless a cgroup is delegated to you: sudo run.ts ..., or systemd-run --user --scope -p Delegate=yes run.ts ...',
-    );
-  return { ...planCgroups(delegated, name, limits), lock: undefined, leave };
-}
-
-/** The user of an image: root, if it names none. Throws Failure if the name is not valid. */
-function imageUser(rootfs: string, text = '0'): UserChoice {
-  try {
-    return parseUser(text);
-  } catch (error) {
-    throw new Failure(`User in ${rootfs}${imageFile} is ${(error as Error).message}: choose one with -u`);
-  }
-}
-
-/** Throws Failure if the container's user namespace does not map the user. */
-function checkUser({ uid, gid, groups }: User, namespace: Launch['userNamespace']): void {
-  if (!namespace) return;
-  const { uids, gids, single } = namespace;
-  const has = (ranges: Range[], id: number) =>
-    ranges.some(({ inside, count }) => id >= inside && id < inside + count);
-  // with a single user, setgroups(2) is denied, and other groups are not used
-  if (has(uids, uid) && [gid, ...(single ? [] : groups)].every((id) => has(gids, id))) return;
-  if (single)
-    throw new Failure(
-      'there is only one user in this container, 0: for others you need a line in /etc/subuid and /etc/subgid, and newuidmap(1)',
-    );
-  const list = (ranges: Range[]) =>
-    ranges.map(({ inside, count }) => `${inside} to ${inside + count - 1}`).join(', ');
-  throw new Failure(
-    `user ${uid} with the groups ${[gid, ...groups]} is not in this container's user namespace: it has the users ${list(uids)} and the groups ${list(gids)}`,
-  );
-}
-
-/** Options and facts become a launch. Throws UsageError for options that contradict each other. */
-async function planLaunch(
-  values: Values<typeof options>,
-  [operand = '', ...words]: string[],
-): Promise<Launch> {
-  const isRoot = process.getuid?.() === 0;
-  const rootfs = realpathSync(findRootfs(operand));
-  if (rootfs === '/')
-    throw new UsageError('ROOTFS is /, the root directory of the host: choose another directory');
-  const isolate = values.isolate ?? new Set(['mount', 'pid', 'uts', 'ipc', 'cgroup']);
-  const choice = values.network ?? { kind: 'host' };
-  if (choice.kind === 'none' || choice.kind === 'bridge') isolate.add('net');
-  if (choice.kind === 'container' && isolate.has('net'))
-    throw new UsageError(
-      '--network container:NAME shares a network, and --isolate net makes a new one: choose one',
-    );
-  checkOptions(values, isolate);
-  const image = readImageConfig(rootfs);
-
-  // a name begins as --name has it: the rootfs may be called .cache or -x
-  const base = basename(rootfs).replace(/^[^a-z0-9]+|[^\w.-]/gi, '');
-  const name = values.name ?? `${base.slice(0, 40) || 'c'}-${process.pid}`;
-  const userNamespace = findNamespace(name, values.userns);
-  if (!isRoot && !(isolate.has('mount') && isolate.has('pid')))
-    throw new UsageError('without root --isolate must have mount and pid');
-  const limits = planLimits(values);
-  const user = findUser(
-    rootfs,
-    values.user ?? imageUser(rootfs, isolate.has('mount') ? image.user : undefined),
-  );
-  checkUser(user, userNamespace);
-  const names = isolate.has('uts') && (!userNamespace || findInPath('hostname'));
-  if (values.hostname && !names)
-    throw new Failure('--hostname without root needs hostname(1), which is not installed');
-  const hostname = names ? (values.hostname ?? name) : undefined;
-  const kept = values.privileged
-    ? capabilities
-    : keptCapabilities(values.capAdd.flat(), values.capDrop.flat());
-  if (!isolate.has('mount') && !kept.includes('sys_chroot'))
-    throw new UsageError('a chroot needs CAP_SYS_CHROOT: do not drop it, or add mount to --isolate');
-  const security = Object.assign({}, ...values.securityOpt) as ReturnType<typeof parseSecurity>;
-  const environment = new Map<string, string>();
-  for (const variable of [
+/** The environment of the command, KEY=VALUE. Of several values for a key, the last one counts. */
+function planEnvironment(values: Options, image: ImageConfig, home: string, hostname: string): string[] {
+  const variables = [
     'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
-    `HOME=${user.home}`,
+    `HOME=${home}`,
     `TERM=${process.env.TERM ?? 'xterm'}`,
-    `HOSTNAME=${hostname ?? osHostname()}`,
+    `HOSTNAME=${hostname}`,
     'container=barehand',
     ...image.environment,
     ...values.envFile.flat(),
     ...values.env,
-  ].filter(Boolean))
-    environment.set(variable.split('=', 1)[0] as string, variable);
+  ].filter(Boolean);
+  return [...new Map(variables.map((variable) => [variable.split('=', 1)[0], variable])).values()];
+}
+
+/** The words of the command, without those of --init: from the command line, else from the image, else a shell. */
+function planCommand(values: Options, words: string[], image: ImageConfig, rootfs: string): string[] {
   const entrypoint = values.entrypoint === undefined ? image.entrypoint : [values.entrypoint];
-  const own = words.length > 0 || values.entrypoint !== undefined ? words : image.command;
-  const command = [...entrypoint, ...own];
-  if (command.length === 0) command.push(defaultShell(rootfs));
+  const isImages = words.length === 0 && values.entrypoint === undefined;
+  const command = [...entrypoint, ...(isImages ? image.command : words)];
+  return command.length > 0 ? command : [defaultShell(rootfs)];
+}
+
+/** The plan of the launch, from options and facts about the host. Throws UsageError or Failure if it can't be done. */
+async function planLaunch(values: Options, [operand = '', ...words]: string[]): Promise<Launch> {
+  const { privileged, network: choice = { kind: 'host' } } = values;
+  const rootfs = realpathSync(findRootfs(operand));
+  if (rootfs === '/')
+    throw new UsageError('ROOTFS is /, the root directory of the host: choose another directory');
+  const isolate = values.isolate ?? new Set(['mount', 'pid', 'uts', 'ipc', 'cgroup']);
+  if (choice.kind === 'none' || choice.kind === 'bridge') isolate.add('net');
+  checkOptions(values, isolate);
+  const pivots = isolate.has('mount');
+
+  const name = values.name ?? defaultName(rootfs);
+  const image = readImageConfig(rootfs);
+  const userNamespace = findUserNamespace(name, values.userns);
+  const limits = planLimits(values);
+  const user = findUser(rootfs, values.user ?? imageUser(rootfs, pivots ? image.user : undefined));
+  checkUser(user, userNamespace);
+  const canSetHostname = isolate.has('uts') && (!userNamespace || findInPath('hostname') !== undefined);
+  if (values.hostname && !canSetHostname)
+    throw new Failure('--hostname without root needs hostname(1), which is not installed');
+  const hostname = canSetHostname ? (values.hostname ?? name) : undefined;
+  const kept = privileged ? capabilities : keptCapabilities(values.capAdd.flat(), values.capDrop.flat());
+  if (!pivots && !kept.includes('sys_chroot'))
+    throw new UsageError('a chroot needs CAP_SYS_CHROOT: do not drop it, or add mount to --isolate');
+  const security = Object.assign({}, ...values.securityOpt) as ReturnType<typeof parseSecurity>;
+  const environment = planEnvironment(values, image, user.home, hostname ?? osHostname());
+  const { init, words: initWords } = values.init ? planInit() : { init: undefined, words: [] };
+
   const network = await planNetwork({
     name,
     choice,
@@ -387,24 +302,21 @@ async function planLaunch(
     hosts: values.addHost,
     nameservers: values.dns,
     hostname: hostname ?? osHostname(),
-    isRoot,
-    hasFiles: isolate.has('mount'),
+    isRoot: process.getuid?.() === 0,
+    hasFiles: pivots,
   });
-  checkPlaces([
-    ['--volume', values.volume.map(({ path }) => path)],
-    ['--tmpfs', values.tmpfs.map(({ path }) => path)],
-    ['--device', values.device.map(({ path }) => path)],
-    ['--add-host, --dns or --network', network.texts.map(({ path }) => path)],
+  checkTargets([
+    ['--volume', values.volume],
+    ['--tmpfs', values.tmpfs],
+    ['--device', values.device],
+    ['--add-host, --dns or --network', network.texts],
   ]);
-  // Docker and Podman give a container on the host's network its name servers as well
-  const sharesNetwork = choice.kind === 'host' && isolate.has('mount') && !isolate.has('net');
-  const resolver =
-    sharesNetwork && values.dns.length === 0
-      ? hostResolver({ rootfs, volumes: values.volume, tmpfs: values.tmpfs })
-      : undefined;
   if (network.warning) console.error(`run: ${network.warning}`);
-  const { init, words: before } = values.init ? planInit() : { init: undefined, words: [] };
-  const host = readHost([...environment.values()]);
+  // like Docker and Podman, a container on the host's network gets the host's name servers
+  const sharesNetwork = choice.kind === 'host' && pivots && !isolate.has('net');
+  const resolver =
+    sharesNetwork && values.dns.length === 0 ? hostResolver(rootfs, values.volume, values.tmpfs) : undefined;
+
   return {
     name,
     rootfs,
@@ -416,12 +328,12 @@ async function planLaunch(
     texts: [...network.texts, ...(resolver ? [resolver] : [])],
     devices: values.device,
     shmBytes: values.shmSize ?? 64 * 1024 * 1024,
-    command: [...before, ...command],
+    command: [...initWords, ...planCommand(values, words, image, rootfs)],
     init,
     hasInit: values.init,
-    environment: [...environment.values()],
+    environment,
     hostname,
-    workdir: values.workdir ?? (isolate.has('mount') ? image.workdir : undefined) ?? '/',
+    workdir: values.workdir ?? (pivots ? image.workdir : undefined) ?? '/',
     user,
     connection: network.connection,
     joins: network.joins,
@@ -429,19 +341,19 @@ async function planLaunch(
     isolate,
     userNamespace,
     capabilities: kept,
-    newPrivileges: values.privileged || security.newPrivileges === true,
-    privileged: values.privileged,
+    newPrivileges: privileged || security.newPrivileges === true,
+    privileged,
     seccomp:
-      values.privileged || security.seccomp === false
+      privileged || security.seccomp === false
         ? undefined
-        : planSeccomp(kept, isolate.has('mount') && !security.newPrivileges),
-    cgroups: findCgroups(name, limits, isRoot),
+        : planSeccomp(kept, pivots && !security.newPrivileges),
+    cgroups: findCgroups(name, limits),
     runDirectory: notesFolder(name),
     terminal: !values.detach && isatty(0) && isatty(1),
     detached: values.detach ? { logBytes: values.logSize ?? 1024 * 1024 } : undefined,
     stopSignal: values.stopSignal ?? (image.stopSignal && parseSignal(image.stopSignal)),
-    ...host,
-    idmap: userNamespace?.byRoot ? await idmapWords() : undefined,
+    ...readHost(environment),
+    idmap: userNamespace?.byRoot ? await idmapCommand() : undefined,
   };
 }
 

@@ -6,7 +6,8 @@ import { mkdirSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'nod
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { Failure, UsageError } from '../scripts/helpers/cli.ts';
-import { parseSignal, parseVariable, parseWorkdir } from '../scripts/helpers/options.ts';
+import { parseSignal } from '../scripts/helpers/units.ts';
+import { parseVariable, parseWorkdir } from '../scripts/run/command.ts';
 import { readImageConfig } from '../scripts/run/image.ts';
 import { findInit, shellInit } from '../scripts/run/init.ts';
 import * as options from '../scripts/run/options.ts';

@@ -368,7 +368,7 @@ test('what has lost its parent on the way in starts nothing', {
   skip: container.skip || needs('speed'),
 }, async () => {
   const { stdout } = await exec('--dry-run', web.name, 'sh', '-c', 'echo started');
-  const orphan = stdout.replace('\n  namespace=', '\n  parent=1 namespace=');
+  const orphan = stdout.replace('\n  enter=', '\n  parent=1 enter=');
   assert.notEqual(orphan, stdout);
   const { code, stdout: said } = await execute(['sh', '-c', orphan]);
   assert.deepEqual([code, said], [125, '']);

@@ -31,7 +31,6 @@ import {
   weightToShares,
   writes,
 } from '../scripts/limit/table.ts';
-import type { Target } from '../scripts/limit/target.ts';
 import { container, start } from './helpers/container.ts';
 import { makeBundle, withRunc } from './helpers/engines.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
@@ -215,7 +214,11 @@ test('values are shown as people read them, whatever the version', () => {
     assert.equal(sharesToWeight(Number(shares)), weight, shares);
 });
 
-const target = (some: Partial<Target>): Target => ({
+const part = (version: 1 | 2, some: Partial<Part>): Part => ({
+  version,
+  controllers: version === 1 ? ['memory'] : [],
+  mountPoint: '/cg',
+  root: '/',
   directory: '/cg/barehand/web',
   top: undefined,
   startTicks: undefined,
@@ -224,11 +227,6 @@ const target = (some: Partial<Target>): Target => ({
   elsewhere: [],
   inPlace: false,
   refusal: undefined,
-  ...some,
-});
-const part = (version: 1 | 2, some: Partial<Part>): Part => ({
-  hierarchy: { version, controllers: version === 1 ? ['memory'] : [], mountPoint: '/cg', root: '/' },
-  target: target({}),
   before: [],
   names: [],
   prepare: [],
@@ -238,7 +236,7 @@ const part = (version: 1 | 2, some: Partial<Part>): Part => ({
   processes: 1,
   ...some,
 });
-const top = { ...readProcesses().get(process.pid), pid: 7, ppid: 1 } as NonNullable<Target['top']>;
+const top = { ...readProcesses().get(process.pid), pid: 7, ppid: 1 } as NonNullable<Part['top']>;
 
 test('memory is set in the order that the kernel takes, and that kills nobody between', () => {
   const none = { 1: '-1', 2: 'max' } as const;
@@ -301,12 +299,11 @@ test('a period goes with its quota, and what is not asked for is left as it is',
 
 test('v2: controllers are switched on from the top; the last limit that is lifted takes the cgroup with it', () => {
   const directory = '/cg/barehand/pid-7';
-  const moved = target({ directory, top, startTicks: 5, toMove: [top], origin: '/cg/user.slice' });
+  const moved = { directory, top, startTicks: 5, toMove: [top], origin: '/cg/user.slice' };
   const before: Setting[] = [{ limit: 'pids', text: 'max' }];
-  const { hierarchy } = part(2, {});
-  const prepare = prepared(hierarchy, directory, ['pids']);
+  const prepare = prepared(part(2, {}), directory, ['pids']);
   assert.equal(
-    toShell(planLimit(part(2, { target: moved, before, prepare }), [{ limit: 'pids', text: '9' }])).split(
+    toShell(planLimit(part(2, { ...moved, before, prepare }), [{ limit: 'pids', text: '9' }])).split(
       '# the process',
     )[0],
     `# a cgroup of its own
@@ -319,8 +316,8 @@ mkdir -p /run/barehand/pid-7
 echo /cg/user.slice > /run/barehand/pid-7/v2.cgroup
 `,
   );
-  const there = target({ directory, top, startTicks: 5, origin: '/cg/user.slice' });
-  const limited = part(2, { target: there, before: [{ limit: 'pids', text: '9' }] });
+  const there = { directory, top, startTicks: 5, origin: '/cg/user.slice' };
+  const limited = part(2, { ...there, before: [{ limit: 'pids', text: '9' }] });
   assert.equal(toShell(planReset({ ...limited, isShared: true })), `echo max > ${directory}/pids.max\n`);
   assert.match(
     toShell(planReset(limited)),
@@ -331,9 +328,9 @@ echo /cg/user.slice > /run/barehand/pid-7/v2.cgroup
 test('v1: a new cpuset is filled before use', () => {
   const [, , hierarchy] = fakeHost('v1', { 'cpuset/cpuset.cpus': '0-3', 'cpuset/cpuset.mems': '0' });
   const directory = join(hierarchy?.mountPoint ?? '', 'barehand/pid-7');
-  const moved = target({ directory, top, startTicks: 5, toMove: [top], origin: '/cg' });
+  const moved = { directory, top, startTicks: 5, toMove: [top], origin: '/cg' };
   const prepare = prepared(hierarchy as Hierarchy, directory, []);
-  const plan = toShell(planLimit(part(1, { target: moved, prepare }), [{ limit: 'cpuset', text: '1' }]));
+  const plan = toShell(planLimit(part(1, { ...moved, prepare }), [{ limit: 'cpuset', text: '1' }]));
   assert.match(
     plan,
     /0-3 > \S+\/barehand\/cpuset.cpus\necho 0 > \S+\/barehand\/cpuset.mems\necho 0-3 > \S+7\/cpuset.cpus\necho 0 > \S+7\/cpuset.mems\necho 1 > \S+pid-7\/cpuset.cpus\n/,
@@ -341,23 +338,21 @@ test('v1: a new cpuset is filled before use', () => {
 });
 
 test('limits of a cgroup of others are noted once for each controller, and put back', () => {
-  const borrowed = target({ directory: '/cg/docker/x', top, startTicks: 5, inPlace: true });
+  const borrowed = { directory: '/cg/docker/x', top, startTicks: 5, inPlace: true };
   const before: Setting[] = [
     { limit: 'cpu', text: 'max 100000' },
     { limit: 'weight', text: '100' },
   ];
   const weight: Setting = { limit: 'weight', text: '300' };
-  const first = planLimit(part(2, { target: borrowed, before }), [weight]);
+  const first = planLimit(part(2, { ...borrowed, before }), [weight]);
   assert.ok(first.some((step) => 'write' in step && step.write === '5; weight - 100'));
   const previous: Setting[] = [{ limit: 'weight', text: '100' }];
-  const again = planLimit(part(2, { target: borrowed, before, previous }), [weight]);
+  const again = planLimit(part(2, { ...borrowed, before, previous }), [weight]);
   assert.ok(!again.some((step) => 'mkdir' in step));
-  const more = planLimit(part(2, { target: borrowed, before, previous }), [
-    { limit: 'cpu', text: '5000 100000' },
-  ]);
+  const more = planLimit(part(2, { ...borrowed, before, previous }), [{ limit: 'cpu', text: '5000 100000' }]);
   assert.ok(more.some((step) => 'write' in step && step.write === '5; weight - 100; cpu - max 100000'));
   assert.equal(
-    toShell(planReset(part(2, { target: borrowed, before: [weight], previous }))),
+    toShell(planReset(part(2, { ...borrowed, before: [weight], previous }))),
     `echo 100 > /cg/docker/x/cpu.weight
 rm -r /run/barehand/pid-7/cpu.before
 rmdir /run/barehand/pid-7 2>/dev/null || :

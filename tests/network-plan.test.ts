@@ -12,7 +12,7 @@ import {
   parseSubnet,
   type Subnet,
 } from '../scripts/network/addresses.ts';
-import { advice, droppingChains } from '../scripts/network/advice.ts';
+import { advice } from '../scripts/network/advice.ts';
 import type { Expression, NftObject } from '../scripts/network/rules.ts';
 import { parseRate, planRate } from '../scripts/network.ts';
 
@@ -94,12 +94,7 @@ test('who drops what is forwarded, and what lets it through', () => {
     const [family = '', table = '', chain = ''] = words.split(' ');
     return { rule: { family, table, chain, expr } };
   };
-  const told = (...objects: NftObject[]) =>
-    advice(
-      'barehand0',
-      droppingChains(objects),
-      objects.map(({ chain }) => chain?.name ?? ''),
-    ).join();
+  const told = (...objects: NftObject[]) => advice('barehand0', objects).join();
   assert.equal(told(chain('inet filter forward', accept)), '');
   assert.equal(told(chain('inet barehand-inner forward', drop)), '');
   assert.equal(told(chain('ip filter INPUT', { hook: 'input', policy: 'drop' })), '');

@@ -145,7 +145,10 @@ test(
     );
     const third = await container();
     const no6 = ['attach', '--bridge', 'no6', '--no-ipv6', '-p', '[2001:db8::2]:8083:81', String(third)];
-    assert.match((await network(...no6)).stderr, /8083 of 2001:db8::2 leads nowhere: .* no IPv6 address/);
+    assert.match(
+      (await network(...no6)).stderr,
+      /8083 cannot be published on 2001:db8::2: .* no IPv6 address/,
+    );
     const [{ ports }] = JSON.parse(await done('ls', '--json'));
     assert.deepEqual(
       ports.map(({ hostPort }: { hostPort: number }) => hostPort),
@@ -470,13 +473,13 @@ long('what --dry-run prints has the same effect, and changes nothing until it is
 long('what is printed for a container that is not there yet attaches it', slow, async () => {
   const before = await snapshot();
   const one = await container();
-  const module = `const { printAttachNew } = await import('${top}/scripts/network/network.ts');
+  const module = `const { printAttach } = await import('${top}/scripts/network/network.ts');
     const { variable } = await import('${top}/scripts/helpers/shell.ts');
     const { toShell } = await import('${top}/scripts/helpers/steps.ts');
     const ports = [{ host: undefined, hostPort: 8080, port: 80, protocol: 'tcp' }];
-    const container = { name: 'web', pid: variable('pid'), inode: variable('inode'), files: {} };
-    const wanted = { ip: undefined, isolated: false, ports, noFiles: true };
-    process.stdout.write(toShell(await printAttachNew({ bridge: 'barehand0' }, wanted, container)));`;
+    const container = { name: 'web', pid: variable('pid'), inode: variable('inode') };
+    const request = { bridge: 'barehand0', ports, noFiles: true };
+    process.stdout.write(toShell(await printAttach(request, container)));`;
   const program = await inModule(module);
   same(await snapshot(), before);
   await type(`pid=${one}; inode=$(stat --dereference --format %i "/proc/$pid/ns/net")\n${program}`);
@@ -488,7 +491,7 @@ long('what is printed for a container that is not there yet attaches it', slow, 
   same(plain(await snapshot()), typed);
   // whoever is told of the end of a container takes away all that it had, whether its interface is there still or not
   const inode = Number(/\d+/.exec(namespace(one, 'net'))?.[0]);
-  const leave = `await (await import('${top}/scripts/network/network.ts')).leaveAll(${inode})`;
+  const leave = `await (await import('${top}/scripts/network/network.ts')).leave(${inode})`;
   await inModule(leave);
   same(await snapshot(), before);
   await done('attach', '-p', '8080:80', String(one));
@@ -651,6 +654,14 @@ async function withoutNft(): Promise<void> {
     assert.match((await network('publish', String(other), '8080:1')).stderr, /is published already/);
     const [{ ports }] = JSON.parse(await done('ls', '--json'));
     assert.equal(ports.length, 2);
+    // a newer bridge, whose chain is asked first, leads to published ports only
+    const third = await container();
+    await done('attach', '--bridge', 'newer', String(third));
+    assert.match(await ask(third, 'TCP:198.51.100.2:8080'), /^web/);
+    assert.equal(await ask(third, 'TCP:203.0.113.1:83'), 'tcp 198.51.100.2');
+    assert.equal(await sh(third, 'ping -c 1 -W 1 10.88.0.2'), undefined);
+    assert.equal(await sh(one, 'ping -c 1 -W 1 10.89.0.2'), undefined);
+    await done('detach', String(third));
     await done('detach', String(one));
     process.kill(other, 'SIGKILL');
     await until(
@@ -735,7 +746,7 @@ test('wrong usage is refused in a line', slow, async () => {
     [['attach', '--dns', 'x', '1'], /--dns is an IP address/],
     [['attach', '--rate', '1M', '1'], /--rate does not go with attach/],
     [['limit', '1'], /limit needs --rate/],
-    [['limit', '1', '--rate', 'fast'], /a rate is bits in a second/],
+    [['limit', '1', '--rate', 'fast'], /a rate is bits per second/],
     [['ls', 'web'], /one operand too many: web/],
     [['attach', '../x'], /neither a name nor a PID/],
   ];
@@ -744,7 +755,7 @@ test('wrong usage is refused in a line', slow, async () => {
     [['attach', own], /has the host's network/],
     [['attach', 'no-such'], /there is no container no-such/],
     [['detach', String(internet)], /is on no bridge/],
-    [['attach', '--bridge', 'eth0', String(internet)], /eth0 is not one that this made/],
+    [['attach', '--bridge', 'eth0', String(internet)], /eth0 is not a bridge of network\.ts/],
     [['attach', '--subnet', '198.51.100.0/28', String(internet)], /overlaps with 198\.51\.100\.0\/24/],
     [
       ['attach', '--ip', '10.9.9.9', String(internet)],

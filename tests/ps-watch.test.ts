@@ -49,7 +49,7 @@ test('rates are differences over the time that has passed', () => {
 
 test('without a cgroup, rates are those of the processes that are in both looks, or new', () => {
   const work = (cpuSeconds: number, startedBootSeconds: number, bytes: number | null = 0) => ({
-    ...{ cpuSeconds, startedBootSeconds, readBytes: bytes, writeBytes: bytes },
+    ...{ cpuSeconds, startedBootSeconds, readBytes: bytes, writeBytes: bytes, throttledSeconds: null },
   });
   const look = (atMilliseconds: number, processes: Counters['processes']): Counters => ({
     ...{ atMilliseconds, atBootSeconds: atMilliseconds / 1000, processes },
@@ -171,7 +171,7 @@ const look: Look = {
   oomKills: { count: 1, level: 'own', cgroup: '/barehand/web', process: null, at: null },
   counters,
 };
-const only = (tracks: ReturnType<typeof track>) => [...tracks.values()].map(({ live }) => live);
+const only = (tracks: ReturnType<typeof track>) => [...tracks.values()];
 
 test('a container is followed from look to look by its PID and start', () => {
   const first = track(new Map(), [look]);

@@ -63,7 +63,7 @@ test('bridge: at the start what attach would give, and all of it gone at the end
   assert.match((await run('bridge', '-p', '8080:80', rootfs, 'true')).stderr, /8080/);
   assert.match((await run('host', '-p', '80:80', rootfs, 'true')).stderr, /--publish needs/);
   for (const [ports, expected] of [
-    [['-p', '[::1]:81:80'], /^run: ::1 can not be published: the kernel routes no IPv6 loopback/],
+    [['-p', '[::1]:81:80'], /^run: ::1 cannot be published: the kernel does not route the IPv6 loopback/],
     [['-p', '82:80', '-p', '82:81'], /^run: port 82\/tcp is given twice/],
   ] as const) {
     const { code, stderr } = await run('bridge', ...ports, rootfs, 'true');
@@ -264,7 +264,10 @@ test(
       [row.name, row.ports.map((port: { hostPort: number }) => port.hostPort)],
       [name, [8091, 8092, 8093]],
     );
-    assert.match((await inUser('true', '-p', '8091:1')).stderr, /^run: port 8091 of this host is in use/);
+    assert.match(
+      (await inUser('true', '-p', '8091:1')).stderr,
+      /^run: port 8091\/tcp is in use by a process of this host/,
+    );
     assert.match(
       (await inUser('true', '-p', '80:1')).stderr,
       /^run: only root may publish port 80: take one from 1024/,

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { before, test } from 'node:test';
-import { findUser, parseUser } from '../scripts/helpers/rootfs.ts';
+import { findUser, parseUser } from '../scripts/run/command.ts';
 import { container, start } from './helpers/container.ts';
 import { each, inside, refused, said } from './helpers/inside.ts';
 import { scratchFolder } from './helpers/leftovers.ts';

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { UsageError } from '../scripts/helpers/cli.ts';
-import { formatSize, parseCpus, parseList, parseNumber, parseSize } from '../scripts/helpers/units.ts';
+import { formatSize, parseNumber, parseSize } from '../scripts/helpers/units.ts';
+import { parseCpus, parseList } from '../scripts/limit/units.ts';
 import { parsePeriod } from '../scripts/limit-cpu.ts';
 
 test('a letter and IEC units count in 1024s, SI units in 1000s, a bare number in bytes', () => {

@@ -5,10 +5,10 @@
 #
 # Parameters are words NAME=VALUE. Those marked * may be there several times:
 #   parent=PID            ends when this process does, which has to be its parent
-#   namespace=KIND *      enters it; in the order in which they can be entered
+#   enter=FILE *          enters the namespace, or the root directory, that this file of /proc/PID is; in this order
 #   environment=KEY=VALUE *   for the command
 #   workdir=DIR           where the command starts; otherwise where the first process is
-#   inside=yes            enters the root directory too, and is who the others say; otherwise it stays who it is
+#   inside=yes            the command is who the others say; otherwise it stays who the caller is
 #   cgroup=DIR *          joins it
 #   uid=N gid=N group=N * as the container numbers them
 #   host-uid=N            the same user outside
@@ -41,7 +41,7 @@ sub die_with { prctl(1, 9); getppid() == $_[0] or exit 125 }
 die_with(value("parent")) if value("parent");
 $0 = "exec.ts: @ARGV";    # for ps(1)
 
-# no descriptor of the caller gets in but 0, 1 and 2; and nobody in there may look into this process, ptrace(2)
+# the container gets no descriptor of the caller but 0, 1 and 2, and may not trace this process, ptrace(2)
 opendir my $descriptors, "/proc/self/fd" or fail("read /proc/self/fd");
 my @open = grep { $_ > 2 } readdir $descriptors;
 closedir $descriptors;
@@ -63,7 +63,7 @@ if ($child == 0) {
 close $_ for $tell, $go, $slave // ();
 wait_outside();
 
-# On a terminal the command gets another, pty(7): one of the container, or else of the host. What is there is looked at
+# On a terminal the command gets another, pty(7): one of the container, or else of the host. The file is examined
 # before it is opened: it may be any device.
 sub make_terminal {
   my $unlocked = pack "i", 0;
@@ -82,46 +82,42 @@ sub make_terminal {
   fail("make a terminal");
 }
 
-# The process that goes in. What leads there is opened first, while all that it sees is still of the host.
+# The process that enters. It first opens what it needs for that, while it sees the host's files only.
 sub enter {
-  my @namespaces = map { open my $file, "<", "ns/$_" or fail("open its namespace $_"); [$_, $file] } given("namespace");
+  my @parts = map { open my $file, "<", $_ or fail("open the container's $_"); [$_, $file] } given("enter");
   my $workdir = value("workdir");
-  my ($root, $directory, $environment);
+  my ($directory, $environment);
   if ($inside) {
-    # groups that the user namespace does not know would still count
+    # groups without an ID in the user namespace would still give access
     if (value("setgroups") && $as_root) { call("setgroups", 0, 0) == 0 or fail("drop groups") }
-    opendir $root, "root" or fail("open its root directory");
     if (!defined $workdir) { opendir $directory, "cwd" }
     if ($as_root) { replace_null(); give_streams(value("host-uid")) }
     $environment = slurp("environ");
     take_over_surroundings();
   }
-  # user_namespaces(7): for root it is the last, as it takes root's privileges over all that is not in it
-  my $user = $as_root && @namespaces && $namespaces[-1][0] eq "user" ? pop @namespaces : undef;
-  my $setns = sub { call("setns", fileno $_[0][1], 0) == 0 or fail("enter its namespace $_[0][0]") };
-  $setns->($_) for @namespaces;
-  if ($inside) { chdir $root and chroot "." or fail("enter its root directory") }
-  $setns->($user) if $user;
+  while (my $part = shift @parts) {
+    my ($path, $file) = @$part;
+    my $entered = $path eq "root" ? chdir $file && chroot "." : call("setns", fileno $file, 0) == 0;
+    $entered or fail("enter the container's $path");
+  }
   if ($inside) {
-    undef $_ for @namespaces, $user;
-    closedir $root;
     umask 022;
     give_streams(value("uid")) if !$as_root;
     drop_privileges();
   }
-  # only now: a link of the container's leads no further than the command itself could go
+  # only now: a symlink in the container leads no further than the command itself could go
   if (defined $workdir) { chdir $workdir or fail("enter the directory $workdir") }
   else { ($directory && chdir $directory) or chdir "/" }
   closedir $directory if $directory;
 
-  # a PID namespace is for children only: this one is a child of the process outside, CLONE_PARENT of clone(2)
+  # setns(2) puts only children into a PID namespace. The parent is the process outside: CLONE_PARENT, clone(2)
   my $pid = call("clone", 0x8000 | 17, 0, 0, 0, 0);
   $pid >= 0 or fail("start a process in there");
   if ($pid > 0) { syswrite $tell, "$pid\n"; exit }
-  prctl(1, 9);                              # if that one has ended, so has the other end of the pipe
+  prctl(1, 9);                              # if the parent has ended before, the pipe has no writer
   sysread $go, my $word, 1 or exit 125;
   if ($inside) {
-    call("setsid");                         # a terminal of the caller is not for the command to control
+    call("setsid");                         # the command must not control a terminal of the caller
     if ($slave) {
       ioctl $slave, 0x540e, 0;              # TIOCSCTTY
       my $talks = -t STDERR;
@@ -150,7 +146,7 @@ sub replace_null {
 }
 
 # Gives pipes, and files that can be written through, to the command's user, who could not open /dev/stdout otherwise.
-# A file that is only read may be anybody's.
+# A file that is only read keeps its owner.
 sub give_streams {
   my ($uid) = @_;
   return if $uid == 0;
@@ -160,8 +156,8 @@ sub give_streams {
   }
 }
 
-# Joins the cgroups, before all else: from here on what is used counts as the container's. Then what else the first
-# process was given that is kept in no namespace.
+# Joins the cgroups first: from then on the limits of the container apply. Then takes over what else the first process has
+# that is kept in no namespace.
 sub take_over_surroundings {
   my $limits = slurp("limits");
   if (value("confined")) {
@@ -176,7 +172,7 @@ sub take_over_surroundings {
   for (grep /^Max/, split /\n/, $limits) {
     my ($soft, $hard) = map { /unl/ ? ~0 : $_ + 0 } unpack "x26 A21 A21", $_;
     my $new = pack "Q2", $soft, $hard;
-    if (call("prlimit64", 0, $kind, $new, 0) < 0) {       # getrlimit(2): as near as this process may come
+    if (call("prlimit64", 0, $kind, $new, 0) < 0) {       # getrlimit(2): as near as this process is permitted
       my $own = " " x 16;
       call("prlimit64", 0, $kind, 0, $own);
       my (undef, $most) = unpack "Q2", $own;
@@ -203,7 +199,7 @@ sub drop_privileges {
     for my $bit (0 .. 63) {
       $kept[$bit] or prctl(24, $bit) == 0 or $! == 22 or fail("drop capability $bit");
     }
-    prctl(47, 4);                                         # the ambient ones
+    prctl(47, 4);                                         # PR_CAP_AMBIENT_CLEAR_ALL
   }
   if (!value("setgroups")) {
     my @groups = given("group");
@@ -220,7 +216,7 @@ sub drop_privileges {
   }
 }
 
-# The process that stays outside: it waits, passes on signals, and carries what a terminal shows and gets.
+# The process that stays outside: it waits, passes on signals, and copies input and output of a terminal.
 sub wait_outside {
   chdir "/";
   my $pid = readline $ready;
@@ -231,7 +227,7 @@ sub wait_outside {
   }
   chomp $pid;
   $SIG{$_} = sub { kill $_[0], $pid } for qw(HUP INT QUIT TERM USR1 USR2);
-  # the keys of a terminal reach both
+  # a terminal sends SIGINT and SIGQUIT to both processes
   if (!$inside && -t STDIN) { $SIG{$_} = sub { } for qw(INT QUIT) }
   raw_terminal() if $master;
   syswrite $release, ".";
@@ -240,7 +236,7 @@ sub wait_outside {
   exit($status & 127 ? 128 + ($status & 127) : $status >> 8);
 }
 
-# Makes the caller's terminal raw, as cfmakeraw(3), and has the other follow its size.
+# Makes the caller's terminal raw, as cfmakeraw(3), and gives its size to that of the command.
 sub raw_terminal {
   my $size = " " x 8;
   my $resize = sub { ioctl STDIN, 0x5413, $size and ioctl $master, 0x5414, $size };    # TIOCGWINSZ, TIOCSWINSZ
@@ -250,7 +246,7 @@ sub raw_terminal {
   ioctl STDIN, 0x5402, pack "L4 a*", $input & ~0x5eb, $output & ~1, $control & ~0x130 | 0x30, $local & ~0x804b, $rest;
 }
 
-# Carries what is typed and what is shown until the command ends. Returns how it did.
+# Copies input and output until the command ends. Returns its wait status.
 sub relay {
   my ($pid) = @_;
   $| = 1;
@@ -270,12 +266,12 @@ sub relay {
       substr $typed, 0, $count // 0, "";
     }
     if (vec $in, fileno $master, 1) {
-      # EIO: nobody has it open
+      # EIO: no process has the other side open
       if (sysread $master, my $shown, 65536) { print $shown } else { select undef, undef, undef, 0.01 }
     }
   }
   my $status = $?;
-  for (1 .. 1000) { sysread $master, my $shown, 65536 or last; print $shown }    # what is left; others may write on
+  for (1 .. 1000) { sysread $master, my $shown, 65536 or last; print $shown }    # the rest; other processes may write without end
   ioctl STDIN, 0x5402, $mode;
   return $status;
 }

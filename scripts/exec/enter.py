@@ -72,8 +72,8 @@ def set_title():
 
 def make_terminal():
     """
-    On a terminal the command gets another, pty(7): one of the container, or else of the host. What is there is looked at
-    before it is opened: it may be any device.
+    On a terminal the command gets another, pty(7): one of the container, or else of the host. The file is
+    examined before it is opened: it may be any device.
     """
     reason = OSError(2, os.strerror(2))
     for path in ["root/dev/pts/ptmx", "/dev/pts/ptmx"]:
@@ -100,20 +100,18 @@ def make_terminal():
 
 
 def enter():
-    """The process that goes in. What leads there is opened first, while all that it sees is still of the host."""
-    namespaces = []
-    for kind in values("namespace"):
-        with doing(f"open its namespace {kind}"):
-            namespaces.append((kind, os.open(f"ns/{kind}", os.O_RDONLY)))
+    """The process that enters. It first opens what it needs for that, while it sees the host's files only."""
+    parts = []
+    for path in values("enter"):
+        with doing(f"open the container's {path}"):
+            parts.append((path, os.open(path, os.O_RDONLY)))
     workdir = value("workdir")
-    root = directory = None
+    directory = None
     if inside:
-        # groups that the user namespace does not know would still count
+        # groups without an ID in the user namespace would still give access
         if value("setgroups") and as_root:
             with doing("drop groups"):
                 call("setgroups", 0, 0)
-        with doing("open its root directory"):
-            root = os.open("root", os.O_RDONLY | os.O_DIRECTORY)
         if workdir is None:
             try:
                 directory = os.open("cwd", os.O_RDONLY | os.O_DIRECTORY)
@@ -124,27 +122,20 @@ def enter():
             give_streams(int(value("host-uid")))
         environment = slurp("environ")
         take_over_surroundings()
-    # user_namespaces(7): for root it is the last, as it takes root's privileges over all that is not in it
-    user = namespaces.pop() if as_root and namespaces and namespaces[-1][0] == "user" else None
-    for kind, file in namespaces:
-        with doing(f"enter its namespace {kind}"):
-            call("setns", file, 0)
+    for path, file in parts:
+        with doing(f"enter the container's {path}"):
+            if path == "root":
+                os.chdir(file)
+                os.chroot(".")
+            else:
+                call("setns", file, 0)
+        os.close(file)
     if inside:
-        with doing("enter its root directory"):
-            os.chdir(root)
-            os.chroot(".")
-    if user:
-        with doing("enter its namespace user"):
-            call("setns", user[1], 0)
-    if inside:
-        for _, file in [*namespaces, *([user] if user else [])]:
-            os.close(file)
-        os.close(root)
         os.umask(0o022)
         if not as_root:
             give_streams(int(value("uid")))
         drop_privileges()
-    # only now: a link of the container's leads no further than the command itself could go
+    # only now: a symlink in the container leads no further than the command itself could go
     if workdir is not None:
         with doing(f"enter the directory {workdir}"):
             os.chdir(workdir)
@@ -156,17 +147,17 @@ def enter():
     if directory is not None:
         os.close(directory)
 
-    # a PID namespace is for children only: this one is a child of the process outside, CLONE_PARENT of clone(2)
+    # setns(2) puts only children into a PID namespace. The parent is the process outside: CLONE_PARENT, clone(2)
     with doing("start a process in there"):
         pid = call("clone", 0x8000 | 17, 0, 0, 0, 0)
     if pid > 0:
         os.write(tell, b"%d\n" % pid)
         os._exit(0)
-    prctl(1, signal.SIGKILL)  # if that one has ended, so has the other end of the pipe
+    prctl(1, signal.SIGKILL)  # if the parent has ended before, the pipe has no writer
     if not os.read(go, 1):
         os._exit(125)
     if inside:
-        call("setsid")  # a terminal of the caller is not for the command to control
+        call("setsid")  # the command must not control a terminal of the caller
         if slave is not None:
             fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
             talks = os.isatty(2)
@@ -212,7 +203,7 @@ def replace_null():
 def give_streams(uid):
     """
     Gives pipes, and files that can be written through, to the command's user, who could not open /dev/stdout otherwise.
-    A file that is only read may be anybody's.
+    A file that is only read keeps its owner.
     """
     if uid == 0:
         return
@@ -228,8 +219,8 @@ def give_streams(uid):
 
 def take_over_surroundings():
     """
-    Joins the cgroups, before all else: from here on what is used counts as the container's. Then what else the first
-    process was given that is kept in no namespace.
+    Joins the cgroups first: from then on the limits of the container apply. Then takes over what else the first process
+    has that is kept in no namespace.
     """
     limits = slurp("limits").decode()
     if value("confined"):
@@ -253,7 +244,7 @@ def take_over_surroundings():
         own = ctypes.create_string_buffer(16)
         try:
             call("prlimit64", 0, kind, struct.pack("QQ", soft, hard), 0)
-        except OSError:  # getrlimit(2): as near as this process may come
+        except OSError:  # getrlimit(2): as near as this process is permitted
             call("prlimit64", 0, kind, 0, own)
             hard = min(hard, struct.unpack("QQ", own)[1])
             try:
@@ -283,7 +274,7 @@ def drop_privileges():
                 if error.errno != 22:
                     fail(f"drop capability {bit}", error)
         try:
-            prctl(47, 4)  # the ambient ones
+            prctl(47, 4)  # PR_CAP_AMBIENT_CLEAR_ALL
         except OSError:
             pass
     if not value("setgroups"):
@@ -302,7 +293,7 @@ def drop_privileges():
 
 
 def wait_outside():
-    """The process that stays outside: it waits, passes on signals, and carries what a terminal shows and gets."""
+    """The process that stays outside: it waits, passes on signals, and copies input and output of a terminal."""
     os.chdir("/")
     told = b""
     while not told.endswith(b"\n"):
@@ -316,7 +307,7 @@ def wait_outside():
             say("killed on its way in: is the container at a limit?")
         os._exit(125)
     pid = int(told)
-    # the keys of a terminal reach both
+    # a terminal sends SIGINT and SIGQUIT to both processes
     passes = "HUP INT QUIT TERM USR1 USR2" if inside or not os.isatty(0) else "HUP TERM USR1 USR2"
     for name in "HUP INT QUIT TERM USR1 USR2".split():
         handler = (lambda got, _: kill(pid, got)) if name in passes.split() else (lambda *_: None)
@@ -337,7 +328,7 @@ def kill(pid, got):
 
 
 def raw_terminal():
-    """Makes the caller's terminal raw, as cfmakeraw(3), and has the other follow its size."""
+    """Makes the caller's terminal raw, as cfmakeraw(3), and gives its size to that of the command."""
 
     def resize(*_):
         try:
@@ -361,7 +352,7 @@ def show(shown):
 
 
 def relay(pid):
-    """Carries what is typed and what is shown until the command ends. Returns how it did."""
+    """Copies input and output until the command ends. Returns its wait status."""
     typed, reads = b"", True
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -386,10 +377,10 @@ def relay(pid):
         if master in readable:
             try:
                 show(os.read(master, 65536))
-            except OSError:  # EIO: nobody has it open
+            except OSError:  # EIO: no process has the other side open
                 select.select([], [], [], 0.01)
     try:
-        for _ in range(1000):  # what is left; others may write on
+        for _ in range(1000):  # the rest; other processes may write without end
             show(os.read(master, 65536))
     except OSError:
         pass
@@ -404,7 +395,7 @@ if value("parent"):
     die_with(int(value("parent")))
 set_title()
 
-# no descriptor of the caller gets in but 0, 1 and 2; and nobody in there may look into this process, ptrace(2)
+# the container gets no descriptor of the caller but 0, 1 and 2, and may not trace this process, ptrace(2)
 for descriptor in os.listdir("/proc/self/fd"):
     try:
         if int(descriptor) > 2:

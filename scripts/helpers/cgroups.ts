@@ -1,4 +1,5 @@
-// cgroup directories of v1, v2 and hybrid hosts: where they are, who is in them, moving processes. See cgroups(7).
+// Cgroup directories of v1, v2 and hybrid hosts: finding them, reading their processes, moving processes. See
+// cgroups(7).
 import {
   closeSync,
   existsSync,
@@ -10,15 +11,15 @@ import {
   writeSync,
 } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { parseMounts } from './mounts.ts';
+import { isBelow, parseMounts } from './mounts.ts';
 import { attempt, groupBy, readProc, readStat, type Stat } from './pids.ts';
 
-/** One mounted cgroup hierarchy. A v1 one has its controllers (or `name=…`); the v2 one has none listed here. */
+/** A mounted cgroup hierarchy. `controllers`: in v1 its controllers, or `name=…`; empty in v2. */
 export interface Hierarchy {
   version: 1 | 2;
   controllers: string[];
   mountPoint: string;
-  /** the cgroup that is seen at the mount point: `/`, or in a container perhaps a part of the tree */
+  /** the cgroup at the mount point: `/`, or inside a container perhaps a part of the tree */
   root: string;
 }
 
@@ -33,10 +34,10 @@ export function lockDirectory(hierarchies: Hierarchy[]): string | undefined {
   return (findHierarchy(hierarchies, 'memory') ?? hierarchies[0])?.mountPoint;
 }
 
-/** What a v1 cgroup file system can be mounted with that is no controller. */
+/** Mount options of a v1 cgroup file system that are not controllers. */
 const notControllers = /^(rw|ro|xattr|noprefix|clone_children|cpuset_v2_mode|none|release_agent=.*)$/;
 
-/** The cgroup hierarchies in the text of a mountinfo; of two mounts of one hierarchy the first, of the whole tree. */
+/** The cgroup hierarchies in the text of a mountinfo. If a hierarchy has several mounts, the first one counts. */
 export function parseHierarchies(mountinfo: string): Hierarchy[] {
   const found = new Map<string, Hierarchy>();
   for (const { type, superOptions, mountPoint, root } of parseMounts(mountinfo)) {
@@ -53,36 +54,23 @@ export function parseHierarchies(mountinfo: string): Hierarchy[] {
 /** The hierarchies mounted on this host. */
 export const readHierarchies = () => parseHierarchies(readProc('self', 'mountinfo') ?? '');
 
-/** The hierarchy whose cgroups limit `controller` (`memory`): v1's where it is mounted, else v2's if it offers it. */
+/** The hierarchy of a controller such as `memory`: that of v1 if it is mounted, else v2 if it offers the controller. */
 export function findHierarchy(hierarchies: Hierarchy[], controller: string): Hierarchy | undefined {
-  const name = controller === 'io' ? 'blkio' : controller; // what v2 calls io
+  const name = controller === 'io' ? 'blkio' : controller; // v1's name
   const v1 = hierarchies.find((hierarchy) => hierarchy.controllers.includes(name));
   if (v1) return v1;
   const v2 = hierarchies.find((hierarchy) => hierarchy.version === 2);
   return v2 && offeredControllers(v2.mountPoint).includes(controller) ? v2 : undefined;
 }
 
-/** The controllers that a v2 cgroup has, which it may hand on. */
+/** The controllers that a v2 cgroup can enable for the cgroups below it. */
 export function offeredControllers(directory: string): string[] {
   return readFileSync(join(directory, 'cgroup.controllers'), 'utf8').trim().split(/\s+/).filter(Boolean);
 }
 
-/** The number in the text of a file of lines `KEY NUMBER`, such as memory.events; undefined where it has no such line. */
-export function numberOf(text: string | undefined, key: string): number | undefined {
-  const found = new RegExp(`^${key} (\\d+)$`, 'm').exec(text ?? '')?.[1];
-  return found === undefined ? undefined : Number(found);
-}
-
-/** The same in a file, which may be missing. */
-export const readNumber = (file: string, key: string) =>
-  numberOf(
-    attempt(() => readFileSync(file, 'utf8')),
-    key,
-  );
-
 /**
  * The cgroup of a process in a hierarchy, as its path from the root of the tree, from the text of /proc/PID/cgroup.
- * undefined where the process is in none of it.
+ * undefined if the process is in no cgroup of this hierarchy.
  */
 export function cgroupPath(procCgroup: string, hierarchy: Hierarchy): string | undefined {
   for (const line of procCgroup.split('\n')) {
@@ -92,27 +80,17 @@ export function cgroupPath(procCgroup: string, hierarchy: Hierarchy): string | u
   return undefined;
 }
 
-/** The directory of a cgroup path. undefined where it lies outside of what is mounted. */
+/** The directory of a cgroup path. undefined if it lies outside of what is mounted. */
 export function cgroupDirectory(hierarchy: Hierarchy, path: string): string | undefined {
-  // cgroups(7): /.. stands for what lies above the root of the reader's cgroup namespace
+  // cgroups(7): a path that begins with /.. lies above the root of the reader's cgroup namespace
   if (path.startsWith('/..')) return undefined;
-  if (hierarchy.root === '/') return join(hierarchy.mountPoint, path);
-  if (path !== hierarchy.root && !path.startsWith(`${hierarchy.root}/`)) return undefined;
-  return join(hierarchy.mountPoint, path.slice(hierarchy.root.length));
+  if (!isBelow(path, hierarchy.root)) return undefined;
+  return join(hierarchy.mountPoint, hierarchy.root === '/' ? path : path.slice(hierarchy.root.length));
 }
 
-/** A cgroup's path in the whole tree, as the kernel's log has it; undefined for a directory that is not in it. */
-export function pathOf(hierarchy: Hierarchy, directory: string): string | undefined {
-  const { mountPoint, root } = hierarchy;
-  const path = directory.startsWith(`${mountPoint}/`)
-    ? join(root, directory.slice(mountPoint.length))
-    : undefined;
-  return path !== undefined && cgroupDirectory(hierarchy, path) === directory ? path : undefined;
-}
-
-/** The cgroups below one, each before those below it. */
+/** The directories of all cgroups below one, outer ones before inner ones. */
 export function cgroupsBelow(directory: string): string[] {
-  // a directory of cgroupfs has a link for each directory in it, which is quicker than listing its many files
+  // the link count of a cgroupfs directory counts its subdirectories: reading it is faster than listing the many files
   if ((attempt(() => statSync(directory).nlink) ?? 0) <= 2) return [];
   const entries = attempt(() => readdirSync(directory, { withFileTypes: true })) ?? [];
   return entries
@@ -121,22 +99,17 @@ export function cgroupsBelow(directory: string): string[] {
     .flatMap((below) => [below, ...cgroupsBelow(below)]);
 }
 
-/**
- * The processes of a cgroup and of all cgroups below it, without those in `except` and below; 0 for one that the reader's
- * PID namespace does not show.
- */
-export const processesIn = (directory: string, except?: string): number[] =>
-  [directory, ...cgroupsBelow(directory)]
-    .filter((cgroup) => except === undefined || !`${cgroup}/`.startsWith(`${except}/`))
-    .flatMap(processesOf);
+/** The processes of a cgroup and of all cgroups below it; 0 for one that the reader's PID namespace does not show. */
+export const processesIn = (directory: string): number[] =>
+  [directory, ...cgroupsBelow(directory)].flatMap(processesOf);
 
 /** The processes of a cgroup itself. */
 export const processesOf = (directory: string): number[] =>
   readFileSync(join(directory, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number);
 
 /**
- * The directory of the nearest cgroup, from `path` upwards, that holds all of `members` and no stranger. undefined
- * where they share theirs with others, or are in the root; the folder of all our containers is nobody's own either.
+ * The directory of the nearest cgroup, from `path` upwards, that contains all of `members` and no stranger. undefined
+ * if there is none. The root does not count, nor does the parent of all our containers.
  */
 export function ownCgroup(
   hierarchy: Hierarchy,
@@ -154,7 +127,7 @@ export function ownCgroup(
   return undefined;
 }
 
-/** Moves processes, each with all its threads. What ends meanwhile is left out; other errors are the kernel's. */
+/** Moves processes with all their threads. Ignores processes that have ended; throws the kernel's other errors. */
 function moveProcesses(pids: number[], directory: string): void {
   // cgroups(7): `tasks` would move one thread only
   const file = openSync(join(directory, 'cgroup.procs'), 'w');
@@ -171,24 +144,24 @@ function moveProcesses(pids: number[], directory: string): void {
 }
 
 /**
- * Moves a process and all its descendants, parents first, so that what a parent starts after that is born inside.
- * Then looks again, until a reading of /proc shows no one of the tree outside. Throws if that takes too long.
+ * Moves a process and all its descendants. Parents are moved first, so that their later children are born inside.
+ * Reads /proc again until no process of the tree is outside. Throws if that takes too long.
  *
- * Whoever was seen in the tree once belongs to it even if its parent ends meanwhile; so does what is born meanwhile in
- * a session or process group that one of the tree leads, credentials(7). Where that is not enough soon, those inside
- * are frozen until it is (v2): then none of them ends and orphans a child that is outside still.
+ * A process that was seen in the tree once belongs to it even if its parent has ended. So does a process that was born
+ * meanwhile in a session or process group led by a process of the tree, credentials(7). After three rounds the cgroup
+ * is frozen (v2) until all are inside: a frozen process does not end and leave a child outside without a parent.
  */
 export function moveTree(pid: number, directory: string): void {
   const freezer = join(directory, 'cgroup.freeze');
   const interrupts = ['SIGHUP', 'SIGINT', 'SIGTERM'] as const;
-  const later = () => {}; // nothing that is frozen is to stay so
+  const later = () => {}; // a signal must not end this process while the cgroup is frozen
   const began = ticksNow() - 1;
-  const seen = new Map<number, number>(); // who was seen in the tree, and when first: PIDs are given again
+  const seen = new Map<number, number>(); // processes seen in the tree, and when first: a PID can be reused
   let frozen = false;
   try {
     for (let round = 0; round < 100; round++) {
       const now = ticksNow();
-      // at first all of it: a cgroup of v1 that has one thread of a process lists that process too
+      // the first round skips none: a v1 cgroup also lists a process of which it has only one thread
       const table = readStats(new Set(round === 0 ? [] : processesIn(directory)));
       const children = groupBy(table.keys(), (other) => table.get(other)?.ppid ?? 0);
       const isStray = (other: number, { startTicks, session, group }: Stat) =>
@@ -219,7 +192,7 @@ export function moveTree(pid: number, directory: string): void {
 /** The time since boot in ticks, as /proc/PID/stat has it. */
 const ticksNow = () => Math.floor(Number(readFileSync('/proc/uptime', 'utf8').split(' ')[0]) * 100);
 
-/** All processes but those in `skip`. */
+/** /proc/PID/stat of all processes except those in `skip`. */
 function readStats(skip: Set<number>): Map<number, Stat> {
   const pids = readdirSync('/proc').map(Number);
   return new Map(
@@ -231,13 +204,13 @@ function readStats(skip: Set<number>): Map<number, Stat> {
 }
 
 /**
- * Moves all processes of a cgroup and of those below it to another, which may be one of these, until none is left.
- * Throws if that takes too long.
+ * Moves all processes of a cgroup and of those below it to another cgroup, which may lie below it or above it, until
+ * none is left. Throws if that takes too long.
  */
 export function moveAll(from: string, directory: string): void {
   for (let round = 0; round < 100; round++) {
-    // the other may lie below it, or above
-    const inside = processesIn(from, directory.startsWith(`${from}/`) ? directory : undefined);
+    const isThere = (cgroup: string) => isBelow(cgroup, directory) && !isBelow(from, directory);
+    const inside = [from, ...cgroupsBelow(from)].filter((cgroup) => !isThere(cgroup)).flatMap(processesOf);
     if (inside.length === 0) return;
     moveProcesses(inside, directory);
   }

@@ -23,7 +23,7 @@ export type Values<Table> = {
 };
 
 /** A script's command line: its options, how many operands, and whether a command may follow them. */
-export interface Spec<Table> {
+interface Spec<Table> {
   options: Table;
   /** operands required and allowed; a command after them is not counted */
   operands: [min: number, max: number];
@@ -39,68 +39,44 @@ export class Failure extends Error {}
 /** The command line is wrong; the message says how. */
 export class UsageError extends Failure {}
 
-/** The kernel's word for an error: `EBUSY: resource busy or locked`; other errors' own message. */
+/** The kernel's reason for an error, such as `EBUSY: resource busy or locked`; for other errors their message. */
 export function reason(error: unknown): string {
   const { errno, code, message } = error as NodeJS.ErrnoException;
-  // not imported: an import of node:util makes a pipe on standard error non-blocking, for all who share it
+  // no import: that of node:util makes a pipe on standard error non-blocking for all processes that share it
   const util = () => createRequire(import.meta.url)('node:util') as typeof import('node:util');
   const known = errno === undefined ? undefined : util().getSystemErrorMap().get(errno);
   return known ? known.join(': ') : code && !message.includes(code) ? `${code}: ${message}` : message;
 }
 
-type Named = Option & { key: string; name: string };
-
-/** How an option of the table is written: `dryRun` is dry-run. */
+/** The name of an option on the command line: dry-run for `dryRun`. */
 export const kebab = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 
-/** Whether an option is there at all: a flag that is set, a value, or a list with something in it. */
+/** Whether an option was given: a flag that is set, a value, or a list that is not empty. */
 export const isGiven = (value: unknown) => [value].flat().some((one) => one !== undefined && one !== false);
 
 /**
  * Parses argv (without node and the script) by the table. `dryRun` in the table is `--dry-run`, `noTrunc` is
- * `--no-trunc`. Returns the options' values and the operands, a command's words among them; or that help is asked.
+ * `--no-trunc`. Returns the values of the options and the operands, including the words of a command; or `help: true`.
  * Throws UsageError for an unknown option, a missing or unwanted value, or a wrong number of operands.
  */
 export function parseArguments<Table extends Record<string, Option>>(spec: Spec<Table>, argv: string[]) {
-  const options: Record<string, Option> = { ...spec.options, help: { short: 'h' } };
-  const table: Named[] = Object.entries(options).map(([key, option]) => ({
-    ...option,
-    key,
-    name: kebab(key),
-  }));
-  const flags = table.filter((option) => !option.parse);
-  const words = checkOptions(table, spec.command ?? false, argv);
-  const parsed = minimist(words, {
-    string: ['_', ...table.filter((option) => option.parse).map((option) => option.name)],
-    // minimist takes --no-x for x = false, so a flag that is named so is asked for by the name it negates
-    boolean: flags.map((flag) => flag.name.replace(/^no-/, '')),
-    default: Object.fromEntries(
-      flags.filter((flag) => flag.name.startsWith('no-')).map((flag) => [flag.name.slice(3), true]),
-    ),
-    alias: Object.fromEntries(table.flatMap(({ short, name }) => (short ? [[short, name]] : []))),
+  const table: [key: string, Option][] = Object.entries({ ...spec.options, help: { short: 'h' } });
+  const keysWhere = (hasValue: boolean) =>
+    table.flatMap(([key, { parse }]) => ((parse !== undefined) === hasValue ? key : []));
+  const parsed = minimist(plainWords(table, spec.command ?? false, argv), {
+    string: ['_', ...keysWhere(true)],
+    boolean: keysWhere(false),
     stopEarly: spec.command ?? false,
     '--': true,
-    unknown: (argument) => {
-      if (argument.startsWith('-') && argument !== '-') throw new UsageError(`unknown option ${argument}`);
-      return true;
-    },
   });
-
   if (parsed.help === true) return { help: true } as const;
 
   const values: Record<string, unknown> = {};
-  for (const { key, name, parse, many } of table) {
-    const given: unknown = parsed[name];
-    if (!parse) {
-      values[key] = name.startsWith('no-') ? parsed[name.slice(3)] === false : given === true;
-      continue;
-    }
-    const texts = given === undefined ? [] : [given].flat();
-    // minimist reads a bare --name as '' and --no-name as false
-    if (texts.some((text) => typeof text !== 'string' || text === ''))
-      throw new UsageError(`--${name} needs a value`);
-    const results = texts.map((text) => parse(text as string));
-    values[key] = many ? results : results.at(-1);
+  for (const [key, { parse, many }] of table) {
+    const given: string[] = [parsed[key] ?? []].flat();
+    if (parse && given.includes('')) throw new UsageError(`--${kebab(key)} needs a value`);
+    const results = parse && given.map((text) => parse(text));
+    values[key] = results ? (many ? results : results.at(-1)) : parsed[key];
   }
 
   const [min, max] = spec.operands;
@@ -115,47 +91,49 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
 }
 
 /**
- * Refuses what minimist would let pass: `--no-NAME` of anything, names that every object has (`--constructor`), and
- * a flag's value, since --privileged=no must not mean yes, nor `--privileged false` eat an operand. Returns words that
- * minimist reads as they are meant: it takes -1 for an option, not a value, and in -du1000 u1000 for the value of -d.
+ * Rewrites each option in argv as `--KEY` or `--KEY=VALUE`, which minimist can't misread: it takes -1 for an option,
+ * u1000 in -du1000 for the value of -d, and --no-trunc for trunc=false. Throws UsageError for what minimist accepts:
+ * unknown options, and values of flags, since --privileged=no must not mean yes, nor `--privileged false` lose an
+ * operand. A missing value becomes an empty one.
  */
-function checkOptions(table: Named[], command: boolean, argv: string[]): string[] {
+function plainWords(table: [key: string, Option][], command: boolean, argv: string[]): string[] {
   const words: string[] = [];
   for (let index = 0; index < argv.length; index++) {
     const word = argv[index] as string;
-    const next = argv[index + 1];
-    const [, long, letters = '', value] = /^(?:--([^=]+)|-([^-=][^=]*))(=.*)?$/s.exec(word) ?? [];
-    if (word === '--' || (command && !long && !letters)) return [...words, ...argv.slice(index)];
-    if (!long && !letters) words.push(word);
+    const next = argv[index + 1] ?? '--';
+    const unknown = new UsageError(`unknown option ${word}`);
+    const [, long, letters = '', value] = /^(?:--([^=]+)|-([^-=][^=]*))(?:=(.*))?$/s.exec(word) ?? [];
+    const isOperand = !long && !letters;
+    if (isOperand && /^-(?!-?$)/.test(word)) throw unknown;
+    if (word === '--' || (isOperand && command)) return [...words, ...argv.slice(index)];
+    if (isOperand) words.push(word);
     for (const [position, name] of (long ? [long] : [...letters]).entries()) {
-      const option = table.find((candidate) => (long ? candidate.name : candidate.short) === name);
-      if (!option) throw new UsageError(`unknown option ${word}`);
+      const found = table.find(([key, { short }]) => (long ? kebab(key) : short) === name);
+      if (!found) throw unknown;
+      const [key, option] = found;
       const rest = long ? '' : letters.slice(position + 1);
       if (option.parse) {
-        // what follows in this word, or the next word, is its value; one that is joined to a letter is a number
-        if (rest !== '' && (value !== undefined || !/^\d+(\.\d*)?(e\d+)?$/.test(rest)))
-          throw new UsageError(`unknown option ${word}`);
-        const joined = value ?? (rest && `=${rest}`);
-        if (joined || next === undefined) words.push(`--${option.name}${joined}`);
-        else if (/^-\.?\d[\d.]*$/.test(next)) words.push(`--${option.name}=${argv[++index]}`);
-        else words.push(`--${option.name}`, argv[++index] as string);
+        // the rest of this word, or the next word, is the value; only a number may follow a letter directly
+        if (rest !== '' && (value !== undefined || !/^\d+(\.\d*)?(e\d+)?$/.test(rest))) throw unknown;
+        const isNext = value === undefined && rest === '' && /^(?!-)|^-$|^-\.?\d[\d.]*$/.test(next);
+        words.push(`--${key}=${isNext ? argv[++index] : (value ?? rest)}`);
         break;
       }
-      if (rest === '' && (value !== undefined || /^(true|false)$/.test(next ?? '')))
-        throw new UsageError(`--${option.name} is a flag: it takes no value`);
-      words.push(`--${option.name}`);
+      if (rest === '' && (value !== undefined || /^(true|false)$/.test(next)))
+        throw new UsageError(`--${kebab(key)} is a flag: it takes no value`);
+      words.push(`--${key}`);
     }
   }
   return words;
 }
 
 /** The header comment of a script, which is its help. `url`: the script's import.meta.url. */
-export function helpText(url: string): string {
+function helpText(url: string): string {
   const source = readFileSync(fileURLToPath(url), 'utf8');
   return /\/\*\n([\s\S]*?)\*\//.exec(source)?.[1] ?? '';
 }
 
-/** True where this module is the script that node was started with, or is built from it; not one that a test imported. */
+/** Whether node was started with this module, or with the file built from it; false if a test has imported it. */
 function isStartedScript(url: string): boolean {
   if (process.argv[1] === undefined) return false;
   const started = realpathSync(process.argv[1]);
@@ -164,8 +142,8 @@ function isStartedScript(url: string): boolean {
 }
 
 /**
- * Gives a working directory that has been removed, which has no path, the name by which the kernel knows it: relative
- * paths then fail one by one, and what needs none works. Returns what to say of it after an error.
+ * If the working directory has been removed and has no path, process.cwd() returns /proc/self/cwd from now on: only
+ * uses of relative paths fail then. Returns a remark for error messages.
  */
 function nameWorkingDirectory(): string {
   try {
@@ -178,12 +156,13 @@ function nameWorkingDirectory(): string {
 }
 
 /**
- * Refuses words that node has taken for itself, although they stand behind the script: it looks for these up to the
- * first --, which the first lines of the scripts give it. What the file names, node has then loaded, as this user.
+ * Refuses options that node has taken as its own, such as --env-file: node looks for them up to the first --, also
+ * after the name of the script. The first lines of the scripts pass a --. Otherwise node has already read that file, as
+ * this user.
  */
 function refuseTakenWords(): void {
   const [node = 'node', script = '', ...words] = process.argv;
-  // proc_pid_cmdline(5): the only trace of node's own --
+  // process.argv does not have node's own --, proc_pid_cmdline(5)
   const typed = readFileSync('/proc/self/cmdline', 'utf8').split('\0').slice(0, -1);
   if (typed.slice(0, typed.length - words.length).includes('--')) return;
   const end = words.indexOf('--');
@@ -198,7 +177,7 @@ function refuseTakenWords(): void {
 
 /**
  * Runs a script: parses, answers --help, calls `body`, and turns errors into one line on stderr and an exit code.
- * `body` may return the exit code. Does nothing where the module was only imported.
+ * `body` may return the exit code. Does nothing if the module was only imported.
  */
 export async function main<Table extends Record<string, Option>>(
   url: string,
@@ -211,7 +190,7 @@ export async function main<Table extends Record<string, Option>>(
   const remark = nameWorkingDirectory();
   useOutput();
   const fail = (error: unknown): number => {
-    // a reader that has seen enough (| head) is no error
+    // a reader that has closed the pipe (| head) is no error
     if (error instanceof OutputError && error.code === 'EPIPE') return 0;
     if (process.env.BAREHAND_TRACE) console.error(error);
     console.error(`${script}: ${reason(error)}${remark}`);

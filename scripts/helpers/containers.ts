@@ -1,8 +1,8 @@
-// Containers: which processes are one's first, who made it, what it is called.
-import { existsSync, readlinkSync, type Stats, statSync } from 'node:fs';
-import { basename, join } from 'node:path';
+// Containers: finding them among the processes; which of them are ours.
+import { readlinkSync, statSync } from 'node:fs';
+import { join } from 'node:path';
 import { parent as ownFolder } from './cgroups.ts';
-import { ancestors, groupBy, namespaceInode, type Process, readProc, type Table } from './pids.ts';
+import { groupBy, isInit, namespaceInode, type Process, readProc, type Table } from './pids.ts';
 
 /** A container, whoever made it: the processes of a PID namespace, or a tree with a root directory of its own. */
 export interface Container {
@@ -10,104 +10,97 @@ export interface Container {
   first: Process;
   /** the inode of a PID namespace of its own; undefined: it has none, or it may not be seen */
   pidNamespace: number | undefined;
-  hasPidNamespace: boolean;
   /** the container that this one runs in */
   enclosing: Container | undefined;
   /** all its processes, those of containers inside it included */
   members: Set<number>;
 }
 
-/** Where what the kernel does not keep about containers is: for a user without root in what XDG_RUNTIME_DIR names. */
+/** The directory for what the kernel does not keep about containers; for users other than root in XDG_RUNTIME_DIR. */
 export const runFolder = () =>
   join(
     process.getuid?.() === 0 ? '/run' : (process.env.XDG_RUNTIME_DIR ?? `/run/user/${process.getuid?.()}`),
     ownFolder,
   );
 
-/** Where a container of ours keeps what the kernel does not: its log, its exit status, its stop signal. */
+/** The directory of one of our containers in there: its log, exit status and stop signal. */
 export const notesFolder = (name: string) => join(runFolder(), name);
 
-/** A process's root directory: which one, and the path to it as far as it can be told. undefined: not to be seen. */
-export interface Root {
-  stats: Stats;
-  path: string;
-}
+/**
+ * The root directory of a process, and its path as far as the kernel knows it. Throws the kernel's error: EACCES if
+ * this user may not read it.
+ */
+export const readRoot = (pid: number | 'self') => ({
+  stats: statSync(`/proc/${pid}/root`),
+  path: readlinkSync(`/proc/${pid}/root`),
+});
 
-/** Reads /proc/PID/root. Throws as the kernel says: EACCES where this user may not know. */
-export function readRoot(pid: number | 'self'): Root {
-  return { stats: statSync(`/proc/${pid}/root`), path: readlinkSync(`/proc/${pid}/root`) };
+/** A key that is equal for processes with the same root directory. */
+function rootWord(pid: number | 'self'): string {
+  const { stats, path } = readRoot(pid);
+  return `${stats.dev} ${stats.ino} ${path}`;
 }
-
-const sameRoot = (one: Root, other: Root) =>
-  one.stats.dev === other.stats.dev && one.stats.ino === other.stats.ino && one.path === other.path;
 
 /**
- * The containers among the processes, outer ones before those inside them, and how many processes this user may
- * not look into (a root directory of theirs would not show; a PID namespace does). The reader's own namespaces
- * and kernel threads are none.
+ * The containers among the processes, outer ones before inner ones. `hidden` counts the processes whose root directory
+ * this user may not read; a PID namespace of theirs is found all the same. The reader's own namespaces and kernel
+ * threads are not containers.
  */
 export function findContainers(table: Table): { containers: Container[]; hidden: number } {
-  const ownRoot = readRoot('self');
-  const roots = new Map<number, Root>();
+  const ownRoot = rootWord('self');
+  const roots = new Map<number, string>();
   let hidden = 0;
   for (const { pid, kernelThread, zombie } of table.values()) {
     if (kernelThread || zombie) continue;
     try {
-      roots.set(pid, readRoot(pid));
+      roots.set(pid, rootWord(pid));
     } catch (error) {
       if (['EACCES', 'EPERM'].includes((error as NodeJS.ErrnoException).code ?? '')) hidden++;
     }
   }
 
   const containers = new Map<number, Container>();
+  const add = (first: Process, pidNamespace?: number) => {
+    const container = { first, pidNamespace, enclosing: undefined, members: new Set<number>() };
+    containers.set(first.pid, container);
+    return container;
+  };
   const byNamespace = new Map<number, Container>();
   const namespaces = new Map<number, number | undefined>();
   for (const process of table.values()) {
     if (process.nsPids.length < 2 || process.zombie) continue;
     const pidNamespace = namespaceInode(process.pid, 'pid');
     namespaces.set(process.pid, pidNamespace);
-    if (process.nsPids.at(-1) !== 1) continue;
-    const container = newContainer(process, pidNamespace, true);
-    containers.set(process.pid, container);
+    if (!isInit(process)) continue;
+    const container = add(process, pidNamespace);
     if (pidNamespace !== undefined) byNamespace.set(pidNamespace, container);
   }
 
-  const isTop = ({ pid, ppid, nsPids }: Process, root: Root) => {
-    const parentRoot = roots.get(ppid);
+  // a process that holds or has entered a container's mount namespace has its root, but not its PID namespace
+  const placeOf = (pid: number) => `${namespaceInode(pid, 'mnt')} ${roots.get(pid)}`;
+  const places = new Set([...byNamespace.values()].map(({ first }) => placeOf(first.pid)));
+  const isTop = ({ pid, ppid, nsPids }: Process) => {
     const around = byNamespace.get(namespaces.get(pid) ?? 0);
-    const aroundRoot = around && roots.get(around.first.pid);
-    if (sameRoot(root, ownRoot) || (nsPids.length === 1 && pid === 1)) return false;
-    if (parentRoot && sameRoot(root, parentRoot)) return false;
-    return !(aroundRoot && sameRoot(root, aroundRoot)) && !isVisitor(pid, root);
+    const others = [ownRoot, roots.get(ppid), around && roots.get(around.first.pid)];
+    if (others.includes(roots.get(pid)) || (nsPids.length === 1 && pid === 1)) return false;
+    return !places.has(placeOf(pid));
   };
-  // what holds or entered a container's mount namespace has its root, but is outside of its PID namespace
-  const keyOf = (pid: number, { stats, path }: Root) =>
-    `${namespaceInode(pid, 'mnt')} ${stats.dev} ${stats.ino} ${path}`;
-  const places = new Set<string>();
-  for (const { first } of byNamespace.values()) {
-    const root = roots.get(first.pid);
-    if (root) places.add(keyOf(first.pid, root));
-  }
-  const isVisitor = (pid: number, root: Root) => places.has(keyOf(pid, root));
-  for (const process of table.values()) {
-    const root = roots.get(process.pid);
-    if (root && !containers.has(process.pid) && isTop(process, root))
-      containers.set(process.pid, newContainer(process, undefined, false));
-  }
+  for (const process of table.values())
+    if (roots.has(process.pid) && !containers.has(process.pid) && isTop(process)) add(process);
 
   const around = (process: Process, seen = new Set<Process>()): Container | undefined => {
     const own = containers.get(process.pid);
     if (own || seen.has(process)) return own;
     const namespace = namespaces.get(process.pid);
     const parent = table.get(process.ppid);
-    // one that was brought in by nsenter(1) has its parent outside
+    // the parent of a process that nsenter(1) has started is outside
     if (namespace !== undefined && (!parent || namespaces.get(parent.pid) !== namespace))
       return byNamespace.get(namespace);
     return parent && around(parent, seen.add(process));
   };
   for (const container of containers.values()) {
     const parent = table.get(container.first.ppid);
-    const namespace = container.hasPidNamespace ? undefined : namespaces.get(container.first.pid);
+    const namespace = isInit(container.first) ? undefined : namespaces.get(container.first.pid);
     container.enclosing = (parent && around(parent)) ?? (namespace ? byNamespace.get(namespace) : undefined);
   }
   for (const process of table.values())
@@ -118,10 +111,6 @@ export function findContainers(table: Table): { containers: Container[]; hidden:
   const inOrder = (outer: Container | undefined): Container[] =>
     (inside.get(outer) ?? []).flatMap((container) => [container, ...inOrder(container)]);
   return { containers: inOrder(undefined), hidden };
-}
-
-function newContainer(first: Process, pidNamespace: number | undefined, hasPidNamespace: boolean): Container {
-  return { first, pidNamespace, hasPidNamespace, enclosing: undefined, members: new Set() };
 }
 
 /**
@@ -135,8 +124,9 @@ export function heldContainer(containers: Container[], pid: number): Container |
 }
 
 /**
- * A function that tells whether a process is none of `members`, those of a tree or a container. What holds the container
- * belongs to it. So does a process that `table` lacks, as it was born since; 0 is one that this PID namespace does not show.
+ * A function that tells whether a process does not belong to `members`, the processes of a tree or a container. A
+ * process that holds the container belongs to it. So does a process that is not in `table`, since it is new. PID 0 is a
+ * process of another PID namespace, and a stranger.
  */
 export const strangers =
   (table: Table, containers: Container[], members: Set<number>, container: Container | undefined) =>
@@ -145,94 +135,21 @@ export const strangers =
     (pid === 0 || table.has(pid)) &&
     !(container && heldContainer(containers, pid) === container);
 
-/** Which program made a container, and its name there if it has one. */
-export interface Identity {
-  engine: string;
-  name: string | undefined;
-}
-
-const shortId = (id: string | undefined) => id?.slice(0, 12);
-const unescapeUnit = (name: string | undefined) =>
-  name?.replace(/\\x([0-9a-f]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
-
-// Where engines put their containers in the cgroup tree, with cgroupfs and with systemd. The last match in a path
-// counts, the innermost; where two engines share a form, the more telling comes first.
-const cgroupForms: [
-  engine: string,
-  form: RegExp,
-  name?: (found: string | undefined) => string | undefined,
-][] = [
-  ['barehand', new RegExp(`/${ownFolder}/(?!pid-\\d+(?:/|\n|$))([^/\n]+)`, 'g')],
-  ['kubernetes', /\/kubepods[^:]*?[/-]([0-9a-f]{64})/g, shortId],
-  ['docker', /\/docker[/-]([0-9a-f]{64})/g, shortId],
-  ['podman', /\/libpod-([0-9a-f]{64})/g, shortId],
-  ['containerd', /\/nerdctl-([0-9a-f]{64})/g, shortId],
-  ['lxc', /\/lxc(?:\.payload)?[./]([^/\n]+)/g],
-  ['systemd-nspawn', /\/systemd-nspawn@([^/\n]+)\.service/g, unescapeUnit],
-  ['systemd-nspawn', /\/machine-([^/\n]+)\.scope/g, unescapeUnit],
-];
-
-// words of `container=` that are not the name of the engine
-const environmentEngines: Record<string, string> = {
-  oci: 'podman',
-  bwrap: 'bubblewrap',
-  flatpak: 'bubblewrap',
-};
-
-/** Tells who made a container from its cgroup, its first process's environment, and its parent. */
-export function identify(table: Table, container: Container): Identity {
-  const { first } = container;
-  const cgroups = readProc(first.pid, 'cgroup') ?? '';
-  // what runs inside of a container is in the same cgroup, but not the container
-  const outer = container.enclosing && (readProc(container.enclosing.first.pid, 'cgroup') ?? '');
-  for (const [engine, form, nameOf] of cgroupForms) {
-    const found = cgroupName(cgroups, form);
-    if (found !== undefined && found !== (outer && cgroupName(outer, form)))
-      return { engine, name: nameOf ? nameOf(found) : found };
-  }
-
-  const parent = ancestors(table, first.pid)[0];
-  const maker = parent?.name ?? '';
-  const declared = declaredEngine(first.pid);
-  if (maker === 'systemd-nspawn' || declared === 'systemd-nspawn')
-    return { engine: 'systemd-nspawn', name: parent && machineName(parent.pid) };
-  if (maker === 'bwrap' || first.name === 'bwrap') return { engine: 'bubblewrap', name: undefined };
-  if (maker === 'lxc-start') return { engine: 'lxc', name: undefined };
-
-  const id = basename(cgroups.trim().split('\n')[0] ?? '');
-  for (const [engine, state] of [
-    ['runc', 'state.json'],
-    ['crun', 'status'],
-  ] as const)
-    if (maker === engine || (id && existsSync(`/run/${engine}/${id}/${state}`)))
-      return { engine, name: existsSync(`/run/${engine}/${id}`) ? id : undefined };
-  if (maker.startsWith('containerd-shim')) return { engine: 'containerd', name: id };
-  // the word is inherited by what is made by hand inside of a container, and the reader may be inside of one
-  if (declared && declared !== (parent && declaredEngine(parent.pid)))
-    return { engine: environmentEngines[declared] ?? declared, name: undefined };
-  return { engine: container.hasPidNamespace ? 'unshare' : 'chroot', name: undefined };
-}
-
-/** `container=` in the environment of PID 1, which systemd's container interface asks engines to set. */
-function declaredEngine(pid: number): string | undefined {
-  return /(?:^|\0)container=([^\0]*)/.exec(readProc(pid, 'environ') ?? '')?.[1];
-}
-
-function cgroupName(cgroups: string, form: RegExp): string | undefined {
-  return [...cgroups.matchAll(form)].at(-1)?.[1];
-}
-
-/** systemd-nspawn names a machine by --machine, else by its directory or image. */
-function machineName(pid: number): string | undefined {
-  const words = readProc(pid, 'cmdline')?.split('\0') ?? [];
-  const valueAfter = (short: string, long: string) => {
-    for (const [index, word] of words.entries()) {
-      if (word === short || word === long) return words[index + 1];
-      if (word.startsWith(`${long}=`)) return word.slice(long.length + 1);
-      if (word.startsWith(short)) return word.slice(short.length);
-    }
-    return undefined;
+/**
+ * A function that finds the last match of a form in the paths of a container's cgroups. undefined if there is none, or
+ * if the enclosing container has the same: a container inside another is in the cgroups of both.
+ */
+export function cgroupWords({ first, enclosing }: Container): (form: RegExp) => string | undefined {
+  const [cgroups, outer] = [first, enclosing?.first].map((one) => one && readProc(one.pid, 'cgroup'));
+  const last = (text: string | undefined, form: RegExp) => [...(text ?? '').matchAll(form)].at(-1)?.[1];
+  return (form) => {
+    const found = last(cgroups, form);
+    return found === last(outer, form) ? undefined : found;
   };
-  const folder = valueAfter('-D', '--directory') ?? valueAfter('-i', '--image');
-  return valueAfter('-M', '--machine') ?? (folder && basename(folder).replace(/\.raw$/, ''));
 }
+
+/** The form of the name of one of our containers in the path of a cgroup, for cgroupWords. */
+export const ownForm = new RegExp(`/${ownFolder}/(?!pid-\\d+(?:/|\n|$))([^/\n]+)`, 'g');
+
+/** The name of one of our containers; undefined for containers of others. */
+export const ownContainerName = (container: Container): string | undefined => cgroupWords(container)(ownForm);

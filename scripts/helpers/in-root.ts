@@ -1,6 +1,6 @@
-// A root file system looked at and changed from outside, through descriptors only: a path is walked one component at a
-// time, and links are followed inside of it, as openat2(2) does with RESOLVE_IN_ROOT. Whoever swaps a directory for a
-// link meanwhile leads nowhere but to another place in the same root.
+// Access to a root file system from outside, by descriptors only. A path is walked one component at a time, and
+// symlinks are resolved inside the root, as by openat2(2) with RESOLVE_IN_ROOT. If a process replaces a directory by a
+// symlink meanwhile, the walk still ends inside the same root.
 import {
   closeSync,
   constants,
@@ -13,10 +13,12 @@ import {
 } from 'node:fs';
 import { Failure, reason } from './cli.ts';
 
-/** open(2): a descriptor that only names a place. Node has no word for it; the value is that of x86-64 and arm64. */
+/**
+ * open(2): the descriptor is only a reference to a file. Node has no constant; this is the value on x86-64 and arm64.
+ */
 export const O_PATH = 0o10000000;
 
-/** A descriptor of a place in a root, and the path that it has there, without links. */
+/** An open file in a root, and its path there without symlinks. */
 export interface InRoot {
   fd: number;
   path: string;
@@ -24,8 +26,8 @@ export interface InRoot {
 }
 
 /**
- * How a path is walked: what is missing is made as this kind; `links: false` refuses a link in any component;
- * `lastLink` stops at a link that is the last component, and gives that itself.
+ * Options of a walk. `make`: a missing path is created, the last component as this kind. `links: false` refuses a
+ * symlink in any component. `lastLink` does not follow a symlink that is the last component, and opens it itself.
  */
 export interface Walk {
   make?: 'directory' | 'file' | undefined;
@@ -35,14 +37,14 @@ export interface Walk {
 
 const open = (path: string) => openSync(path, O_PATH | constants.O_NOFOLLOW);
 
-/** Opens a directory of the host, following links: O_PATH, to be walked from. Throws the kernel's error. */
+/** Opens a directory of the host with O_PATH, as the start of walks. Follows symlinks. Throws the kernel's error. */
 export const openRoot = (path: string) => openSync(path, O_PATH | constants.O_DIRECTORY);
 
-/** The path under which proc(5) has what a descriptor is open on. */
+/** The path in proc(5) of the file that a descriptor refers to, or of a name in that directory. */
 export const ofDescriptor = (fd: number, name?: string) =>
   `/proc/self/fd/${fd}${name === undefined ? '' : `/${name}`}`;
 
-/** Calls `use` with a descriptor of the host's directory `rootfs`. Throws Failure where there is none. */
+/** Calls `use` with a descriptor of the host's directory `rootfs`. Throws Failure if it can't be opened. */
 export function withRoot<Result>(rootfs: string, use: (root: number) => Result): Result {
   let root: number;
   try {
@@ -58,16 +60,16 @@ export function withRoot<Result>(rootfs: string, use: (root: number) => Result):
 }
 
 /**
- * Where a path leads: the path without links, of which what is missing is as it is written, and the open descriptor and
- * its state where nothing is missing.
+ * The end of a walk: the path without symlinks, and if it exists the open file. Missing components stay in the path as
+ * they are written.
  */
 type Found = InRoot | { fd: undefined; path: string };
 
-/** Walks a path. Returns undefined where it leads over more than 40 links, path_resolution(7). Throws as openInRoot. */
+/** Walks a path. undefined: it has more than 40 symlinks, path_resolution(7). Throws as openInRoot. */
 function walk(root: number, path: string, { make, links = true, lastLink = false }: Walk): Found | undefined {
   const todo = path.split('/').reverse();
-  const names: string[] = []; // of what is open, the root itself aside
-  const missing: string[] = []; // below that
+  const names: string[] = []; // of the components in `opened`, which also has the root
+  const missing: string[] = []; // components below those
   const opened = [open(ofDescriptor(root, '.'))];
   const above = () => opened.at(-1) as number;
   let followed = 0;
@@ -104,7 +106,7 @@ function walk(root: number, path: string, { make, links = true, lastLink = false
       names.push(name);
       if (isLast || stats.isDirectory()) continue;
       if (make) throw new Failure(`${path}: /${names.join('/')} is no directory`);
-      exists = false; // not even its `..`
+      exists = false; // a file is no directory: not even its `..` exists
     }
     if (!exists) return { fd: undefined, path: `/${[...names, ...missing].join('/')}` };
     const fd = opened.pop() as number;
@@ -115,9 +117,9 @@ function walk(root: number, path: string, { make, links = true, lastLink = false
 }
 
 /**
- * Opens what `path` leads to for a process whose root directory the descriptor `root` is. The caller closes `fd`.
- * undefined where it is missing and not to be made. Throws Failure for more than 40 links, for a link where there may be
- * none, and for what can't be made or looked at.
+ * Opens the file at `path` in the root directory `root`, a descriptor. The caller closes `fd`. undefined if it does not
+ * exist and `make` is not given. Throws Failure for more than 40 symlinks, for a refused symlink, and if a component
+ * can't be created or read.
  */
 export function openInRoot(root: number, path: string, how: Walk = {}): InRoot | undefined {
   const found = walk(root, path, how);
@@ -125,14 +127,14 @@ export function openInRoot(root: number, path: string, how: Walk = {}): InRoot |
   return found.fd === undefined ? undefined : found;
 }
 
-/** The path that a path in a root leads to, without links; what is missing is as it is written. undefined: too many links. */
+/** A path in a root without symlinks; missing components stay as they are written. undefined: too many symlinks. */
 export function placeInRoot(root: number, path: string): string | undefined {
   const found = walk(root, path, {});
   if (found?.fd !== undefined) closeSync(found.fd);
   return found?.path;
 }
 
-/** Opens one component, which is not followed if it is a link. */
+/** Opens one component, and does not follow it if it is a symlink. */
 function openOrMake(directory: number, name: string, make: Walk['make'], path: string): number | undefined {
   const at = ofDescriptor(directory, name);
   for (let tries = 0; tries < 3; tries++) {
@@ -146,10 +148,10 @@ function openOrMake(directory: number, name: string, make: Walk['make'], path: s
     }
     try {
       if (make === 'directory') mkdirSync(at);
-      // O_EXCL follows no link, open(2)
+      // O_EXCL does not follow a symlink, open(2)
       else closeSync(openSync(at, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o644));
     } catch (error) {
-      // somebody was quicker: what is there now is looked at again
+      // another process has created it meanwhile: it is opened in the next round
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST')
         throw new Failure(`cannot make ${path}: ${reason(error)}`);
     }
@@ -165,7 +167,7 @@ function readLink(directory: number, name: string, path: string): string {
   }
 }
 
-/** What `read` makes of the open file that a path in a root leads to; undefined where there is none. */
+/** The result of `read` for the open file at a path in a root; undefined if there is none. */
 function look<Result>(root: number, path: string, how: Walk, read: (found: InRoot) => Result) {
   const found = walk(root, path, how);
   if (found?.fd === undefined) return undefined;
@@ -176,13 +178,13 @@ function look<Result>(root: number, path: string, how: Walk, read: (found: InRoo
   }
 }
 
-/** What is at a path in a root, or undefined where there is nothing. */
+/** The state of the file at a path in a root; undefined if there is none. */
 export const statsInRoot = (root: number, path: string, how: Walk = {}): Stats | undefined =>
   look(root, path, how, ({ stats }) => stats);
 
 /**
- * The text of a small file in a root, or undefined where there is none, or what is there is no plain file of at most
- * `limitBytes`: proc(5)'s files have no size, and reading one may wait for ever. Throws Failure where it can't be read.
+ * The text of a small file in a root. undefined if there is none, or if it is no regular file of 1 to `limitBytes`
+ * bytes: files of proc(5) have size 0, and reading one may never end. Throws Failure if it can't be read.
  */
 export function readTextInRoot(root: number, path: string, limitBytes = 1024 ** 2): string | undefined {
   return look(root, path, {}, ({ stats, fd }) => {

@@ -1,20 +1,20 @@
-// Locks: flock(2) on a file that exists anyway, such as a cgroup's directory or a namespace. A process that ends, however
-// it ends, holds no lock.
+// Locks: flock(2) on a file that exists in any case, such as the directory of a cgroup, or a namespace. The kernel
+// releases the lock when the process ends.
 import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import { basename } from 'node:path';
 import { Failure, reason } from './cli.ts';
 import { attempt, commandLine, printable, readProcess } from './pids.ts';
 import { zx } from './shell.ts';
 
-/** A lock that this process holds, through a descriptor that no child inherits. */
+/** A lock that this process holds by a descriptor. No child inherits the descriptor. */
 export interface Lock {
   descriptor: number;
   release: () => void;
 }
 
 /**
- * Takes the exclusive lock on a file or directory. Says on stderr for whom it waits after a second. Throws Failure when
- * the file cannot be opened, or after `waitSeconds`.
+ * Takes the exclusive lock on a file or directory. After a second, prints who holds it. Throws Failure if the file
+ * can't be opened, or after `waitSeconds`.
  */
 export async function lock(path: string, { waitSeconds = 30 } = {}): Promise<Lock> {
   const deadline = Date.now() + waitSeconds * 1000;
@@ -22,7 +22,7 @@ export async function lock(path: string, { waitSeconds = 30 } = {}): Promise<Loc
     const descriptor = open(path);
     try {
       await take(descriptor, path, waitSeconds, Math.max(0, deadline - Date.now()));
-      // a directory that was removed, and made anew, while this process waited is another file
+      // the directory may have been removed and created again meanwhile
       if (isSame(descriptor, path)) return { descriptor, release: () => closeSync(descriptor) };
     } catch (error) {
       closeSync(descriptor);
@@ -32,7 +32,7 @@ export async function lock(path: string, { waitSeconds = 30 } = {}): Promise<Loc
   }
 }
 
-/** What this script is called. */
+/** The name of this script. */
 const script = () => basename(process.argv[1] ?? '').replace(/\.\w+$/, '');
 
 function open(path: string): number {
@@ -44,8 +44,8 @@ function open(path: string): number {
 }
 
 /**
- * Node has no flock(2). The lock belongs to the open file description, so flock(1) takes it through a descriptor that
- * it shares with this process, and this process still has it when flock(1) has ended.
+ * Node has no flock(2). A lock belongs to the open file description, so flock(1) takes it by a descriptor that it
+ * shares with this process, which still holds the lock when flock(1) has ended.
  */
 async function take(
   descriptor: number,
@@ -58,7 +58,7 @@ async function take(
   const seconds = (milliseconds / 1000).toFixed(3);
   const timer = setInterval(() => {
     const who = holder(descriptor);
-    // nobody has it where only this machine is slow, and who does not wait has nobody to wait for
+    // on a slow machine flock(1) may take a second although nobody holds the lock
     if (who === undefined || waitSeconds === 0) return;
     console.error(`${script()}: waiting for the lock on ${path}, which ${who} holds`);
     clearInterval(timer);
@@ -81,9 +81,9 @@ const isSame = (descriptor: number, path: string) => {
 };
 
 /**
- * Who holds the lock on an open file, for people; undefined where nobody seems to. /proc/locks has the PID of whoever
- * called flock(2), often a flock(1) that has ended; proc(5) shows the lock also with each descriptor that holds it, in
- * /proc/PID/fdinfo.
+ * The processes that hold the lock on an open file, as text; undefined if none is found. The PID in /proc/locks is that
+ * of the caller of flock(2), often a flock(1) that has ended. /proc/PID/fdinfo, proc(5), shows the lock with each
+ * descriptor that holds it.
  */
 function holder(descriptor: number): string | undefined {
   const { ino, dev } = fstatSync(descriptor);

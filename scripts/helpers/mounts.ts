@@ -1,7 +1,7 @@
-// Mounts, as /proc/PID/mountinfo tells of them. See proc(5).
+// Mounts in /proc/PID/mountinfo. See proc(5).
 import { readProc } from './pids.ts';
 
-/** One mount of a /proc/PID/mountinfo, as far as it is needed here. */
+/** A mount in /proc/PID/mountinfo. */
 export interface Mount {
   device: string;
   /** the directory of the file system that is mounted */
@@ -10,7 +10,7 @@ export interface Mount {
   /** of this mount: ro, nosuid, nodev ... */
   options: string[];
   type: string;
-  /** what is mounted: a device file, or a word */
+  /** a device file, or a word */
   source: string;
   superOptions: string;
 }
@@ -36,10 +36,10 @@ export function parseMounts(mountinfo: string): Mount[] {
     });
 }
 
-/** The mounts that a process sees: none where it is gone, or may not be read. */
+/** The mounts of a process; none if it has ended, or this user may not read them. */
 export const readMounts = (pid: number | 'self') => parseMounts(readProc(pid, 'mountinfo') ?? '');
 
-/** The mount that a path without symlinks is on: the deepest that covers it, and of several there the last. */
+/** The mount that a path without symlinks is on: the deepest one above it; of several at the same place, the last. */
 export function mountOf(path: string, mounts: Mount[]): Mount | undefined {
   const around = mounts.filter(({ mountPoint }) => isBelow(path, mountPoint));
   const deepest = Math.max(...around.map(({ mountPoint }) => mountPoint.length));

@@ -1,10 +1,11 @@
-// Standard output and standard error, as this project writes them: at once, and with an error that is noticed.
+// Standard output and standard error: written at once, errors noticed.
 import { Console } from 'node:console';
 import { writeSync } from 'node:fs';
 import { Writable } from 'node:stream';
 import { isatty } from 'node:tty';
+import { attempt } from './pids.ts';
 
-/** Standard output could not be written. `code` is the kernel's name for the reason. */
+/** Standard output could not be written. `code` is the kernel's error, such as EPIPE. */
 export class OutputError extends Error {
   code: string;
   constructor(error: NodeJS.ErrnoException) {
@@ -13,8 +14,9 @@ export class OutputError extends Error {
   }
 }
 
-/** Writes all of it to a descriptor, which may be non-blocking, as its other users want it: then this waits. */
-function writeAll(fd: number, bytes: Uint8Array): void {
+/** Writes a whole text to a descriptor. If another process has made it non-blocking, waits until it takes more. */
+function writeAll(fd: number, text: string | Uint8Array): void {
+  const bytes = typeof text === 'string' ? Buffer.from(text) : text;
   for (let written = 0; written < bytes.length; )
     try {
       written += writeSync(fd, bytes, written);
@@ -27,47 +29,40 @@ function writeAll(fd: number, bytes: Uint8Array): void {
 /** Writes to standard output. Throws OutputError. */
 export function print(text: string | Uint8Array): void {
   try {
-    writeAll(1, typeof text === 'string' ? Buffer.from(text) : text);
+    writeAll(1, text);
   } catch (error) {
     throw new OutputError(error as NodeJS.ErrnoException);
   }
 }
 
-/** Writes to standard error. That this fails can be told to nobody. */
-function complain(text: string | Uint8Array): void {
-  try {
-    writeAll(2, typeof text === 'string' ? Buffer.from(text) : text);
-  } catch {
-    // nor is it a reason to leave undone what the script is for
-  }
-}
+/**
+ * Writes to standard error. A failure is ignored: it can't be reported, and should not keep the script from its work.
+ */
+const complain = (text: string | Uint8Array) => attempt(() => writeAll(2, text));
 
-/** A stream whose write has happened when it returns, and throws what went wrong. */
-class Output extends Writable {
-  #print: (text: string | Uint8Array) => void;
-  constructor(print: (text: string | Uint8Array) => void) {
-    super();
-    this.#print = print;
-  }
-  override write(chunk: string | Uint8Array, ...rest: unknown[]): boolean {
-    this.#print(chunk);
+/** A stream whose write() is synchronous, and throws its errors. */
+function streamTo(write: (text: string | Uint8Array) => void): Writable {
+  const stream = new Writable();
+  stream.write = (chunk: string | Uint8Array, ...rest: unknown[]) => {
+    write(chunk);
     const done = rest.at(-1);
     if (typeof done === 'function') process.nextTick(done);
     return true;
-  }
+  };
+  return stream;
 }
 
 /**
- * Puts such streams under console, and in place of process.stdout and process.stderr where they are not terminals.
- * Node's own make a pipe non-blocking, fcntl(2), for all who share it, such as the caller's shell; and its console
- * passes over errors, so that a full disk looks like success.
+ * Makes console use such streams, and replaces process.stdout and process.stderr by them if they are not terminals.
+ * Node's own streams make a pipe non-blocking, fcntl(2), for all processes that share it, such as the caller's shell;
+ * and its console ignores errors, so that a full disk looks like success.
  */
 export function useOutput(): void {
-  const [stdout, stderr] = [new Output(print), new Output(complain)];
+  const [stdout, stderr] = [streamTo(print), streamTo(complain)];
   globalThis.console = new Console({ stdout, stderr, ignoreErrors: false });
   for (const [fd, name] of (['stdin', 'stdout', 'stderr'] as const).entries()) {
     const stream = isatty(fd) ? undefined : [undefined, stdout, stderr][fd];
-    // not enumerable: an import of node:process, as zx has it, looks at all that is, and so opens it
+    // not enumerable: an import of node:process, as in zx, reads all enumerable properties, which opens the streams
     Object.defineProperty(process, name, { ...(stream && { value: stream }), enumerable: false });
   }
 }

@@ -1,26 +1,29 @@
-// Processes: one reading of /proc, the tree they form, and what is to be known of each. See proc(5).
+// Processes: readers of /proc/PID, and the tree of processes. See proc(5).
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 
-/** A process as /proc/PID/status tells it to every user. */
+/** A process: facts from /proc/PID/status, which every user may read. */
 export interface Process {
   pid: number;
   ppid: number;
   name: string;
   uid: number;
   threads: number;
-  /** resident memory, with what it shares with others */
+  /** resident memory, shared memory included */
   rssBytes: number;
   /** its PID in each PID namespace, from the reader's inwards */
   nsPids: number[];
-  /** dead, and nothing but its exit status left to be fetched by its parent */
+  /** it has ended, and its parent has not yet fetched its exit status */
   zombie: boolean;
   kernelThread: boolean;
 }
 
+/** Whether a process is PID 1 of a PID namespace inside the reader's. */
+export const isInit = ({ nsPids }: Process): boolean => nsPids.length > 1 && nsPids.at(-1) === 1;
+
 /** All processes of one reading, by PID. */
 export type Table = Map<number, Process>;
 
-/** What came out of `read`; undefined where it failed: the process is gone, or hidden from this user. */
+/** The result of `read`; undefined if it throws, as for a process that has ended or is hidden from this user. */
 export function attempt<Value>(read: () => Value): Value | undefined {
   try {
     return read();
@@ -29,19 +32,24 @@ export function attempt<Value>(read: () => Value): Value | undefined {
   }
 }
 
-/** A file of /proc/PID, undefined where the process is gone or it may not be read. */
+/** The text of a file in /proc/PID; undefined if the process has ended or this user may not read the file. */
 export function readProc(pid: number | 'self', file: string): string | undefined {
   return attempt(() => readFileSync(`/proc/${pid}/${file}`, 'utf8'));
 }
 
-/** The process, undefined where there is none. A thread's ID gives the process that it belongs to. */
+/**
+ * A field in the text of /proc/PID/status, proc(5); '' if there is none. indexOf is faster than a regular expression.
+ */
+function fieldOf(status: string, name: string): string {
+  const start = status.indexOf(`\n${name}:\t`) + name.length + 3;
+  return start < name.length + 3 ? '' : status.slice(start, status.indexOf('\n', start));
+}
+
+/** The process of a PID or of a thread's ID; undefined if there is none. */
 export function readProcess(pid: number): Process | undefined {
   const status = readProc(pid, 'status');
   if (status === undefined) return undefined;
-  const field = (name: string) => {
-    const start = status.indexOf(`\n${name}:\t`) + name.length + 3;
-    return start < name.length + 3 ? '' : status.slice(start, status.indexOf('\n', start));
-  };
+  const field = (name: string) => fieldOf(status, name);
   const tgid = Number(field('Tgid'));
   if (tgid !== pid) return readProcess(tgid);
   const ppid = Number(field('PPid'));
@@ -55,14 +63,14 @@ export function readProcess(pid: number): Process | undefined {
     threads,
     rssBytes: (Number.parseInt(field('VmRSS'), 10) || 0) * 1024,
     nsPids: (field('NSpid') || String(pid)).split('\t').map(Number),
-    // a process whose first thread has ended is shown as a zombie though its other threads run
+    // the kernel shows a process as a zombie when its first thread has ended, even if others run
     zombie: dead && threads <= 1,
     // kthreadd is 2, its parent 0; only a process without memory of its own can be a kernel thread
     kernelThread: !dead && (ppid === 2 || (pid === 2 && ppid === 0)) && !status.includes('\nVmSize:'),
   };
 }
 
-/** Reads all processes that this user can see, once: what ends meanwhile is left out. */
+/** Reads all processes that this user can see. Processes that end meanwhile are left out. */
 export function readProcesses(): Table {
   const table: Table = new Map();
   for (const name of readdirSync('/proc')) {
@@ -94,15 +102,7 @@ export function descendants(table: Table, tops: number[]): Process[] {
   return [...found];
 }
 
-/** The processes above one, its parent first. */
-export function ancestors(table: Table, pid: number): Process[] {
-  const above: Process[] = [];
-  for (let up = table.get(table.get(pid)?.ppid ?? 0); up && !above.includes(up); up = table.get(up.ppid))
-    above.push(up);
-  return above;
-}
-
-/** What /proc/PID/stat says of a process. Times are in ticks of 1/100 s; it started so many ticks after boot. */
+/** Facts from /proc/PID/stat. Times are in ticks of 1/100 s; `startTicks` counts from boot. */
 export interface Stat {
   ppid: number;
   group: number;
@@ -112,11 +112,11 @@ export interface Stat {
   zombie: boolean;
 }
 
-/** Reads /proc/PID/stat; undefined where there is no such process. */
+/** Reads /proc/PID/stat; undefined if there is no such process. */
 export function readStat(pid: number): Stat | undefined {
   const stat = readProc(pid, 'stat');
   if (stat === undefined) return undefined;
-  // the fields follow the name, which may contain anything; proc(5) counts from 1, and the state is the third
+  // the name, in parentheses, may contain any character; proc(5) numbers the fields from 1, the state is field 3
   const [state = '', ...numbers] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   const field = (number: number) => Number(numbers[number - 4]);
   return {
@@ -125,40 +125,40 @@ export function readStat(pid: number): Stat | undefined {
     session: field(6),
     cpuTicks: field(14) + field(15),
     startTicks: field(22),
-    // a process whose first thread has ended is shown as a zombie though its other threads run
+    // as in readProcess
     zombie: /[ZX]/.test(state) && field(20) <= 1,
   };
 }
 
-/** When a process started: with the PID this tells it from a later one. */
+/** The start time of a process. With the PID it identifies the process, since a PID can be reused. */
 export const startTicks = (pid: number): number | undefined => readStat(pid)?.startTicks;
 
-/** A field of /proc/PID/status, proc(5): '' where there is none, or no such process. */
+/** A field of /proc/PID/status, proc(5); '' if there is none, or no such process. */
 export const statusField = (pid: number | 'self', name: string): string =>
-  new RegExp(`^${name}:[ \\t]*(.*)$`, 'm').exec(readProc(pid, 'status') ?? '')?.[1] ?? '';
+  fieldOf(readProc(pid, 'status') ?? '', name);
 
-/** Whether a bit is set in a mask that status has, in hexadecimal. */
+/** Whether a bit is set in a mask of /proc/PID/status, which is hexadecimal. */
 export const hasBit = (mask: string, bit: number): boolean =>
   ((BigInt(`0x${mask || 0}`) >> BigInt(bit)) & 1n) === 1n;
 
-/** Whether a signal is in a set of a process's, proc(5): caught, blocked or ignored. */
+/** Whether a process catches, blocks or ignores a signal, proc(5). */
 export function hasSignal(pid: number, set: 'SigCgt' | 'SigBlk' | 'SigIgn', signal: number): boolean {
   return hasBit(statusField(pid, set), signal - 1);
 }
 
-/** The inode that names a namespace, `mnt` or `pid_for_children` say; undefined where it may not be seen. */
+/** The inode of a namespace, such as `mnt` or `pid_for_children`; undefined if this user may not see it. */
 export function namespaceInode(pid: number, type: string): number | undefined {
   const link = attempt(() => readlinkSync(`/proc/${pid}/ns/${type}`));
   return link === undefined ? undefined : Number(/\[(\d+)\]/.exec(link)?.[1]);
 }
 
-/** Its command line, words joined by spaces; where it has none the name in brackets, as ps(1) has it. */
+/** The command line of a process, joined by spaces; without one, the name in brackets, as in ps(1). */
 export function commandLine(process: Process): string {
   const words = readProc(process.pid, 'cmdline')?.replace(/\0+$/, '').replaceAll('\0', ' ');
   return words || `[${process.name}]`;
 }
 
-/** Text that is safe on a terminal: control and invisible formatting characters become visible escapes. */
+/** Text that is safe on a terminal: control and invisible formatting characters are replaced by visible escapes. */
 export function printable(text: string): string {
   return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) => {
     const code = character.codePointAt(0) as number;

@@ -1,15 +1,16 @@
-// Programs of the host that a script runs: which package has each, and a check before anything is begun.
+// Programs of the host that a script runs: the package of each, and the check for missing ones before a script starts.
 import { readFileSync, realpathSync } from 'node:fs';
 import { basename } from 'node:path';
 import { Failure } from './cli.ts';
+import { attempt } from './pids.ts';
 import { findProgram, pathDirectories, systemDirectories } from './shell.ts';
 
-/** The families of distributions whose packages are known, and how each installs one. */
+/** The families of distributions whose packages are known, and their commands to install one. */
 const installers = { debian: 'apt-get install', fedora: 'dnf install', alpine: 'apk add' } as const;
 type Family = keyof typeof installers;
 const families = Object.keys(installers) as Family[];
 
-/** The programs of one package each; the names of the package on Debian, Fedora and Alpine. */
+/** Programs of one package, and its name on Debian, Fedora and Alpine. */
 const packages: [programs: string, debian: string, fedora: string, alpine: string][] = [
   ['unshare nsenter setpriv flock prlimit setsid', 'util-linux', 'util-linux', 'util-linux'],
   // Debian up to 13 has it in util-linux, which is never missing there
@@ -35,13 +36,13 @@ const packages: [programs: string, debian: string, fedora: string, alpine: strin
 ];
 
 /**
- * Programs that are of no use as BusyBox has them, as on Alpine: without options that the scripts give them, such as
+ * Programs whose BusyBox versions, as on Alpine, lack options that the scripts use, such as
  * --pdeathsig of setpriv(1), --kill-child of unshare(1), --namespace of umount(8), --default-signal of env(1), -j of
  * ip(8).
  */
 const notByBusyBox = new Set('unshare setpriv flock setsid script mount umount env tar ip tc'.split(' '));
 
-/** Where a program is that can be run: where the distribution puts its programs, or in PATH. */
+/** The path of an executable program, in the directories of the distribution or of PATH. */
 function findExecutable(name: string): string | undefined {
   for (const directory of new Set([...systemDirectories, ...pathDirectories()])) {
     const path = findProgram(name, [directory]);
@@ -51,7 +52,7 @@ function findExecutable(name: string): string | undefined {
 }
 
 /** The family of this host's distribution, from the text of os-release(5); undefined for any other. */
-export function distribution(osRelease: string): Family | undefined {
+function distribution(osRelease: string): Family | undefined {
   const words = ['ID', 'ID_LIKE'].flatMap((key) => {
     const [, value = ''] = new RegExp(`^${key}=["']?([^"'\n]*)`, 'm').exec(osRelease) ?? [];
     return value.split(' ');
@@ -61,17 +62,15 @@ export function distribution(osRelease: string): Family | undefined {
     .find((word): word is Family => word in installers);
 }
 
-function readOsRelease(): string {
-  for (const path of ['/etc/os-release', '/usr/lib/os-release'])
-    try {
-      return readFileSync(path, 'utf8');
-    } catch {}
-  return '';
-}
+/** The text of this host's os-release(5); '' if it has none. */
+const readOsRelease = () =>
+  ['/etc/os-release', '/usr/lib/os-release']
+    .map((path) => attempt(() => readFileSync(path, 'utf8')))
+    .find((text) => text !== undefined) ?? '';
 
 /**
- * What to type for these programs: `apt-get install perl-base`; on a distribution that is not known, the command of each
- * one that is.
+ * The command that installs these programs, such as `apt-get install perl-base`; on an unknown distribution, the
+ * commands of all known ones.
  */
 export function installCommand(names: string[], osRelease = readOsRelease()): string {
   const family = distribution(osRelease);
@@ -86,7 +85,9 @@ export function installCommand(names: string[], osRelease = readOsRelease()): st
   return commands.join(', or ');
 }
 
-/** Which of these programs are missing and what to type: `perl is missing: apt-get install perl-base`, or undefined. */
+/**
+ * The missing ones of these programs, as `perl is missing: apt-get install perl-base`; undefined if none is missing.
+ */
 export function missingPrograms(names: string[]): string | undefined {
   const missing = [...new Set(names)].filter((name) => findExecutable(name) === undefined);
   if (missing.length === 0) return undefined;
@@ -94,8 +95,8 @@ export function missingPrograms(names: string[]): string | undefined {
 }
 
 /**
- * Throws Failure where a program is missing that is about to be run: `cannot start a container: pivot_root is missing:
- * apt-get install util-linux-extra`. It costs a stat(2) or two for each. `purpose` follows the word cannot.
+ * Throws Failure if a program is missing: `cannot start a container: pivot_root is missing: apt-get install
+ * util-linux-extra`. `purpose` follows the word cannot. It takes one or two stat(2) calls for each program.
  */
 export function requirePrograms(names: string[], purpose: string): void {
   const missing = missingPrograms(names);

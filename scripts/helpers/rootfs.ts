@@ -1,127 +1,13 @@
-// Root file systems: where they are, and which users they have.
-import { realpathSync, statSync } from 'node:fs';
+// The directory of named root file systems.
+import { realpathSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
-import { Failure, UsageError } from './cli.ts';
-import { readTextInRoot, statsInRoot, withRoot } from './in-root.ts';
 
 const scriptFolder = dirname(realpathSync(process.argv[1] ?? '.'));
 
-/** The folder where named root file systems live: beside scripts/ and dist/, or where a lone script is called. */
+/**
+ * The directory of named root file systems: beside scripts/ and dist/; for a script elsewhere, in the working
+ * directory.
+ */
 export const rootfsFolder = /\/(scripts|dist)$/.test(scriptFolder)
   ? join(scriptFolder, '..', 'rootfs')
   : resolve('rootfs');
-
-/** The directory that a ROOTFS operand means: a path, or a name under rootfs/. Throws UsageError if there is none. */
-export function findRootfs(operand: string): string {
-  const named = join(rootfsFolder, operand);
-  for (const path of operand.includes('/') ? [operand] : [operand, named]) {
-    if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) return resolve(path);
-  }
-  throw new UsageError(`no root file system at ${operand}: make one: fetch-rootfs.ts host: ${operand}`);
-}
-
-/** The text of a small file inside `rootfs`, or '' if there is none. */
-export const readInRoot = (rootfs: string, path: string): string =>
-  withRoot(rootfs, (root) => readTextInRoot(root, path)) ?? '';
-
-/** Who a process runs as: numbers only, for the host knows nothing of the container's names. */
-export interface User {
-  uid: number;
-  gid: number;
-  groups: number[];
-  home: string;
-}
-
-/** A `USER[:GROUP]` as it was asked for: numbers are IDs, all else is a name. */
-export interface UserChoice {
-  user: number | string;
-  /** undefined: the groups that the user has */
-  group: number | string | undefined;
-}
-
-/** The largest ID: runc and podman go as far, and from 4294967295 on setresuid(2) and setpriv(1) mean something else. */
-export const maxId = 2_147_483_647;
-
-/** An ID in decimal, whatever zeros it begins with; undefined for what is none. */
-function parseId(word: string | undefined): number | undefined {
-  const id = word && /^\d+$/.test(word) ? Number(word) : Number.NaN;
-  return id <= maxId ? id : undefined;
-}
-
-/**
- * Reads `USER[:GROUP]`: a number is an ID, never a name, as runc and podman have it. Throws UsageError for an ID that is
- * out of range, and for what is empty.
- */
-export function parseUser(text: string): UserChoice {
-  const [user = '', group, ...more] = text.split(':');
-  const wrong = (what: string) => new UsageError(`not USER[:GROUP]: ${JSON.stringify(text)}: ${what}`);
-  if (more.length > 0 || /[\0-\x1f\x7f]/.test(text)) throw wrong('no name has such a character');
-  const read = (what: string, word: string) => {
-    if (word === '') throw wrong(`the ${what} is empty`);
-    if (!/^[-+]?\d+$/.test(word)) return word;
-    const id = parseId(word);
-    if (id === undefined) throw wrong(`the ID of a ${what} is a number from 0 to ${maxId}`);
-    return id;
-  };
-  return { user: read('user', user), group: group === undefined ? undefined : read('group', group) };
-}
-
-/** A line of passwd(5). */
-interface Account {
-  name: string;
-  uid: number;
-  gid: number;
-  home: string;
-}
-
-/** The lines of a container's passwd(5) or group(5), whoever wrote them, in fields. */
-const readRows = (rootfs: string, path: string) =>
-  readInRoot(rootfs, path)
-    .split('\n')
-    .filter((line) => !line.includes('\0'))
-    .map((line) => line.split(':'));
-
-/** The users of a container. As for the C library a line without good IDs is none. */
-const readAccounts = (rootfs: string): Account[] =>
-  readRows(rootfs, '/etc/passwd').flatMap(([name, , uidText, gidText, , home]) => {
-    const [uid, gid] = [parseId(uidText), parseId(gidText)];
-    return name && uid !== undefined && gid !== undefined ? [{ name, uid, gid, home: home || '/' }] : [];
-  });
-
-/** The groups of a container, in the same way. */
-const readGroups = (rootfs: string): { name: string; gid: number; members: string[] }[] =>
-  readRows(rootfs, '/etc/group').flatMap(([name, , gidText, members = '']) => {
-    const gid = parseId(gidText);
-    return name && gid !== undefined ? [{ name, gid, members: members.split(',') }] : [];
-  });
-
-/**
- * Finds a user in the container's own passwd(5) and group(5). An ID needs no entry; without one its group is 0, as in
- * Docker. Throws Failure for a name that is not there.
- */
-export function findUser(rootfs: string, { user, group }: UserChoice): User {
-  const account = readAccounts(rootfs).find(
-    ({ name, uid }) => user === (typeof user === 'number' ? uid : name),
-  );
-  const uid = account?.uid ?? user;
-  if (typeof uid !== 'number')
-    throw new Failure(`no user ${uid} in ${rootfs}/etc/passwd with IDs from 0 to ${maxId}: give a number`);
-  const groups = typeof group === 'number' ? [] : readGroups(rootfs);
-  const gid =
-    group === undefined ? (account?.gid ?? 0) : (groups.find(({ name }) => name === group)?.gid ?? group);
-  if (typeof gid !== 'number')
-    throw new Failure(`no group ${gid} in ${rootfs}/etc/group with an ID from 0 to ${maxId}: give a number`);
-  // as Docker does: named supplementary groups only where no group was asked for
-  const others = groups.filter(
-    ({ members }) => group === undefined && account && members.includes(account.name),
-  );
-  return { uid, gid, groups: [...new Set(others.map((other) => other.gid))], home: account?.home ?? '/' };
-}
-
-/** The home directory of a user of the container; `/` where its passwd(5) has none. */
-export const findHome = (rootfs: string, uid: number): string =>
-  readAccounts(rootfs).find((account) => account.uid === uid)?.home ?? '/';
-
-/** The command that a container gets where none is named: the article's bash where it is, else sh. */
-export const defaultShell = (rootfs: string): string =>
-  withRoot(rootfs, (root) => statsInRoot(root, '/bin/bash')) ? '/bin/bash' : '/bin/sh';

@@ -1,38 +1,35 @@
-// The host's own programs: where they are, and running them.
-import { once } from 'node:events';
-import { constants as fsConstants, readFileSync, statSync } from 'node:fs';
-import { constants } from 'node:os';
+// Programs of the host: finding, quoting, running.
+import { constants, readFileSync, statSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
-import { Failure } from './cli.ts';
 
-/** Where the distribution puts its programs. PATH may lead to wrappers that work only on this host. */
+/** The directories of the distribution's programs. PATH may lead to wrappers that work only on this host. */
 export const systemDirectories = ['/usr/bin', '/bin', '/usr/sbin', '/sbin'];
 
-/** The directories of PATH: where the programs that this host is to run are looked for. */
+/** The directories of PATH. */
 export const pathDirectories = () => (process.env.PATH ?? '').split(delimiter);
 
-/** Where a program is in these directories, or undefined. A name with a slash is where it is. */
+/** The path of a program in these directories, or undefined. A name with a slash is a path already. */
 export function findProgram(name: string, directories = systemDirectories): string | undefined {
   const isFile = (path: string, bits: number) => {
     try {
       const stat = statSync(path, { throwIfNoEntry: false });
       return stat?.isFile() && (stat.mode & bits) === bits;
     } catch {
-      return false; // in a directory that is closed to this user
+      return false; // this user may not search the directory
     }
   };
   if (name.includes('/')) return isFile(name, 0) ? name : undefined;
   return directories
     .map((directory) => join(directory, name))
-    .find((path) => isFile(path, fsConstants.S_IXUSR));
+    .find((path) => isFile(path, constants.S_IXUSR));
 }
 
-/** A program of this host's, where its PATH leads; undefined where there is none. */
+/** The path of a program in PATH; undefined if there is none. */
 export const findInPath = (name: string) => findProgram(name, pathDirectories());
 
 /**
- * A word whose value exists only once the steps before it have run, such as a PID: printed it is a shell variable, and
- * performed its value takes its place. It stands between NULs, which no word of a command can contain.
+ * A word whose value exists only after earlier steps, such as a PID. In print it is a shell variable; when performed,
+ * its value replaces it. It is marked by NULs, which no word of a command can contain.
  */
 export const variable = (name: string) => `\0${name}\0`;
 
@@ -52,8 +49,8 @@ export function quote(word: string): string {
 export type Command = string[];
 
 /**
- * A command as it is typed: sh`ip link add ${link} type veth`. Blanks of the text end a word; an interpolated value
- * never does, whatever is in it, and a list is a word for each of its values.
+ * A command as it is typed: sh`ip link add ${link} type veth`. Blanks in the text separate words. An interpolated value
+ * is never split, whatever it contains; a list becomes one word for each of its values.
  */
 export function sh(texts: TemplateStringsArray, ...values: (string | number | string[])[]): Command {
   const words: string[] = [];
@@ -79,8 +76,9 @@ export function sh(texts: TemplateStringsArray, ...values: (string | number | st
 }
 
 /**
- * zx's `$`, loaded when the first program is to run, as that takes longer than most scripts. It throws nothing: the
- * output has exitCode, signal, stdout and stderr. What is not said here zx would take from variables named ZX_*.
+ * zx's `$`, loaded when the first program runs, since loading takes longer than most scripts. It throws nothing: its
+ * output has exitCode, signal, stdout and stderr. Variables named ZX_* would change zx's options, so they are hidden
+ * from it.
  */
 export async function zx() {
   const said = Object.entries(process.env).filter(([name]) => name.startsWith('ZX_'));
@@ -100,74 +98,27 @@ export async function zx() {
   });
 }
 
-/** What a program came to. */
-export interface Outcome {
-  exitCode: number | null;
-  signal: NodeJS.Signals | null;
-  stdout: string;
-  stderr: string;
-}
-
-/**
- * Runs a program to its end, with `input` or without standard input. Throws nothing: the outcome says what became of it.
- */
-export async function runProgram(argv: Command, input?: string): Promise<Outcome> {
+/** Runs a program to its end, with `input` or without standard input. Throws nothing, see zx. */
+export async function runProgram(argv: Command, input?: string) {
   const $ = await zx();
-  // exec: dash would start one more process, and wait for it
+  // without exec, dash starts another process and waits for it
   return (input === undefined ? $ : $({ input, stdio: 'pipe' }))`exec ${argv}`;
 }
 
+/** The flags of an open descriptor of this process, open(2), as /proc/self/fdinfo has them. */
+export const descriptorFlags = (fd: number): number =>
+  Number.parseInt(/^flags:\s*(\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))?.[1] ?? '', 8);
+
 /**
- * Makes the standard streams block again. Node sets O_NONBLOCK on a pipe as soon as anything looks at process.stdout,
- * as an import of node:process or node:util does; fcntl(2): all who share the open file see that, and lose data.
+ * Makes the standard streams block again. Node sets O_NONBLOCK on a pipe when process.stdout is first read, as an
+ * import of node:process or node:util does. All processes that share the open file then see EAGAIN, and lose data,
+ * fcntl(2).
  */
 export function blockStreams(): void {
   for (const [fd, stream] of (['stdin', 'stdout', 'stderr'] as const).entries()) {
-    const [, flags = '0'] = /^flags:\s*(\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8')) ?? [];
-    if ((Number.parseInt(flags, 8) & fsConstants.O_NONBLOCK) === 0) continue;
+    if ((descriptorFlags(fd) & constants.O_NONBLOCK) === 0) continue;
     (process[stream] as { _handle?: { setBlocking?: (blocks: boolean) => void } })._handle?.setBlocking?.(
       true,
     );
   }
-}
-
-/**
- * Starts a program on node's own standard streams, passes on signals, and returns the exit code. Not through zx: what
- * comes and goes on the streams is the program's own business, and nothing here may touch them, as node would make them
- * non-blocking for all who have them. `passesKeys`: SIGINT and SIGQUIT are passed on too, which a terminal sends to all
- * its processes. `target`: who gets the signals, if it is not the program itself.
- */
-export async function startAndWait(
-  [program = '', ...words]: Command,
-  env: NodeJS.ProcessEnv,
-  passesKeys: boolean,
-  target = (pid: number) => pid,
-): Promise<number> {
-  const { spawn } = await import('node:child_process'); // not loaded where it is not needed
-  const child = spawn(program, words, { stdio: 'inherit', env });
-  for (const signal of ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGTERM'] as const)
-    process.on(signal, () => {
-      if (child.pid && (passesKeys || (signal !== 'SIGINT' && signal !== 'SIGQUIT')))
-        try {
-          process.kill(target(child.pid), signal);
-        } catch {} // it has just ended
-    });
-  const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null];
-  return code ?? 128 + constants.signals[signal as NodeJS.Signals];
-}
-
-/** Whether node can become another program: execve(2), from Node 22.15 on. */
-export const canBecome = 'execve' in process;
-
-/** Becomes a program, where node can, else starts it and stays its parent, see startAndWait. */
-export async function become(argv: Command, env: NodeJS.ProcessEnv, passesKeys: boolean): Promise<number> {
-  const { execve } = process as { execve?: (file: string, argv: string[], env: NodeJS.ProcessEnv) => never };
-  const file = findProgram(argv[0] ?? '', env.PATH?.split(delimiter));
-  if (!file) throw new Failure(`there is no ${argv[0]} in PATH: ${env.PATH}`);
-  if (execve) {
-    process.removeAllListeners('warning'); // it says on stderr that execve is experimental
-    blockStreams();
-    execve.call(process, file, argv, env);
-  }
-  return startAndWait(argv, env, passesKeys);
 }

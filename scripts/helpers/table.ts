@@ -1,9 +1,9 @@
-// Tables for people: columns, without lines between them.
+// Tables for people: columns without lines.
 import Table from 'cli-table3';
 import stringWidth from 'string-width';
 
 type Alignment = 'left' | 'right';
-/** Between two columns. */
+/** Blanks between two columns. */
 export const gap = 3;
 const none = Object.fromEntries(
   ['top', 'bottom', 'left', 'right', 'mid']
@@ -12,16 +12,16 @@ const none = Object.fromEntries(
     .map((name) => [name, '']),
 );
 
-/** How many columns of a terminal a text takes. */
+/** The width of a text on a terminal. */
 export const widthOf = (text: string): number => stringWidth(text);
 
-/** How wide each column has to be, without the gap to the next. */
+/** The width of each column, without the gap. */
 export const columnWidths = (lines: (string | number)[][]): number[] =>
   (lines[0] ?? []).map((_, column) =>
     lines.reduce((most, line) => Math.max(most, widthOf(String(line[column]))), 0),
   );
 
-/** A table with a head. `align` is left where it says nothing; `widths` default to what the texts need. */
+/** A table with a head. By default columns are aligned left and as wide as their texts. */
 export function table(
   head: string[],
   rows: (string | number)[][],
@@ -29,7 +29,7 @@ export function table(
 ): string {
   const lines = [head, ...rows];
   let text = '';
-  // cli-table3 takes time in the square of the rows of a table, so some rows each are one, of the same widths
+  // the time of cli-table3 grows with the square of the rows, so every 16 rows are a table, all with the same widths
   for (let start = 0; start < lines.length; start += 16) {
     const part = new Table({
       chars: none,

@@ -1,15 +1,22 @@
-// Whom a script acts on: a container by its name, or by the PID of its first process.
+// The container that a script acts on, by its name or by the PID of its first process.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { cgroupPath, type Hierarchy, ownCgroup, parent, processesIn } from './cgroups.ts';
 import { Failure, UsageError } from './cli.ts';
-import { findContainers, heldContainer, identify, notesFolder, runFolder, strangers } from './containers.ts';
-import { attempt, type Process, readProc, readProcess, readProcesses, startTicks } from './pids.ts';
+import {
+  findContainers,
+  heldContainer,
+  notesFolder,
+  ownContainerName,
+  runFolder,
+  strangers,
+} from './containers.ts';
+import { attempt, isInit, type Process, readProc, readProcess, readProcesses, startTicks } from './pids.ts';
 
-/** Whether a word can be a container's name: no path leads out of the folder of the cgroups. */
+/** Whether a word can be the name of a container. Such a word is not a path. */
 export const isName = (text: string) => /^[a-z0-9][\w.-]*$/i.test(text);
 
-/** The name of the container of ours that a process is in; undefined for others, and for a barehand/pid-N. */
+/** The name of our container that a process is in; undefined for processes elsewhere, and in barehand/pid-N. */
 export function ownName(hierarchy: Hierarchy, pid: number): string | undefined {
   const path = cgroupPath(readProc(pid, 'cgroup') ?? '', hierarchy) ?? '';
   const name = new RegExp(`^/${parent}/([^/]+)`).exec(path)?.[1];
@@ -18,17 +25,17 @@ export function ownName(hierarchy: Hierarchy, pid: number): string | undefined {
 
 /** A container as a whole: its first process, and the cgroups that it has to itself. */
 export interface WholeContainer {
-  /** what the user called it */
+  /** the name or PID that the user gave */
   label: string;
-  /** undefined: nothing of it is running, only cgroups of a crashed launch are left */
+  /** undefined: no process is left */
   first: Process | undefined;
   startTicks: number | undefined;
   cgroups: { hierarchy: Hierarchy; directory: string }[];
-  /** what run.ts calls it, so that the cgroups are ours to remove; undefined: others have made it */
+  /** its name, if it is ours, and its cgroups are ours to remove */
   name: string | undefined;
 }
 
-/** The names of all containers of ours, also of those that nothing is left of but cgroups or a log. */
+/** The names of all our containers, including those of which only cgroups or a log are left. */
 export function ownContainers(hierarchies: Hierarchy[]): string[] {
   const folders = [...hierarchies.map(({ mountPoint }) => join(mountPoint, parent)), runFolder()];
   const entries = folders.flatMap(
@@ -39,12 +46,12 @@ export function ownContainers(hierarchies: Hierarchy[]): string[] {
 }
 
 /**
- * The first process of those in a container's cgroup: PID 1 of the outermost namespace in there, else the top of the
- * tree below the unshare(1) that holds it.
+ * The first process among the processes of a container's cgroup: PID 1 of the outermost PID namespace in it, else the
+ * top of the tree below the unshare(1) that holds it.
  */
 export function firstOf(pids: number[]): Process | undefined {
   const processes = pids.flatMap((pid) => readProcess(pid) ?? []).filter(({ zombie }) => !zombie);
-  const inits = processes.filter(({ nsPids }) => nsPids.length > 1 && nsPids.at(-1) === 1);
+  const inits = processes.filter(isInit);
   return (
     inits.sort((one, other) => one.nsPids.length - other.nsPids.length)[0] ??
     processes.find(({ ppid, name }) => name !== 'unshare' && pids.includes(ppid)) ??
@@ -52,7 +59,7 @@ export function firstOf(pids: number[]): Process | undefined {
   );
 }
 
-/** A container without cgroups: it has ended and left a log, or a user has made it who can make no cgroups. */
+/** A container without cgroups: it has ended and left a log, or its user could not create cgroups. */
 function withoutCgroups(name: string): WholeContainer {
   const note = attempt(() => readFileSync(join(notesFolder(name), 'pid'), 'utf8')) ?? '';
   const [pid = 0, ticks] = note.split(' ').map(Number);
@@ -63,7 +70,7 @@ function withoutCgroups(name: string): WholeContainer {
   return { label: name, first, startTicks: first && ticks, cgroups: [], name };
 }
 
-/** The container of ours that has this name. Throws Failure where there is none. */
+/** Our container of this name. Throws Failure if there is none. */
 export function namedContainer(hierarchies: Hierarchy[], name: string): WholeContainer {
   const cgroups = hierarchies
     .map((hierarchy) => ({ hierarchy, directory: join(hierarchy.mountPoint, parent, name) }))
@@ -73,7 +80,10 @@ export function namedContainer(hierarchies: Hierarchy[], name: string): WholeCon
   return { label: name, first, startTicks: first && startTicks(first.pid), cgroups, name };
 }
 
-/** The container that a name or a PID means: its first process's, or that of what holds it. Throws as findTarget. */
+/**
+ * The container of a name, or of the PID of its first process or of a process that holds it. Throws UsageError for what
+ * is neither a name nor a PID, Failure if there is no such container.
+ */
 export function findContainer(hierarchies: Hierarchy[], text: string): WholeContainer {
   if (!/^\d+$/.test(text)) {
     if (!isName(text)) throw new UsageError(`neither a name nor a PID: ${JSON.stringify(text)}`);
@@ -85,8 +95,8 @@ export function findContainer(hierarchies: Hierarchy[], text: string): WholeCont
     containers.find(({ first }) => first.pid === Number(text)) ?? heldContainer(containers, Number(text));
   if (!container) throw new Failure(`${text} is not the first process of a container: ps.ts shows which are`);
   const { first, members } = container;
-  // what runs inside of one of ours is in its cgroups too, but is not the container
-  const isOurs = identify(table, container).engine === 'barehand';
+  // a container inside one of ours is in the same cgroups
+  const isOurs = ownContainerName(container) !== undefined;
   const own = isOurs ? hierarchies.flatMap((hierarchy) => ownName(hierarchy, first.pid) ?? []) : [];
   if (own[0] !== undefined) return { ...namedContainer(hierarchies, own[0]), label: text };
   const procCgroup = readProc(first.pid, 'cgroup') ?? '';

@@ -1,4 +1,5 @@
-// Sizes, numbers and lists as people write them, and as they read them.
+// Sizes, numbers and signals as people write them, and as they read them.
+import { constants } from 'node:os';
 import { UsageError } from './cli.ts';
 
 const multipliers: Record<string, number> = {
@@ -48,20 +49,18 @@ export function parseNumber(what: string, text: string, min: number, max: number
   throw new UsageError(`${what} is a whole number from ${min} to ${max}, not ${JSON.stringify(text)}`);
 }
 
-/** Parses a number of CPUs, `1.5`. The kernel divides no finer than to a hundredth: a millisecond of 100. */
-export function parseCpus(text: string): number {
-  const cpus = /^(\d{1,5}(\.\d+)?|\.\d+)$/.test(text) ? Number(text) : Number.NaN;
-  if (cpus >= 0.01) return cpus;
-  throw new UsageError(`not a number of CPUs from 0.01 on, as 1.5: ${JSON.stringify(text)}`);
+/** `TERM`, `SIGTERM` or `15` as `TERM`; also RTMIN+3, the stop signal of systemd in a container. */
+export function parseSignal(text: string): string {
+  const word = text.toUpperCase().replace(/^SIG/, '');
+  const [name] =
+    Object.entries(constants.signals).find(
+      ([name, number]) => name === `SIG${word}` || String(number) === word,
+    ) ?? [];
+  if (name) return name.slice('SIG'.length);
+  if (/^RTMIN(\+\d{1,2})?$/.test(word) && signalNumber(word) <= 64) return word;
+  throw new UsageError(`no such signal: ${text}: see signal(7)`);
 }
 
-/** Checks a list of CPUs or memory nodes, `0-2,5`, cpuset(7). `what` is what the message calls it. */
-export function parseList(what: string, text: string): string {
-  const isInOrder = (part: string) => {
-    const [from, to = from] = part.split('-').map(Number);
-    return Number(from) <= Number(to);
-  };
-  if (/^\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*$/.test(text) && text.split(',').every(isInOrder))
-    return text;
-  throw new UsageError(`${what} is a list as 0-2,5, not ${JSON.stringify(text)}`);
-}
+/** The number of a signal that parseSignal has returned. In the C library RTMIN is 34, signal(7). */
+export const signalNumber = (name: string): number =>
+  constants.signals[`SIG${name}` as NodeJS.Signals] ?? 34 + Number(name.slice('RTMIN+'.length));

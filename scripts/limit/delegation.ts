@@ -1,4 +1,4 @@
-// Where this user may make cgroups, and what to type where something is in the way. See cgroups(7), Delegation.
+// Where this user may make cgroups, and what to type if that is not possible. See cgroups(7), Delegation.
 import { accessSync, constants, existsSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { hasCapability } from '../helpers/capabilities.ts';
@@ -6,10 +6,10 @@ import { type Hierarchy, offeredControllers, parent, processesOf } from '../help
 import { reason } from '../helpers/cli.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
 
-/** Whether this user may write a file, or make something in a directory. */
+/** Whether this user may write to a file, or create files in a directory. */
 export const isWritable = (path: string) => attempt(() => accessSync(path, constants.W_OK) ?? true) ?? false;
 
-/** What to type so that a v2 cgroup has no processes of its own: they go to one below it, called `name`. */
+/** The command that moves the processes of a v2 cgroup to one below it, called `name`. */
 function clearCommand(directory: string, pids: number[], name: string): string {
   const to = join(directory, name);
   const isCaller = pids.every((pid) => pid === process.ppid);
@@ -20,8 +20,8 @@ function clearCommand(directory: string, pids: number[], name: string): string {
 }
 
 /**
- * Why this user, root in most cases, can't make containers' cgroups in these hierarchies: a sentence that ends with
- * what to do. undefined: nothing is in the way.
+ * Why root can't make containers' cgroups in these hierarchies: a sentence that ends with what to do. undefined: nothing
+ * is in the way.
  */
 export function whyNoCgroups(hierarchies: Hierarchy[]): string | undefined {
   const elsewhere = 'in a container, start that with --privileged; else run this on the host';
@@ -37,7 +37,7 @@ export function whyNoCgroups(hierarchies: Hierarchy[]): string | undefined {
       const { code } = error as NodeJS.ErrnoException;
       return `cannot make cgroups in ${mountPoint}: ${reason(error)}: ${code === 'EROFS' ? `${remount}; ` : ''}${elsewhere}`;
     }
-  // only the root of the whole tree may have processes and enable controllers; it has no cgroup.events
+  // only the root of the whole tree, which has no cgroup.events, may have processes and enable controllers
   const v2 = hierarchies.find(({ version }) => version === 2)?.mountPoint;
   const pids = v2 && existsSync(join(v2, 'cgroup.events')) ? processesOf(v2) : [];
   const others = pids.filter((pid) => pid !== process.pid);
@@ -45,13 +45,16 @@ export function whyNoCgroups(hierarchies: Hierarchy[]): string | undefined {
   return `cannot make cgroups in ${v2}: processes are in it, and such a cgroup enables no controllers for those below it, cgroups(7): ${clearCommand(v2, others, 'init')}`;
 }
 
-/** Where a user may make cgroups, or what keeps him from it: undefined if nothing is delegated to him at all. */
-export type Delegation = { base: string } | { base: undefined; refusal: string | undefined };
+/** Where a user may make cgroups, or why not. Both are undefined if nothing is delegated to this user. */
+export interface Delegation {
+  base?: string | undefined;
+  refusal?: string | undefined;
+}
 
 /**
- * The cgroup below which a user may make some for the processes `members` of the cgroup `origin`: for root the top of
- * the hierarchy; for others the next one upwards that is delegated to them, has the controllers, and in v2 no processes
- * but these, cgroups(7).
+ * The cgroup below which this user may make one for the processes `members` of the cgroup `origin`. For root it is the
+ * top of the hierarchy. For other users it is the nearest one, from `origin` upwards, that is delegated to them, has
+ * the controllers, and in v2 no processes but these, cgroups(7).
  */
 export function findDelegation(
   { mountPoint, version }: Hierarchy,
@@ -77,5 +80,5 @@ export function findDelegation(
       refusal = `${at} is delegated to you, but ${names.join(', ')} ${names.length > 1 ? 'are' : 'is'} in it, and a cgroup with processes enables no controllers for those below it, cgroups(7): ${clearCommand(at, strangers, 'shell')}`;
     }
   }
-  return version === 1 && shared ? { base: shared } : { base: undefined, refusal };
+  return { base: version === 1 ? shared : undefined, refusal };
 }

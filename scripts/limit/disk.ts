@@ -1,22 +1,22 @@
-// The disk of a device file or a path: I/O limits are for whole disks. See lsblk(8), sysfs(5).
+// The disk of a device file or of a path: the kernel limits the I/O of whole disks. See lsblk(8), sysfs(5).
 import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { Failure } from '../helpers/cli.ts';
 import { mountOf, readMounts, unescapeMountinfo } from '../helpers/mounts.ts';
 import { attempt } from '../helpers/pids.ts';
 
-/** A disk that limits can be set for, and how it was found. */
+/** A disk whose I/O can be limited, and how it was found. */
 export interface Disk {
   /** MAJ:MIN */
   device: string;
   name: string;
-  /** btrfs and the like: there may be more disks below the file system */
+  /** the file system that led to it, such as btrfs, which may span several disks; '' if /sys has the device number */
   type: string;
 }
 
 /**
- * The whole disk of a device file, or of the file system that a path is on: v2 refuses a partition, v1 ignores it. An
- * overlay stands for its upper directory, where writes go. Throws Failure if there is no disk.
+ * The whole disk of a device file, or of the file system of a path: v2 refuses a partition, v1 ignores it. An overlay
+ * stands for its upper directory, to which writes go. Throws Failure if there is no disk.
  */
 export function findDisk(path: string, type = ''): Disk {
   const stats = attempt(() => statSync(path));
@@ -33,7 +33,7 @@ export function findDisk(path: string, type = ''): Disk {
     const disk = existsSync(join(folder, 'partition')) ? dirname(folder) : folder;
     return { device: readFileSync(join(disk, 'dev'), 'utf8').trim(), name: basename(disk), type };
   }
-  // the device number is no disk's, as on btrfs and overlay: the mount names the device
+  // /sys does not have the device number, as on btrfs and overlay: the mount names the device
   const mount = mountOf(realpathSync(path), readMounts('self'));
   if (mount?.type === 'overlay') {
     const upper = /(?:^|,)upperdir=([^,]*)/.exec(mount.superOptions)?.[1];

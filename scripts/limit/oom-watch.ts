@@ -1,16 +1,10 @@
-// Waits for the kernel to kill processes of a target for lack of memory: which, how large, and whose limit it was.
+// Waits until the kernel kills processes of a target for lack of memory: which, how large, and whose limit it was.
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { cgroupDirectory, type Hierarchy, processesIn, readNumber } from '../helpers/cgroups.ts';
-import {
-  attempt,
-  descendants,
-  type Process,
-  readProcess,
-  readProcesses,
-  startTicks,
-} from '../helpers/pids.ts';
-import { followKernelLog, type Level, levelOf, parseLoggedKill } from './oom.ts';
+import { cgroupDirectory, type Hierarchy, processesIn } from '../helpers/cgroups.ts';
+import { attempt, descendants, readProcess, readProcesses, startTicks } from '../helpers/pids.ts';
+import { readNumber } from './counters.ts';
+import { followKernelLog, type Level, levelOf, parseLoggedKill, pathOf } from './oom.ts';
 import { memoryFiles, readBytes } from './table.ts';
 import type { Target } from './target.ts';
 
@@ -26,7 +20,7 @@ export interface Kill {
   logged: boolean;
 }
 
-/** The kills in the cgroup `own` among records of the log: one record has the limit, a later one the size. */
+/** The kills in the cgroup `own` among records of the log. One record has the limit, a later one the size. */
 export function parseKills(records: string[], own: string): Kill[] {
   return records.flatMap((record, index) => {
     const kill = parseLoggedKill(record);
@@ -39,91 +33,90 @@ export function parseKills(records: string[], own: string): Kill[] {
   });
 }
 
-/** How often a cgroup and those above it have run into their limits; v1 also says whether they ever were full. */
+/** How often a cgroup and those above it have reached their limits; for v1 also whether they were ever full. */
 function readHits(hierarchy: Hierarchy, path: string) {
-  const parts = path.split('/');
-  const levels = parts.map((_, index) => parts.slice(0, index + 1).join('/') || '/');
-  return levels.map((cgroup) => {
+  const parts = path === '/' ? [''] : path.split('/');
+  return parts.map((_, index) => {
+    const cgroup = parts.slice(0, index + 1).join('/') || '/';
     const at = cgroupDirectory(hierarchy, cgroup) ?? '';
     if (hierarchy.version === 2)
       return { cgroup, count: readNumber(join(at, 'memory.events.local'), 'oom') ?? 0, isFull: false };
     // Linux 6.18 counts no failures of the sum of memory and swap
-    const files = [memoryFiles[1].swap, 'memory.memsw.max_usage_in_bytes'];
-    const [limit, peak] = files.map((file) => readBytes(join(at, file)));
-    const isFull = typeof limit === 'number' && typeof peak === 'number' && peak > limit - 256 * 1024;
-    return { cgroup, count: readBytes(join(at, 'memory.failcnt')) ?? 0, isFull };
+    const limit = readBytes(join(at, memoryFiles[1].swap)) ?? Infinity;
+    const peak = readBytes(join(at, 'memory.memsw.max_usage_in_bytes')) ?? 0;
+    const count = readBytes(join(at, 'memory.failcnt')) ?? 0;
+    return { cgroup, count, isFull: peak > limit - 256 * 1024 };
   });
 }
 
-/** Without the log: the only cgroup that has run into its limit since. None: the host; several: not to be told. */
+/** Without the log: the only cgroup that has reached its limit since. If there is none, the host; several: unknown. */
 function whoseLimit(before: ReturnType<typeof readHits>, now: ReturnType<typeof readHits>, own: string) {
-  const isNew = ({ count, isFull }: (typeof now)[number], index: number) =>
-    count > (before[index]?.count ?? 0) || (isFull && !before[index]?.isFull);
-  const newly = now.filter(isNew);
+  const newly = now.filter(({ count, isFull }, index) => {
+    const old = before[index];
+    return count > (old?.count ?? 0) || (isFull && !old?.isFull);
+  });
   const [hit, ...others] = newly.length > 0 ? newly : now.filter(({ isFull }) => isFull);
   if (others.length > 0) return { level: null, cgroup: null };
-  return { level: levelOf(hit?.cgroup ?? null, own), cgroup: hit?.cgroup ?? null };
+  const cgroup = hit?.cgroup ?? null;
+  return { level: levelOf(cgroup, own), cgroup };
 }
 
 /**
- * Waits until a target has ended, and calls `report` for each process of it that the kernel kills for want of memory.
- * The counter says that there was one, the kernel's log which; without that, who has vanished since the last look.
+ * Waits until a target has ended, and yields each of its processes that the kernel kills for lack of memory. The counter
+ * says that there was one, the kernel's log which. Without the log, it is the largest that has ended since the last look.
  */
-export async function watchKills(
-  hierarchy: Hierarchy,
-  { directory: its, toMove, origin, top, startTicks: started }: Target,
-  onReady: (directory: string) => void,
-  report: (kill: Kill) => void,
-): Promise<void> {
-  // a tree without a cgroup of its own is watched where it is, among others: of their kills nothing is said
+export async function* watchKills(target: Target, text: string): AsyncGenerator<Kill> {
+  const { version, top, toMove, origin } = target;
+  // a tree without a cgroup of its own is watched in one that it shares: kills of other processes are left out
   const isShared = toMove.length > 0 && origin !== undefined;
-  const directory = isShared ? origin : its;
-  const path = join(hierarchy.root, directory.slice(hierarchy.mountPoint.length)).replace(/(.)\/$/, '$1');
+  const directory = isShared ? origin : target.directory;
+  const path = pathOf(target, directory) ?? target.root;
   const readLog = followKernelLog('');
-  readLog?.(); // what was before does not count
-  const look = () => ({
-    count: readNumber(join(directory, memoryFiles[hierarchy.version].oomKills), 'oom_kill') ?? 0,
-    pids: isShared
+  readLog?.(); // earlier records do not count
+  const readCount = () => readNumber(join(directory, memoryFiles[version].oomKills), 'oom_kill') ?? 0;
+  const readMembers = () => {
+    const pids = isShared
       ? descendants(readProcesses(), [top?.pid ?? 0]).map(({ pid }) => pid)
-      : (attempt(() => processesIn(directory)) ?? []),
-  });
-  let seen = look();
-  let counted = seen.count;
-  let hits = readHits(hierarchy, path); // a limit is run into for some time before somebody is killed
+      : (attempt(() => processesIn(directory)) ?? []);
+    return new Map(pids.map((pid) => [pid, readProcess(pid)]));
+  };
+  let count = readCount();
+  let members = readMembers();
+  let hits = readHits(target, path); // a limit is reached some time before a process is killed
+  let told = count;
   let records: string[] = [];
-  const members = new Map<number, Process | undefined>(seen.pids.map((pid) => [pid, readProcess(pid)]));
-  onReady(directory);
+  console.error(`limit-memory: watching ${directory} until ${text} ends`);
   for (let late = 0; ; ) {
     const hasEnded = top
-      ? startTicks(top.pid) !== started || readProcess(top.pid)?.zombie
-      : seen.pids.length === 0;
+      ? startTicks(top.pid) !== target.startTicks || readProcess(top.pid)?.zombie
+      : members.size === 0;
     records.push(...(readLog?.() ?? []));
-    const now = look();
+    const countNow = readCount();
+    const membersNow = readMembers();
     const kills = parseKills(records, path).filter(({ pid }) => !isShared || members.has(pid ?? 0));
-    const vanished = seen.pids.filter((pid) => !now.pids.includes(pid));
-    const untold = now.count - counted - kills.length;
+    const vanished = [...members].filter(([pid]) => !membersNow.has(pid));
+    const untold = countNow - told - kills.length;
     const missing = isShared ? Math.min(untold, readLog ? 0 : vanished.length) : untold;
-    // the counter is ahead of the log, and of the process's end
+    // the counter changes before the log does, and before the process has ended
     if (missing > 0 && (readLog || vanished.length < missing) && late++ < 5 && !hasEnded) {
       await sleep(20);
       continue;
     }
-    for (const kill of kills) report(kill);
+    yield* kills;
     const bySize = vanished
-      .flatMap((pid) => members.get(pid) ?? [])
+      .flatMap(([, process]) => process ?? [])
       .sort((one, other) => other.rssBytes - one.rssBytes);
     for (let index = 0; index < missing; index++) {
       const { pid = null, name = null, rssBytes: bytes = null } = bySize[index] ?? {};
-      report({ pid, name, bytes, ...whoseLimit(hits, readHits(hierarchy, path), path), logged: false });
+      yield { pid, name, bytes, ...whoseLimit(hits, readHits(target, path), path), logged: false };
     }
-    if (hasEnded && (now.pids.length === 0 || isShared)) return;
-    if (now.count > seen.count) hits = readHits(hierarchy, path);
-    counted = isShared ? now.count : counted + kills.length + Math.max(0, missing);
-    seen = now;
-    late = 0;
+    if (hasEnded && (membersNow.size === 0 || isShared)) return;
+    if (countNow > count) hits = readHits(target, path);
+    told = isShared ? countNow : Math.max(countNow, told + kills.length);
+    count = countNow;
+    members = membersNow;
     records = [];
-    for (const pid of vanished) members.delete(pid);
-    for (const pid of now.pids) members.set(pid, readProcess(pid));
-    await sleep(readLog ? 100 : 20); // without the log only what was seen before can be told of
+    late = 0;
+    await sleep(readLog ? 100 : 20); // without the log, only a process that was seen alive can be named
   }
 }

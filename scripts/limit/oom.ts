@@ -1,11 +1,13 @@
-// OOM kills in the kernel's log, and whose limit each was.
+// OOM kills in the kernel's log, and the limit that caused each.
 import { constants, openSync, readSync } from 'node:fs';
+import { join } from 'node:path';
+import { cgroupDirectory, type Hierarchy } from '../helpers/cgroups.ts';
 import { attempt } from '../helpers/pids.ts';
 
-/** Where memory was short: the container's own limit, one above it, one of a cgroup inside of it, or the host. */
+/** The limit that caused a kill: the container's own, one above it, one of a cgroup inside it, or the host's memory. */
 export type Level = 'own' | 'parent' | 'inside' | 'host';
 
-/** An OOM kill as the kernel's log tells it. `limitCgroup` is null where the whole host was short of memory. */
+/** An OOM kill in the kernel's log. `limitCgroup` is null if the whole host was short of memory. */
 export interface LoggedKill {
   sinceBootSeconds: number;
   limitCgroup: string | null;
@@ -14,9 +16,9 @@ export interface LoggedKill {
   pid: number;
 }
 
-/** The OOM kill that a record of /dev/kmsg tells of, if it does. Its form: `6,1234,MICROSECONDS,-;TEXT`. */
+/** The OOM kill in a record of /dev/kmsg, if there is one. The form of a record: `6,1234,MICROSECONDS,-;TEXT`. */
 export function parseLoggedKill(record: string): LoggedKill | undefined {
-  // a name or a cgroup may contain anything but a newline, so what is told last is looked for from the end
+  // a name or a cgroup may contain anything but a newline, so the expression is greedy: it finds the last match
   const [, microseconds, , limitCgroup = null, taskCgroup = '', name = '', pid] =
     /^\d+,\d+,(\d+),[^;]*;oom-kill:constraint=\w+,.*?,(global_oom|oom_memcg=(.*)),task_memcg=(.*),task=(.*),pid=(\d+),uid=\d+/.exec(
       record,
@@ -32,11 +34,11 @@ export function parseLoggedKill(record: string): LoggedKill | undefined {
 }
 
 /**
- * A function that gives what the kernel's log has had since it was last called: the records with `word` in them, the
- * oldest first. undefined where this user may not read the log.
+ * A function that gives the records with `word` that the kernel's log has got since the last call, the oldest first.
+ * undefined: this user may not read the log.
  */
 export function followKernelLog(word: string): (() => string[]) | undefined {
-  // it has no end, so a read that would wait must not: EAGAIN
+  // the log has no end: a read that would wait fails with EAGAIN
   const file = attempt(() => openSync('/dev/kmsg', constants.O_RDONLY | constants.O_NONBLOCK));
   if (file === undefined) return undefined;
   const buffer = Buffer.alloc(8192);
@@ -48,13 +50,22 @@ export function followKernelLog(word: string): (() => string[]) | undefined {
         if (record.length === 0) return records;
         if (record.includes(word)) records.push(record.toString());
       } catch (error) {
-        // EPIPE: that record has been overwritten meanwhile, the next one is read
+        // EPIPE: the record has been overwritten; the next read gives the next one
         if ((error as NodeJS.ErrnoException).code !== 'EPIPE') return records;
       }
   };
 }
 
-/** Where a limit lies, seen from a container's own cgroup; both are paths from the root of the tree. */
+/** A cgroup's path in the whole tree, as the kernel's log has it; undefined for a directory that is not in it. */
+export function pathOf(hierarchy: Hierarchy, directory: string): string | undefined {
+  const { mountPoint, root } = hierarchy;
+  const path = directory.startsWith(`${mountPoint}/`)
+    ? join(root, directory.slice(mountPoint.length))
+    : undefined;
+  return path !== undefined && cgroupDirectory(hierarchy, path) === directory ? path : undefined;
+}
+
+/** Where a limit is, relative to the container's own cgroup. Both are paths from the root of the tree. */
 export function levelOf(limitCgroup: string | null, own: string): Level {
   if (limitCgroup === null) return 'host';
   if (limitCgroup === own) return 'own';

@@ -3,13 +3,14 @@ import { existsSync, rmdirSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { processesIn } from '../helpers/cgroups.ts';
 import { Failure } from '../helpers/cli.ts';
-import { attempt, startTicks } from '../helpers/pids.ts';
-import { perform } from '../helpers/steps.ts';
+import { attempt, groupBy, startTicks } from '../helpers/pids.ts';
+import { perform, toShell } from '../helpers/steps.ts';
 import { formatSize } from '../helpers/units.ts';
-import type { Change, Part } from './plan.ts';
-import { amount, isSame, limits, noLimit, readLimit, type Setting, valueBefore } from './table.ts';
+import { sweepTargets } from './notes.ts';
+import { type Change, isBack } from './plan.ts';
+import { amount, isSame, limits, readLimit, type Setting, valueIn } from './table.ts';
 
-/** A word for a value: `100 MiB`, `1.5`, `none`. */
+/** A value for people: `100 MiB`, `1.5`, `none`. */
 export function showLimit(version: 1 | 2, setting: Setting): string {
   const { unit } = limits[setting.limit];
   const number = amount(version, setting);
@@ -22,160 +23,140 @@ export function showLimit(version: 1 | 2, setting: Setting): string {
   return `${Math.round(number * 1000) / 1000}${period === 100 ? '' : ` by ${period} ms`}`;
 }
 
+/** Prints the steps of the plan as shell, for --dry-run. Returns the exit code. */
+export function printSteps(changes: Change[]): number {
+  process.stdout.write(toShell(changes.flatMap(({ steps }) => steps)));
+  return 0;
+}
+
 /**
- * Performs the plan for the target `text`. `causes`: likely cause and remedy for the kernel's error codes. Returns remarks:
- * effects that the user may not expect.
+ * Performs the changes of the target `text`. `causes` has the likely cause and the remedy for error codes of the kernel.
+ * Returns remarks: effects that the user may not expect. Throws Failure.
  */
 export async function carryOut(
   text: string,
   changes: Change[],
-  causes: Record<string, string | undefined> = {},
+  causes: Record<string, string> = {},
 ): Promise<string[]> {
-  for (const { part } of changes) if (part.target.refusal) throw new Failure(part.target.refusal);
-  const lost = changes.flatMap(({ part, settings = [] }) => {
-    const { toMove, origin, elsewhere } = part.target;
-    const places = toMove.length > 0 ? [origin ?? '', ...elsewhere.map(({ directory }) => directory)] : [];
-    return places.flatMap((place) => settings.flatMap((setting) => limitsFrom(part, place, setting)));
+  for (const { refusal } of changes) if (refusal) throw new Failure(refusal);
+  // these are read before the move, since systemd removes a scope without processes
+  const lost = changes.flatMap((change) => {
+    const places = [change.origin ?? '', ...change.elsewhere.map(({ directory }) => directory)];
+    return change.toMove.length > 0 ? places.flatMap((place) => limitsFrom(change, place, false)) : [];
   });
-  for (const { part, steps } of changes)
+  if (process.getuid?.() === 0) await sweepTargets(changes);
+  for (const { steps, toMove, directory } of changes)
     await perform(steps).catch((error) => {
-      // remove a new cgroup that no process has been moved to
-      const { toMove, directory } = part.target;
+      // a new cgroup goes too, unless a process has been moved to it: EBUSY
       if (toMove.length > 0)
         for (const made of [directory, dirname(directory)]) attempt(() => rmdirSync(made));
       const cause = causes[error.cause?.code ?? ''];
       throw cause === undefined ? error : new Failure(`${error.message}: ${cause}`);
     });
-  for (const { part, settings } of changes) checkEnd(part, text, settings === undefined);
-  const remarks = changes.flatMap(({ part, settings }) =>
-    settings
-      ? [...systemdRemark(part, text), ...settings.flatMap((setting) => tighterAbove(part, setting))]
-      : [],
-  );
-  if (lost.length > 0) remarks.push(`no longer limited by ${[...new Set(lost)].join(', ')}`);
-  return remarks;
+  for (const { top, startTicks: started, directory, isReset } of changes) {
+    // another process may have the PID by now
+    if (top && startTicks(top.pid) !== started)
+      throw new Failure(`process ${top.pid} ended meanwhile: see what ${directory} holds`);
+    // v2 kills processes at once if --force sets a limit below what they use
+    if (!isReset && !existsSync(directory))
+      throw new Failure(`${text} has ended meanwhile, and with it its cgroup`);
+  }
+  const limited = changes.filter(({ isReset }) => !isReset);
+  const tighter = limited.flatMap((change) => limitsFrom(change, dirname(change.directory), true));
+  return [
+    ...limited.flatMap((change) => systemdRemark(change, text)),
+    ...(tighter.length > 0 ? [`still limited by ${[...new Set(tighter)].join(', ')}`] : []),
+    ...(lost.length > 0 ? [`no longer limited by ${[...new Set(lost)].join(', ')}`] : []),
+  ];
 }
 
-/** Throws Failure where the target ended while it was limited: its PID may be another process's by now. */
-function checkEnd({ target }: Part, text: string, reset: boolean): void {
-  const { top, directory } = target;
-  if (top && startTicks(top.pid) !== target.startTicks)
-    throw new Failure(`process ${top.pid} ended meanwhile: see what ${directory} holds`);
-  // v2 kills at once what is above a limit that was forced upon it
-  if (!reset && !existsSync(directory))
-    throw new Failure(`${text} has ended meanwhile, and with it its cgroup`);
-}
-
-/** Limits of a cgroup and of those above it that are below the value `below`, as text: `50 MiB of /sys/fs/…`. */
-function limitsFrom(part: Part, directory: string, setting: Setting, below = Infinity): string[] {
-  const { version, mountPoint } = part.hierarchy;
+/**
+ * The limits of a cgroup and of those above it, of the kinds that the change sets: all, or only those that are `tighter`
+ * than the new values. Each is text: `50 MiB of /sys/fs/…`.
+ */
+function limitsFrom(
+  { version, mountPoint, settings }: Change,
+  directory: string,
+  tighter: boolean,
+): string[] {
   const found: string[] = [];
-  if (['weight', 'oomGroup', 'reserve'].includes(setting.limit)) return found;
-  for (let at = directory; at.startsWith(`${mountPoint}/`); at = dirname(at))
-    for (const other of readLimit(setting.limit, version, at)) {
-      const number = other.device === setting.device ? amount(version, other) : null;
-      if (typeof number === 'number' && number < below) found.push(`${showLimit(version, other)} of ${at}`);
-    }
+  for (const setting of settings.filter(({ limit }) => !['weight', 'oomGroup', 'reserve'].includes(limit)))
+    for (let at = directory; at.startsWith(`${mountPoint}/`); at = dirname(at))
+      for (const other of readLimit(setting.limit, version, at).filter(isSame(setting))) {
+        const below = tighter ? (amount(version, setting) ?? 0) : Infinity;
+        if ((amount(version, other) ?? Infinity) < below) found.push(`${showLimit(version, other)} of ${at}`);
+      }
   return found;
 }
 
-/** Limits of the cgroups above that are tighter than what was set. */
-function tighterAbove(part: Part, setting: Setting): string[] {
-  const number = amount(part.hierarchy.version, setting);
-  const tighter = number == null ? [] : limitsFrom(part, dirname(part.target.directory), setting, number);
-  return tighter.length > 0 ? [`still limited by ${tighter.join(', ')}`] : [];
-}
-
-/** What systemd does if a unit of its own is changed: it tracks a unit's processes, and writes its limits. */
-function systemdRemark({ target, hierarchy }: Part, text: string): string[] {
-  const from = target.toMove.length > 0 ? target.origin : target.inPlace ? target.directory : undefined;
-  const unit = basename(from ?? '');
+/** What to know if the cgroup is a unit of systemd, which tracks the processes of its units and writes their limits. */
+function systemdRemark({ toMove, origin, inPlace, directory, version, controllers }: Change, text: string) {
+  const unit = basename((inPlace ? directory : toMove.length > 0 && origin) || '');
   if (!/\.(service|scope)$/.test(unit) || !existsSync('/run/systemd/system')) return [];
   const instead = `systemctl set-property --runtime ${unit}`;
-  return target.toMove.length > 0 &&
-    (hierarchy.version === 2 || hierarchy.controllers.includes('name=systemd'))
+  return !inPlace && (version === 2 || controllers.includes('name=systemd'))
     ? [
-        `systemd no longer counts ${text} to ${unit} and will not end it with that: ${instead} limits it there`,
+        `systemd no longer counts ${text} as part of ${unit}, and does not stop it with ${unit}: ${instead} limits it there`,
       ]
-    : [`systemd may put its own value back: ${instead} makes it systemd's`];
+    : [`systemd may restore its own value: ${instead} sets the limit in systemd`];
 }
 
-/** What a script reports beside the limits: as text, and as fields of --json. */
-export interface Usage {
-  text: string;
-  fields: Record<string, unknown>;
-}
-
-/** Prints the limits before and after, and where how many processes are: in two lines of text, or as JSON. */
-export function report(text: string, changes: Change[], json: boolean, usage: Usage): void {
-  const results = changes.map(result);
-  const processes = Math.max(...results.map((one) => one.processes));
+/**
+ * Prints the limits before and after, how many processes there are, and in which cgroups: two lines of text, or JSON. A
+ * script adds its `usage` to the text, and `fields` to the JSON.
+ */
+export function report(text: string, changes: Change[], json: boolean, usage = '', fields = {}): void {
+  const values = changes.flatMap((change) =>
+    change.settings.map((setting) => {
+      const { version, directory, before } = change;
+      const now = readLimit(setting.limit, version, directory);
+      return { version, from: valueIn(before, setting, change), to: valueIn(now, setting, change) };
+    }),
+  );
+  const places = changes.map(whereNow);
+  const processes = Math.max(...places.map(({ count }) => count));
   if (json) {
-    const merged = (values: object[]) => Object.assign({}, ...values) as object;
     const object = {
-      cgroups: changes.map(({ part }) => part.target.directory),
+      cgroups: changes.map(({ directory }) => directory),
       processes,
-      ...usage.fields,
-      ...merged(results.map(({ after }) => after)),
-      before: merged(results.map(({ before }) => before)),
+      ...fields,
+      ...toJson(values.map(({ version, to }) => [version, to])),
+      before: toJson(values.map(({ version, from }) => [version, from])),
     };
     console.log(JSON.stringify(object, null, 2));
     return;
   }
-  const lines = results.flatMap((one) => one.lines);
-  const [first] = changes[0]?.part.names ?? [];
-  if (lines.length === 0 && first) lines.push(`${limits[first].label} none -> none`);
-  const where = [...new Set(results.map(({ how }) => how))].map((how) => {
-    const places = results.filter((one) => one.how === how).map(({ place }) => place);
-    return `${how} ${places.join(' and ')}`;
+  const lines = values.flatMap(({ version, from, to }) => {
+    const { label } = limits[from.limit];
+    const device = from.device ? `${from.device} ` : '';
+    return label ? `${device}${label} ${showLimit(version, from)} -> ${showLimit(version, to)}` : [];
   });
-  console.log(`${text}: ${[...lines, usage.text].filter(Boolean).join('; ')}
+  const [first] = changes[0]?.names ?? [];
+  if (lines.length === 0 && first) lines.push(`${limits[first].label} none -> none`);
+  const where = [...groupBy(places, ({ how }) => how)].map(
+    ([how, its]) => `${how} ${its.map(({ place }) => place).join(' and ')}`,
+  );
+  console.log(`${text}: ${[...lines, usage].filter(Boolean).join('; ')}
 ${processes} process${processes === 1 ? '' : 'es'} ${where.join(', ')}`);
 }
 
-/** What became of a part. */
-function result({ part, settings }: Change) {
-  const { hierarchy, target, before, previous, isShared } = part;
-  const { version } = hierarchy;
-  const { directory, toMove, origin, inPlace } = target;
-  const isReset = settings === undefined;
-  const isBack = isReset && origin !== undefined && !isShared;
-  const none = (setting: Setting) => ({ ...setting, text: noLimit(setting.limit, version, directory) });
-  const now = (setting: Setting) =>
-    (isBack ? undefined : readLimit(setting.limit, version, directory).find(isSame(setting))) ??
-    none(setting);
-  const lifted = before.filter((setting) => setting.text !== none(setting).text);
-  const changed = settings ?? (inPlace ? previous : lifted);
-  const pairs = changed.map((one) => [valueBefore(one, { version, directory }, before), now(one)] as const);
-  return {
-    lines: pairs.flatMap(([from, to]) => {
-      const { label } = limits[from.limit];
-      const device = from.device ? `${from.device} ` : '';
-      return label ? [`${device}${label} ${showLimit(version, from)} -> ${showLimit(version, to)}`] : [];
-    }),
-    before: toJson(
-      version,
-      pairs.map(([from]) => from),
-    ),
-    after: toJson(
-      version,
-      pairs.map(([, to]) => to),
-    ),
-    processes: isBack ? part.processes : (attempt(() => processesIn(directory).length) ?? 0),
-    how: isBack ? 'back in' : toMove.length > 0 ? 'moved to' : 'in',
-    place: isBack ? origin : directory,
-  };
+/** Where the processes are after a change, how they got there, and how many they are. */
+function whereNow(change: Change) {
+  const { isReset, directory, origin, toMove, processes } = change;
+  if (isReset && isBack(change)) return { how: 'back in', place: origin, count: processes };
+  const count = attempt(() => processesIn(directory).length) ?? 0;
+  return { how: toMove.length > 0 ? 'moved to' : 'in', place: directory, count };
 }
 
-/** Limits as --json prints them: numbers, null for none; those of devices under the device's number. */
-function toJson(version: 1 | 2, settings: Setting[]): Record<string, unknown> {
-  const values: Record<string, unknown> = {};
-  for (const setting of settings) {
+/** Limits as --json prints them: numbers, or null for no limit. Those of a device are under its number. */
+function toJson(values: [version: 1 | 2, setting: Setting][]): Record<string, unknown> {
+  const object: Record<string, unknown> = {};
+  for (const [version, setting] of values) {
     const number = amount(version, setting);
     const value = number === undefined ? setting.text : number;
     const { json } = limits[setting.limit];
-    if (setting.device === undefined) values[json] = value;
-    else values[setting.device] = { ...(values[setting.device] as object), [json]: value };
+    if (setting.device === undefined) object[json] = value;
+    else object[setting.device] = { ...(object[setting.device] as object), [json]: value };
   }
-  return values;
+  return object;
 }

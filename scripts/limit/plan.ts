@@ -1,35 +1,28 @@
-// The plans of limit-*.ts: the parts of a target, one for each hierarchy; the steps that limit it, and that undo this.
+// The plans of limit-*.ts: the facts about a target in each hierarchy, the steps that limit it, and those that undo this.
 import { existsSync, readFileSync } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
-import { findHierarchy, type Hierarchy, parent, processesIn, readHierarchies } from '../helpers/cgroups.ts';
+import { dirname, join } from 'node:path';
+import { type Hierarchy, processesIn, readHierarchies } from '../helpers/cgroups.ts';
 import { Failure } from '../helpers/cli.ts';
-import { groupBy } from '../helpers/pids.ts';
+import { attempt, groupBy } from '../helpers/pids.ts';
 import type { Step } from '../helpers/steps.ts';
-import {
-  forget,
-  limitsFile,
-  noteLimits,
-  noteOrigin,
-  originFile,
-  readLimitNotes,
-  sweepTargets,
-} from './notes.ts';
+import { forget, noteLimits, noteOrigin, readLimitNotes } from './notes.ts';
 import {
   controllersOf,
   hierarchyOf,
+  isSet,
   type LimitName,
   type Limits,
   levelsAbove,
-  limitFile,
+  limitNames,
+  limitPath,
   limits,
   namesOf,
   newLimits,
-  noLimit,
   prepare,
   readLimit,
   type Setting,
   toSettings,
-  valueBefore,
+  valueIn,
   type Write,
   writes,
 } from './table.ts';
@@ -38,128 +31,97 @@ import { findTarget, type Target } from './target.ts';
 /** The options that all of limit-*.ts take. */
 export const commonOptions = { reset: {}, json: {}, dryRun: {} } as const;
 
-/** One hierarchy's share of the work: v1 has a hierarchy for each controller, v2 one for all. */
-export interface Part {
-  hierarchy: Hierarchy;
-  target: Target;
-  /** the script's limits that are in this hierarchy */
+/** A target, and what a plan needs to know of it: v1 has a hierarchy for each controller, v2 one for all. */
+export interface Part extends Target {
+  /** the limits to set, or for --reset all limits of the script, as far as they are in this hierarchy */
   names: LimitName[];
-  /** how they are now, or will be when the cgroup is new */
+  /** their values now, or those that a new cgroup has */
   before: Setting[];
-  /** what the cgroup needs first: controllers enabled above it, a cpuset filled */
+  /** what is written before the limits: controllers are enabled above the cgroup, a cpuset is filled */
   prepare: Write[];
-  /** what the limits were before limit-*.ts changed them, where there are notes of that */
+  /** the values before limit-*.ts changed them, as far as they are noted */
   previous: Setting[];
-  /** other scripts limit something in this cgroup too */
+  /** the cgroup has other limits than these too */
   isShared: boolean;
-  /** v2: controllers that are enabled in the cgroup which the processes came from and are to go back to */
+  /** v2: controllers that are enabled in the cgroup to which the processes go back */
   enabled: string[];
-  /** how many there are in the cgroup, or will be */
+  /** how many processes are in the cgroup */
   processes: number;
 }
 
-/** A part, and what is to be done: `settings` undefined is --reset. */
-export interface Change {
-  part: Part;
-  settings: Setting[] | undefined;
+/** A part, and what is done to it. */
+export interface Change extends Part {
+  /** the new values of the limits */
+  settings: Setting[];
+  isReset: boolean;
   steps: Step[];
 }
 
 /**
- * The parts of the target `text` that the limits `wanted` are set in; if `wanted` is undefined, for --reset, those with
- * limits to put back. `all`: the limits of the script. Throws Failure if there is none.
+ * Plans the limits `wanted` for the target `text`, in each hierarchy that has some of them. undefined is --reset: `all`
+ * limits of the script are planned, where there is something to reset. Throws Failure if there is nothing to do.
  */
-export function findParts(
-  text: string,
-  all: LimitName[],
-  wanted: Limits | undefined,
-  dryRun: boolean,
-): Part[] {
+export function planChanges(text: string, all: LimitName[], wanted: Limits | undefined): Change[] {
   const hierarchies = readHierarchies();
-  const existing = all.filter((name) => {
-    const hierarchy = findHierarchy(hierarchies, limits[name].controller);
-    return hierarchy && limitFile(name, hierarchy.version);
-  });
-  // swap goes with memory, where the kernel counts it
-  const asked = wanted ? namesOf(wanted).filter((name) => name !== 'swap') : existing;
-  if (asked.length === 0) hierarchyOf(hierarchies, all[0] as LimitName);
-  const byHierarchy = groupBy(asked, (name) => hierarchyOf(hierarchies, name));
-  if (process.getuid?.() === 0 && !dryRun)
-    for (const hierarchy of byHierarchy.keys()) sweepTargets(hierarchy);
-  const parts = [...byHierarchy].map(([hierarchy, needed]) => {
-    const names = existing.filter((name) => hierarchyOf(hierarchies, name) === hierarchy);
-    return findPart(hierarchy, findTarget(hierarchy, text, wanted ? needed : []), names, needed);
-  });
-  const limited = wanted ? parts : parts.filter(isLimited);
+  const existing = all.filter((name) => attempt(() => hierarchyOf(hierarchies, name)));
+  const names = wanted ? namesOf(wanted) : existing.length > 0 ? existing : all;
+  const byHierarchy = groupBy(names, (name) => hierarchyOf(hierarchies, name));
+  const parts = [...byHierarchy].map(([hierarchy, its]) => findPart(hierarchy, text, its, !wanted));
+  const changes = parts.map((part) => planChange(part, wanted)).filter(({ steps }) => steps.length > 0);
   const [first] = parts;
-  if (limited.length === 0 && first) {
-    const { toMove, origin, directory } = first.target;
+  if (changes.length === 0 && first)
     throw new Failure(
-      `${text} was not limited by this script: its cgroup is ${toMove.length > 0 ? origin : directory}`,
+      `${text} was not limited by this script: its cgroup is ${first.toMove.length > 0 ? first.origin : first.directory}`,
     );
-  }
-  return limited;
+  return changes;
 }
 
-/** Whether there is something for --reset to do. */
-function isLimited({ target, previous, before, isShared, hierarchy: { version } }: Part): boolean {
-  if (target.toMove.length > 0) return false;
-  if (target.inPlace) return previous.length > 0;
-  return !isShared || before.some(({ limit, text }) => text !== noLimit(limit, version, target.directory));
-}
-
-/** Reads what a plan needs to know. `needed`: those of `names` whose files the cgroup has to have. */
-function findPart(hierarchy: Hierarchy, target: Target, names: LimitName[], needed: LimitName[]): Part {
-  const { version, mountPoint } = hierarchy;
-  const { directory } = target;
+/** Reads the facts that a plan needs. */
+function findPart(hierarchy: Hierarchy, text: string, names: LimitName[], isReset: boolean): Part {
+  // the cgroup must have the files of these; the file for swap is there if the kernel accounts for it
+  const needed = isReset ? [] : names.filter((name) => name !== 'swap');
+  const target = findTarget(hierarchy, text, needed);
+  const { version, mountPoint, directory, origin } = target;
   const isNew = target.toMove.length > 0;
-  const isOurs = basename(dirname(directory)) === parent;
+  const missing = controllersOf(needed.filter((name) => isNew || !existsSync(limitPath(name, target))));
+  const read = (name: LimitName) => readLimit(name, version, directory);
+  const isOther = (name: LimitName) => !names.includes(name) && read(name).some((one) => isSet(one, target));
   const [base] = levelsAbove(directory);
-  const has = (name: LimitName) => existsSync(join(directory, limitFile(name, version)?.files[0] ?? ''));
-  const missing = isOurs && version === 2 ? controllersOf(needed.filter((name) => !has(name))) : [];
-  const isComing = (name: LimitName) => isNew || missing.includes(limits[name].controller);
-  const others = (Object.keys(limits) as LimitName[]).filter((name) => !names.includes(name));
-  const controlFile = join(base, 'cgroup.subtree_control');
-  const goesBack = version === 2 && !isNew && target.origin === base && base !== mountPoint;
+  const goesBack = version === 2 && origin === base && base !== mountPoint;
+  const control = goesBack ? readFileSync(join(base, 'cgroup.subtree_control'), 'utf8') : '';
   return {
-    hierarchy,
-    target,
+    ...target,
     names,
     before: names.flatMap((name) =>
-      isComing(name) ? newLimits(hierarchy, [name]) : readLimit(name, version, directory),
+      missing.includes(limits[name].controller) ? newLimits(hierarchy, [name]) : read(name),
     ),
     prepare: isNew || version === 2 ? prepare(hierarchy, directory, missing) : [],
     previous: readLimitNotes(target, controllersOf(names)),
-    isShared: !isNew && others.some((name) => hasLimit(name, version, directory)),
-    enabled: goesBack ? readFileSync(controlFile, 'utf8').trim().split(' ').filter(Boolean) : [],
-    processes: isNew ? target.toMove.length : processesIn(directory).length,
+    isShared: limitNames.some(isOther),
+    enabled: control.trim().split(' ').filter(Boolean),
+    processes: attempt(() => processesIn(directory).length) ?? 0,
   };
 }
 
-const hasLimit = (name: LimitName, version: 1 | 2, directory: string) =>
-  readLimit(name, version, directory).some(({ text }) => text !== noLimit(name, version, directory));
-
-/** What is to be done to a part for `wanted`; undefined is --reset. */
+/** Plans the limits `wanted` for a part; undefined is --reset. Pure. */
 export function planChange(part: Part, wanted: Limits | undefined): Change {
-  if (!wanted) return { part, settings: undefined, steps: planReset(part) };
-  const settings = toSettings(wanted, part.names, part.hierarchy.version, part.before);
-  return { part, settings, steps: planLimit(part, settings) };
+  if (!wanted) return { ...part, settings: settingsBefore(part), isReset: true, steps: planReset(part) };
+  const settings = toSettings(wanted, part.names, part.version, part.before);
+  return { ...part, settings, isReset: false, steps: planLimit(part, settings) };
 }
 
 /** The steps that limit a target. Pure. */
 export function planLimit(part: Part, settings: Setting[]): Step[] {
-  const { hierarchy, target, before, previous } = part;
-  const { directory, toMove, origin } = target;
-  const cgroup = { version: hierarchy.version, directory };
-  const values = [...part.prepare, ...writes(settings, cgroup, before)];
-  if (toMove.length === 0 || origin === undefined) {
-    const old = settings.map((setting) => valueBefore(setting, cgroup, before));
-    return [...(target.inPlace ? noteLimits(target, old, previous) : []), ...values];
+  const { version, directory, top, toMove, origin, before } = part;
+  const values = [...part.prepare, ...writes(settings, part, before)];
+  if (toMove.length === 0) {
+    const old = settings.map((setting) => valueIn(before, setting, part));
+    return [...(part.inPlace ? noteLimits(part, old, part.previous) : []), ...values];
   }
   const members = toMove.map(({ pid }) => pid);
-  const tops = toMove.filter(({ pid, ppid }) => pid === target.top?.pid || !members.includes(ppid));
+  const tops = toMove.filter(({ pid, ppid }) => pid === top?.pid || !members.includes(ppid));
   const moves: Step[] = [
-    ...noteOrigin(hierarchy, target),
+    ...noteOrigin(part),
     ...tops.map(({ pid }, index) => ({
       ...(index === 0 && { why: 'the process and its descendants; once more, for those born meanwhile' }),
       moveTree: pid,
@@ -167,36 +129,39 @@ export function planLimit(part: Part, settings: Setting[]): Step[] {
       to: directory,
     })),
   ];
-  // a v2 cgroup that enables controllers can't have processes of its own: those of a delegated one go first
-  const movesFirst = hierarchy.version === 2 && origin === levelsAbove(directory)[0];
+  // a v2 cgroup that enables controllers can't have processes of its own: a delegated one is emptied first
+  const movesFirst = version === 2 && origin === levelsAbove(directory)[0];
   const make: Step = { why: 'a cgroup of its own', mkdir: directory };
   return movesFirst ? [make, ...moves, ...values] : [make, ...values, ...moves];
 }
 
-/** The steps that put back what the limits of a target were, or lift them. Pure. */
-export function planReset({ hierarchy, target, before, previous, isShared, enabled }: Part): Step[] {
-  const { directory, origin } = target;
-  const { version } = hierarchy;
-  if (origin && !isShared) {
-    // v2 takes no processes back into a cgroup that enables controllers: a delegated one no longer does
-    const write = enabled.map((word) => `-${word}`).join(' ');
-    const levels = write === '' ? [] : levelsAbove(directory).reverse();
-    return [
-      ...levels.map((level) => ({ write, to: join(level, 'cgroup.subtree_control') })),
-      ...target.elsewhere.map(({ pid, directory }) => ({ moveTree: pid, members: [pid], to: directory })),
-      { why: 'back to where they came from', moveAll: directory, to: origin },
-      { rmdir: directory },
-      { rmdir: dirname(directory), unlessUsed: true },
-      ...forget(target, [originFile(hierarchy)]),
-    ];
+/** Whether --reset moves the processes back to where they came from: no other limit is left. */
+export const isBack = ({ origin, isShared }: Part) => origin !== undefined && !isShared;
+
+/** The values to which --reset sets the limits of a part. */
+function settingsBefore(part: Part): Setting[] {
+  if (part.inPlace) return part.previous;
+  return part.before.filter((one) => isSet(one, part)).map((one) => valueIn([], one, part));
+}
+
+/** The steps that restore the previous limits of a target, or lift them; none if it has no limit of this script. Pure. */
+export function planReset(part: Part): Step[] {
+  const { directory, inPlace, origin, elsewhere, enabled, before } = part;
+  if (part.toMove.length > 0) return [];
+  if (!isBack(part)) {
+    const settings = settingsBefore(part);
+    const steps = writes(settings, part, before);
+    return inPlace && settings.length > 0 ? [...steps, ...forget(part, settings)] : steps;
   }
-  const lifted = before.flatMap((setting) => {
-    const text = noLimit(setting.limit, version, directory);
-    return text === setting.text ? [] : [{ ...setting, text }];
-  });
-  const noted = controllersOf(previous.map(({ limit }) => limit)).map(limitsFile);
+  // v2 moves no process into a cgroup that enables controllers: they are disabled in a delegated one
+  const write = enabled.map((word) => `-${word}`).join(' ');
+  const levels = write === '' ? [] : levelsAbove(directory).reverse();
   return [
-    ...writes(target.inPlace ? previous : lifted, { version, directory }, before),
-    ...(target.inPlace ? forget(target, noted) : []),
+    ...levels.map((level) => ({ write, to: join(level, 'cgroup.subtree_control') })),
+    ...elsewhere.map(({ pid, directory }) => ({ moveTree: pid, members: [pid], to: directory })),
+    { why: 'back to where they came from', moveAll: directory, to: origin as string },
+    { rmdir: directory },
+    { rmdir: dirname(directory), unlessUsed: true },
+    ...forget(part, []),
   ];
 }

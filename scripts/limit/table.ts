@@ -1,5 +1,5 @@
-// All limits: how run.ts, limit-*.ts and ps.ts call them, which files of cgroup v1 and v2 hold them, and what is written
-// there in which order. See cgroups(7), the kernel's admin-guide/cgroup-v2 and admin-guide/cgroup-v1.
+// All limits of run.ts, limit-*.ts and ps.ts: their names, the files of cgroup v1 and v2 that hold them, and the order in
+// which these are written. See cgroups(7), the kernel's admin-guide/cgroup-v2 and admin-guide/cgroup-v1.
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { findHierarchy, type Hierarchy, offeredControllers, parent } from '../helpers/cgroups.ts';
@@ -23,190 +23,121 @@ export const memoryFiles = {
   },
 } as const;
 
-/** A limit as one version of cgroups has it. */
-export interface LimitFile {
-  /** its file; each of several takes a word of the value */
-  files: [string, ...string[]];
-  /** the value without a limit; undefined: the value that the cgroup above has */
-  none?: string;
-  /** the file has a line for each device: what stands between the device's number and the value */
-  device?: string;
-}
-
-/** A limit: what people and --json call it, what its value counts, and where v1 and v2 have it. */
-export interface Limit {
-  controller: 'memory' | 'cpu' | 'cpuset' | 'pids' | 'io';
-  label: string;
-  json: string;
-  unit: 'bytes' | 'bytes/s' | 'CPUs' | 'number' | 'list';
-  1?: LimitFile;
-  2?: LimitFile;
-}
-
 /**
- * All limits, and their files and values in v1 and v2: the kernel's admin-guide/cgroup-v2, and admin-guide/cgroup-v1
- * and scheduler/sched-bwc for v1. A controller more is a few lines here, and a script.
+ * All limits: their names for people and in --json, and the units of their values. To add a controller, add its lines
+ * here and in `limitFiles`, and a script.
  */
 export const limits = {
-  memory: {
-    controller: 'memory',
-    label: 'memory limit',
-    json: 'limitBytes',
-    unit: 'bytes',
-    1: { files: [memoryFiles[1].limit], none: '-1' },
-    2: { files: [memoryFiles[2].limit], none: 'max' },
-  },
-  swap: {
-    controller: 'memory',
-    label: '', // limit-memory.ts tells it in words of its own
-    json: 'swapLimitBytes',
-    unit: 'bytes',
-    1: { files: [memoryFiles[1].swap], none: '-1' },
-    2: { files: [memoryFiles[2].swap], none: 'max' },
-  },
-  high: {
-    controller: 'memory',
-    label: 'high',
-    json: 'highBytes',
-    unit: 'bytes',
-    2: { files: ['memory.high'], none: 'max' },
-  },
-  reserve: {
-    controller: 'memory',
-    label: 'soft limit',
-    json: 'reserveBytes',
-    unit: 'bytes',
-    // v1: above it the kernel reclaims from this cgroup first; v2: below it last
-    1: { files: ['memory.soft_limit_in_bytes'], none: '-1' },
-    2: { files: ['memory.low'], none: '0' },
-  },
-  oomGroup: {
-    controller: 'memory',
-    label: 'killed as a whole',
-    json: 'oomGroup',
-    unit: 'number',
-    2: { files: ['memory.oom.group'], none: '0' },
-  },
-  cpu: {
-    controller: 'cpu',
-    label: 'CPU limit',
-    json: 'cpus',
-    unit: 'CPUs',
-    // microseconds in each period, and the period
-    1: { files: ['cpu.cfs_quota_us', 'cpu.cfs_period_us'], none: '-1 100000' },
-    2: { files: ['cpu.max'], none: 'max 100000' },
-  },
-  weight: {
-    controller: 'cpu',
-    label: 'weight',
-    json: 'weight',
-    unit: 'number',
-    1: { files: ['cpu.shares'], none: '1024' },
-    2: { files: ['cpu.weight'], none: '100' },
-  },
-  cpuset: {
-    controller: 'cpuset',
-    label: 'CPUs',
-    json: 'cpuset',
-    unit: 'list',
-    1: { files: ['cpuset.cpus'] },
-    2: { files: ['cpuset.cpus'], none: '' },
-  },
-  mems: {
-    controller: 'cpuset',
-    label: 'memory nodes',
-    json: 'mems',
-    unit: 'list',
-    1: { files: ['cpuset.mems'] },
-    2: { files: ['cpuset.mems'], none: '' },
-  },
-  pids: {
-    controller: 'pids',
-    label: 'process limit',
-    json: 'pidsLimit',
-    unit: 'number',
-    1: { files: ['pids.max'], none: 'max' },
-    2: { files: ['pids.max'], none: 'max' },
-  },
-  readBps: ioLimit('read', 'bytes/s', 'readBps', 'read_bps', 'rbps'),
-  writeBps: ioLimit('write', 'bytes/s', 'writeBps', 'write_bps', 'wbps'),
-  readIops: ioLimit('reads/s', 'number', 'readIops', 'read_iops', 'riops'),
-  writeIops: ioLimit('writes/s', 'number', 'writeIops', 'write_iops', 'wiops'),
-} as const satisfies Record<string, Limit>;
+  memory: { controller: 'memory', label: 'memory limit', json: 'limitBytes', unit: 'bytes' },
+  // limit-memory.ts prints it in words of its own
+  swap: { controller: 'memory', label: '', json: 'swapLimitBytes', unit: 'bytes' },
+  high: { controller: 'memory', label: 'high', json: 'highBytes', unit: 'bytes' },
+  reserve: { controller: 'memory', label: 'soft limit', json: 'reserveBytes', unit: 'bytes' },
+  oomGroup: { controller: 'memory', label: 'killed as a whole', json: 'oomGroup', unit: 'number' },
+  cpu: { controller: 'cpu', label: 'CPU limit', json: 'cpus', unit: 'CPUs' },
+  weight: { controller: 'cpu', label: 'weight', json: 'weight', unit: 'number' },
+  cpuset: { controller: 'cpuset', label: 'CPUs', json: 'cpuset', unit: 'list' },
+  mems: { controller: 'cpuset', label: 'memory nodes', json: 'mems', unit: 'list' },
+  pids: { controller: 'pids', label: 'process limit', json: 'pidsLimit', unit: 'number' },
+  readBps: { controller: 'io', label: 'read', json: 'readBps', unit: 'bytes/s' },
+  writeBps: { controller: 'io', label: 'write', json: 'writeBps', unit: 'bytes/s' },
+  readIops: { controller: 'io', label: 'reads/s', json: 'readIops', unit: 'number' },
+  writeIops: { controller: 'io', label: 'writes/s', json: 'writeIops', unit: 'number' },
+} as const;
 
 export type LimitName = keyof typeof limits;
 
-function ioLimit(label: string, unit: Limit['unit'], json: string, v1: string, v2: string) {
-  return {
-    controller: 'io' as const,
-    label,
-    json,
-    unit,
-    1: { files: [`blkio.throttle.${v1}_device`] as [string], none: '0', device: '' },
-    2: { files: ['io.max'] as [string], none: 'max', device: `${v2}=` },
-  };
-}
+export const limitNames = Object.keys(limits) as LimitName[];
 
-/** A limit's value as its file has it; `device` is MAJ:MIN where the file has a line for each. */
+/**
+ * The file of a limit, and its value without a limit; undefined: the value of the parent cgroup. A file with `key` has a
+ * line for each device: the device's number, and the key directly before the value.
+ */
+type LimitFile = [file: string, none?: string, key?: string];
+
+/**
+ * The files of all limits in v1 and v2: the kernel's admin-guide/cgroup-v2, and admin-guide/cgroup-v1 and
+ * scheduler/sched-bwc for v1.
+ */
+const limitFiles: Record<LimitName, { 1?: LimitFile; 2: LimitFile }> = {
+  memory: { 1: [memoryFiles[1].limit, '-1'], 2: [memoryFiles[2].limit, 'max'] },
+  swap: { 1: [memoryFiles[1].swap, '-1'], 2: [memoryFiles[2].swap, 'max'] },
+  high: { 2: ['memory.high', 'max'] },
+  // v1: the kernel reclaims first from cgroups above it; v2: last from cgroups below it
+  reserve: { 1: ['memory.soft_limit_in_bytes', '-1'], 2: ['memory.low', '0'] },
+  oomGroup: { 2: ['memory.oom.group', '0'] },
+  // microseconds in each period, and the period, for which v1 has a file of its own
+  cpu: { 1: ['cpu.cfs_quota_us', '-1 100000'], 2: ['cpu.max', 'max 100000'] },
+  weight: { 1: ['cpu.shares', '1024'], 2: ['cpu.weight', '100'] },
+  cpuset: { 1: ['cpuset.cpus'], 2: ['cpuset.cpus', ''] },
+  mems: { 1: ['cpuset.mems'], 2: ['cpuset.mems', ''] },
+  pids: { 1: ['pids.max', 'max'], 2: ['pids.max', 'max'] },
+  readBps: { 1: ['blkio.throttle.read_bps_device', '0', ''], 2: ['io.max', 'max', 'rbps='] },
+  writeBps: { 1: ['blkio.throttle.write_bps_device', '0', ''], 2: ['io.max', 'max', 'wbps='] },
+  readIops: { 1: ['blkio.throttle.read_iops_device', '0', ''], 2: ['io.max', 'max', 'riops='] },
+  writeIops: { 1: ['blkio.throttle.write_iops_device', '0', ''], 2: ['io.max', 'max', 'wiops='] },
+};
+
+const periodFile = 'cpu.cfs_period_us';
+
+/** A limit's value, as the file has it; `device` is MAJ:MIN if the file has a line for each device. */
 export interface Setting {
   limit: LimitName;
   device?: string;
   text: string;
 }
 
-/** A cgroup, which exists or will. */
+/** A cgroup, which exists or will be made. */
 export interface Cgroup {
   version: 1 | 2;
   directory: string;
 }
 
-/** A limit's place in one version. undefined: that version does not have it. */
-export const limitFile = (limit: LimitName, version: 1 | 2): LimitFile | undefined =>
-  (limits[limit] as Limit)[version];
+/** The path of a limit's file in a cgroup, whose version has the limit. */
+export const limitPath = (limit: LimitName, { version, directory }: Cgroup): string =>
+  join(directory, limitFiles[limit][version]?.[0] ?? '');
 
 const readText = (file: string) => attempt(() => readFileSync(file, 'utf8').trim());
 
-/** What v1 says for no limit: the largest multiple of a page in 63 bits. */
+/** Without a limit, v1 says the largest multiple of a page in 63 bits. */
 const isUnlimited = (text: string) => text === 'max' || Number(text) >= 2 ** 62;
 
-/** The value of a limit that a cgroup without it has. */
+/** The value that stands for no limit in a cgroup. */
 export function noLimit(limit: LimitName, version: 1 | 2, directory: string): string {
-  const form = limitFile(limit, version);
-  return form?.none ?? readText(join(dirname(directory), form?.files[0] ?? '')) ?? '';
+  const [file = '', none] = limitFiles[limit][version] ?? [];
+  return none ?? readText(join(dirname(directory), file)) ?? '';
 }
 
 /**
- * What a limit is in a cgroup: one value, or one for each device that has it. None where the cgroup has no such file,
- * the host no such version of it.
+ * Reads a limit of a cgroup: one value, or one for each device with a limit. None if the cgroup has no such file, or its
+ * version no such limit.
  */
 export function readLimit(limit: LimitName, version: 1 | 2, directory: string): Setting[] {
-  const form = limitFile(limit, version);
-  if (!form) return [];
-  const words = form.files.map((file) => readText(join(directory, file)));
-  if (words.includes(undefined)) return [];
-  const text = words.join(' ');
-  const { none, device: key } = form;
-  if (key === undefined) return [{ limit, text: isUnlimited(text) ? (none ?? text) : text }];
-  return text.split('\n').flatMap((line) => {
-    const [device = '', ...values] = line.split(' ');
-    const value = values.find((word) => word.startsWith(key))?.slice(key.length);
-    return value === undefined || value === none || !device.includes(':')
-      ? []
-      : [{ limit, device, text: value }];
+  const [file, none, key] = limitFiles[limit][version] ?? [];
+  const content = file && readText(join(directory, file));
+  if (content === undefined) return [];
+  if (key === undefined) {
+    const period = file === 'cpu.cfs_quota_us' ? ` ${readText(join(directory, periodFile))}` : '';
+    return [{ limit, text: (isUnlimited(content) ? (none ?? content) : content) + period }];
+  }
+  return content.split('\n').flatMap((line) => {
+    const [device = '', ...words] = line.split(' ');
+    const text = words.find((word) => word.startsWith(key))?.slice(key.length);
+    return text === undefined || text === none || !device.includes(':') ? [] : [{ limit, device, text }];
   });
 }
 
 /**
- * A limit as a number that can be compared: CPUs, bytes, a count; a weight in v2's scale. null: no limit; undefined: the
- * limit is a list of CPUs.
+ * A limit as a number that can be compared: CPUs, bytes, a count; a weight is on v2's scale. null: no limit;
+ * undefined: the limit is a list, of CPUs or memory nodes.
  */
 export function amount(version: 1 | 2, { limit, text }: Setting): number | null | undefined {
   const { unit } = limits[limit];
   if (unit === 'list') return undefined;
-  const none = limitFile(limit, version)?.none?.split(' ')[0];
-  const [value, period] = text.split(' ');
+  const [, none] = limitFiles[limit][version] ?? [];
+  const [value = '', period] = text.split(' ');
   if (limit === 'weight') return version === 1 ? sharesAsWeight(Number(value)) : Number(value);
-  if (value === none) return null;
+  if (value === none?.split(' ')[0]) return null;
   return unit === 'CPUs' ? Number(value) / Number(period) : Number(value);
 }
 
@@ -219,14 +150,14 @@ export const weightToShares = (weight: number) => Math.max(2, Math.round((weight
 const sharesAsWeight = (shares: number) => Math.max(1, Math.round((shares * 100) / 1024));
 
 /**
- * v1's cpu.shares, 2 to 262144, as v2's cpu.weight, as runc and crun convert it (opencontainers/cgroups since 0.0.3): a
- * curve through both ends and through the two defaults.
+ * Converts v1's cpu.shares, 2 to 262144, to v2's cpu.weight, as runc and crun do (opencontainers/cgroups since 0.0.3):
+ * by a curve through both ends and through the two defaults.
  */
 export function sharesToWeight(shares: number): number {
   if (shares <= 2) return 1;
   if (shares >= 262_144) return 10_000;
   const log = Math.log2(shares);
-  // what is a whole number already may be off by the last bit
+  // a whole number may be off by the last bit
   return Math.ceil(10 ** ((log * log + 125 * log) / 612 - 7 / 34) - 1e-9);
 }
 
@@ -258,36 +189,13 @@ export interface Rate {
   value: number;
 }
 
-/** The values of the requested limits, except those of disks; `cpuNow`: the current quota and period. */
-const valuesOf = (wanted: Limits, version: 1 | 2, cpuNow?: string) => {
-  const { memoryBytes, swapBytes = 0, weight, cpuShares } = wanted;
-  const values: Partial<Record<LimitName, number | string | undefined>> = {
-    memory: memoryBytes,
-    // v1 counts memory and swap together, v2 swap alone
-    swap: memoryBytes === undefined ? undefined : swapBytes + (version === 1 ? memoryBytes : 0),
-    high: wanted.highBytes,
-    reserve: wanted.reserveBytes,
-    oomGroup: wanted.oomGroup ? 1 : undefined,
-    cpu: quota(wanted, cpuNow),
-    weight:
-      version === 1
-        ? (cpuShares ?? (weight && weightToShares(weight)))
-        : (weight ?? (cpuShares && sharesToWeight(cpuShares))),
-    cpuset: wanted.cpuset,
-    mems: wanted.mems,
-    pids: wanted.pids,
-  };
-  return values;
-};
-
 /** The names of the requested limits. A memory limit sets the swap limit too: without a request, to no swap. */
 export function namesOf(wanted: Limits): LimitName[] {
-  const values = Object.entries(valuesOf(wanted, 2)) as [LimitName, unknown][];
-  const given = values.filter(([, value]) => value !== undefined).map(([name]) => name);
-  return [...given, ...new Set(wanted.devices?.map(({ limit }) => limit))];
+  const before: Setting[] = [{ limit: 'swap', text: 'max' }];
+  return [...new Set(toSettings(wanted, limitNames, 2, before).map(({ limit }) => limit))];
 }
 
-/** The controllers that limits take. */
+/** The controllers of limits. */
 export const controllersOf = (names: LimitName[]) => [
   ...new Set(names.map((name) => limits[name].controller)),
 ];
@@ -296,108 +204,126 @@ export const controllersOf = (names: LimitName[]) => [
 export function hierarchyOf(hierarchies: Hierarchy[], limit: LimitName): Hierarchy {
   const { controller } = limits[limit];
   const hierarchy = findHierarchy(hierarchies, controller);
-  const delegated = process.getuid?.() === 0 ? '' : ' that is delegated to you';
+  const delegated = process.getuid?.() === 0 ? '' : ', or it is not delegated to you';
   if (!hierarchy)
     throw new Failure(
       `cannot limit ${controller}: this host has no such controller${delegated}, cgroups(7): see /proc/cgroups`,
     );
-  if (!limitFile(limit, hierarchy.version))
+  if (!limitFiles[limit][hierarchy.version])
     throw new Failure(
-      `cgroup v1 has nothing like ${limitFile(limit, 2)?.files[0]}, and this host has the ${controller} controller there: boot it with systemd.unified_cgroup_hierarchy=1`,
+      `cgroup v1 has nothing like ${limitFiles[limit][2][0]}, and this host has the ${controller} controller there: boot it with systemd.unified_cgroup_hierarchy=1`,
     );
   return hierarchy;
 }
 
-/** The values that the named limits have in a new cgroup of a hierarchy. */
+/** The values of these limits in a new cgroup of a hierarchy. */
 export function newLimits({ version, mountPoint }: Hierarchy, names: LimitName[]): Setting[] {
-  return names.flatMap((limit) => {
-    const form = limitFile(limit, version);
-    // the values of a new cpuset are filled in from the root
-    const text = form?.none ?? readText(join(mountPoint, form?.files[0] ?? '')) ?? '';
-    const exists = form && form.device === undefined && (limit !== 'swap' || countsSwap(version, mountPoint));
-    return exists ? [{ limit, text }] : [];
-  });
+  // v2's root has no limits, which would show whether the kernel accounts for swap
+  const swapFile = version === 1 ? join(mountPoint, memoryFiles[1].swap) : '/proc/swaps';
+  const found = names.filter((limit) => limit !== 'swap' || existsSync(swapFile));
+  // a new cpuset is filled with the values of the root, cpuset(7)
+  return found.map((limit) => ({ limit, text: noLimit(limit, version, join(mountPoint, parent)) }));
 }
 
 /**
- * The values that a cgroup's files get for the requested limits, as far as they are among `names`; `before`: the current
- * values. Throws Failure if swap is to be limited and the kernel does not account for it.
+ * The values to write for the requested limits, as far as they are among `names`; `before` has the current ones. Throws
+ * Failure if swap is to be limited and the kernel does not account for it.
  */
 export function toSettings(wanted: Limits, names: LimitName[], version: 1 | 2, before: Setting[]): Setting[] {
+  const { memoryBytes, swapBytes, weight, cpuShares, devices = [] } = wanted;
   const now = (name: LimitName) => before.find(({ limit }) => limit === name)?.text;
   const countsSwap = now('swap') !== undefined;
-  if (names.includes('swap') && wanted.swapBytes !== undefined && !countsSwap)
+  if (names.includes('swap') && swapBytes !== undefined && !countsSwap)
     throw new Failure(
       'cannot limit swap: this kernel does not account for it: boot it with swapaccount=1, or leave swap out',
     );
-  const values = valuesOf(wanted, version, now('cpu'));
-  const settings = names.flatMap((limit): Setting[] => {
-    const value = values[limit];
-    if (value === undefined || (limit === 'swap' && !countsSwap)) return [];
-    return [{ limit, text: value === Infinity ? (limitFile(limit, version)?.none ?? '') : String(value) }];
+  // v1 counts memory and swap together, v2 swap alone
+  const swap = memoryBytes && (swapBytes ?? 0) + (version === 1 ? memoryBytes : 0);
+  const values: Partial<Record<LimitName, number | string | undefined>> = {
+    memory: memoryBytes,
+    swap: countsSwap ? swap : undefined,
+    high: wanted.highBytes,
+    reserve: wanted.reserveBytes,
+    oomGroup: wanted.oomGroup ? 1 : undefined,
+    cpu: quota(wanted, now('cpu') ?? noLimit('cpu', version, '')),
+    weight:
+      version === 1
+        ? (cpuShares ?? (weight && weightToShares(weight)))
+        : (weight ?? (cpuShares && sharesToWeight(cpuShares))),
+    cpuset: wanted.cpuset,
+    mems: wanted.mems,
+    pids: wanted.pids,
+  };
+  const settings = names.flatMap((limit) => {
+    const value = values[limit] === Infinity ? noLimit(limit, version, '') : values[limit];
+    return value === undefined ? [] : { limit, text: String(value) };
   });
-  const rates = (wanted.devices ?? []).filter(({ limit }) => names.includes(limit));
+  const rates = devices.filter(({ limit }) => names.includes(limit));
   return [...settings, ...rates.map(({ limit, device, value }) => ({ limit, device, text: String(value) }))];
 }
 
 /** Quota and period in microseconds. With a period alone the number of CPUs stays as it is in `now`. */
-function quota({ cpus, periodMicroseconds }: Limits, now = 'max 100000'): string | number | undefined {
+function quota({ cpus, periodMicroseconds }: Limits, now: string): string | number | undefined {
   if (cpus === Infinity || (cpus === undefined && periodMicroseconds === undefined)) return cpus;
   const [old = '', oldPeriod] = now.split(' ');
   const period = periodMicroseconds ?? 100_000;
-  const isLimited = cpus !== undefined || Number(old) > 0;
-  const share = cpus ?? Number(old) / Number(oldPeriod);
+  const share = cpus ?? Number(old) / Number(oldPeriod); // not above 0 without a limit
   // kernel/sched: a quota is a millisecond at least
-  return `${isLimited ? Math.max(1000, Math.round(share * period)) : old} ${period}`;
+  return `${share > 0 ? Math.max(1000, Math.round(share * period)) : old} ${period}`;
 }
 
-/** A value that is written to a file of a cgroup: a step of helpers/steps.ts. */
+/** A value to write to a file of a cgroup: a step of helpers/steps.ts. */
 export interface Write {
   write: string;
   to: string;
 }
 
 /**
- * What is written to set a cgroup's limits, in an order that the kernel accepts and that kills no process on the way: v1's
+ * What to write to set a cgroup's limits, in an order that the kernel accepts and that kills no process on the way: v1's
  * limit of memory plus swap must not be less than that of memory, so it is raised first and lowered last; v2's swap
- * limit likewise. `before`: the current values.
+ * limit likewise. `before` has the current values.
  */
 export function writes(settings: Setting[], cgroup: Cgroup, before: Setting[]): Write[] {
   const { version, directory } = cgroup;
-  const old = (setting: Setting) => valueBefore(setting, cgroup, before);
+  const old = (setting: Setting) => valueIn(before, setting, cgroup);
   const number = (setting: Setting) => amount(version, setting) ?? Infinity;
   const isRaised = (setting: Setting) => setting.limit === 'swap' && number(setting) > number(old(setting));
   const ordered = [...settings.filter(isRaised), ...settings.filter((setting) => !isRaised(setting))];
   return ordered.flatMap((setting) => {
-    const { files, device, none = '' } = limitFile(setting.limit, version) as LimitFile;
-    const [first = '', second] = files.map((file) => join(directory, file));
-    if (device !== undefined) return [{ write: `${setting.device} ${device}${setting.text}`, to: first }];
-    if (second === undefined) return [{ write: setting.text, to: first }];
-    const [value = '', period = ''] = setting.text.split(' ');
-    if (period === old(setting).text.split(' ')[1]) return [{ write: value, to: first }];
-    // v1: with the new period the old quota might be more than the cgroup above allows, EINVAL: it goes and comes back
-    const unlimited = none.split(' ')[0] as string;
-    const values = [unlimited, period, value].slice(0, value === unlimited ? 2 : 3);
-    return values.map((write, index) => ({ write, to: index === 1 ? second : first }));
+    const { limit, device, text } = setting;
+    const [file = '', , key] = limitFiles[limit][version] ?? [];
+    const to = join(directory, file);
+    if (key !== undefined) return { write: `${device} ${key}${text}`, to };
+    if (file !== 'cpu.cfs_quota_us') return { write: text, to };
+    const [value = '', period = ''] = text.split(' ');
+    const last = { write: value, to };
+    if (period === old(setting).text.split(' ')[1]) return last;
+    // with the new period the old quota might be more than the parent allows, EINVAL: it is lifted first
+    const lift = { write: '-1', to };
+    return [lift, { write: period, to: join(directory, periodFile) }, ...(value === '-1' ? [] : [last])];
   });
 }
 
-/** Whether another setting is of the same limit, and of the same disk. */
+/** Whether a setting of a cgroup limits anything. */
+export const isSet = ({ limit, text }: Setting, { version, directory }: Cgroup): boolean =>
+  text !== noLimit(limit, version, directory);
+
+/** Whether another setting is of the same limit and the same disk. */
 export const isSame = (one: Setting) => (other: Setting) =>
   one.limit === other.limit && one.device === other.device;
 
-/** The current value of a limit: the one that was read, or none. */
-export const valueBefore = (setting: Setting, { version, directory }: Cgroup, before: Setting[]): Setting =>
-  before.find(isSame(setting)) ?? { ...setting, text: noLimit(setting.limit, version, directory) };
+/** The value of a setting's limit among those that were `read` in a cgroup; no limit, if it is not among them. */
+export const valueIn = (read: Setting[], setting: Setting, { version, directory }: Cgroup): Setting =>
+  read.find(isSame(setting)) ?? { ...setting, text: noLimit(setting.limit, version, directory) };
 
-/** The cgroups above one of ours, `barehand/NAME`: the one that our folder is in, and that folder. */
+/** The two cgroups above one of ours, `barehand/NAME`: the one that has the folder `barehand`, and that folder. */
 export const levelsAbove = (directory: string): [string, string] => [
   dirname(dirname(directory)),
   dirname(directory),
 ];
 
 /**
- * What a new cgroup of ours, `barehand/NAME`, needs before it takes processes or limits: v2's controllers are enabled in
+ * What to write before a new cgroup of ours, `barehand/NAME`, takes processes or limits: v2's controllers are enabled in
  * the cgroups above, from the top; v1's cpuset gets CPUs and memory nodes, cpuset(7).
  */
 export function prepare(hierarchy: Hierarchy, directory: string, controllers: string[]): Write[] {
@@ -417,7 +343,7 @@ export function prepare(hierarchy: Hierarchy, directory: string, controllers: st
 
 /**
  * All that is written to the new cgroups of the container `name` before it joins them: they are prepared, and limited.
- * Throws Failure where this host can't limit so.
+ * Throws Failure if this host does not have a limit.
  */
 export function launchWrites(hierarchies: Hierarchy[], name: string, wanted: Limits): Write[] {
   const directoryIn = ({ mountPoint }: Hierarchy) => join(mountPoint, parent, name);
@@ -435,12 +361,8 @@ export function launchWrites(hierarchies: Hierarchy[], name: string, wanted: Lim
   return [...prepared, ...limited];
 }
 
-/** A number in a file of the memory controller; null for no limit, undefined where there is no such file. */
+/** The number in a file of a cgroup; null: no limit; undefined: there is no such file. */
 export function readBytes(file: string): number | null | undefined {
   const text = readText(file);
   return text === undefined ? undefined : isUnlimited(text) ? null : Number(text);
 }
-
-/** Whether a new cgroup has a limit for swap: not every kernel counts it. v2's root has no limits, which would show it. */
-const countsSwap = (version: 1 | 2, mountPoint: string) =>
-  existsSync(version === 1 ? join(mountPoint, memoryFiles[1].swap) : '/proc/swaps');

@@ -1,4 +1,4 @@
-// Whose cgroup is to be limited: that of a container by its name, or of any process and what descends from it.
+// The cgroup to limit: that of a container, given by its name or a PID, or of any process with its descendants.
 import { existsSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import {
@@ -10,7 +10,13 @@ import {
   processesIn,
 } from '../helpers/cgroups.ts';
 import { Failure, UsageError } from '../helpers/cli.ts';
-import { type Container, findContainers, heldContainer, identify, strangers } from '../helpers/containers.ts';
+import {
+  type Container,
+  findContainers,
+  heldContainer,
+  ownContainerName,
+  strangers,
+} from '../helpers/containers.ts';
 import {
   attempt,
   descendants,
@@ -19,43 +25,52 @@ import {
   readProcess,
   readProcesses,
   startTicks,
-  type Table,
 } from '../helpers/pids.ts';
 import { firstOf, isName, ownName } from '../helpers/target.ts';
 import { type Delegation, findDelegation, isWritable } from './delegation.ts';
-import { type Noted, type Origin, readOrigin } from './notes.ts';
-import { controllersOf, type LimitName, limitFile } from './table.ts';
+import { type Place, readOrigin } from './notes.ts';
+import { controllersOf, type LimitName, limitPath } from './table.ts';
 
-/** A cgroup of one hierarchy, and who is in it or is to go there. */
-export interface Target extends Noted, Origin {
-  /** the cgroup is still to be made, and these have to be moved there, `top` first, parents before children */
+/** A target in one hierarchy: its cgroup there, which exists or will be made. */
+export interface Target extends Hierarchy {
+  directory: string;
+  /** the first process of the tree or the container; undefined if it has ended */
+  top: Process | undefined;
+  /** when it started, in ticks since boot: a later process may get its PID */
+  startTicks: number | undefined;
+  /** the cgroup is that of a container or a service: --reset restores its previous limits, and moves nothing */
+  inPlace: boolean;
+  /** the processes to move to a new cgroup, `top` first, parents before children; none if the cgroup exists */
   toMove: Process[];
-  /** what keeps this user from limiting it, in a sentence */
+  /** the directory of the cgroup that `top` is moved out of, or was */
+  origin: string | undefined;
+  /** the other processes whose cgroup is or was not `origin`, parents before children */
+  elsewhere: Place[];
+  /** why this user can't limit it, and what to do; undefined: nothing is in the way */
   refusal: string | undefined;
 }
 
-/** The process that a PID means, or the container whose first it is or that it holds, as unshare(1) does. */
-function findProcess(
-  table: Table,
-  containers: Container[],
-  pid: number,
-): { top: Process; container: Container | undefined } {
+/**
+ * The process that a PID means; and the container, if the process is its first, or the unshare(1) that holds it. Throws
+ * Failure for a process that must not be limited.
+ */
+function findProcess(containers: Container[], pid: number) {
   const process_ = readProcess(pid);
   if (!process_ || process_.zombie)
     throw new Failure(`there is no process ${pid}: ps.ts shows containers, ps(1) processes`);
   if (process_.kernelThread)
     throw new Failure(`${pid} (${process_.name}) is a thread of the kernel: no cgroup limits it`);
-  if (process_.pid === 1) throw new Failure('1 is the init of this host: what limits it limits everything');
+  if (process_.pid === 1)
+    throw new Failure('1 is the init of this host: its limits would apply to all processes');
   if (process_.pid === process.pid) throw new Failure(`${pid} is this script itself`);
   const container =
-    heldContainer(containers, process_.pid) ??
-    containers.find(({ first }) => first.pid === process_.pid && table.has(first.pid));
+    heldContainer(containers, process_.pid) ?? containers.find(({ first }) => first.pid === process_.pid);
   return { top: container?.first ?? process_, container };
 }
 
 /**
- * The container of ours that the tree below `top` consists of: run.ts and its shell are a single chain of processes
- * that ends in it. undefined where it has none. Throws Failure where it has several, or other processes besides.
+ * The container of ours at the end of the tree below `top`, which is then a single chain of processes: run.ts and its
+ * shell. undefined: there is none. Throws Failure if there are several, or other processes besides.
  */
 function findBelow(hierarchy: Hierarchy, tree: Process[], top: Process): string | undefined {
   const names = [...new Set(tree.flatMap(({ pid }) => ownName(hierarchy, pid) ?? []))];
@@ -64,28 +79,35 @@ function findBelow(hierarchy: Hierarchy, tree: Process[], top: Process): string 
   const isChain = above.every(({ pid }) => tree.filter(({ ppid }) => ppid === pid).length === 1);
   if (names.length === 1 && isChain) return names[0];
   throw new Failure(
-    `containers with cgroups of their own descend from ${top.pid}: take them by name: ${names.join(', ')}`,
+    `containers with cgroups of their own descend from ${top.pid}: limit each by its name: ${names.join(', ')}`,
   );
 }
 
 const needsRoot = (text: string) =>
   `needs root, or a cgroup that is delegated to you: sudo, or start ${text} with systemd-run --user --scope -p Delegate=yes`;
 
-/** A target that has a cgroup already: a container, a service, or one that has been given barehand/pid-N. */
+/** A target whose cgroup exists: a container, a service, or a tree that has a barehand/pid-N. */
 function inCgroup(hierarchy: Hierarchy, directory: string, text: string, process_?: Process): Target {
   const isOurs = basename(dirname(directory)) === parent;
   const inPlace = !(isOurs && /^pid-\d+$/.test(basename(directory)));
-  // a container of ours may have been named by any of its processes
+  // the PID that means a container of ours need not be that of its first process
   const top = isOurs && inPlace ? firstOf(processesIn(directory)) : process_;
-  const noted = { directory, top, startTicks: top && startTicks(top.pid), inPlace };
-  const from: Origin = inPlace ? { origin: undefined, elsewhere: [] } : readOrigin(hierarchy, noted);
-  return { ...noted, ...from, toMove: [], refusal: isWritable(directory) ? undefined : needsRoot(text) };
+  return {
+    ...hierarchy,
+    directory,
+    top,
+    startTicks: top && startTicks(top.pid),
+    inPlace,
+    toMove: [],
+    ...(inPlace ? { origin: undefined, elsewhere: [] } : readOrigin(hierarchy, directory)),
+    refusal: isWritable(directory) ? undefined : needsRoot(text),
+  };
 }
 
 /**
- * Finds what `text` means, a name or a PID. A container and any tree that has a cgroup to itself, with the files of
- * these limits in it, is limited there; for any other the directory is one that is still to be made, barehand/pid-N.
- * Throws UsageError for what is neither name nor PID, Failure for what does not exist or can't be limited.
+ * Finds the target that `text` means, a name or a PID. A container of ours is limited in its cgroup; so is any tree that
+ * has a cgroup to itself, with the files of these limits. For any other the cgroup is a new one, barehand/pid-N. Throws
+ * UsageError if `text` is neither name nor PID, Failure if the target does not exist or must not be limited.
  */
 export function findTarget(hierarchy: Hierarchy, text: string, limits: LimitName[]): Target {
   const named = (name: string) => join(hierarchy.mountPoint, parent, name);
@@ -96,56 +118,50 @@ export function findTarget(hierarchy: Hierarchy, text: string, limits: LimitName
     return inCgroup(hierarchy, named(text), text);
   }
 
-  // the process that it is called after may have ended before those it left behind
+  // the first process may have ended before its descendants
   const left = named(`pid-${text}`);
   if (!readProcess(Number(text)) && attempt(() => processesIn(left).length))
     return inCgroup(hierarchy, left, text);
   const table = readProcesses();
   const { containers } = findContainers(table);
-  const { top, container } = findProcess(table, containers, Number(text));
-  if (container) {
-    const { engine, name } = identify(table, container);
-    if (engine === 'barehand' && name && existsSync(named(name)))
-      return inCgroup(hierarchy, named(name), text);
-  }
-  const path = cgroupPath(readProc(top.pid, 'cgroup') ?? '', hierarchy);
+  const { top, container } = findProcess(containers, Number(text));
+  const name = container && ownContainerName(container);
+  if (name && existsSync(named(name))) return inCgroup(hierarchy, named(name), text);
+  const pathOf = (pid: number) => cgroupPath(readProc(pid, 'cgroup') ?? '', hierarchy);
+  const path = pathOf(top.pid);
   if (path === undefined) throw new Failure(`process ${top.pid} has ended`);
   const origin = cgroupDirectory(hierarchy, path);
-  // what has left the tree since, as daemons do, is still in there
+  // a process that has left the tree since, as daemons do, is still in there
   if (origin && basename(origin) === `pid-${top.pid}` && basename(dirname(origin)) === parent)
     return inCgroup(hierarchy, origin, text, top);
 
-  const inside = container ? [...container.members] : descendants(table, [top.pid]).map(({ pid }) => pid);
-  const tops = inside.filter((pid) => !inside.includes(table.get(pid)?.ppid ?? 0));
-  const tree = descendants(table, [top.pid, ...tops]).filter(({ zombie }) => !zombie);
+  // a process that nsenter(1) brought into a container has its parent outside
+  const inside = container?.members ?? new Set<number>();
+  const entered = [...inside].filter((pid) => !inside.has(table.get(pid)?.ppid ?? 0));
+  const tree = descendants(table, [top.pid, ...entered]).filter(({ zombie }) => !zombie);
   const members = new Set(tree.map(({ pid }) => pid));
   const own = ownCgroup(hierarchy, path, [...members], strangers(table, containers, members, container));
-  const delegation: Delegation = origin
+  const { base, refusal = needsRoot(text) }: Delegation = origin
     ? findDelegation(hierarchy, origin, members, controllersOf(limits))
-    : { base: undefined, refusal: undefined };
-  const isFit = (limit: LimitName) => {
-    const file = join(own ?? '', limitFile(limit, hierarchy.version)?.files[0] ?? '');
-    return existsSync(file) && (!delegation.base || isWritable(file));
-  };
-  if (own && limits.every(isFit)) return inCgroup(hierarchy, own, text, top);
+    : {};
+  const files = limits.map((limit) => limitPath(limit, { ...hierarchy, directory: own ?? '' }));
+  if (own && files.every(base ? isWritable : existsSync)) return inCgroup(hierarchy, own, text, top);
   const below = ownName(hierarchy, top.pid) ? undefined : findBelow(hierarchy, tree, top);
   if (below) return inCgroup(hierarchy, named(below), text);
 
   const elsewhere = tree.flatMap(({ pid }) => {
-    const at = cgroupPath(readProc(pid, 'cgroup') ?? '', hierarchy);
-    const directory = at === undefined ? undefined : cgroupDirectory(hierarchy, at);
-    return directory === undefined || directory === origin
-      ? []
-      : { pid, startTicks: startTicks(pid) ?? 0, directory };
+    const directory = cgroupDirectory(hierarchy, pathOf(pid) ?? '/..');
+    return directory && directory !== origin ? { pid, startTicks: startTicks(pid) ?? 0, directory } : [];
   });
   return {
-    directory: join(delegation.base ?? hierarchy.mountPoint, parent, `pid-${top.pid}`),
+    ...hierarchy,
+    directory: join(base ?? hierarchy.mountPoint, parent, `pid-${top.pid}`),
     top,
     startTicks: startTicks(top.pid),
+    inPlace: false,
     toMove: tree,
     origin,
     elsewhere,
-    inPlace: false,
-    refusal: delegation.base === undefined ? (delegation.refusal ?? needsRoot(text)) : undefined,
+    refusal: base === undefined ? refusal : undefined,
   };
 }

@@ -1,9 +1,10 @@
-// IP addresses, subnets and ports: reading them, telling which overlap, choosing one that is free.
-import { isIP, isIPv4, SocketAddress } from 'node:net';
+// IP addresses, subnets and ports: reading and writing them, which subnets overlap, which one is free.
+import { createRequire } from 'node:module';
+import { isIPv4 } from 'node:net';
 import { UsageError } from '../helpers/cli.ts';
 import { attempt } from '../helpers/pids.ts';
 
-/** A subnet: the number that its first address is, and how many bits all its addresses have in common. */
+/** A subnet: its first address as a number, and how many leading bits all its addresses have in common. */
 export interface Subnet {
   version: 4 | 6;
   first: bigint;
@@ -12,46 +13,39 @@ export interface Subnet {
 
 const bitsOf = (version: 4 | 6) => (version === 4 ? 32 : 128);
 
-/** The number that an IP address is; undefined for what is none. */
+/** An IPv6 address as RFC 5952 writes it, by node's parser of URLs; undefined if the text is no IPv6 address. */
+const canonical = (text: string) =>
+  /^[\da-f:.]+$/i.test(text)
+    ? attempt(() => new URL(`http://[${text}]`).hostname.replace(/[[\]]/g, ''))
+    : undefined;
+
+/** The number of an IP address; undefined if the text is no IP address. */
 export function parseAddress(text: string): { version: 4 | 6; number: bigint } | undefined {
   if (isIPv4(text))
     return { version: 4, number: text.split('.').reduce((sum, part) => sum * 256n + BigInt(part), 0n) };
   // isIPv6 of node 20 takes milliseconds to compile its pattern
-  const isIPv6 = () => attempt(() => new SocketAddress({ address: text, family: 'ipv6' })) !== undefined;
-  if (!text.includes(':') || text.includes('%') || !isIPv6()) return undefined;
-  // the last 32 bits may be written as IPv4, RFC 4291
-  const [, head = '', tail] = /^(.*:)([\d.]+\.[\d.]+)$/.exec(text) ?? [];
-  const low = tail === undefined ? undefined : parseAddress(tail)?.number;
-  const plain =
-    low === undefined ? text : `${head}${(low >> 16n).toString(16)}:${(low & 0xffffn).toString(16)}`;
-  const [left = '', right] = plain.split('::');
-  const groups = (part: string | undefined) => (part ? part.split(':') : []);
-  const missing = 8 - groups(left).length - groups(right).length;
-  const all = [
-    ...groups(left),
-    ...Array<string>(right === undefined ? 0 : missing).fill('0'),
-    ...groups(right),
-  ];
-  return { version: 6, number: all.reduce((sum, group) => sum * 65536n + BigInt(`0x${group}`), 0n) };
+  const groups = canonical(text)
+    ?.split('::')
+    .map((half) => half.split(':').filter(Boolean));
+  if (!groups) return undefined;
+  const [left = [], right = []] = groups;
+  const zeros = Array<string>(8 - left.length - right.length).fill('0');
+  const digits = [...left, ...zeros, ...right].map((group) => group.padStart(4, '0'));
+  return { version: 6, number: BigInt(`0x${digits.join('')}`) };
 }
 
-/** An address as it is written; of the zeros of IPv6 the first longest run is left out, RFC 5952. */
+/** The text of an address; an IPv6 address is shortened as in RFC 5952. */
 export function formatAddress(version: 4 | 6, number: bigint): string {
-  const count = version === 4 ? 4 : 8;
-  const size = version === 4 ? 8n : 16n;
-  const parts = Array.from({ length: count }, (_, index) =>
-    ((number >> (BigInt(count - 1 - index) * size)) & ((1n << size) - 1n)).toString(version === 4 ? 10 : 16),
-  );
-  if (version === 4) return parts.join('.');
-  const runs = parts.join(':').match(/\b0(?::0)+\b/g) ?? [];
-  const longest = runs.reduce((one, other) => (other.length > one.length ? other : one), '');
-  if (longest === '') return parts.join(':');
-  const text = `:${parts.join(':')}:`;
-  const [before = '', ...after] = text.split(`:${longest}:`);
-  return `${before.slice(1)}::${after.join(`:${longest}:`).slice(0, -1)}`;
+  const digits = number.toString(16).padStart(bitsOf(version) / 4, '0');
+  if (version === 4) return (digits.match(/../g) ?? []).map((byte) => Number.parseInt(byte, 16)).join('.');
+  return canonical((digits.match(/.{4}/g) ?? []).join(':')) as string;
 }
 
-/** Reads `10.88.0.0/16`; an address without a prefix is a subnet of one. undefined for what is none. */
+/** The address at this position in a subnet, counted from 0, which is the address of the subnet itself. */
+export const addressAt = ({ version, first }: Subnet, position: number) =>
+  formatAddress(version, first + BigInt(position));
+
+/** Reads `10.88.0.0/16`; an address without a prefix is a subnet of one address. undefined for any other text. */
 export function parseSubnet(text: string): Subnet | undefined {
   const [, address = '', bits] = /^([^/]+)(?:\/(\d{1,3}))?$/.exec(text) ?? [];
   const parsed = parseAddress(address);
@@ -63,8 +57,7 @@ export function parseSubnet(text: string): Subnet | undefined {
   return { version, first: (number >> shift) << shift, prefix };
 }
 
-export const formatSubnet = ({ version, first, prefix }: Subnet) =>
-  `${formatAddress(version, first)}/${prefix}`;
+export const formatSubnet = (subnet: Subnet) => `${addressAt(subnet, 0)}/${subnet.prefix}`;
 
 /** How many addresses a subnet has. */
 export const sizeOf = ({ version, prefix }: Subnet) => 1n << BigInt(bitsOf(version) - prefix);
@@ -75,49 +68,57 @@ export function overlap(one: Subnet, other: Subnet): boolean {
   return one.first >> shift === other.first >> shift;
 }
 
-/** The subnets that are tried when none is asked for, in this order. */
-const candidates = [
-  ...Array.from({ length: 40 }, (_, index) => `10.${88 + index}.0.0/16`),
-  ...Array.from({ length: 16 }, (_, index) => `172.${16 + index}.0.0/16`),
-  ...Array.from({ length: 256 }, (_, index) => `192.168.${255 - index}.0/24`),
-].map((text) => parseSubnet(text) as Subnet);
-
-/** The first private subnet that overlaps with none of those in use; undefined where all do. */
-export const freeSubnet = (used: Subnet[]) =>
-  candidates.find((subnet) => !used.some((other) => overlap(subnet, other)));
+/** The first private subnet, RFC 1918, that overlaps with none of those in use; undefined if all do. */
+export function freeSubnet(used: Subnet[]): Subnet | undefined {
+  const candidates = [
+    ...Array.from({ length: 40 }, (_, index) => `10.${88 + index}.0.0/16`),
+    ...Array.from({ length: 16 }, (_, index) => `172.${16 + index}.0.0/16`),
+    ...Array.from({ length: 256 }, (_, index) => `192.168.${255 - index}.0/24`),
+  ];
+  return candidates
+    .map((text) => parseSubnet(text) as Subnet)
+    .find((subnet) => !used.some((other) => overlap(subnet, other)));
+}
 
 /**
- * A private IPv6 subnet that is nobody else's in all likelihood, RFC 4193: 40 bits made of what is particular to this
- * host and bridge, so that it is the same each time.
+ * A private IPv6 subnet that most likely nobody else has, RFC 4193: 40 bits of a hash of `seed`, which names this host
+ * and a bridge. The same seed gives the same subnet.
  */
-export async function localSubnet(seed: string): Promise<Subnet> {
-  const { createHash } = await import('node:crypto'); // not loaded where it is not needed
+export function localSubnet(seed: string): Subnet {
+  // run.ts loads this file, and seldom needs a hash
+  const { createHash } = createRequire(import.meta.url)('node:crypto') as typeof import('node:crypto');
   const bits = createHash('sha256').update(seed).digest('hex').slice(0, 10);
   return { version: 6, first: BigInt(`0xfd${bits}0000`) << 64n, prefix: 64 };
 }
 
-/** A port of the host that leads to a port of a container. */
+/** A port of the host that is forwarded to a port of a container. */
 export interface Port {
-  /** the host's address that it is reached at; undefined: all */
+  /** the address of the host; undefined: all */
   host: string | undefined;
   hostPort: number;
   port: number;
   protocol: 'tcp' | 'udp';
 }
 
-/** Reads PORT, HOSTPORT:PORT or IP:HOSTPORT:PORT, with /udp perhaps. Throws UsageError for what is none. */
+/** Reads [IP:]HOSTPORT:PORT[/tcp|/udp], an IPv6 address in brackets. Throws UsageError for any other text. */
 export function parsePort(text: string): Port {
   const [, host, hostPort = '', port = '', protocol = 'tcp'] =
     /^(?:(\[[^\]]+\]|[\d.]+):)?(\d{1,5}):(\d{1,5})(?:\/(tcp|udp))?$/.exec(text) ?? [];
   const address = host?.replace(/^\[|\]$/g, '');
   const inRange = [hostPort, port].every((word) => Number(word) >= 1 && Number(word) <= 65535);
-  if (!inRange || (address !== undefined && isIP(address) === 0))
+  if (!inRange || (address !== undefined && !parseAddress(address)))
     throw new UsageError(`a port is [IP:]HOSTPORT:PORT[/udp], as 8080:80, not ${text}`);
-  const all = address === '0.0.0.0' || address === '::';
   return {
-    host: all ? undefined : address,
+    host: address === '0.0.0.0' || address === '::' ? undefined : address,
     hostPort: Number(hostPort),
     port: Number(port),
     protocol: protocol as 'tcp' | 'udp',
   };
 }
+
+/** The text that parsePort reads. */
+export const formatPort = ({ host, hostPort, port, protocol }: Port) =>
+  [
+    ...(host === undefined ? [] : [host.includes(':') ? `[${host}]` : host]),
+    `${hostPort}:${port}${protocol === 'udp' ? '/udp' : ''}`,
+  ].join(':');

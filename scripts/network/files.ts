@@ -1,88 +1,74 @@
-// /etc/hosts and /etc/resolv.conf of containers. Their root file systems may be hostile: they are reached through
-// descriptors only, one name at a time, and no symlink is followed.
-import {
-  closeSync,
-  constants,
-  fstatSync,
-  ftruncateSync,
-  openSync,
-  readFileSync,
-  statSync,
-  writeSync,
-} from 'node:fs';
-import { ofDescriptor, openInRoot, withRoot } from '../helpers/in-root.ts';
+// /etc/hosts and /etc/resolv.conf of containers. Their root file systems may be hostile: these files are opened through
+// descriptors only, one component at a time, and no symlink is followed.
+import { closeSync, fstatSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { ofDescriptor, openInRoot, statsInRoot, withRoot } from '../helpers/in-root.ts';
 import { attempt, namespaceInode } from '../helpers/pids.ts';
 import type { Step } from '../helpers/steps.ts';
+import type { Id } from './host.ts';
 
-export type EtcName = 'hosts' | 'resolv.conf';
+/** A file in the /etc of a process; the inode of its network namespace tells it from a later process with its PID. */
+export interface EtcFile {
+  name: 'hosts' | 'resolv.conf';
+  pid: Id;
+  inode: Id;
+}
 
-/** A change of a file in a container's /etc. */
+/** A change of such a file. */
 export interface Edit {
   why?: string;
-  edit: EtcName;
-  /** the process whose root directory it is in, and the inode of its network namespace: a later process has another */
-  of: { pid: number | string; inode: number | string };
+  edit: EtcFile;
   change: (old: string) => string;
-  /** what is in it, where that is known without reading it */
-  old?: string;
 }
 
-/** Larger than any that is meant: reading it would fill this host's memory. */
-const maximumBytes = 1_048_576;
+/** Larger than any such file should be: reading a larger one could fill this host's memory. */
+const maximumBytes = 1024 ** 2;
 
 /**
- * Calls `use` with the open file, which is made where it is missing, or with undefined where it is not to be made.
- * Throws where this is no file that may be read or written.
+ * Calls `use` with a path of the file, which is created if it is missing and `make` is given; else with undefined.
+ * Returns undefined if the file is not a small plain file of that process, or may not be read or written.
  */
 function withEtc<Result>(
-  { edit: name, of: { pid, inode } }: Edit,
-  make: boolean,
-  use: (file: number | undefined) => Result,
-): Result {
-  return withRoot(`/proc/${pid}/root`, (root) => {
-    if (namespaceInode(Number(pid), 'net') !== inode) throw new Error('it has ended');
-    if (isHostRoot(fstatSync(root))) throw new Error("it is the host's own");
-    const opened: number[] = [];
-    try {
-      const folder = openInRoot(root, 'etc', { links: false });
-      if (!folder) throw new Error('it has no /etc');
-      opened.push(folder.fd);
-      const found = openInRoot(folder.fd, name, { links: false, make: make ? 'file' : undefined });
+  { name, pid, inode }: EtcFile,
+  make: 'file' | undefined,
+  use: (path: string | undefined) => Result,
+): Result | undefined {
+  return attempt(() =>
+    withRoot(`/proc/${pid}/root`, (root) => {
+      const isIt = namespaceInode(Number(pid), 'net') === Number(inode);
+      if (!isIt || isHostRoot(fstatSync(root)) || !statsInRoot(root, 'etc', { links: false })?.isDirectory())
+        return undefined;
+      const found = openInRoot(root, `etc/${name}`, { links: false, make });
       if (!found) return use(undefined);
-      opened.push(found.fd);
-      // a device or a FIFO is not even opened
-      if (!found.stats.isFile() || found.stats.size > maximumBytes) throw new Error('it is no small file');
-      const file = openSync(ofDescriptor(found.fd), make ? constants.O_RDWR : constants.O_RDONLY);
-      opened.push(file);
-      return use(file);
-    } finally {
-      for (const descriptor of opened) closeSync(descriptor);
-    }
-  });
+      try {
+        // a device or a FIFO is not even opened
+        if (!found.stats.isFile() || found.stats.size > maximumBytes) return undefined;
+        return use(ofDescriptor(found.fd));
+      } finally {
+        closeSync(found.fd);
+      }
+    }),
+  );
 }
 
-/** Makes a change, and returns whether that was possible. */
-export function performEdit(edit: Edit): boolean {
-  const write = (file: number | undefined) => {
-    if (file === undefined) return false;
-    const old = readFileSync(file, 'utf8');
-    const text = edit.change(old);
-    if (text === old) return true;
-    ftruncateSync(file);
-    writeSync(file, text, 0);
+/** The text of such a file, '' if it is missing; undefined if it may not be read. */
+export const readEtc = (file: EtcFile): string | undefined =>
+  withEtc(file, undefined, (path) => (path === undefined ? '' : readFileSync(path, 'utf8')));
+
+/** Makes a change. Returns whether that was possible. */
+export function performEdit({ edit, change }: Edit): boolean {
+  const done = withEtc(edit, 'file', (path = '') => {
+    const old = readFileSync(path, 'utf8');
+    const text = change(old);
+    if (text !== old) writeFileSync(path, text);
     return true;
-  };
-  return attempt(() => withEtc(edit, true, write)) ?? false;
+  });
+  return done ?? false;
 }
 
-/** The same to be printed: by path, with what will be in the file. Nothing where it would stay as it is. */
-export function printEdit(edit: Edit): Step[] {
-  const read = (file: number | undefined) => (file === undefined ? '' : readFileSync(file, 'utf8'));
-  const old = edit.old ?? attempt(() => withEtc(edit, false, read));
-  const text = old === undefined ? undefined : edit.change(old);
-  if (text === undefined || text === old) return [];
-  const path = `/proc/${edit.of.pid}/root/etc/${edit.edit}`;
-  return [{ ...(edit.why ? { why: edit.why } : {}), write: text, to: path }];
+/** The step that is printed for a change: the whole file, by path. Nothing if the file stays the same. */
+export function printEdit({ why, edit, change }: Edit, old = readEtc(edit)): Step[] {
+  if (old === undefined || change(old) === old) return [];
+  return [{ ...(why && { why }), write: change(old), to: `/proc/${edit.pid}/root/etc/${edit.name}` }];
 }
 
 const isHostRoot = ({ dev, ino }: { dev: number; ino: number }) => {
@@ -90,22 +76,19 @@ const isHostRoot = ({ dev, ino }: { dev: number; ino: number }) => {
   return own.ino === ino && own.dev === dev;
 };
 
-/** Whether the root directory of a process is the host's own, whose files stay as they are. */
-export const hasHostRoot = (pid: number) => {
-  const its = attempt(() => statSync(`/proc/${pid}/root`));
-  return its !== undefined && isHostRoot(its);
-};
+/** Whether the root directory of a process is that of the host, whose files stay as they are. */
+export const hasHostRoot = (pid: Id) => attempt(() => isHostRoot(statSync(`/proc/${pid}/root`))) ?? false;
 
 const linesOf = (text: string) => (text === '' ? [] : text.replace(/\n$/, '').split('\n'));
 const textOf = (lines: string[]) => lines.map((line) => `${line}\n`).join('');
 
-/** /etc/hosts with these lines of a bridge instead of those that it had: ours end with the bridge's name. */
+/** /etc/hosts with these lines of a bridge instead of the earlier ones: our lines end with the bridge's name. */
 export const changeHosts = (old: string, bridge: string, lines: string[]) =>
   textOf([...linesOf(old).filter((line) => !line.endsWith(`\t# ${bridge}`)), ...lines]);
 
 const resolvMark = '# by barehand ';
 
-/** /etc/resolv.conf with these lines; what was there stays as a comment. */
+/** /etc/resolv.conf with these lines; the earlier lines stay as comments. */
 export const changeResolv = (old: string, bridge: string, lines: string[]) =>
   old.startsWith(resolvMark)
     ? old

@@ -1,10 +1,10 @@
 // Facts about this host that a network depends on: its links, addresses and routes, its firewall, its settings.
 import { readFileSync } from 'node:fs';
+import { Failure, UsageError } from '../helpers/cli.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
 import type { Port } from './addresses.ts';
-import { readResolver, serversIn } from './resolver.ts';
-import { type Firewall, findFirewall, output, portsOf, type Rules, readRules } from './rules.ts';
+import { group, output, portsOf, type Rules, readRules } from './rules.ts';
 
 /** A network interface, as `ip -j -d address show` has it. */
 export interface Link {
@@ -25,39 +25,13 @@ export interface Route {
   type?: string;
 }
 
-/** The host at one moment. Under the lock of network.ts nobody else of this project changes it. */
-export interface Facts {
-  links: Link[];
-  routes: Route[];
-  routes6: Route[];
-  rules: Rules;
-}
+/** A PID or an inode; a string is a shell variable, in a plan that is only printed. */
+export type Id = number | string;
 
-/** Reads them, with ip(8) once and the firewall's program at the same time. Throws Failure where it may not. */
-export async function readFacts(firewall: Firewall = findFirewall()): Promise<Facts> {
-  // a prefix of 0.0.0.0/0 or ::/0 chooses the version of IP
-  const commands = ['address show', 'route show table all root 0.0.0.0/0', 'route show table all root ::/0'];
-  const [said, rules] = await Promise.all([
-    output(sh`ip -j -d -batch -`, commands.map((line) => `${line}\n`).join('')),
-    readRules(firewall),
-  ]);
-  const [links, routes, routes6] = said.trim().split('\n');
-  return {
-    links: rows<Link>(links),
-    routes: rows<Route>(routes),
-    routes6: rows<Route>(routes6),
-    rules,
-  };
-}
-
-/** An interface that is being removed leaves an empty object. */
-const rows = <Row>(json = '[]') =>
-  (JSON.parse(json) as Row[]).filter((row) => Object.keys(row as object).length > 0);
-
-/** A container's interface, as the kernel and the alias of its outer end tell it. */
+/** An interface of a container, as the kernel and the alias of its outer end describe it. */
 export interface Attachment {
   name: string;
-  pid: number;
+  pid: Id;
   /** the outer end of the pair */
   link: string;
   bridge: string | undefined;
@@ -66,63 +40,114 @@ export interface Attachment {
   address: string;
   address6: string | undefined;
   ports: Port[];
-}
-
-/** The same, with what only this project needs to know. */
-export interface Member extends Attachment {
+  /** it cannot reach other isolated members of the bridge */
   isolated: boolean;
   /** its /etc/hosts and /etc/resolv.conf stay as they are */
   noFiles: boolean;
 }
 
-/** The outer end of a container's pair is named after the inode of its network namespace: bh4026532345, or …-1. */
-export const isLink = (name: string) => /^bh\d+(-\d)?$/.test(name);
-export const inodeOf = (link: string) => Number(/^bh(\d+)/.exec(link)?.[1]);
-
-/** The interfaces that containers have got, in the order in which they got them. */
-export function membersOf({ links, rules }: Facts): Member[] {
-  const ports = portsOf(rules);
-  return links.flatMap(({ ifname, master, ifalias, linkinfo }) => {
-    const [mark, name = '', pid, inside = '', address = '', address6] = ifalias?.trim().split(' ') ?? [];
-    if (mark !== 'barehand' || !isLink(ifname)) return [];
-    return {
-      name,
-      pid: Number(pid),
-      link: ifname,
-      bridge: master,
-      interface: inside.replace(':', ''),
-      address,
-      address6,
-      ports: ports.get(ifname) ?? [],
-      isolated: linkinfo?.info_slave_data?.isolated === true,
-      noFiles: inside.endsWith(':'),
-    };
-  });
+/** The host at one moment. Under the lock of network.ts nobody else of this project changes it. */
+export interface Facts {
+  /** all but those that are half made */
+  links: Link[];
+  routes: Route[];
+  routes6: Route[];
+  rules: Rules;
+  /** in the order in which they were attached */
+  attachments: Attachment[];
+  /** bridges of ours: by their group, or by their rules if the bridge itself is gone */
+  bridges: string[];
+  /** what killed calls and ended containers have left: pairs without an alias, and rules of links that are gone */
+  halves: string[];
+  deadRules: string[];
 }
 
-/** Where a setting of the kernel's is, `net/ipv4/ip_forward`, and its value; undefined where this kernel has none. */
+/** Reads them, with ip(8) once and the firewall's program at the same time. Throws Failure if this process may not. */
+export async function readFacts(): Promise<Facts> {
+  // a prefix of 0.0.0.0/0 or ::/0 chooses the version of IP
+  const commands = ['address show', 'route show table all root 0.0.0.0/0', 'route show table all root ::/0'];
+  const [rules, json] = await Promise.all([
+    readRules(),
+    output(sh`ip -j -d -batch -`, commands.map((line) => `${line}\n`).join('')),
+  ]);
+  const [addresses, routes, routes6] = json.trim().split('\n');
+  const all = rows<Link>(addresses);
+  const halves = all.filter(
+    ({ ifname, ifalias, linkinfo }) =>
+      isLink(ifname) && linkinfo?.info_kind === 'veth' && !ifalias?.startsWith('barehand '),
+  );
+  const links = all.filter((link) => !halves.includes(link));
+  const present = namesOf(links);
+  const names = [...rules.tables.keys()];
+  const made = links.filter((link) => link.group === String(group) && link.linkinfo?.info_kind === 'bridge');
+  return {
+    links,
+    routes: rows(routes),
+    routes6: rows(routes6),
+    rules,
+    attachments: links.flatMap((link) => attachmentOf(link, rules) ?? []),
+    bridges: [...new Set([...names.filter((name) => !isLink(name)), ...namesOf(made)])],
+    halves: namesOf(halves),
+    deadRules: names.filter((name) => isLink(name) && !present.includes(name)),
+  };
+}
+
+export const namesOf = (links: Link[]) => links.map(({ ifname }) => ifname);
+
+/** An interface that is being removed leaves an empty object. */
+const rows = <Row>(json = '[]') =>
+  (JSON.parse(json) as Row[]).filter((row) => Object.keys(row as object).length > 0);
+
+/** The outer end of a container's pair is named after the inode of its network namespace: bh4026532345, or …-1. */
+const isLink = (name: string) => /^bh\d+(-\d)?$/.test(name);
+export const inodeOf = ({ link }: { link: string }) => link.replace(/^bh|-\d$/g, '');
+
+/** The alias of the outer end of a pair: all that the kernel does not keep elsewhere. */
+export const aliasOf = ({ name, pid, interface: inside, noFiles, address, address6 }: Attachment) =>
+  ['barehand', name, pid, inside + (noFiles ? ':' : ''), address, ...(address6 ? [address6] : [])].join(' ');
+
+function attachmentOf({ ifname, master, ifalias, linkinfo }: Link, rules: Rules): Attachment | undefined {
+  const [mark, name = '', pid, inside = '', address = '', address6] = ifalias?.trim().split(' ') ?? [];
+  if (mark !== 'barehand' || !isLink(ifname)) return undefined;
+  return {
+    name,
+    pid: Number(pid),
+    link: ifname,
+    bridge: master,
+    interface: inside.replace(':', ''),
+    address,
+    address6,
+    ports: portsOf(rules, ifname),
+    isolated: linkinfo?.info_slave_data?.isolated === true,
+    noFiles: inside.endsWith(':'),
+  };
+}
+
+/** The path of a setting of the kernel, `net/ipv4/ip_forward`, and its value; undefined if this kernel has none. */
 export const settingPath = (name: string) => `/proc/sys/${name}`;
 export const readSetting = (name: string): string | undefined =>
   attempt(() => readFileSync(settingPath(name), 'utf8').trim());
 
-/** Name servers that a container can reach: none on the host's loopback. */
-export function readNameservers(): { nameservers: string[]; search: string[] } {
-  const isLoopback = (server: string) => /^127\.|^::1$|%/.test(server);
-  const text = readResolver();
-  const search = [...text.matchAll(/^[ \t]*search[ \t]+(.*)$/gm)].at(-1)?.[1]?.trim().split(/\s+/) ?? [];
-  return { nameservers: serversIn(text).filter((server) => !isLoopback(server)), search };
-}
-
-/** Whether a process of the host listens on a port, by /proc/net, proc(5): a container would take it from it. */
-export function isListening({ hostPort, protocol }: Port): boolean {
-  return [protocol, `${protocol}6`].some((table) =>
-    (attempt(() => readFileSync(`/proc/net/${table}`, 'utf8')) ?? '').split('\n').some((line) => {
+/**
+ * Throws UsageError for a port that is given twice, Failure for one that a process of the host listens on, by /proc/net,
+ * proc(5): the container would take it from that process.
+ */
+export function checkPorts(ports: Port[]): void {
+  for (const [index, { host, hostPort, protocol }] of ports.entries()) {
+    const isSame = (other: Port) =>
+      other.host === host && other.hostPort === hostPort && other.protocol === protocol;
+    if (ports.findIndex(isSame) < index) throw new UsageError(`port ${hostPort}/${protocol} is given twice`);
+    const sockets = [protocol, `${protocol}6`].map((name) => readProc('self', `net/${name}`) ?? '').join('');
+    const isListening = sockets.split('\n').some((line) => {
       const [, local = '', , state] = line.trim().split(/\s+/);
-      return (
-        Number.parseInt(local.split(':')[1] ?? '', 16) === hostPort && (protocol === 'udp' || state === '0A')
+      const isOpen = protocol === 'udp' || state === '0A';
+      return isOpen && Number.parseInt(local.split(':')[1] ?? '', 16) === hostPort;
+    });
+    if (isListening)
+      throw new Failure(
+        `port ${hostPort}/${protocol} is in use by a process of this host: ss -lnp shows which`,
       );
-    }),
-  );
+  }
 }
 
 /** What a process has in its network namespace already. */
@@ -133,9 +158,9 @@ export interface Inside {
   hasRoute6: boolean;
 }
 
-/** Reads that from /proc/PID/net, proc(5), without a program. */
-export function readInside(pid: number): Inside {
-  const read = (name: string) => readProc(pid, `net/${name}`) ?? '';
+/** Reads that from /proc/PID/net, proc(5), without a program. A container that is not started yet has nothing. */
+export function readInside(pid: Id): Inside {
+  const read = (name: string) => readProc(Number(pid), `net/${name}`) ?? '';
   return {
     interfaces: [...read('dev').matchAll(/^ *([^\s:]+):/gm)].flatMap(([, name]) => name ?? []),
     // destination and mask are zero

@@ -1,5 +1,5 @@
-// The network of a container without root: pasta(1) or slirp4netns(1), a process that carries its packets over sockets
-// of the user's. It is found again by its command line, and ended when the container has.
+// The network of a container without root: pasta(1) or slirp4netns(1), a process that carries the packets over sockets of
+// the user. It is found again by its command line, and ends when the container has ended.
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Failure, reason } from '../helpers/cli.ts';
@@ -23,15 +23,17 @@ import { type Attachment, readInside } from './host.ts';
 export type Carrier = 'pasta' | 'slirp4netns';
 export const findCarrier = (): Carrier | undefined =>
   (['pasta', 'slirp4netns'] as const).find((program) => findInPath(program) !== undefined);
+export const noCarrier = () =>
+  `without root it needs pasta(1) or slirp4netns(1): ${installCommand(['pasta'])}`;
 
-/** Where a carrier answers questions to a name server: it asks those of the host, on its loopback too. */
+/** Where a carrier answers as a name server: it asks those of the host, also on the host's loopback. */
 export const forwarder: Record<Carrier, string> = { pasta: '169.254.1.1', slirp4netns: '10.0.2.3' };
 
 /**
- * The words that connect the namespaces of a process. Throws Failure for ports that cannot be published: by this
- * carrier, or by this user, ip(7).
+ * The command that connects a process to the host's network. Throws Failure for ports that this carrier, or this user,
+ * cannot publish, ip(7).
  */
-export function carrierWords(carrier: Carrier, ports: Port[], pid: string): Command {
+function carrierCommand(carrier: Carrier, ports: Port[], pid: string): Command {
   const setting = '/proc/sys/net/ipv4/ip_unprivileged_port_start';
   const firstPort = Number(attempt(() => readFileSync(setting, 'utf8')) ?? 1024);
   const low = ports.find(({ hostPort }) => hostPort < firstPort);
@@ -44,73 +46,77 @@ export function carrierWords(carrier: Carrier, ports: Port[], pid: string): Comm
       throw new Failure(`slirp4netns publishes no ports here: ${installCommand(['pasta'])}`);
     return sh`slirp4netns --configure --disable-host-loopback --enable-sandbox --enable-seccomp ${pid} tap0`;
   }
-  const publish = (protocol: 'tcp' | 'udp') => {
+  const published = Object.entries(portOptions).flatMap(([option, protocol]) => {
     const own = ports.filter((port) => port.protocol === protocol);
-    const words = own.map(
-      ({ host, hostPort, port }) => `${host === undefined ? '' : `${host}/`}${hostPort}:${port}`,
-    );
-    return (words.length > 0 ? words : ['none']).flatMap((word) => [protocol === 'tcp' ? '-t' : '-u', word]);
-  };
-  const ways = [...publish('tcp'), ...publish('udp')];
+    const words = own.map(({ host, hostPort, port }) => `${host ? `${host}/` : ''}${hostPort}:${port}`);
+    return (words.length > 0 ? words : ['none']).flatMap((word) => [option, word]);
+  });
   // what listens on the host's loopback is not the container's to reach: neither by its own ports, nor by the gateway
   const closed = sh`-T none -U none --no-map-gw`;
-  return sh`pasta --foreground --config-net --quiet ${ways} ${closed} --dns-forward ${forwarder.pasta} ${pid}`;
+  return sh`pasta --foreground --config-net --quiet ${published} ${closed} --dns-forward ${forwarder.pasta} ${pid}`;
 }
 
-/** Throws Failure where this user may not make the interface that a carrier reads and writes. */
-export function checkTun(): void {
+/** The options of pasta(1) that publish a port. */
+const portOptions: Record<string, Port['protocol']> = { '-t': 'tcp', '-u': 'udp' };
+
+/** The ports that a carrier's command publishes. */
+const portsIn = (command: Command): Port[] =>
+  command.flatMap((word, index) => {
+    const [, host, hostPort, port] = /^(?:([^/]+)\/)?(\d+):(\d+)$/.exec(word) ?? [];
+    const protocol = portOptions[command[index - 1] ?? ''];
+    return port && protocol ? [{ host, hostPort: Number(hostPort), port: Number(port), protocol }] : [];
+  });
+
+/**
+ * The step that starts a carrier. The carrier keeps the network namespace alive, so by itself it would not end: the shell
+ * ends it with the process that it is for. It has neither the terminal nor the standard streams of the caller.
+ */
+export const planCarry = (carrier: Carrier, ports: Port[], pid: string): Step => ({
+  why: `${carrier} carries the packets, until the container ends`,
+  run: sh`setsid --fork sh -c ${watch} ${pid} ${carrierCommand(carrier, ports, pid)}`,
+});
+const watch =
+  'exec </dev/null >/dev/null 2>&1; "$@" & tail --pid="$0" --sleep-interval=0.2 -f /dev/null; kill $!';
+
+/** The carriers of this user, and the processes that they are for. */
+const carriers = () =>
+  [...readProcesses().values()].flatMap((process_) => {
+    const command = readProc(process_.pid, 'cmdline')?.split('\0') ?? [];
+    const [program = ''] = command;
+    if (!/(^|\/)(pasta(\.avx2)?|slirp4netns)$/.test(program)) return [];
+    const pid = Number(command.filter(Boolean).findLast((word) => /^\d+$/.test(word)));
+    return namespaceInode(pid, 'net') === undefined ? [] : [{ process_, pid, command }];
+  });
+const carriersOf = (pid: number) => carriers().filter((carrier) => carrier.pid === pid);
+
+/** Starts a carrier for a process, and waits until its interface is up. Throws Failure if it does not come up. */
+export async function carry(carrier: Carrier, ports: Port[], pid: number): Promise<void> {
   try {
     accessSync('/dev/net/tun', constants.R_OK | constants.W_OK);
   } catch (error) {
     throw new Failure(`cannot open /dev/net/tun: ${reason(error)}: as root: chmod 666 /dev/net/tun`);
   }
-}
-
-/**
- * The step that starts a carrier, which ends with the process that it is for: by itself it would go on, as it keeps
- * that network namespace alive. It has nothing of the caller's: neither its terminal's keys, nor its standard streams.
- */
-export const planCarry = (carrier: Carrier, ports: Port[], pid: string): Step => ({
-  why: `${carrier} carries the packets, until the container ends`,
-  run: sh`setsid --fork sh -c ${watch} ${pid} ${carrierWords(carrier, ports, pid)}`,
-});
-const watch =
-  'exec </dev/null >/dev/null 2>&1; "$@" & tail --pid="$0" --sleep-interval=0.2 -f /dev/null; kill $!';
-
-/** What carries the packets of a process of ours now. */
-const carriers = () =>
-  [...readProcesses().values()].flatMap((process_) => {
-    const words = readProc(process_.pid, 'cmdline')?.split('\0') ?? [];
-    const [program = ''] = words;
-    if (!/(^|\/)(pasta(\.avx2)?|slirp4netns)$/.test(program)) return [];
-    const pid = Number(words.filter(Boolean).findLast((word) => /^\d+$/.test(word)));
-    return namespaceInode(pid, 'net') === undefined ? [] : [{ process_, pid, program, words }];
-  });
-
-const isConnected = (pid: number) => {
-  const { hasRoute, hasRoute6 } = readInside(pid);
-  return hasRoute || hasRoute6;
-};
-
-/** Starts a carrier for a process, and waits until its interface is up. Throws Failure where it does not come up. */
-export async function carry(carrier: Carrier, ports: Port[], pid: number): Promise<void> {
-  checkTun();
   await perform([planCarry(carrier, ports, String(pid))]);
-  for (let tries = 0; !isConnected(pid); tries++) {
-    // it has given up already where it ended, or the container has
+  const isConnected = () => {
+    const { hasRoute, hasRoute6 } = readInside(pid);
+    return hasRoute || hasRoute6;
+  };
+  for (let tries = 0; !isConnected(); tries++) {
+    // it has given up already if it has ended, or the container has
     if (tries === 100 || (tries > 20 && carriersOf(pid).length === 0)) {
-      endCarriers(pid);
-      const words = carrierWords(carrier, ports, String(pid)).map(quote).join(' ');
-      throw new Failure(`${carrier} has not brought up a network: for the reason type: ${words}`);
+      await carriersEnd(pid)();
+      const command = carrierCommand(carrier, ports, String(pid)).map(quote).join(' ');
+      throw new Failure(`${carrier} has not brought up a network: for the reason type: ${command}`);
     }
     await sleep(50);
   }
 }
 
-const carriersOf = (pid: number) => carriers().filter((carrier) => carrier.pid === pid);
-
-/** What ends the carriers that a process has now, and waits for their end; the process may have ended before. */
-export function endCarriersOf(pid: number): () => Promise<void> {
+/**
+ * Finds the carriers of a process now, and returns what ends them and waits for their end. By then the process may have
+ * ended, and another one may have the PID of a carrier.
+ */
+export function carriersEnd(pid: number): () => Promise<void> {
   const own = carriersOf(pid).map(({ process_ }) => ({ pid: process_.pid, since: startTicks(process_.pid) }));
   const left = () => own.filter((one) => startTicks(one.pid) === one.since && !readProcess(one.pid)?.zombie);
   return async () => {
@@ -119,62 +125,41 @@ export function endCarriersOf(pid: number): () => Promise<void> {
   };
 }
 
-/** Ends the carriers of a process. */
-export function endCarriers(pid: number): void {
-  for (const { process_ } of carriersOf(pid)) attempt(() => process.kill(process_.pid, 'SIGTERM'));
-}
-
 /** attach without root. */
 export async function attachRootless(
   pid: number,
-  label: string,
+  text: string,
   ports: Port[],
   dryRun: boolean,
 ): Promise<void> {
   const carrier = findCarrier();
-  if (!carrier)
-    throw new Failure(
-      `a network without root needs pasta(1) or slirp4netns(1): ${installCommand(['pasta'])}`,
-    );
-  if (dryRun) {
-    process.stdout.write(toShell([planCarry(carrier, ports, String(pid))]));
-    return;
-  }
-  if (carriersOf(pid).length > 0) throw new Failure(`${label} has a network already`);
+  if (!carrier) throw new Failure(`cannot attach ${text}: ${noCarrier()}`);
+  if (dryRun) return void process.stdout.write(toShell([planCarry(carrier, ports, String(pid))]));
+  if (carriersOf(pid).length > 0) throw new Failure(`${text} has a network already`);
   await carry(carrier, ports, pid);
-  console.log(`${label}: carried by ${carrier}`);
+  console.log(`${text}: carried by ${carrier}`);
 }
 
-/** detach without root. */
-export function detachRootless(pid: number, label: string, dryRun: boolean): void {
+/** The steps of detach without root. Throws Failure if nothing carries packets for the process. */
+export function planUncarry(pid: number, text: string): Step[] {
   const found = carriersOf(pid);
-  if (found.length === 0) throw new Failure(`${label} has no network: network.ts attach ${label}`);
-  const steps = found.map(({ process_ }) => ({ why: commandLine(process_), run: sh`kill ${process_.pid}` }));
-  if (dryRun) process.stdout.write(toShell(steps));
-  else endCarriers(pid);
+  if (found.length === 0) throw new Failure(`${text} has no network: network.ts attach ${text}`);
+  return found.map(({ process_ }) => ({ why: commandLine(process_), run: sh`kill ${process_.pid}` }));
 }
-
-/** The ports among a carrier's words: -t for TCP, -u for UDP. */
-const portsIn = (words: string[]): Port[] =>
-  words.flatMap((word, index) => {
-    const [, host, hostPort, port] = /^(?:([^/]+)\/)?(\d+):(\d+)$/.exec(word) ?? [];
-    const protocol = { '-t': 'tcp', '-u': 'udp' }[words[index - 1] ?? ''];
-    return port && protocol
-      ? [{ host, hostPort: Number(hostPort), port: Number(port), protocol } as Port]
-      : [];
-  });
 
 /** The same as readAttachments, of containers without root. */
 export function readRootless(): Attachment[] {
   const names = new Map(ownContainers([]).map((name) => [namedContainer([], name).first?.pid, name]));
-  return carriers().map(({ process_, pid, program, words }) => ({
+  return carriers().map(({ process_, pid, command }) => ({
     name: names.get(pid) ?? `pid-${pid}`,
     pid,
-    link: `${program.split('/').at(-1)} ${process_.pid}`,
+    link: `${command[0]?.split('/').at(-1)} ${process_.pid}`,
     bridge: undefined,
     interface: '',
     address: '-',
     address6: undefined,
-    ports: portsIn(words),
+    ports: portsIn(command),
+    isolated: false,
+    noFiles: true,
   }));
 }

@@ -1,28 +1,24 @@
-// The firewall of a network: NAT for a bridge, published ports, and a note of the kernel's settings as they were. With
-// nft(8) these are tables of our own; without it, chains of iptables(8). All names begin with barehand-.
+// The firewall of a network: NAT for a bridge, published ports, and a note of the earlier sysctls. With nft(8) each bridge,
+// and each container with published ports, has a table; without it, chains of iptables(8). Their names begin with
+// barehand-, and the comments of their rules are the record of what they are for.
 import { existsSync } from 'node:fs';
 import { Failure } from '../helpers/cli.ts';
+import { attempt, groupBy } from '../helpers/pids.ts';
 import { installCommand, requirePrograms } from '../helpers/programs.ts';
 import { findInPath, runProgram, sh } from '../helpers/shell.ts';
 import type { Step } from '../helpers/steps.ts';
-import { formatSubnet, type Port, type Subnet } from './addresses.ts';
-
-export type Firewall = 'nft' | 'iptables';
+import { formatPort, formatSubnet, type Port, parsePort, type Subnet } from './addresses.ts';
+import type { Attachment } from './host.ts';
 
 /** What the rules of a bridge depend on. */
 export interface BridgeRules {
   bridge: string;
   subnet: Subnet;
   subnet6: Subnet | undefined;
+  /** nothing is forwarded from or to the bridge */
   internal: boolean;
-}
-
-/** What the rules of published ports depend on. */
-export interface PortRules {
-  link: string;
-  address: string;
-  address6: string | undefined;
-  ports: Port[];
+  /** settings as they were before, `net/ipv4/ip_forward=0` */
+  note: string[];
 }
 
 /** An object of nft's ruleset, libnftables-json(5). */
@@ -33,41 +29,27 @@ export interface NftObject {
 }
 export type Expression = Record<string, unknown>;
 
-/** The lines that iptables-save(8) prints, by table. */
-type Saved = Map<string, string[]>;
-type Iptables = 'iptables' | 'ip6tables';
+/** A line of iptables-save(8) or iptables-restore(8), and the program and table that it belongs to. */
+interface Line {
+  program: string;
+  table: string;
+  line: string;
+}
 
 /** The firewall as it is. */
 export interface Rules {
-  firewall: Firewall;
-  /** our tables, or chains, without barehand- in front: bridges, and links of containers with published ports */
-  tables: string[];
-  /** the comments of our rules, without barehand in front */
-  comments: string[];
-  /** the bridges that nothing is forwarded from or to */
-  internal: string[];
-  /** all objects of nft's */
-  objects: NftObject[];
-  /** all rules of iptables' */
-  saved: Map<Iptables, Saved>;
+  /** the name of each table, or chain, of ours without barehand-, and the last words of the comments in it */
+  tables: Map<string, string[]>;
+  /** all objects of nft; undefined: the firewall is iptables */
+  objects: NftObject[] | undefined;
+  /** all lines of iptables-save */
+  saved: Line[];
 }
 
-/** The interface group of all bridges of ours, so that a rule can name the others: ip-link(8), group. */
+/** The interface group of all bridges of ours, by which a rule means all of them: ip-link(8), group. */
 export const group = 24842;
 
-const prefix = 'barehand-';
-
-/** A published port in a comment: two ports of the host are the same where this is the same up to the blank. */
-export const wordsOf = ({ host, hostPort, protocol, port }: Port) =>
-  `${host === undefined ? '*' : host.includes(':') ? `[${host}]` : host}:${hostPort}/${protocol} ${port}`;
-
-/** Which firewall this host has. Throws Failure where programs are missing that a network is made with. */
-export function findFirewall(): Firewall {
-  requirePrograms(['ip', 'nsenter', 'flock'], 'look at networks');
-  if (findInPath('nft')) return 'nft';
-  if (findInPath('iptables')) return 'iptables';
-  throw new Failure(`neither nft(8) nor iptables(8) is here: ${installCommand(['nft'])}`);
-}
+export const prefix = 'barehand-';
 
 /** Runs a program that reads something, and returns its output. Throws Failure with the program's own reason. */
 export async function output(argv: string[], input?: string): Promise<string> {
@@ -80,287 +62,229 @@ export async function output(argv: string[], input?: string): Promise<string> {
   throw new Failure(`cannot run ${argv.join(' ')}: ${line.trim() || `exit code ${exitCode}`}${cause}`);
 }
 
-/** Reads all rules. Throws Failure where this process may not. */
-export async function readRules(firewall: Firewall): Promise<Rules> {
-  if (firewall === 'nft') return parseNft(await output(sh`nft -j list ruleset`));
-  const commands: Iptables[] = existsSync('/proc/sys/net/ipv6') ? ['iptables', 'ip6tables'] : ['iptables'];
-  const saved = commands.map(
-    async (command) => [command, parseSaved(await output([`${command}-save`]))] as const,
-  );
-  return parseIptables(new Map(await Promise.all(saved)));
+/** Whether this kernel has IPv6. */
+export const hasIpv6 = () => existsSync('/proc/sys/net/ipv6');
+
+/** Reads all rules. Throws Failure if a program is missing, or this process may not read them. */
+export async function readRules(): Promise<Rules> {
+  requirePrograms(['ip', 'nsenter', 'flock'], 'manage networks');
+  if (findInPath('nft')) return parseNft(await output(sh`nft -j list ruleset`));
+  if (!findInPath('iptables'))
+    throw new Failure(`neither nft(8) nor iptables(8) is installed: ${installCommand(['nft'])}`);
+  const saved = versions
+    .filter(({ version }) => version === 4 || hasIpv6())
+    .map(async ({ program }) => parseSaved(program, await output([`${program}-save`])));
+  return parseIptables((await Promise.all(saved)).flat());
 }
 
 function parseNft(json: string): Rules {
   const { nftables: objects = [] } = JSON.parse(json.trim() || '{}') as { nftables?: NftObject[] };
-  const tables = objects.flatMap(({ table }) =>
-    table?.family === 'inet' && table.name.startsWith(prefix) ? table.name.slice(prefix.length) : [],
-  );
-  const rules = objects.flatMap(({ rule }) => (rule?.table.startsWith(prefix) ? rule : []));
-  return {
-    firewall: 'nft',
-    tables,
-    comments: rules.flatMap(({ comment }) => comment?.match(/^barehand (.*)$/)?.[1] ?? []),
-    // all that leaves the bridge is dropped, whatever it is: the rule asks for the interfaces and nothing more
-    internal: rules.flatMap(({ chain, table, expr }) =>
-      chain === 'forward' && expr.length === 3 && 'drop' in (expr[2] ?? {}) ? table.slice(prefix.length) : [],
-    ),
-    objects,
-    saved: new Map(),
-  };
+  const found = objects
+    .filter(({ table, rule }) => (table ?? rule)?.family === 'inet')
+    .map(({ table, rule }): Found => [table?.name ?? rule?.table, rule?.comment]);
+  return { tables: tablesOf(found), objects, saved: [] };
 }
 
-function parseSaved(text: string): Saved {
-  const tables: Saved = new Map();
+function parseSaved(program: string, text: string): Line[] {
   let table = '';
-  for (const line of text.split('\n'))
-    if (line.startsWith('*')) {
-      table = line.slice(1);
-      tables.set(table, []);
-    } else if (/^[:-]/.test(line)) tables.get(table)?.push(line);
+  return text.split('\n').flatMap((line) => {
+    if (line.startsWith('*')) table = line.slice(1);
+    return /^[:-]/.test(line) ? { program, table, line } : [];
+  });
+}
+
+function parseIptables(saved: Line[]): Rules {
+  const found = saved.map(
+    ({ line }): Found => [/^(?::|-A )(\S+)/.exec(line)?.[1], /--comment "(.*?)"/.exec(line)?.[1]],
+  );
+  return { tables: tablesOf(found), objects: undefined, saved };
+}
+
+/** A table or chain, or a rule in it with its comment. */
+type Found = [name: string | undefined, comment: string | undefined];
+
+function tablesOf(found: Found[]): Rules['tables'] {
+  const tables: Rules['tables'] = new Map();
+  for (const [name, comment = ''] of found) {
+    if (!name?.startsWith(prefix)) continue;
+    const word = /^barehand (?:.* )?(\S+)$/.exec(comment)?.[1] ?? [];
+    const words = tables.get(name.slice(prefix.length)) ?? [];
+    tables.set(name.slice(prefix.length), [...new Set([...words, ...[word].flat()])]);
+  }
   return tables;
 }
 
-function parseIptables(saved: Map<Iptables, Saved>): Rules {
-  const lines = [...saved.values()].flatMap((tables) => [...tables.values()]).flat();
-  const found = (pattern: RegExp) => [...new Set(lines.flatMap((line) => pattern.exec(line)?.[1] ?? []))];
-  return {
-    firewall: 'iptables',
-    tables: found(/^:barehand-(\S+) /),
-    comments: found(/--comment "barehand (.*?)"/),
-    internal: found(/^-A barehand-(\S+) -i \S+ ! -o \S+ -j DROP$/),
-    objects: [],
-    saved,
-  };
+/** What the comments in the table of a bridge, or of a container, say. */
+export const isInternal = ({ tables }: Rules, bridge: string) =>
+  tables.get(bridge)?.includes('internal') === true;
+export const notesOf = ({ tables }: Rules, bridges: string[]): string[] => [
+  ...new Set(bridges.flatMap((bridge) => tables.get(bridge) ?? []).filter((word) => word.includes('='))),
+];
+export const portsOf = ({ tables }: Rules, link: string): Port[] =>
+  (tables.get(link) ?? []).flatMap((word) => attempt(() => parsePort(word)) ?? []);
+
+/** The versions of IP: what nft calls them, and the program of iptables for each. */
+const versions = [
+  { version: 4, ip: 'ip', program: 'iptables' },
+  { version: 6, ip: 'ip6', program: 'ip6tables' },
+] as const;
+
+/** A chain of one hook or more, with its rules in nft's syntax; `forIptables`: rules that iptables needs as well. */
+interface Chain {
+  name: string;
+  table: 'raw' | 'nat' | 'filter';
+  hooks: string[];
+  rules: string[];
+  forIptables?: string[];
 }
 
-/** The notes of a bridge, or of all: the settings, `net/ipv4/ip_forward=0`, as they were before. */
-export const notesOf = ({ comments }: Rules, bridge?: string): string[] =>
-  comments.flatMap((comment) => {
-    const [kind, name, setting] = comment.split(' ');
-    return kind === 'note' && setting && (bridge === undefined || name === bridge) ? setting : [];
+function bridgeChains({ bridge: name, subnet, subnet6, internal, note }: BridgeRules): Chain[] {
+  const [from, to] = [`iifname "${name}"`, `oifname "${name}"`];
+  const [fromOthers, toOthers] = [`iifname != "${name}"`, `oifname != "${name}"`];
+  const nets = [subnet, subnet6].flatMap((net) =>
+    net ? `${net.version === 4 ? 'ip' : 'ip6'} saddr ${formatSubnet(net)}` : [],
+  );
+  const raw = [
+    `${from} ip daddr 127.0.0.0/8 drop`,
+    ...note.map((setting) => `return comment "barehand note ${setting}"`),
+  ];
+  const nat = [
+    `ip saddr 127.0.0.0/8 ${to} masquerade`,
+    ...nets.map((net) => `${net} ${to} ct status dnat masquerade`),
+    ...(internal ? [] : nets.map((net) => `${net} ${toOthers} masquerade`)),
+  ];
+  const filter = internal
+    ? [`${from} ${toOthers}`, `${to} ${fromOthers}`].map((both) => `${both} drop comment "barehand internal"`)
+    : [`${to} ${fromOthers} iifgroup ${group} ct state new ct status & dnat == 0 drop`];
+  // before the rules of others, which may drop; what goes to another bridge of ours, the chain of that one may drop
+  const accepted = [
+    `${from} ${to}`,
+    `${from} oifgroup != ${group}`,
+    `${to} ct state established,related`,
+    `${to} ct status dnat`,
+  ];
+  const forIptables = internal ? [] : accepted.map((packets) => `${packets} accept`);
+  return [
+    { name, table: 'raw', hooks: ['prerouting'], rules: raw },
+    { name, table: 'nat', hooks: ['postrouting'], rules: nat },
+    { name, table: 'filter', hooks: ['forward'], rules: filter, forIptables },
+  ];
+}
+
+function portChains({ link: name, address, address6, ports }: Attachment): Chain[] {
+  const rules = versions.flatMap(({ version, ip }) => {
+    const to = version === 4 ? address : address6 && `[${address6}]`;
+    return ports
+      .filter(({ host }) => to && (host === undefined || host.includes(':') === (version === 6)))
+      .map((port) => {
+        const all = `meta nfproto ipv${version} fib daddr type local`;
+        const at = port.host === undefined ? all : `${ip} daddr ${port.host}`;
+        const target = `dnat ${ip} to ${to}:${port.port} comment "barehand port ${formatPort(port)}"`;
+        return `${at} ${port.protocol} dport ${port.hostPort} ${target}`;
+      });
   });
-
-/** The published ports by the link of their container, each once. */
-export function portsOf({ comments }: Rules): Map<string, Port[]> {
-  const found = new Map<string, Port[]>();
-  for (const comment of new Set(comments)) {
-    const [, link, host = '', hostPort, protocol, port] =
-      /^(bh[\d-]+) (\S*):(\d+)\/(tcp|udp) (\d+)$/.exec(comment) ?? [];
-    if (!link) continue;
-    const address = host === '*' ? undefined : host.replace(/^\[|\]$/g, '');
-    const entry = { host: address, hostPort: Number(hostPort), protocol, port: Number(port) } as Port;
-    found.set(link, [...(found.get(link) ?? []), entry]);
-  }
-  return found;
+  return [{ name, table: 'nat', hooks: ['prerouting', 'output'], rules }];
 }
 
-/** The rules as they are when the tables or chains of these names have been removed. */
-export function withoutRules(rules: Rules, names: string[]): Rules {
-  const isOf = (line: string) => names.some((name) => line.split(' ').includes(`${prefix}${name}`));
-  return {
-    ...rules,
-    tables: rules.tables.filter((name) => !names.includes(name)),
-    comments: rules.comments.filter(
-      (comment) => !names.includes(comment.replace(/^note /, '').split(' ')[0] ?? ''),
-    ),
-    saved: new Map(
-      [...rules.saved].map(([command, tables]) => [
-        command,
-        new Map(
-          [...tables].map(([table, lines]) => [table, lines.filter((line) => !isOf(line.replace(/^:/, '')))]),
-        ),
-      ]),
-    ),
-  };
-}
-
-/** The steps that make the rules of a bridge, with its note, and those of ports: whichever is asked for. */
+/** The steps that make the rules of a bridge, instead of those that it had, and those of ports: whichever is given. */
 export function planRules(
   rules: Rules,
-  bridge: (BridgeRules & { note: string[] }) | undefined,
-  ports: PortRules | undefined,
+  bridge: BridgeRules | undefined,
+  ports: Attachment | undefined,
 ): Step[] {
-  const old = bridge && rules.tables.includes(bridge.bridge) ? [bridge.bridge] : [];
-  if (rules.firewall === 'iptables')
-    return [...planForget(rules, old), ...planIptables(rules, bridge, ports)];
-  const deletion = old.map((name) => `delete table inet ${prefix}${name}\n`).join('');
-  const text = deletion + (bridge ? nftBridge(bridge) : '') + (ports ? nftPorts(ports) : '');
-  if (text === '') return [];
-  return [
-    {
-      why: [bridge && 'NAT for the bridge, and a note of the settings', ports && 'published ports']
-        .filter(Boolean)
-        .join('; '),
-      run: sh`nft -f -`,
-      input: text,
-    },
-  ];
-}
-
-function nftBridge({ bridge, subnet, subnet6, internal, note }: BridgeRules & { note: string[] }): string {
-  const nat = [subnet, subnet6].flatMap((net) => {
-    if (!net) return [];
-    const from = `${net.version === 4 ? 'ip' : 'ip6'} saddr ${formatSubnet(net)}`;
-    return [
-      ...(internal ? [] : [`${from} oifname != "${bridge}" masquerade`]),
-      `${from} oifname "${bridge}" ct status dnat masquerade`,
-    ];
-  });
-  const forward = internal
-    ? [`iifname "${bridge}" oifname != "${bridge}" drop`, `oifname "${bridge}" iifname != "${bridge}" drop`]
+  const old = bridge ? [bridge.bridge] : [];
+  const chains = [...(bridge ? bridgeChains(bridge) : []), ...(ports ? portChains(ports) : [])];
+  const isNew = ({ name }: Chain) => old.includes(name) || !rules.tables.has(name);
+  const has6 = (bridge?.subnet6 ?? ports?.address6) !== undefined;
+  const steps = rules.objects
+    ? nft(nftDeletions(rules, old) + nftTables(chains))
     : [
-        `oifname "${bridge}" iifname != "${bridge}" iifgroup ${group} ct state new ct status & dnat == 0 drop`,
+        ...planForget(rules, old),
+        ...restore(chains.flatMap((chain) => iptablesLines(chain, isNew(chain), has6))),
       ];
-  return nftTable(bridge, {
-    note: note.map((setting) => `return comment "barehand note ${bridge} ${setting}"`),
-    prerouting: [
-      'type filter hook prerouting priority -300',
-      `iifname "${bridge}" ip daddr 127.0.0.0/8 drop`,
-    ],
-    postrouting: [
-      'type nat hook postrouting priority 100',
-      `ip saddr 127.0.0.0/8 oifname "${bridge}" masquerade`,
-      ...nat,
-    ],
-    forward: ['type filter hook forward priority 0', ...forward],
-  });
+  const why = [bridge && 'NAT for the bridge, and a note of the settings', ports && 'published ports'];
+  return steps.map((step, index) => (index > 0 ? step : { why: why.filter(Boolean).join('; '), ...step }));
 }
 
-/** nft adds to a table and to chains that are there already. */
-function nftPorts(rules: PortRules): string {
-  const lines = portTargets(rules).map(({ port: { host, hostPort, protocol }, version, to, comment }) => {
-    const ip = version === 4 ? 'ip' : 'ip6';
-    const at = host === undefined ? `meta nfproto ipv${version} fib daddr type local` : `${ip} daddr ${host}`;
-    return `${at} ${protocol} dport ${hostPort} dnat ${ip} to ${to} comment "${comment}"`;
+/** The steps that remove tables or chains of ours, all in one transaction if the firewall can. */
+export function planForget(rules: Rules, names: string[]): Step[] {
+  if (rules.objects) return nft(nftDeletions(rules, names));
+  const chains = names.map((name) => prefix + name);
+  // what jumps there, then what is there, then the chain itself
+  const jumps = rules.saved.filter(({ line }) => chains.some((chain) => line.endsWith(` -j ${chain}`)));
+  const own = rules.saved.flatMap(({ line, ...rest }) => {
+    const chain = chains.find((name) => line.startsWith(`:${name} `));
+    return chain ? [`-F ${chain}`, `-X ${chain}`].map((deletion) => ({ ...rest, line: deletion })) : [];
   });
-  return nftTable(rules.link, {
-    prerouting: ['type nat hook prerouting priority -100', ...lines],
-    output: ['type nat hook output priority -100', ...lines],
-  });
+  return restore([...jumps.map((jump) => ({ ...jump, line: jump.line.replace(/^-A/, '-D') })), ...own]);
 }
 
-const nftTable = (name: string, chains: Record<string, string[]>) =>
-  `table inet ${prefix}${name} {\n${Object.entries(chains)
-    .map(([chain, lines]) => `  chain ${chain} {\n${lines.map((line) => `    ${line}\n`).join('')}  }\n`)
-    .join('')}}\n`;
+/** One call of nft(8), which is one transaction. */
+const nft = (text: string): Step[] => (text ? [{ run: sh`nft -f -`, input: text }] : []);
 
-/** What each published port leads to, by version of IP. */
-const portTargets = ({ link, address, address6, ports }: PortRules) =>
-  ([4, 6] as const).flatMap((version) =>
-    ports.flatMap((port) => {
-      if (version === 6 && address6 === undefined) return [];
-      if (port.host !== undefined && port.host.includes(':') !== (version === 6)) return [];
-      const to = version === 4 ? `${address}:${port.port}` : `[${address6}]:${port.port}`;
-      return { port, version, to, comment: `barehand ${link} ${wordsOf(port)}` };
-    }),
-  );
+const nftDeletions = ({ tables }: Rules, names: string[]) =>
+  names
+    .filter((name) => tables.has(name))
+    .map((name) => `delete table inet ${prefix}${name}\n`)
+    .join('');
 
-/** Commands of iptables-restore(8), by table. */
-type Commands = Record<string, string[]>;
-
-/** One call of iptables-restore(8), whose tables change each in one piece. */
-function restore(command: Iptables, commands: Commands, why?: string): Step[] {
-  const tables = Object.entries(commands).filter(([, lines]) => lines.length > 0);
-  if (tables.length === 0) return [];
-  const input = tables.map(([table, lines]) => `*${table}\n${lines.join('\n')}\nCOMMIT\n`).join('');
-  // somebody else's call may have the lock: -w waits
-  return [{ ...(why ? { why } : {}), run: [`${command}-restore`, '-w', '--noflush'], input }];
-}
-
-function planIptables(
-  rules: Rules,
-  bridge: (BridgeRules & { note: string[] }) | undefined,
-  ports: PortRules | undefined,
-): Step[] {
-  return ([4, 6] as const).flatMap((version) => {
-    const command = version === 4 ? 'iptables' : 'ip6tables';
-    const commands: Commands = { raw: [], nat: [], filter: [] };
-    const add = (made: Commands) => {
-      for (const [table, lines] of Object.entries(made)) commands[table]?.push(...lines);
-    };
-    if (bridge) add(iptablesBridge(bridge, version));
-    if (ports) add({ nat: iptablesPorts(rules, ports, version) });
-    return restore(command, commands, version === 4 ? 'the rules' : undefined);
-  });
-}
-
-function iptablesBridge(
-  { bridge, subnet, subnet6, internal, note }: BridgeRules & { note: string[] },
-  version: 4 | 6,
-): Commands {
-  const net = version === 4 ? subnet : subnet6;
-  if (!net) return {};
-  const chain = prefix + bridge;
-  const make = (hook: string, lines: string[]) => [
-    `:${chain} - [0:0]`,
-    `-I ${hook} -j ${chain}`,
-    ...lines.map((line) => `-A ${chain} ${line}`),
-  ];
-  const from = `-s ${formatSubnet(net)}`;
-  const only4 = (line: string) => (version === 4 ? [line] : []);
-  const notes = note.flatMap((setting) =>
-    only4(`-i lo -o lo -m comment --comment "barehand note ${bridge} ${setting}" -j RETURN`),
-  );
-  const filter = internal
-    ? [`-i ${bridge} ! -o ${bridge} -j DROP`, `-o ${bridge} ! -i ${bridge} -j DROP`]
-    : [
-        `-o ${bridge} -i ${bridge} -j ACCEPT`,
-        `-o ${bridge} -m devgroup --src-group ${group} -m conntrack --ctstate NEW -m conntrack ! --ctstate DNAT -j DROP`,
-        `-i ${bridge} -j ACCEPT`,
-        `-o ${bridge} -m conntrack --ctstate ESTABLISHED,RELATED,DNAT -j ACCEPT`,
-      ];
-  return {
-    raw: make('PREROUTING', only4(`-i ${bridge} -d 127.0.0.0/8 -j DROP`)),
-    nat: make('POSTROUTING', [
-      ...only4(`-s 127.0.0.0/8 -o ${bridge} -j MASQUERADE`),
-      `${from} -o ${bridge} -m conntrack --ctstate DNAT -j MASQUERADE`,
-      ...(internal ? [] : [`${from} ! -o ${bridge} -j MASQUERADE`]),
-    ]),
-    filter: make('FORWARD', [...notes, ...filter]),
+/** The tables of these chains. nft adds to a table and to chains that are there already. */
+function nftTables(chains: Chain[]): string {
+  const chainText = ({ table, rules }: Chain, hook: string) => {
+    // the priorities of iptables' own hooks
+    const priority = { raw: -300, nat: hook === 'postrouting' ? 100 : -100, filter: 0 }[table];
+    const type = `type ${table === 'nat' ? 'nat' : 'filter'} hook ${hook} priority ${priority}`;
+    return `  chain ${hook} {\n${[type, ...rules].map((line) => `    ${line}\n`).join('')}  }\n`;
   };
+  const tables = [...groupBy(chains, ({ name }) => name)].map(([name, own]) => {
+    const texts = own.flatMap((chain) => chain.hooks.map((hook) => chainText(chain, hook)));
+    return `table inet ${prefix}${name} {\n${texts.join('')}}\n`;
+  });
+  return tables.join('');
 }
 
-function iptablesPorts({ saved }: Rules, rules: PortRules, version: 4 | 6): string[] {
-  const chain = prefix + rules.link;
-  const lines = portTargets(rules).flatMap(
-    ({ port: { host, hostPort, protocol }, version: its, to, comment }) => {
-      if (its !== version) return [];
-      const at = host === undefined ? '-m addrtype --dst-type LOCAL' : `-d ${host}`;
-      return `-A ${chain} ${at} -p ${protocol} --dport ${hostPort} -m comment --comment "${comment}" -j DNAT --to-destination ${to}`;
-    },
-  );
-  const command = version === 4 ? 'iptables' : 'ip6tables';
-  const isThere = saved
-    .get(command)
-    ?.get('nat')
-    ?.some((line) => line.startsWith(`:${chain} `));
+/** What iptables-extensions(8) calls what nft(8) says of a packet, and what becomes of it. */
+const translations: [nft: RegExp, iptables: string][] = [
+  [/([io])ifname != "(\S+)"/, '! -$1 $2'],
+  [/([io])ifname "(\S+)"/g, '-$1 $2'],
+  [/iifgroup (\d+)/, '-m devgroup --src-group $1'],
+  [/oifgroup != (\d+)/, '-m devgroup ! --dst-group $1'],
+  [/meta nfproto ipv\d /, ''],
+  [/ip6? ([sd])addr (\S+)/, '-$1 $2'],
+  [/fib daddr type local/, '-m addrtype --dst-type LOCAL'],
+  [/(tcp|udp) dport (\d+)/, '-p $1 --dport $2'],
+  [/ct state (\S+)/, '-m conntrack --ctstate $1'],
+  [/ct status & dnat == 0/, '-m conntrack ! --ctstate DNAT'],
+  [/ct status dnat/, '-m conntrack --ctstate DNAT'],
+  [/dnat ip6? to (\S+)/, '-j DNAT --to-destination $1'],
+  [/comment (".*")/, '-m comment --comment $1'],
+];
+
+function toIptables(rule: string): string {
+  const verdict = /\b(masquerade|drop|accept|return)(?= comment|$)/;
+  const start = rule.replace(verdict, (word) => `-j ${word.toUpperCase()}`);
+  return translations.reduce((text, [nft, iptables]) => text.replace(nft, iptables), start);
+}
+
+/** The lines of a chain for the versions of IP that it has. A chain that is not `made` anew only gets more rules. */
+function iptablesLines({ name, table, hooks, rules, forIptables = [] }: Chain, made: boolean, has6: boolean) {
+  const chain = prefix + name;
   // declaring a chain empties it
-  const chains = [`:${chain} - [0:0]`, `-I PREROUTING -j ${chain}`, `-I OUTPUT -j ${chain}`];
-  return lines.length === 0 ? [] : [...(isThere ? [] : chains), ...lines];
-}
-
-/** The steps that remove tables or chains of ours, all in one piece where the firewall can. */
-export function planForget({ firewall, tables, saved }: Rules, names: string[]): Step[] {
-  const present = names.filter((name) => tables.includes(name)).map((name) => prefix + name);
-  if (present.length === 0) return [];
-  if (firewall === 'nft') {
-    const [only, ...more] = present;
-    if (more.length === 0) return [{ run: sh`nft delete table inet ${only as string}` }];
-    return [{ run: sh`nft -f -`, input: present.map((name) => `delete table inet ${name}\n`).join('') }];
-  }
-  return [...saved].flatMap(([command, its]) => {
-    const commands = [...its].map(([table, lines]): [string, string[]] => {
-      const chains = present.filter((name) => lines.some((line) => line.startsWith(`:${name} `)));
-      const jumps = lines.filter((line) => chains.some((name) => line.endsWith(` -j ${name}`)));
-      // what jumps there, then what is there, then the chain itself
-      return [
-        table,
-        [
-          ...jumps.map((line) => line.replace(/^-A/, '-D')),
-          ...chains.flatMap((name) => [`-F ${name}`, `-X ${name}`]),
-        ],
-      ];
-    });
-    return restore(command, Object.fromEntries(commands));
+  const head = [`:${chain} - [0:0]`, ...hooks.map((hook) => `-I ${hook.toUpperCase()} -j ${chain}`)];
+  return versions.slice(0, has6 ? 2 : 1).flatMap(({ version, program }): Line[] => {
+    const other = version === 4 ? /\bip6 |nfproto ipv6/ : /\bip |nfproto ipv4/;
+    const own = [...rules, ...forIptables].filter((rule) => !other.test(rule));
+    const lines = [...(made ? head : []), ...own.map((rule) => `-A ${chain} ${toIptables(rule)}`)];
+    return lines.map((line) => ({ program, table, line }));
   });
 }
+
+/** Calls of iptables-restore(8), one for each program, in which each table changes in one transaction. */
+const restore = (lines: Line[]): Step[] =>
+  [...groupBy(lines, ({ program }) => program)].map(([program, own]) => ({
+    // somebody else's call may have the lock: -w waits
+    run: [`${program}-restore`, '-w', '--noflush'],
+    input: [...groupBy(own, ({ table }) => table)]
+      .map(([table, its]) => `*${table}\n${its.map(({ line }) => `${line}\n`).join('')}COMMIT\n`)
+      .join(''),
+  }));

@@ -1,8 +1,16 @@
-// Who was killed for want of memory, and whose limit it was: from the memory controller's counters and the kernel's log.
+// Who was killed for lack of memory, and whose limit it was: from the memory controller's counters and the kernel's log.
 import { uptime } from 'node:os';
 import { dirname, join } from 'node:path';
-import { cgroupDirectory, cgroupsBelow, type Hierarchy, pathOf, readNumber } from '../helpers/cgroups.ts';
-import { followKernelLog, type Level, type LoggedKill, levelOf, parseLoggedKill } from '../limit/oom.ts';
+import { cgroupsBelow, type Hierarchy } from '../helpers/cgroups.ts';
+import { readNumber } from '../limit/counters.ts';
+import {
+  followKernelLog,
+  type Level,
+  type LoggedKill,
+  levelOf,
+  parseLoggedKill,
+  pathOf,
+} from '../limit/oom.ts';
 import { memoryFiles, readBytes } from '../limit/table.ts';
 import type { Places } from './usage.ts';
 
@@ -16,28 +24,27 @@ export interface OomKills {
   at: string | null;
 }
 
-/** A function that gives all OOM kills in the kernel's log so far, the oldest first. The log is opened when it is asked. */
-export function openKernelLog(): () => LoggedKill[] {
-  const kills: LoggedKill[] = [];
-  let read: (() => string[]) | undefined;
-  return () => {
-    read ??= followKernelLog('oom-kill:') ?? (() => []);
-    kills.push(...read().flatMap((record) => parseLoggedKill(record) ?? []));
-    return kills;
-  };
+const kills: LoggedKill[] = [];
+let readLog: (() => string[]) | undefined;
+
+/** All OOM kills in the kernel's log so far, the oldest first. The log is opened at the first call. */
+function loggedKills(): LoggedKill[] {
+  readLog ??= followKernelLog('oom-kill:') ?? (() => []);
+  kills.push(...readLog().flatMap((record) => parseLoggedKill(record) ?? []));
+  return kills;
 }
 
-/** Where the log says nothing. `hit`: the cgroups that have run into their limits: one, none for the host, or who knows. */
+/** The level of a kill that is not in the log. `hit`: the cgroups that reached their limits; none: the host's memory. */
 export function guessLevel(hit: string[], own: string): Pick<OomKills, 'level' | 'cgroup'> {
-  const [cgroup = null, other] = hit;
-  return other === undefined ? { level: levelOf(cgroup, own), cgroup } : { level: null, cgroup: null };
+  const [cgroup = null] = hit;
+  return hit.length > 1 ? { level: null, cgroup: null } : { level: levelOf(cgroup, own), cgroup };
 }
 
-/** Whether a cgroup ran into its own limit: in v2 with an OOM kill, in v1 perhaps without. */
+/** Whether a cgroup reached its own limit: in v2 with an OOM kill, in v1 perhaps without. */
 function hasHit(version: 1 | 2, directory: string): boolean {
   if (version === 2) return (readNumber(join(directory, 'memory.events.local'), 'oom') ?? 0) > 0;
-  // v1 limits memory, and memory and swap together, and for each has the most that it was. Some kernels leave
-  // failcnt at 0; memory is counted in lots of up to 64 pages
+  // v1 limits memory, and memory and swap together, and has a high-water mark of each. Some kernels leave failcnt at 0;
+  // the kernel charges memory in batches of up to 64 pages
   return ['memory', 'memory.memsw'].some((kind) => {
     const [failures, most, limit] = ['failcnt', 'max_usage_in_bytes', 'limit_in_bytes'].map((file) =>
       readBytes(join(directory, `${kind}.${file}`)),
@@ -47,14 +54,13 @@ function hasHit(version: 1 | 2, directory: string): boolean {
 }
 
 /**
- * The OOM kills in a container's own memory cgroup; null if it has none. `logged` is called only if there are kills.
- * Records from before the container's start belong to an earlier container of that name.
+ * The OOM kills in a container's own memory cgroup; null if it has none. Records of the log from before the container's
+ * start belong to an earlier container of that name.
  */
 export function readOomKills(
   place: Places['memory'],
   hierarchy: Hierarchy | undefined,
   startedBootSeconds: number,
-  logged: () => LoggedKill[],
 ): OomKills | null {
   if (!place || !hierarchy) return null;
   const { version, directory } = place;
@@ -64,10 +70,11 @@ export function readOomKills(
   // v2's counter includes the cgroups below
   const below = version === 1 ? cgroupsBelow(directory) : [];
   const count = below.reduce((sum, cgroup) => sum + (countOf(cgroup) ?? 0), own);
-  if (count === 0) return { count, level: null, cgroup: null, process: null, at: null };
+  const unknown = { count, level: null, cgroup: null, process: null, at: null };
+  if (count === 0) return unknown;
 
   const path = pathOf(hierarchy, directory) ?? '';
-  const last = logged().findLast(
+  const last = loggedKills().findLast(
     ({ taskCgroup, sinceBootSeconds }) =>
       sinceBootSeconds >= startedBootSeconds && (taskCgroup === path || taskCgroup.startsWith(`${path}/`)),
   );
@@ -79,11 +86,10 @@ export function readOomKills(
       process: { pid: last.pid, name: last.name },
       at: new Date(Date.now() - (uptime() - last.sinceBootSeconds) * 1000).toISOString(),
     };
-  const paths = [...cgroupsBelow(directory).map((cgroup) => pathOf(hierarchy, cgroup) ?? ''), path];
-  for (let at = dirname(path); at !== '/' && at.startsWith(hierarchy.root); at = dirname(at)) paths.push(at);
-  const hit = paths.flatMap((cgroup) => {
-    const at = cgroupDirectory(hierarchy, cgroup);
-    return at !== undefined && hasHit(version, at) ? [cgroup] : [];
-  });
-  return { count, ...guessLevel(hit, path), process: null, at: null };
+  const suspects = [...cgroupsBelow(directory), directory];
+  for (let at = dirname(directory); at.startsWith(hierarchy.mountPoint); at = dirname(at)) suspects.push(at);
+  const hit = suspects
+    .filter((at) => hasHit(version, at))
+    .map((at) => pathOf(hierarchy, at) ?? hierarchy.root);
+  return { ...unknown, ...guessLevel(hit, path) };
 }

@@ -1,6 +1,6 @@
 // Text on a terminal: columns, bars, and the alternate screen. See console_codes(4).
 import { writeSync } from 'node:fs';
-import { widthOf } from '../helpers/table.ts';
+import { columnWidths, widthOf } from '../helpers/table.ts';
 
 /** A column of text: its title, and how it shrinks on a narrow screen. */
 export interface Column {
@@ -8,6 +8,10 @@ export interface Column {
   right?: boolean;
   /** minimum width, so that columns do not move with each number */
   atLeast?: number;
+  /** is truncated to this width */
+  atMost?: number;
+  /** is truncated at its front, since the end of a path says most */
+  front?: boolean;
   /** may be truncated to this width */
   shrinkTo?: number;
   /** left out if shrinking does not suffice; the highest goes first */
@@ -33,58 +37,57 @@ export function cut(text: string, width: number, front = false): string {
   return width < 1 ? '' : front ? `…${kept.reverse().join('')}` : `${kept.join('')}…`;
 }
 
+/**
+ * How a table fits into `width`: the columns that are shown, and the width of each column. The last column shrinks first.
+ * `excess`: by how many columns of the terminal the table is still too wide.
+ */
+export function fit(columns: Column[], rows: string[][], width: number, gap: number) {
+  const natural = columnWidths([columns.map(({ title }) => title), ...rows]).map((widest, column) => {
+    const { atLeast = 0, atMost = Number.POSITIVE_INFINITY } = columns[column] as Column;
+    return Math.min(atMost, Math.max(atLeast, widest));
+  });
+  const shown = [...columns.keys()];
+  for (;;) {
+    const widths = [...natural];
+    const excess = () => shown.reduce((sum, column) => sum + (widths[column] ?? 0) + gap, -gap) - width;
+    for (const column of shown.toReversed()) {
+      const widest = widths[column] ?? 0;
+      const least = Math.min(widest, columns[column]?.shrinkTo ?? widest);
+      widths[column] = Math.max(least, widest - Math.max(0, excess()));
+    }
+    const order = (column: number) => columns[column]?.dropOrder ?? 0;
+    const [first = 0] = shown.toSorted((one, other) => order(other) - order(one));
+    if (excess() <= 0 || order(first) === 0) return { shown, widths, excess: excess() };
+    shown.splice(shown.indexOf(first), 1);
+  }
+}
+
 /** The lines of a table, title first, none wider than `width`. Styles are left out unless `styled`. */
 export function layout(columns: Column[], rows: Cell[][], width: number, styled: boolean): string[] {
   const gap = 2;
-  const natural = columns.map(({ title, atLeast = 0 }, column) =>
-    rows.reduce(
-      (most, row) => Math.max(most, widthOf(row[column]?.text ?? '')),
-      Math.max(atLeast, widthOf(title)),
-    ),
-  );
-  const shown = columns.map((_, column) => column);
-  let widths: number[] = [];
-  const excess = () => shown.reduce((sum, column) => sum + (widths[column] ?? 0) + gap, -gap) - width;
-  for (;;) {
-    widths = [...natural];
-    for (const column of shown.toReversed()) {
-      const { shrinkTo } = columns[column] as Column;
-      const at = widths[column] as number;
-      if (shrinkTo !== undefined)
-        widths[column] = Math.max(Math.min(at, shrinkTo), at - Math.max(0, excess()));
-    }
-    const order = (column: number) => columns[column]?.dropOrder ?? 0;
-    const first = shown.reduce(
-      (most, column) => (order(column) > order(most) ? column : most),
-      shown[0] ?? 0,
-    );
-    if (excess() <= 0 || order(first) === 0) break;
-    shown.splice(shown.indexOf(first), 1);
-  }
+  const texts = rows.map((row) => row.map(({ text }) => text));
+  const { shown, widths, excess } = fit(columns, texts, width, gap);
   const line = (cells: Cell[]) => {
-    const texts = shown.map((column) => {
+    const fitted = shown.map((column) => {
       const { text = '', style } = cells[column] ?? {};
-      const fitted = cut(text, widths[column] as number);
-      const space = ' '.repeat((widths[column] as number) - widthOf(fitted));
-      const dressed = styled && style !== undefined ? `\x1b[${style}m${fitted}\x1b[m` : fitted;
+      const part = cut(text, widths[column] ?? 0, columns[column]?.front);
+      const space = ' '.repeat((widths[column] ?? 0) - widthOf(part));
+      // a line that is still too long is truncated, and a sequence in it might be cut in two
+      const dressed = styled && style && excess <= 0 ? `\x1b[${style}m${part}\x1b[m` : part;
       return columns[column]?.right ? space + dressed : dressed + space;
     });
-    return texts.join(' '.repeat(gap)).trimEnd();
+    return cut(fitted.join(' '.repeat(gap)).trimEnd(), width);
   };
-  const title = line(columns.map(({ title }) => ({ text: title })));
-  // lines that are still too long are truncated, without styles, which might be cut in two
-  if (excess() > 0) {
-    const plain = (cells: Cell[]) => cut(line(cells.map(({ text }) => ({ text }))), width);
-    return [cut(title, width), ...rows.map(plain)];
-  }
-  return [title, ...rows.map(line)];
+  return [columns.map(({ title }) => ({ text: title })), ...rows].map(line);
 }
+
+/** What part of `whole` it is, from 0 to 1. */
+const share = (part: number, whole: number) => (part > 0 ? Math.min(1, part / whole) : 0);
 
 /** A bar of this width, filled to `part` of `whole`; empty text if there is no `whole`. */
 export function bar(part: number, whole: number | null, width: number, unicode: boolean): string {
   if (whole === null) return '';
-  const share = whole > 0 ? Math.min(1, Math.max(0, part / whole)) : 1;
-  const eighths = Math.round(share * width * 8);
+  const eighths = Math.round(share(part, whole) * width * 8);
   if (!unicode) return `[${'#'.repeat(eighths / 8).padEnd(width, '.')}]`;
   const partial = eighths % 8 === 0 ? '' : '▏▎▍▌▋▊▉'[(eighths % 8) - 1];
   return `▕${('█'.repeat(eighths / 8) + partial).padEnd(width)}▏`;
@@ -95,10 +98,7 @@ export function sparkline(values: number[], most: number, width: number, unicode
   const heights = unicode ? '▁▂▃▄▅▆▇█' : '_.-=+*%#';
   return values
     .slice(-width)
-    .map((value) => {
-      const share = most > 0 ? Math.min(1, Math.max(0, value / most)) : 0;
-      return heights[Math.round(share * (heights.length - 1))];
-    })
+    .map((value) => heights[Math.round(share(value, most) * (heights.length - 1))])
     .join('');
 }
 
@@ -115,19 +115,11 @@ export const toJson = (value: unknown, indent?: number) =>
 export const speaksUnicode = ({ LC_ALL, LC_CTYPE, LANG }: NodeJS.ProcessEnv = process.env) =>
   /utf-?8/i.test(LC_ALL || LC_CTYPE || LANG || '');
 
-/** The alternate screen of a terminal. */
-export interface Screen {
-  width: () => number;
-  height: () => number;
-  draw: (lines: string[]) => void;
-  close: () => void;
-}
-
 /**
  * Switches the terminal to its alternate screen, without cursor, in raw mode. `close` restores it, and so does the end of
  * the process, except by SIGKILL. `onKey` gets each key, '' for the end of input.
  */
-export function openScreen(onKey: (key: string) => void, onResize: () => void): Screen {
+export function openScreen(onKey: (key: string) => void, onResize: () => void) {
   const { stdin, stdout } = process;
   let open = false;
   const enter = () => {
@@ -157,12 +149,12 @@ export function openScreen(onKey: (key: string) => void, onResize: () => void): 
       process.removeAllListeners(signal);
       process.kill(process.pid, signal);
     });
-  // other programs may have used the terminal while this process was stopped
-  process.on('SIGCONT', () => {
-    leave();
+  const resume = () => {
+    leave(); // other programs may have used the terminal while this process was stopped
     enter();
     onResize();
-  });
+  };
+  process.on('SIGCONT', resume);
   stdout.on('resize', onResize);
   if (stdin.isTTY) {
     stdin.setEncoding('utf8');
@@ -171,9 +163,8 @@ export function openScreen(onKey: (key: string) => void, onResize: () => void): 
       for (const key of typed.startsWith('\x1b') ? '' : typed) {
         if (key === '\x1a') {
           leave();
-          process.kill(process.pid, 'SIGTSTP'); // here it waits for SIGCONT
-          enter();
-          onResize();
+          process.kill(process.pid, 'SIGTSTP'); // here it waits for SIGCONT, or goes on if nobody could send that
+          resume();
         } else onKey(key);
       }
     });
@@ -186,7 +177,7 @@ export function openScreen(onKey: (key: string) => void, onResize: () => void): 
     width: () => (stdout.columns || 80) - 1,
     height: () => stdout.rows || 24,
     // one write over the old frame, clearing the rest of each line and of the screen: no flicker
-    draw: (lines) => {
+    draw: (lines: string[]) => {
       if (open) stdout.write(`\x1b[H${lines.map((line) => `${line}\x1b[K`).join('\r\n')}\x1b[J`);
     },
     close: leave,

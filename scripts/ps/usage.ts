@@ -1,36 +1,33 @@
 // Limits and usage of a container: counters of the kernel, and rates from two readings. See
 // cgroups(7), the kernel's admin-guide/cgroup-v2 and admin-guide/cgroup-v1.
 import { readFileSync } from 'node:fs';
+import { uptime } from 'node:os';
 import { join } from 'node:path';
 import {
   cgroupDirectory,
   cgroupPath,
   findHierarchy,
   type Hierarchy,
-  numberOf,
   ownCgroup,
-  pathOf,
   readHierarchies,
 } from '../helpers/cgroups.ts';
 import { type Container, strangers } from '../helpers/containers.ts';
 import { attempt, readProc, readProcess, readStat, type Table } from '../helpers/pids.ts';
+import { numberOf } from '../limit/counters.ts';
+import { pathOf } from '../limit/oom.ts';
 import { amount, type Cgroup, type LimitName, memoryFiles, readBytes, readLimit } from '../limit/table.ts';
 
 /** Kinds of accounting: `cpu` has quota and throttling, `time` the CPU time, which v1 may keep in another hierarchy. */
 export type Resource = 'memory' | 'cpu' | 'time' | 'pids' | 'io';
 
-/** The hierarchy of each kind, if this host has it. */
-export type Accounting = Partial<Record<Resource, Hierarchy>>;
+/** The hierarchy of each kind; undefined: this host does not have it. */
+export type Accounting = Record<Resource, Hierarchy | undefined>;
 
 /** The cgroups that a container has to itself. */
 export type Places = Partial<Record<Resource, Cgroup>>;
 
 /** null: no limit. */
-export interface Limits {
-  memoryBytes: number | null;
-  cpus: number | null;
-  pids: number | null;
-}
+export type Limits = Record<'memoryBytes' | 'cpus' | 'pids', number | null>;
 
 export interface Memory {
   usedBytes: number;
@@ -38,12 +35,8 @@ export interface Memory {
   source: 'cgroup' | 'rss';
 }
 
-/** CPU time and I/O bytes so far, of a process or a container; null if they cannot be read. */
-export interface Work {
-  cpuSeconds: number | null;
-  readBytes: number | null;
-  writeBytes: number | null;
-}
+/** What a cgroup or a process has done so far; null: it cannot be read. */
+export type Work = Record<'cpuSeconds' | 'throttledSeconds' | 'readBytes' | 'writeBytes', number | null>;
 
 /** One reading of a container's counters. */
 export interface Counters extends Work {
@@ -51,30 +44,23 @@ export interface Counters extends Work {
   atMilliseconds: number;
   /** time of the reading since boot, as start times of processes */
   atBootSeconds: number;
-  throttledSeconds: number | null;
   /** without a cgroup for CPU time or I/O: counters of each process, by its PID and start time */
   processes: Map<string, Work & { startedBootSeconds: number }> | undefined;
 }
 
 /** null: unknown, as for a container that is new. */
-export interface Rates {
-  cpuPercent: number | null;
-  throttledPercent: number | null;
-  readBytesPerSecond: number | null;
-  writeBytesPerSecond: number | null;
-}
+export type Rates = Record<
+  'cpuPercent' | 'throttledPercent' | 'readBytesPerSecond' | 'writeBytesPerSecond',
+  number | null
+>;
 
 /** Finds the hierarchies that count each kind on this host. */
-export function readAccounting(hierarchies = readHierarchies()): Accounting {
-  const names = { memory: 'memory', cpu: 'cpu', time: 'cpuacct', pids: 'pids', io: 'io' };
-  const accounting: Accounting = {};
-  for (const [resource, controller] of Object.entries(names) as [Resource, string][]) {
-    const hierarchy = findHierarchy(hierarchies, controller);
-    if (hierarchy) accounting[resource] = hierarchy;
-  }
+export function readAccounting(): Accounting {
+  const hierarchies = readHierarchies();
+  const of = (controller: string) => findHierarchy(hierarchies, controller);
   // v2 counts CPU time in every cgroup, even without the controller
-  const time = accounting.time ?? hierarchies.find(({ version }) => version === 2);
-  return { ...accounting, ...(time && { time }) };
+  const time = of('cpuacct') ?? hierarchies.find(({ version }) => version === 2);
+  return { memory: of('memory'), cpu: of('cpu'), time, pids: of('pids'), io: of('io') };
 }
 
 /**
@@ -89,35 +75,74 @@ export function findPlaces(
   isOurs: boolean,
 ): Places {
   const { first, members } = container;
-  const cgroups = readProc(first.pid, 'cgroup') ?? '';
-  let living = [...members].filter((pid) => table.get(pid)?.zombie === false);
-  // a process that has ended is in no cgroup
-  const find = (hierarchy: Hierarchy, path: string) => {
-    const directory = ownCgroup(hierarchy, path, living, isStranger);
-    if (directory !== undefined) return directory;
-    const still = living.filter((pid) => readProcess(pid)?.zombie === false);
-    if (still.length === living.length) return undefined;
-    living = still;
-    return ownCgroup(hierarchy, path, living, isStranger);
-  };
   const isOther = strangers(table, containers, members, container);
   const isStranger = (pid: number) => !isOurs && isOther(pid);
+  let living = [...members].filter((pid) => table.get(pid)?.zombie === false);
+  const find = (hierarchy: Hierarchy, path: string): string | undefined => {
+    const directory = ownCgroup(hierarchy, path, living, isStranger);
+    // a process that has ended meanwhile is in no cgroup
+    const still =
+      directory === undefined ? living.filter((pid) => readProcess(pid)?.zombie === false) : living;
+    if (still.length === living.length) return directory;
+    living = still;
+    return find(hierarchy, path);
+  };
+  const cgroups = readProc(first.pid, 'cgroup') ?? '';
   const places: Places = {};
-  let own: { first: string; path: string } | undefined;
-  for (const [resource, hierarchy] of Object.entries(accounting) as [Resource, Hierarchy][]) {
-    const path = cgroupPath(cgroups, hierarchy);
-    if (path === undefined) continue;
-    // v2 has one hierarchy; in v1, a cgroup of the same name is taken for the same one, which saves most of the time
-    const isKnown = own !== undefined && own.first === path;
-    const directory = isKnown ? cgroupDirectory(hierarchy, own?.path ?? '') : find(hierarchy, path);
+  // v2 has one hierarchy; in v1, a cgroup of the same name is taken for the same one, which saves most of the time
+  const known = new Map<string, string>();
+  for (const [resource, hierarchy] of Object.entries(accounting) as [Resource, Hierarchy | undefined][]) {
+    const path = hierarchy && cgroupPath(cgroups, hierarchy);
+    if (!hierarchy || path === undefined) continue;
+    const own = known.get(path);
+    const directory = own === undefined ? find(hierarchy, path) : cgroupDirectory(hierarchy, own);
     if (directory === undefined) continue;
     places[resource] = { version: hierarchy.version, directory };
-    own ??= { first: path, path: pathOf(hierarchy, directory) ?? path };
+    known.set(path, pathOf(hierarchy, directory) ?? path);
   }
   return places;
 }
 
-const read = (directory: string, file: string) => attempt(() => readFileSync(`${directory}/${file}`, 'utf8'));
+/** The limits of a container's own cgroups. */
+export function readLimits({ memory, cpu, pids }: Places): Limits {
+  const limit = (place: Cgroup | undefined, name: LimitName) => {
+    const [setting] = place ? readLimit(name, place.version, place.directory) : [];
+    return (place && setting && amount(place.version, setting)) ?? null;
+  };
+  return { memoryBytes: limit(memory, 'memory'), cpus: limit(cpu, 'cpu'), pids: limit(pids, 'pids') };
+}
+
+const readText = (place: Cgroup | undefined, file: string) =>
+  place && attempt(() => readFileSync(join(place.directory, file), 'utf8'));
+
+/**
+ * Memory, processes and threads of a container, and its limits: those of its own cgroups. Without such a cgroup, a value
+ * is the sum over its processes.
+ */
+export function readUsage(places: Places, table: Table, { members }: Container) {
+  const { memory, pids } = places;
+  const limits = readLimits(places);
+  const sum = (key: 'rssBytes' | 'threads') =>
+    [...members].reduce((total, pid) => total + (table.get(pid)?.[key] ?? 0), 0);
+  const usedBytes = memory && readBytes(join(memory.directory, memoryFiles[memory.version].usage));
+  const used: Memory =
+    typeof usedBytes === 'number'
+      ? { usedBytes, limitBytes: limits.memoryBytes, source: 'cgroup' }
+      : { usedBytes: sum('rssBytes'), limitBytes: null, source: 'rss' };
+  return { memory: used, limits, pids: Number(readText(pids, 'pids.current') ?? sum('threads')) };
+}
+
+/** A time in a file of a cgroup, in seconds: v1 counts nanoseconds, v2 microseconds. null if there is none. */
+function readSeconds(place: Cgroup | undefined, file: string, form: RegExp): number | null {
+  const [, count] = form.exec(readText(place, file) ?? '') ?? [];
+  return count === undefined ? null : Number(count) / (place?.version === 1 ? 1e9 : 1e6);
+}
+
+/** The CPU time that a cgroup has used so far, in seconds. */
+export const readCpuSeconds = (time: Places['time']): number | null =>
+  time?.version === 1
+    ? readSeconds(time, 'cpuacct.usage', /^(\d+)$/m)
+    : readSeconds(time, 'cpu.stat', /^usage_usec (\d+)$/m);
 
 /** Sum of bytes over all devices, from `io.stat` or v1's blkio.throttle.io_service_bytes. */
 export function parseIo(text: string): { readBytes: number; writeBytes: number } {
@@ -129,90 +154,41 @@ export function parseIo(text: string): { readBytes: number; writeBytes: number }
   };
 }
 
-/** The limits of a container's own cgroups. */
-export function readLimits({ memory, cpu, pids }: Places): Limits {
-  const limit = (place: Places[Resource], name: LimitName) => {
-    const [setting] = place ? readLimit(name, place.version, place.directory) : [];
-    return (place && setting && amount(place.version, setting)) ?? null;
-  };
-  return { memoryBytes: limit(memory, 'memory'), cpus: limit(cpu, 'cpu'), pids: limit(pids, 'pids') };
-}
-
-/** Memory usage: that of the container's own cgroup, else the sum over its processes. */
-export function readMemory({ memory }: Places, limits: Limits, table: Table, container: Container): Memory {
-  const usedBytes = memory && readBytes(join(memory.directory, memoryFiles[memory.version].usage));
-  if (typeof usedBytes === 'number') return { usedBytes, limitBytes: limits.memoryBytes, source: 'cgroup' };
-  const sum = [...container.members].reduce((total, pid) => total + (table.get(pid)?.rssBytes ?? 0), 0);
-  return { usedBytes: sum, limitBytes: null, source: 'rss' };
-}
-
-/** Number of processes and threads: that of the container's own cgroup, else counted over its processes. */
-export function readTasks({ pids }: Places, table: Table, container: Container): number {
-  const counted = pids && attempt(() => Number(readFileSync(join(pids.directory, 'pids.current'), 'utf8')));
-  return counted ?? [...container.members].reduce((sum, pid) => sum + (table.get(pid)?.threads ?? 0), 0);
-}
-
-/** The CPU time that a cgroup has used so far, in seconds. */
-export function readCpuSeconds(place: Places['time']): number | null {
-  if (!place) return null;
-  const used =
-    place.version === 1
-      ? Number(read(place.directory, 'cpuacct.usage') ?? Number.NaN) / 1e9
-      : (numberOf(read(place.directory, 'cpu.stat'), 'usage_usec') ?? Number.NaN) / 1e6;
-  return Number.isNaN(used) ? null : used;
-}
-
 /** Reads all counters that rates are computed from. */
-export function readCounters(
-  { cpu, time, io }: Places,
-  container: Container,
-  atBootSeconds: number,
-): Counters {
+export function readCounters({ cpu, time, io }: Places, { members }: Container): Counters {
+  const atBootSeconds = uptime();
   const atMilliseconds = performance.now();
   const cpuSeconds = readCpuSeconds(time);
-  const stat = cpu && read(cpu.directory, 'cpu.stat');
-  const throttled =
-    cpu?.version === 1
-      ? (numberOf(stat, 'throttled_time') ?? Number.NaN) / 1e9
-      : (numberOf(stat, 'throttled_usec') ?? Number.NaN) / 1e6;
   // counters of v1 exclude the cgroups below, except for files named _recursive
-  const ioText =
-    io &&
-    (io.version === 2
-      ? read(io.directory, 'io.stat')
-      : (read(io.directory, 'blkio.throttle.io_service_bytes_recursive') ??
-        read(io.directory, 'blkio.throttle.io_service_bytes')));
-  const bytes = ioText === undefined ? { readBytes: null, writeBytes: null } : parseIo(ioText);
+  const bytes =
+    io?.version === 1
+      ? (readText(io, 'blkio.throttle.io_service_bytes_recursive') ??
+        readText(io, 'blkio.throttle.io_service_bytes'))
+      : readText(io, 'io.stat');
+  const hasAll = cpuSeconds !== null && bytes !== undefined;
   return {
     atMilliseconds,
     atBootSeconds,
     cpuSeconds,
-    ...bytes,
-    throttledSeconds: Number.isNaN(throttled) ? null : throttled,
-    processes:
-      cpuSeconds === null || ioText === undefined
-        ? new Map([...container.members].flatMap((pid) => readWork(pid)))
-        : undefined,
+    ...(bytes === undefined ? { readBytes: null, writeBytes: null } : parseIo(bytes)),
+    throttledSeconds: readSeconds(cpu, 'cpu.stat', /^throttled_(?:time|usec) (\d+)$/m),
+    processes: hasAll ? undefined : new Map([...members].flatMap(readWork)),
   };
 }
 
-/** Counters of one process, proc(5): undefined if it has ended, without I/O if this user may not read that. */
+/** Counters of one process, proc(5): none if it has ended; without I/O if this user may not read that. */
 function readWork(pid: number): [string, Work & { startedBootSeconds: number }][] {
   const stat = readStat(pid);
   if (stat === undefined) return [];
   const io = readProc(pid, 'io');
-  const bytes = (key: string) => numberOf(io, `${key}_bytes:`) ?? null;
-  return [
-    [
-      `${pid} ${stat.startTicks}`,
-      {
-        cpuSeconds: stat.cpuTicks / 100,
-        readBytes: bytes('read'),
-        writeBytes: bytes('write'),
-        startedBootSeconds: stat.startTicks / 100,
-      },
-    ],
-  ];
+  const work = {
+    cpuSeconds: stat.cpuTicks / 100,
+    throttledSeconds: null,
+    readBytes: numberOf(io, 'read_bytes:') ?? null,
+    writeBytes: numberOf(io, 'write_bytes:') ?? null,
+    startedBootSeconds: stat.startTicks / 100,
+  };
+  return [[`${pid} ${stat.startTicks}`, work]];
 }
 
 /**
@@ -221,25 +197,21 @@ function readWork(pid: number): [string, Work & { startedBootSeconds: number }][
  */
 export function rates(before: Counters | undefined, now: Counters): Rates {
   const seconds = before ? (now.atMilliseconds - before.atMilliseconds) / 1000 : 0;
-  const rate = (key: keyof Work | 'throttledSeconds') => {
-    if (!before || seconds <= 0) return null;
-    const done =
-      key === 'throttledSeconds' ? difference(before[key], now[key]) : workBetween(before, now, key);
-    return done === null || done < 0 ? null : done / seconds;
+  const rate = (key: keyof Work, factor = 1) => {
+    const done = before && seconds > 0 ? workBetween(before, now, key) : null;
+    return done === null || done < 0 ? null : (done / seconds) * factor;
   };
-  const percent = (share: number | null) => (share === null ? null : share * 100);
   return {
-    cpuPercent: percent(rate('cpuSeconds')),
-    throttledPercent: percent(rate('throttledSeconds')),
+    cpuPercent: rate('cpuSeconds', 100),
+    throttledPercent: rate('throttledSeconds', 100),
     readBytesPerSecond: rate('readBytes'),
     writeBytesPerSecond: rate('writeBytes'),
   };
 }
 
-const difference = (before: number | null, now: number | null) =>
-  before === null || now === null ? null : now - before;
-
 function workBetween(before: Counters, now: Counters, key: keyof Work): number | null {
+  const difference = (one: number | null, other: number | null) =>
+    one === null || other === null ? null : other - one;
   if (now[key] !== null) return difference(before[key], now[key]);
   if (!before.processes || !now.processes) return null;
   let sum: number | null = null;

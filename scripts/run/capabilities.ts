@@ -1,4 +1,4 @@
-// The capabilities(7) that a container keeps.
+// The capabilities that a container keeps, capabilities(7).
 import { capabilities } from '../helpers/capabilities.ts';
 import { UsageError } from '../helpers/cli.ts';
 
@@ -7,7 +7,7 @@ export const defaultCapabilities =
   `chown dac_override fowner fsetid kill setgid setuid setpcap net_bind_service
    net_raw sys_chroot mknod audit_write setfcap`.split(/\s+/);
 
-/** Parses `NET_ADMIN`, `cap_net_admin,sys_time` or `ALL` into the table's names. Throws UsageError for others. */
+/** Parses names such as `NET_ADMIN`, `cap_net_admin,sys_time` or `ALL`. Throws UsageError for an unknown name. */
 export function parseCapabilities(text: string): string[] {
   return text.split(',').flatMap((word) => {
     const name = word.toLowerCase().replace(/^cap_/, '');
@@ -18,12 +18,12 @@ export function parseCapabilities(text: string): string[] {
   });
 }
 
-/** The capabilities to keep, as in Docker: added ones stay, unless `--cap-add ALL` is given, less those that are dropped. */
+/**
+ * The capabilities to keep, by Docker's rules. With `--cap-add ALL`: all except the dropped ones. Otherwise: the added
+ * ones, and the default ones except the dropped ones.
+ */
 export function keptCapabilities(add: string[], drop: string[]): string[] {
   const all = capabilities.every((name) => add.includes(name));
-  return capabilities.filter((name) => {
-    if (all || !add.includes(name))
-      return (all || defaultCapabilities.includes(name)) && !drop.includes(name);
-    return true;
-  });
+  const base = (all ? capabilities : defaultCapabilities).filter((name) => !drop.includes(name));
+  return capabilities.filter((name) => base.includes(name) || (!all && add.includes(name)));
 }

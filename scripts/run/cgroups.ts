@@ -1,196 +1,229 @@
-// The cgroups of a container that is launched, and its name, which they hold: `barehand/NAME` in every hierarchy.
+// The cgroups of a container, `barehand/NAME` in each hierarchy. They also reserve the container's name.
 import { existsSync, readdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Hierarchy, lockDirectory, parent, processesIn } from '../helpers/cgroups.ts';
+import {
+  cgroupDirectory,
+  cgroupPath,
+  findHierarchy,
+  type Hierarchy,
+  lockDirectory,
+  parent,
+  processesIn,
+  readHierarchies,
+} from '../helpers/cgroups.ts';
 import { Failure, reason } from '../helpers/cli.ts';
 import { type Lock, lock } from '../helpers/lock.ts';
-import { attempt } from '../helpers/pids.ts';
-import { sh } from '../helpers/shell.ts';
-import { makeDirectory, perform, type Step, toShell } from '../helpers/steps.ts';
-import { type Limits, launchWrites, type Write } from '../limit/table.ts';
+import { attempt, readProc } from '../helpers/pids.ts';
+import { makeDirectory, perform, type Step } from '../helpers/steps.ts';
+import { findDelegation, whyNoCgroups } from '../limit/delegation.ts';
+import { controllersOf, type Limits, launchWrites, namesOf, type Write } from '../limit/table.ts';
+import { type Launch, needsNotes } from './container.ts';
 
-/** Directories and values of the container's cgroups; every directory is `…/barehand/NAME` in one hierarchy. */
+/** Directories and values of a container's cgroups. */
 export interface CgroupPlan {
-  /** the mount point whose lock guards the names; undefined: a user's, whose names are guarded elsewhere */
+  /** the directory to lock while a name of root's containers is reserved; undefined for other users */
   lock: string | undefined;
-  /** whose processes have to go elsewhere first: a v2 cgroup that hands on controllers can't have any of its own */
+  /**
+   * a delegated v2 cgroup: its own processes are moved to another cgroup first, since a cgroup that enables controllers
+   * for its children can have no processes
+   */
   leave: string | undefined;
+  /** `…/barehand/NAME` in each hierarchy */
   directories: string[];
-  /** written in this order before the container joins */
+  /** values that are written, in this order, before PID 1 joins the cgroups */
   before: Write[];
-  /** written when all is ready for its command: what would only slow the launch down */
+  /** values that are written just before the command starts: limits that would slow the launch down */
   last: Write[];
-  /** v2: mounted in the container as its own tree */
+  /** version of the first hierarchy; 2: the container gets a mount of its own tree */
   version: 1 | 2;
 }
 
-/** Files of limits that make a process wait: for the processor, for a disk. */
+/** Files of limits that make a process wait, for the CPU or for a disk. */
 const slowing = /^(cpu\.max|cpu\.cfs_|io\.max|blkio\.throttle)/;
 
-/** The cgroups of a container in every hierarchy, and what is written before it joins them. */
-export function planCgroups(hierarchies: Hierarchy[], name: string, limits: Limits): CgroupPlan {
-  const all = launchWrites(hierarchies, name, limits);
+/** Plans the cgroups of a container in these hierarchies, of which there is at least one. */
+function planCgroups(hierarchies: Hierarchy[], name: string, limits: Limits): CgroupPlan {
+  const writes = launchWrites(hierarchies, name, limits);
   const isSlowing = ({ to }: Write) => slowing.test(basename(to));
   const lock = lockDirectory(hierarchies);
-  const first = hierarchies.find(({ mountPoint }) => mountPoint === lock);
-  if (!lock || !first)
-    throw new Failure('no cgroup hierarchy is mounted on this host: mount -t cgroup2 cgroup2 /sys/fs/cgroup');
+  const first = hierarchies.find(({ mountPoint }) => mountPoint === lock) as Hierarchy;
   const ordered = [first, ...hierarchies.filter((hierarchy) => hierarchy !== first)];
   return {
     lock,
     leave: undefined,
     directories: ordered.map(({ mountPoint }) => join(mountPoint, parent, name)),
-    before: all.filter((write) => !isSlowing(write)),
-    last: all.filter(isSlowing),
+    before: writes.filter((write) => !isSlowing(write)),
+    last: writes.filter(isSlowing),
     version: first.version,
   };
 }
 
-/** Where what stands in a delegated cgroup itself goes meanwhile. */
-const asideOf = ({ directories }: CgroupPlan, name: string) =>
-  join(dirname(directories[0] as string), `${name}.launch`);
+/**
+ * Plans the cgroups of a container that is started by root, in all hierarchies, or by another user, below delegated
+ * cgroups and only if limits are given. Throws Failure if they can't be made.
+ */
+export function findCgroups(name: string, limits: Limits): CgroupPlan | undefined {
+  const hierarchies = readHierarchies();
+  if (process.getuid?.() !== 0) return findDelegatedCgroups(hierarchies, name, limits);
+  const obstacle = whyNoCgroups(hierarchies);
+  if (obstacle) throw new Failure(obstacle);
+  return planCgroups(hierarchies, name, limits);
+}
 
-/** The steps that make a container's cgroups. Pure. */
-export function makingSteps(plan: CgroupPlan, name: string): Step[] {
-  const { directories, before, leave } = plan;
+function findDelegatedCgroups(
+  hierarchies: Hierarchy[],
+  name: string,
+  limits: Limits,
+): CgroupPlan | undefined {
+  const controllers = controllersOf(namesOf(limits));
+  if (controllers.length === 0) return undefined;
+  const procCgroup = readProc('self', 'cgroup') ?? '';
+  let leave: string | undefined;
+  let refusal: string | undefined;
+  // each delegated cgroup counts as a hierarchy that is mounted there
+  const delegated = hierarchies.flatMap((hierarchy) => {
+    const origin = cgroupDirectory(hierarchy, cgroupPath(procCgroup, hierarchy) ?? '');
+    const needed = controllers.filter((name) => findHierarchy(hierarchies, name) === hierarchy);
+    const found = origin && findDelegation(hierarchy, origin, new Set([process.pid]), needed);
+    if (!found) return [];
+    if (found.base === undefined) {
+      if (needed.length > 0) refusal ??= found.refusal;
+      return [];
+    }
+    if (found.base === origin && hierarchy.version === 2) leave = origin;
+    return [{ ...hierarchy, mountPoint: found.base }];
+  });
+  if (refusal) throw new Failure(`cannot limit a container: ${refusal}`);
+  if (delegated.length === 0)
+    throw new Failure(
+      'cannot limit a container without root, unless a cgroup is delegated to you: sudo run.ts ..., or systemd-run --user --scope -p Delegate=yes run.ts ...',
+    );
+  return { ...planCgroups(delegated, name, limits), lock: undefined, leave };
+}
+
+/** The cgroup for the processes of the delegated cgroup `leave`, while the container exists. */
+const siblingOf = (directories: string[]) => {
+  const [directory = ''] = directories;
+  return join(dirname(directory), `${basename(directory)}.launch`);
+};
+
+/** Steps that make a container's cgroups. Pure. */
+export function makingSteps({ directories, before, leave }: CgroupPlan): Step[] {
+  const sibling = siblingOf(directories);
   return [
-    ...directories.map((mkdir): Step => ({ mkdir })),
-    ...(leave === undefined
-      ? []
-      : [{ mkdir: asideOf(plan, name) }, { moveAll: leave, to: asideOf(plan, name) }]),
+    ...directories.map((mkdir) => ({ mkdir })),
+    ...(leave === undefined ? [] : [{ mkdir: sibling }, { moveAll: leave, to: sibling }]),
     ...before,
   ];
 }
 
-/** The steps by which a process joins them. `pid` is its PID on the host. Pure. */
+/** Steps that move PID 1 into the cgroups. `pid` is its PID on the host. Pure. */
 export const joiningSteps = ({ directories }: CgroupPlan, pid: string): Step[] =>
   directories.map((directory) => ({ write: pid, to: join(directory, 'cgroup.procs') }));
 
-/** The steps that write what would have slowed the launch down. Pure. */
-export const lastSteps = ({ last }: CgroupPlan): Step[] => last;
-
-/** The steps that remove them, when nothing is in there any more. Pure. */
-export function removingSteps(plan: CgroupPlan, name: string): Step[] {
-  const { directories, leave } = plan;
-  const folders = directories.map((directory) => dirname(directory));
+/** Steps that remove the cgroups when no process is left in them. Pure. */
+export function removingSteps({ directories, leave }: CgroupPlan): Step[] {
+  const parents = directories.map((directory) => dirname(directory));
   const steps: Step[] = directories.map((rmdir) => ({ rmdir, unlessUsed: true }));
   if (leave !== undefined) {
-    const aside = asideOf(plan, name);
-    // switched off from the inside outwards; then the cgroup may have processes again
-    const on = ['cpu', 'cpuset', 'io', 'memory', 'pids'].map((word) => `-${word}`);
-    for (const level of [folders[0] as string, leave])
-      for (const write of on) steps.push({ write, to: join(level, 'cgroup.subtree_control'), ignore: true });
-    steps.push({ moveAll: aside, to: leave }, { rmdir: aside, unlessUsed: true });
+    const sibling = siblingOf(directories);
+    // controllers are disabled from the innermost cgroup outwards; then the delegated cgroup may have processes again
+    const write = ['-cpu', '-cpuset', '-io', '-memory', '-pids'];
+    for (const level of [parents[0] as string, leave])
+      for (const word of write)
+        steps.push({ write: word, to: join(level, 'cgroup.subtree_control'), ignore: true });
+    steps.push({ moveAll: sibling, to: leave }, { rmdir: sibling, unlessUsed: true });
   }
-  return [...steps, ...folders.map((rmdir): Step => ({ rmdir, unlessUsed: true }))];
+  return [...steps, ...parents.map((rmdir) => ({ rmdir, unlessUsed: true }))];
 }
 
-/** The program that removes them under the lock, for when no node is there any more: it fails while one is in use. */
-export const removingProgram = (plan: CgroupPlan, name: string) =>
-  toShell([...removingSteps(plan, name), { run: sh`test ! -d ${plan.directories[0] as string}` }]);
-
-/** Removes the cgroups that killed launches have left: those without a process. The lock is held. */
-function sweep({ directories }: CgroupPlan): void {
-  const [first, ...others] = directories.map((directory) => dirname(directory)) as [string, ...string[]];
-  const names = attempt(() => readdirSync(first, { withFileTypes: true })) ?? [];
-  for (const { name } of names.filter((entry) => entry.isDirectory())) {
-    // pid-N is of the limit scripts
+/** Removes the cgroups without processes that killed launches have left. The caller holds the lock. */
+function sweep(directories: string[]): void {
+  const [first = '', ...others] = directories.map((directory) => dirname(directory));
+  const entries = attempt(() => readdirSync(first, { withFileTypes: true })) ?? [];
+  for (const { name } of entries.filter((entry) => entry.isDirectory())) {
+    // pid-N belongs to limit-*.ts
     if (/^pid-\d+$/.test(name) || attempt(() => processesIn(join(first, name)).length) !== 0) continue;
     for (const folder of [first, ...others]) attempt(() => rmdirSync(join(folder, name)));
   }
 }
 
-/** Who has a name that is taken, for people. */
-const owner = (directory: string) => attempt(() => processesIn(directory)[0]) ?? '?';
-
-/** A name that is taken, with its cgroups and its folder in /run. */
-export interface Name {
-  /** the container has processes in its cgroups now, so that nobody takes it for a leftover */
+/** The name of a container, with its cgroups and its directory in /run, while it is reserved. */
+export interface ReservedName {
+  /** called when PID 1 is in the cgroups, which then show that the name is in use */
   unlock: () => void;
-  /** a user's lock on the folder of the name */
-  folder: number | undefined;
-  /** gives it back: ends what is still in there, and removes all but what is to be kept */
-  giveBack: (keepsNotes: boolean) => Promise<void>;
+  /** the descriptor by which a user other than root holds the lock on the directory in /run */
+  lockDescriptor: number | undefined;
+  /** kills all processes in the cgroups, and removes these and the directory in /run */
+  giveBack: () => Promise<void>;
 }
 
-/** What takes a name. `notes`: it needs its folder in /run. */
-export interface NameWishes {
-  name: string;
-  cgroups: CgroupPlan | undefined;
-  runDirectory: string;
-  notes: boolean;
-  /** what stop.ts is to send, which is noted there */
-  stopSignal: string | undefined;
-}
-
-/** Takes a name and makes the cgroups that hold it. Throws Failure where it is in use, or what can't be made. */
-export async function takeName({
-  name,
-  cgroups,
-  runDirectory,
-  notes,
-  stopSignal,
-}: NameWishes): Promise<Name> {
-  const isRoots = cgroups?.lock !== undefined;
-  const held = isRoots
-    ? await lock(cgroups.lock as string)
-    : notes
-      ? await lockOwn(runDirectory, name)
-      : undefined;
-  let isHeld = held !== undefined;
-  const unlock = (always: boolean) => {
-    // a user's lock is what shows that the name is in use: it is held as long as the container lives
-    if (isHeld && (isRoots || always)) held?.release();
-    if (isRoots || always) isHeld = false;
+/**
+ * Reserves the name of a container: makes its cgroups, and its directory in /run if that is needed. Throws Failure if
+ * the name is in use, or if the directories can't be made.
+ */
+export async function reserveName(launch: Launch): Promise<ReservedName> {
+  const { name, cgroups, runDirectory, stopSignal } = launch;
+  const hasNotes = needsNotes(launch);
+  const lockPath = cgroups?.lock;
+  let held: Lock | undefined;
+  if (lockPath) held = await lock(lockPath);
+  else if (hasNotes) held = await lockRunDirectory(runDirectory, name);
+  const lockDescriptor = lockPath ? undefined : held?.descriptor;
+  const release = () => {
+    held?.release();
+    held = undefined;
   };
-  const giveBack = async (keepsNotes: boolean) => {
-    if (cgroups) {
-      const again = isRoots && !isHeld ? await lock(cgroups.lock as string) : undefined;
-      for (let tries = 0; tries < 50; tries++) {
-        for (const directory of cgroups.directories)
-          for (const pid of attempt(() => processesIn(directory)) ?? [])
-            attempt(() => process.kill(pid, 'SIGKILL'));
-        await perform(removingSteps(cgroups, name)).catch(() => {});
-        if (!cgroups.directories.some((directory) => existsSync(directory))) break;
-        await sleep(20);
-      }
-      again?.release();
-    }
-    if (notes && !keepsNotes) rmSync(runDirectory, { recursive: true, force: true });
-    unlock(true);
+  const giveBack = async () => {
+    if (lockPath) held ??= await lock(lockPath);
+    if (cgroups) await removeCgroups(cgroups);
+    if (hasNotes) rmSync(runDirectory, { recursive: true, force: true });
+    release();
   };
   try {
-    if (cgroups && isRoots) sweep(cgroups);
+    if (cgroups && lockPath) sweep(cgroups.directories);
     for (const directory of cgroups?.directories ?? []) {
-      attempt(() => rmdirSync(directory)); // an empty one is what a killed launch has left
+      attempt(() => rmdirSync(directory)); // a killed launch may have left an empty one
       if (existsSync(directory))
         throw new Failure(
-          `the name ${name} is in use by PID ${owner(directory)}: choose another --name, or end that one`,
+          `the name ${name} is in use by PID ${attempt(() => processesIn(directory)[0]) ?? '?'}: choose another --name, or end that one`,
         );
     }
   } catch (error) {
-    unlock(true);
+    release();
     throw error;
   }
   try {
-    // what is left of an earlier one
-    if (isRoots) rmSync(runDirectory, { recursive: true, force: true });
-    if (notes) {
-      makeFolder(runDirectory);
+    // an earlier container of this name may have left files
+    if (lockPath) rmSync(runDirectory, { recursive: true, force: true });
+    if (hasNotes) {
+      makeRunDirectory(runDirectory);
       for (const file of readdirSync(runDirectory)) rmSync(join(runDirectory, file));
       if (stopSignal) writeFileSync(join(runDirectory, 'stop-signal'), `${stopSignal}\n`);
     }
-    if (cgroups) await perform(makingSteps(cgroups, name));
+    if (cgroups) await perform(makingSteps(cgroups));
   } catch (error) {
-    await giveBack(false);
+    await giveBack();
     throw error;
   }
-  return { unlock: () => unlock(false), folder: isRoots ? undefined : held?.descriptor, giveBack };
+  // the lock of another user shows that the name is in use, so it is held as long as the container lives
+  return { unlock: lockPath ? release : () => {}, lockDescriptor, giveBack };
 }
 
-/** Makes the folder of a name. Throws Failure. */
-function makeFolder(runDirectory: string): void {
+/** Kills all processes in the cgroups, and removes these. */
+async function removeCgroups(cgroups: CgroupPlan): Promise<void> {
+  for (let tries = 0; tries < 50; tries++) {
+    for (const directory of cgroups.directories)
+      for (const pid of attempt(() => processesIn(directory)) ?? [])
+        attempt(() => process.kill(pid, 'SIGKILL'));
+    await perform(removingSteps(cgroups)).catch(() => {});
+    if (!cgroups.directories.some((directory) => existsSync(directory))) break;
+    await sleep(20);
+  }
+}
+
+function makeRunDirectory(runDirectory: string): void {
   try {
     makeDirectory(runDirectory);
   } catch (error) {
@@ -198,19 +231,9 @@ function makeFolder(runDirectory: string): void {
   }
 }
 
-async function lockOwn(runDirectory: string, name: string): Promise<Lock> {
-  makeFolder(runDirectory);
+async function lockRunDirectory(runDirectory: string, name: string): Promise<Lock> {
+  makeRunDirectory(runDirectory);
   return lock(runDirectory, { waitSeconds: 0 }).catch(() => {
     throw new Failure(`the name ${name} is in use: choose another --name`);
   });
-}
-
-/** Has a process join a container's cgroups. Throws Failure where it can't. */
-export function joinCgroups({ directories }: CgroupPlan, pid: number): void {
-  for (const directory of directories)
-    try {
-      writeFileSync(join(directory, 'cgroup.procs'), String(pid));
-    } catch (error) {
-      throw new Failure(`cannot move ${pid} to the cgroup ${directory}: ${reason(error)}`);
-    }
 }

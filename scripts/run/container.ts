@@ -1,21 +1,21 @@
-// A container that is to be launched: options and facts about the host, as planned by run.ts.
+// The plan of a launch: options and facts about the host, from which all parts of the launch are made.
 
-import type { User } from '../helpers/rootfs.ts';
 import type { SeccompLoader } from '../helpers/seccomp/seccomp.ts';
 import { type Command, sh } from '../helpers/shell.ts';
 import type { Step } from '../helpers/steps.ts';
 import type { CgroupPlan } from './cgroups.ts';
+import type { User } from './command.ts';
 import type { Device, FoundVolume, Text, Tmpfs } from './furnish.ts';
 import type { UserNamespace } from './userns.ts';
 
-/** What is to be launched, and the facts about the host that it depends on. */
+/** A container to launch, and the facts about the host that the launch depends on. */
 export interface Launch {
   name: string;
-  /** an absolute path without symlinks */
+  /** the root file system: an absolute path without symlinks */
   rootfs: string;
-  /** what mount options the file system has that it lies on, of those that must not get lost */
+  /** options of the mount that `rootfs` lies on, which a bind mount has to keep */
   rootFlags: string[];
-  /** what is written goes into memory, no more than this */
+  /** changes to the root file system stay in memory, up to this size */
   ephemeral: { sizeBytes: number | undefined } | undefined;
   readOnly: boolean;
   volumes: FoundVolume[];
@@ -24,64 +24,73 @@ export interface Launch {
   devices: Device[];
   shmBytes: number;
   command: string[];
-  /** an init of the host's, which becomes PID 1 and starts the command */
+  /** path of the host's init program that becomes PID 1; undefined also if the container's sh is the init */
   init: string | undefined;
-  /** PID 1 is an init, one of the host's or the root's own sh, which starts the command */
+  /** PID 1 is an init, which starts the command */
   hasInit: boolean;
-  /** KEY=VALUE, all that the command gets */
+  /** KEY=VALUE: the complete environment of the command */
   environment: string[];
   hostname: string | undefined;
   workdir: string;
   user: User;
   /** options of prlimit(1) */
   limits: string[];
-  /** namespaces for unshare(1); with `mount` the root is pivoted to, without it is a chroot */
+  /** the words of --isolate: with `mount` the launch uses pivot_root(2), otherwise chroot(2) */
   isolate: Set<string>;
   userNamespace: UserNamespace | undefined;
   capabilities: string[];
+  /** set-user-ID programs may gain privileges */
   newPrivileges: boolean;
   privileged: boolean;
-  /** the words before a command that load the seccomp filter; undefined: there is none */
+  /** the command that loads the seccomp filter; undefined: no filter */
   seccomp: SeccompLoader | undefined;
-  /** undefined: no interface but what its network namespace has already */
+  /** undefined: the network namespace gets no new interface */
   connection: Connection | undefined;
-  /** whose network namespace it shares, instead of the host's: `label` is what the user called it */
+  /** the process whose network namespace the container shares; `label` is what the user called it */
   joins: { pid: number; inode: number; label: string } | undefined;
-  /** undefined: the caller may make none */
+  /** undefined: no cgroups, since the caller may not make any or needs none */
   cgroups: CgroupPlan | undefined;
-  /** the directory for what the kernel does not keep: the log and exit status of a detached one, the stop signal */
+  /** the directory for what the kernel does not keep: log, exit status, stop signal */
   runDirectory: string;
-  /** it gets one of its own, so that it can't put words into the caller's: ioctl_tty(2), TIOCSTI */
+  /** the container gets its own terminal, so that it can't push input into the caller's: ioctl_tty(2), TIOCSTI */
   terminal: boolean;
-  /** in the background, with so much of its output kept */
+  /** run in the background, and keep this much of the output */
   detached: { logBytes: number } | undefined;
   stopSignal: string | undefined;
-  /** files under /proc and /sys that a container has no business with, as they are on this kernel */
+  /** paths under /proc and /sys that this host has and the container must not use */
   masked: { files: string[]; folders: string[]; readOnly: string[] };
-  /** where something is mounted below /sys, as paths from there */
+  /** mount points of the host below /sys, relative to /sys */
   sysMounts: string[];
-  /** programs of the host: ip(8)? where chroot(1) is; which shell hands on the environment */
+  /** the host has ip(8) */
   hasIp: boolean;
+  /** paths of chroot(1), and of a shell that keeps all variables of `environment` */
   chroot: string;
   shell: string;
-  /** the words that mount a tree with mapped IDs */
+  /** the command that makes an ID-mapped mount */
   idmap: string[] | undefined;
 }
 
-/** What gives a container its interface, when it is shut in. */
+/** The attachment of a container to a network. */
 export interface Connection {
-  /** returns what takes it away again, when the container has ended */
+  /** attaches the container; returns the function that detaches it when the container has ended */
   attach: (pid: number) => Promise<() => Promise<void>>;
-  /** a command that does so when no process of run.ts is there any more; none: it goes by itself */
+  /** the command that detaches it when run.ts has ended before the container; empty: nothing is left to detach */
   afterwards: (pid: number) => Command;
-  /** the steps for --dry-run, where the PID and the inode of the network namespace are shell variables */
+  /** the steps for --dry-run; PID and inode of the network namespace are shell variables */
   print: (pid: string, inode: string) => Promise<Step[]>;
 }
 
-/** How nsenter(1) gets to what a launch works on: by a user only through the user namespace, which has the right to. */
+/** Whether the container needs a directory in /run. */
+export const needsNotes = ({ detached, stopSignal }: Launch) =>
+  detached !== undefined || stopSignal !== undefined;
+
+/**
+ * The nsenter(1) command that enters the container's namespaces. `hasCgroups`: PID 1 already has its cgroup namespace.
+ * Without root, the user namespace has to be entered: it gives the capabilities for the others.
+ */
 export function enterCommand({ userNamespace, isolate }: Launch, pid: string, hasCgroups = true): Command {
   const user = !userNamespace ? [] : userNamespace.byRoot ? ['--user'] : ['--user', '--preserve-credentials'];
-  // proc(5), mqueue, sysfs and cgroup2 show the namespaces of whoever mounts them
+  // proc(5), mqueue, sysfs and cgroup2 show the namespaces of the process that mounts them
   const kinds = ['pid', 'ipc', 'net', ...(hasCgroups ? ['cgroup'] : [])].filter((kind) => isolate.has(kind));
   return sh`nsenter --target ${pid} ${user} --mount ${kinds.map((kind) => `--${kind}`)}`;
 }

@@ -1,43 +1,47 @@
-// Furnishing a container's root, from outside and through descriptors, while PID 1 waits. Everything is prepared on a tmpfs
-// that nobody else can change, the stage, which lies over ROOTFS in the container's mount namespace; then each piece is
-// bound to where it belongs in the root. The mounts are tables in the form of fstab(5), for one mount(8) each.
+// Plan for furnishing a container's root directory: its mounts, files and device nodes. node furnishes it from outside,
+// while the future PID 1 waits.
+//
+// The stage is a tmpfs that covers ROOTFS in the container's mount namespace. Only this launch can change it. All parts
+// are prepared on the stage; then each one is bind-mounted at its place in the root. Mounts are grouped into tables in
+// the format of fstab(5): one mount(8) makes all mounts of a table.
 import { basename, dirname } from 'node:path';
 import { groupBy } from '../helpers/pids.ts';
 import { type Command, sh } from '../helpers/shell.ts';
 import type { Launch } from './container.ts';
 
-/** A directory or file of the host's that the container is to see at `path`; `options` as mount(8) has them. */
+/** A directory or file of the host that is bind-mounted at `path`, with options of mount(8). */
 export interface Volume {
   source: string;
   path: string;
   options: string[];
 }
 
-/** A volume, and what this host says of it: the mounts in it, itself first, below `source`, with their options. */
+/** A volume and its mounts on this host: the mount that `source` lies on, then those below `source`. */
 export interface FoundVolume extends Volume {
   isDirectory: boolean;
+  /** `path` is relative to `source`: it is empty, or begins with a slash */
   mountPoints: { path: string; options: string[] }[];
 }
 
-/** A file system in memory at `path`. */
+/** A tmpfs at `path`, with options of tmpfs(5). */
 export interface Tmpfs {
   path: string;
   options: string[];
 }
 
-/** A file that is made for the container. */
+/** A text file that is made for the container and mounted at `path`. */
 export interface Text {
   path: string;
   text: string;
 }
 
-/** A device of the host's, and its path in the container, which begins with /dev/. */
+/** A device of the host. `path` is its path in the container, and begins with /dev/. */
 export interface Device {
   source: string;
   path: string;
 }
 
-/** A mount: a line of fstab(5). `source` and `target` are paths as mount(2) is to see them. */
+/** A mount: one line of fstab(5). `source` and `target` are paths for mount(2). */
 export interface Mount {
   source: string;
   target: string;
@@ -45,48 +49,60 @@ export interface Mount {
   options: string;
 }
 
-/** A directory or file of the stage that is bound to a path of the root, which is made where it is missing. */
+/** A bind mount of `from`, which is on the stage, at `to` in the root. A missing `to` is created. */
 export interface Binding {
+  /** relative to the stage */
   from: string;
   to: string;
   kind: 'directory' | 'file';
-  /** false: a link in its place is refused, not followed */
-  links?: boolean;
-  /** a link in its place is what is mounted on: what it leads to may be missing, and nothing is to be made */
-  onLink?: boolean;
-  /** what it takes over from a directory that it covers */
-  like?: { mode: boolean; uid: boolean; gid: boolean };
+  /** proc, sys and dev: a symlink in `to` is an error; for other bindings, symlinks are followed inside the root */
+  refusesLinks?: boolean;
+  /** if the last component of `to` is a symlink, the mount covers the symlink itself */
+  coversLink?: boolean;
+  /** attributes that the new mount copies from the directory that it covers */
+  copied?: { mode: boolean; uid: boolean; gid: boolean };
 }
 
-/** A file of the stage. `link`: a symbolic link to that; `text`: a file with that in it, or an empty one. */
+/** A symlink to `link`, or a file with the content `text`. `path` is relative to the stage. */
 export type StageFile = { path: string; link: string } | { path: string; text: string };
 
-/** What is done to furnish a root, in this order. Paths begin with `stage`, but for those of the host. */
+/** Everything that furnishes a root. It is made in the order of these fields. */
 export interface Furnishing {
-  /** a file system of its own on the stage */
-  own: Mount[];
-  /** directories on that which look like the root's own, for an overlay */
-  layers: string[];
+  /**
+   * a second tmpfs, on the stage, for overlay layers and for sources of bind mounts: the stage is unbindable, so it can
+   * hold neither
+   */
+  store: Mount;
+  /** upper and work directory of the overlay, with owner and mode of ROOTFS; paths are relative to the stage */
+  overlayDirectories: string[];
+  /** mounts that are made before PID 1 joins its cgroups */
+  earlyMounts: Mount[];
+  /** mount points and directories of device nodes; paths are relative to the stage */
   directories: string[];
-  first: Mount[];
   files: StageFile[];
-  /** devices of the host that are made anew in `own` of the stage */
-  nodeFolders: string[];
-  nodes: Device[];
-  second: Mount[];
-  /** a path of one may lie in what one before has mounted */
+  /** devices of the host whose nodes are copied to the store */
+  deviceNodes: Device[];
+  /** mounts on the stage that are made when PID 1 has its cgroup namespace */
+  lateMounts: Mount[];
+  /** proc, sys and dev come first; the others follow, outer paths before inner ones */
   bindings: Binding[];
-  last: Mount[];
+  finalMounts: Mount[];
 }
 
-/** A path in fstab(5), where blanks end a field and quotes and backslashes mean something. NULs are of a variable. */
+/**
+ * Escapes a path for fstab(5), where blanks separate fields, and quotes and backslashes are special. NULs belong to
+ * variables of the runbook and are kept.
+ */
 const fstabPath = (path: string) =>
   path.replace(
     /[^\w/.:,=+@%\0\u0080-\uffff-]/g,
     (byte) => `\\${byte.charCodeAt(0).toString(8).padStart(3, '0')}`,
   );
 
-/** Mounts in the form of fstab(5), in the order in which mount(8) makes them. */
+/** Escapes a path for an option of overlayfs, where colons, commas and backslashes are special. */
+const overlayPath = (path: string) => path.replace(/[\\:,]/g, '\\$&');
+
+/** The mounts as a table of fstab(5). mount(8) makes them in this order. */
 export const fstab = (mounts: Mount[]) =>
   mounts
     .map(
@@ -95,8 +111,8 @@ export const fstab = (mounts: Mount[]) =>
     )
     .join('');
 
-/** What a container's /dev is furnished with: harmless devices, and the links that go with them. */
-const harmless: Device[] = 'null zero full random urandom tty'.split(' ').map((name) => {
+/** Devices and symlinks in every container's /dev. */
+const defaultDevices: Device[] = 'null zero full random urandom tty'.split(' ').map((name) => {
   return { source: `/dev/${name}`, path: `/dev/${name}` };
 });
 const devLinks: [name: string, target: string][] = [
@@ -107,9 +123,8 @@ const devLinks: [name: string, target: string][] = [
   ['ptmx', 'pts/ptmx'],
 ];
 
-/** sysfs(5) shows a network namespace, and can be mounted by its owner only: all others get the host's. */
-const hasForeignSys = ({ userNamespace, isolate }: Launch) =>
-  userNamespace !== undefined && !isolate.has('net');
+/** The mount option by which mount(8) creates a missing mount point. */
+const mkdir = 'X-mount.mkdir';
 
 const mount = (source: string, target: string, type: string, options: string | string[]): Mount => ({
   source,
@@ -120,12 +135,9 @@ const mount = (source: string, target: string, type: string, options: string | s
 const bind = (source: string, target: string, ...options: string[]) =>
   mount(source, target, 'none', ['bind', ...options]);
 
-/** How deep a path lies. */
-const depth = (path: string) => path.split('/').filter(Boolean).length;
-
 /**
- * What is done to a container's root. `stage` is the path of the stage for mount(2), and `cwd` that of PID 1's working
- * directory, which is ROOTFS itself below the stage. `terminal` is the container's own. Pure.
+ * Plans the furnishing of a container's root. Pure. `stage` is the path of the stage for mount(2). `cwd` is the path of
+ * PID 1's working directory, which is ROOTFS below the stage. `terminal` is the container's terminal, if it has one.
  */
 export function planFurnishing(
   launch: Launch,
@@ -134,183 +146,174 @@ export function planFurnishing(
   const { isolate, ephemeral, privileged, userNamespace, rootFlags, readOnly, init } = launch;
   const pivots = isolate.has('mount');
   const root = `${stage}/root`;
-  const nodev = privileged ? [] : ['nodev'];
-  const make = 'X-mount.mkdir';
-  const flags = [...new Set([...rootFlags, ...nodev])];
-  const plan: Furnishing = {
-    own: [],
-    layers: [],
-    directories: [],
-    first: [],
-    files: [],
-    nodeFolders: [],
-    nodes: [],
-    second: [],
-    bindings: [],
-    last: [],
-  };
-  const { first, second, files } = plan;
-
-  // what is itself bound from, or a layer, can't lie on the stage, which is unbindable
+  const flags = [...new Set([...rootFlags, ...nodevOf(launch)])];
   const size = ephemeral ? ephemeral.sizeBytes && `size=${ephemeral.sizeBytes}` : 'size=1m';
-  plan.own.push(mount('tmpfs', `${stage}/own`, 'tmpfs', ['mode=755', size || '', make]));
+  const plan: Furnishing = {
+    store: mount('tmpfs', `${stage}/store`, 'tmpfs', ['mode=755', size || '', mkdir]),
+    overlayDirectories: [],
+    earlyMounts: [],
+    directories: [],
+    files: [],
+    deviceNodes: [],
+    lateMounts: [],
+    bindings: [],
+    finalMounts: [],
+  };
+  const { earlyMounts, lateMounts, finalMounts } = plan;
+
   if (ephemeral) {
-    first.push(bind(cwd, `${stage}/lower`, make));
-    // overlayfs in a user namespace keeps its marks in user.*; in all others in trusted.*
-    const marks = userNamespace ? 'userxattr' : '';
-    const layers = ['lower', 'own/upper', 'own/work'].map(
-      (name) => `${basename(name)}dir=${overlayPath(`${stage}/${name}`)}`,
+    plan.overlayDirectories.push('store/upper', 'store/work');
+    earlyMounts.push(bind(cwd, `${stage}/lower`, mkdir));
+    const layers = ['lower', ...plan.overlayDirectories].map(
+      (path) => `${basename(path)}dir=${overlayPath(`${stage}/${path}`)}`,
     );
-    const kept = flags.filter((flag) => flag !== 'ro');
-    first.push(mount('overlay', root, 'overlay', [...kept, marks, ...layers, make]));
-    plan.layers.push('own/upper', 'own/work');
-  } else first.push(bind(cwd, root, ...flags, make));
+    // in a user namespace overlayfs can't set its extended attributes trusted.*, and uses user.*
+    const attributes = userNamespace ? 'userxattr' : '';
+    const writable = flags.filter((flag) => flag !== 'ro');
+    earlyMounts.push(mount('overlay', root, 'overlay', [...writable, attributes, ...layers, mkdir]));
+  } else earlyMounts.push(bind(cwd, root, ...flags, mkdir));
 
-  // CVE-2019-5736: what becomes /proc/self/exe of a container is not to be written to
-  const last = pivots ? launch.shell : launch.chroot;
-  // By this name mount(8) does not take it for something that is mounted already, and passes over it
-  if (!userNamespace) first.push(bind(last, `/proc/self/root${last}`, 'ro'));
+  // CVE-2019-5736: the container can open the host's program that becomes its command, by /proc/self/exe, so that
+  // program is executed from a read-only mount. By its plain path mount(8) would skip it as mounted already.
+  const hostProgram = pivots ? launch.shell : launch.chroot;
+  if (!userNamespace) earlyMounts.push(bind(hostProgram, `/proc/self/root${hostProgram}`, 'ro'));
 
-  const proc = `${stage}/proc`;
-  first.push(mount('proc', proc, 'proc', ['nosuid,nodev,noexec', make]));
-  if (pivots) furnishSystem(launch, plan, stage, terminal);
+  earlyMounts.push(mount('proc', `${stage}/proc`, 'proc', ['nosuid,nodev,noexec', mkdir]));
+  if (pivots) {
+    planSys(launch, plan, stage);
+    planDev(launch, plan, stage, terminal);
+  }
   if (!privileged) {
     const visible = (path: string) => path.startsWith('/proc/') || pivots;
-    const { readOnly: paths, folders, files: masked } = launch.masked;
-    for (const path of paths.filter(visible))
-      second.push(bind(stage + path, stage + path, 'ro,nosuid,nodev,noexec'));
-    for (const path of folders.filter(visible))
-      second.push(mount('tmpfs', stage + path, 'tmpfs', 'ro,size=4k,nosuid,nodev,noexec'));
-    for (const path of masked.filter(visible))
-      second.push(bind('/dev/null', stage + path, 'ro,nosuid,noexec'));
+    const { readOnly: readOnlyPaths, folders, files } = launch.masked;
+    for (const path of readOnlyPaths.filter(visible))
+      lateMounts.push(bind(stage + path, stage + path, 'ro,nosuid,nodev,noexec'));
+    for (const path of folders.filter(visible)) lateMounts.push(emptyDirectory(stage + path));
+    for (const path of files.filter(visible))
+      lateMounts.push(bind('/dev/null', stage + path, 'ro,nosuid,noexec'));
   }
-  plan.bindings.push(
-    ...(pivots ? ['proc', 'sys', 'dev'] : ['proc']).map((name) => ({
-      from: `${stage}/${name}`,
-      to: `/${name}`,
-      kind: 'directory' as const,
-      links: false,
-    })),
-  );
+  for (const name of pivots ? ['proc', 'sys', 'dev'] : ['proc'])
+    plan.bindings.push({ from: name, to: `/${name}`, kind: 'directory', refusesLinks: true });
   if (pivots && init) {
-    files.push({ path: `${stage}/dev/init`, text: '' });
-    second.push(bind(init, `${stage}/dev/init`, 'ro,nosuid,nodev'));
+    plan.files.push({ path: 'dev/init', text: '' });
+    lateMounts.push(bind(init, `${stage}/dev/init`, 'ro,nosuid,nodev'));
   }
-  if (pivots) furnishExtras(launch, plan, stage, nodev);
-  if (readOnly) plan.last.push(mount('none', root, 'none', ['remount,bind,ro', ...flags]));
-  // chroot(2) shows the path of the root, so that one has to be the root itself
-  if (!pivots) plan.last.push(mount(root, stage, 'none', 'rbind'));
+  if (pivots) planVolumes(launch, plan, stage);
+  if (readOnly) finalMounts.push(mount('none', root, 'none', ['remount,bind,ro', ...flags]));
+  // chroot(1) gets the path ROOTFS, which the stage covers: the root is mounted there
+  if (!pivots) finalMounts.push(mount(root, stage, 'none', 'rbind'));
   return plan;
 }
 
-/** A path among the options of overlayfs, where a colon, a comma and a backslash mean something. */
-const overlayPath = (path: string) => path.replace(/[\\:,]/g, '\\$&');
+const nodevOf = ({ privileged }: Launch) => (privileged ? [] : ['nodev']);
 
-/**
- * The commands that make devices anew, as they are on the host, in a directory of the stage: one for all that keep their
- * names in the same folder, and one for each that gets another.
- */
-export function copyCommands(nodes: Device[]): ((own: string) => Command)[] {
-  const keepsName = ({ source, path }: Device) => basename(source) === basename(path);
-  const alike = groupBy(nodes.filter(keepsName), ({ path }) => dirname(path));
-  const folders = [...alike].map(
-    ([folder, devices]) =>
-      (own: string) =>
-        sh`cp -a -- ${devices.map(({ source }) => source)} ${own}${folder}/`,
-  );
-  const others = nodes.filter((node) => !keepsName(node));
-  return [
-    ...folders,
-    ...others.map(
-      ({ source, path }) =>
-        (own: string) =>
-          sh`cp -a -- ${source} ${own}${path}`,
-    ),
-  ];
+/** An empty, read-only tmpfs, which hides a directory. */
+const emptyDirectory = (target: string, source = 'tmpfs') =>
+  mount(source, target, 'tmpfs', 'ro,size=4k,nosuid,nodev,noexec');
+
+/** Plans /sys. */
+function planSys(launch: Launch, { earlyMounts, lateMounts }: Furnishing, stage: string): void {
+  const { isolate, cgroups, privileged, userNamespace, sysMounts } = launch;
+  const sys = `${stage}/sys`;
+  const flags = [privileged ? 'rw' : 'ro', 'nosuid,nodev,noexec'];
+  // only the owner of a network namespace can mount its sysfs(5): the container gets a bind mount of the host's
+  if (userNamespace && !isolate.has('net')) {
+    earlyMounts.push(mount('/sys', sys, 'none', ['rbind', mkdir]));
+    for (const path of ['', ...sysMounts])
+      earlyMounts.push(mount('none', sys + path, 'none', ['remount,bind', ...flags]));
+    // with the source of the host's tmpfs there, mount(8) could skip it as mounted already
+    lateMounts.push(emptyDirectory(`${sys}/fs/cgroup`, 'masked'));
+  } else earlyMounts.push(mount('sysfs', sys, 'sysfs', [...flags, mkdir]));
+  if (isolate.has('cgroup') && cgroups?.version === 2)
+    lateMounts.push(mount('cgroup2', `${sys}/fs/cgroup`, 'cgroup2', flags));
 }
 
-/** /sys and /dev. */
-function furnishSystem(launch: Launch, plan: Furnishing, stage: string, terminal: string | undefined): void {
-  const { isolate, cgroups, privileged, userNamespace, devices, shmBytes } = launch;
-  const { first, second, files } = plan;
-  const make = 'X-mount.mkdir';
-  const writable = privileged ? 'rw' : 'ro';
-  if (hasForeignSys(launch)) {
-    const sys = `${stage}/sys`;
-    first.push(mount('/sys', sys, 'none', ['rbind', make]));
-    for (const point of ['', ...launch.sysMounts])
-      first.push(mount('none', sys + point, 'none', `remount,bind,${writable},nosuid,nodev,noexec`));
-    second.push(mount('masked', `${sys}/fs/cgroup`, 'tmpfs', 'ro,size=4k,nosuid,nodev,noexec'));
-  } else first.push(mount('sysfs', `${stage}/sys`, 'sysfs', [writable, 'nosuid,nodev,noexec', make]));
-  if (isolate.has('cgroup') && cgroups?.version === 2)
-    second.push(mount('cgroup2', `${stage}/sys/fs/cgroup`, 'cgroup2', [writable, 'nosuid,nodev,noexec']));
-
-  const nodev = privileged ? '' : 'nodev';
-  first.push(mount('tmpfs', `${stage}/dev`, 'tmpfs', ['mode=755,size=64k,nosuid', nodev, 'noexec', make]));
-  // group 5 is tty; where only one group is mapped there is none
+/** Plans /dev. */
+function planDev(launch: Launch, plan: Furnishing, stage: string, terminal: string | undefined): void {
+  const { isolate, userNamespace, devices, shmBytes } = launch;
+  const { earlyMounts, lateMounts, files } = plan;
+  const dev = `${stage}/dev`;
+  const flags = ['mode=755,size=64k,nosuid', ...nodevOf(launch), 'noexec', mkdir];
+  // group 5 is tty; a namespace with a single group does not map it
   const tty = userNamespace?.single ? '' : 'gid=5';
-  first.push(
-    mount('devpts', `${stage}/dev/pts`, 'devpts', [
-      ...['newinstance,ptmxmode=0666,mode=0620', tty, 'nosuid,noexec', make],
+  earlyMounts.push(
+    mount('tmpfs', dev, 'tmpfs', flags),
+    mount('devpts', `${dev}/pts`, 'devpts', [
+      ...['newinstance,ptmxmode=0666,mode=0620', tty, 'nosuid,noexec', mkdir],
     ]),
-    mount('tmpfs', `${stage}/dev/shm`, 'tmpfs', [`mode=1777,size=${shmBytes},nodev,nosuid,noexec`, make]),
+    mount('tmpfs', `${dev}/shm`, 'tmpfs', [`mode=1777,size=${shmBytes},nodev,nosuid,noexec`, mkdir]),
   );
   if (isolate.has('ipc'))
-    first.push(mount('mqueue', `${stage}/dev/mqueue`, 'mqueue', ['nodev,nosuid,noexec', make]));
+    earlyMounts.push(mount('mqueue', `${dev}/mqueue`, 'mqueue', ['nodev,nosuid,noexec', mkdir]));
 
-  files.push(...devLinks.map(([name, link]) => ({ path: `${stage}/dev/${name}`, link })));
-  for (const { source, path } of [...harmless, ...devices]) {
-    files.push({ path: stage + path, text: '' });
-    // of its own, as chmod(2) would change the host's through a mount of that; mknod(2) is not for user namespaces
-    if (userNamespace) second.push(bind(source, stage + path));
-    else {
-      plan.nodes.push({ source, path });
-      second.push(bind(`${stage}/own${path}`, stage + path, 'nosuid,noexec'));
-    }
+  files.push(...devLinks.map(([name, link]) => ({ path: `dev/${name}`, link })));
+  const nodes = [...defaultDevices, ...devices];
+  for (const { source, path } of nodes) {
+    files.push({ path: path.slice(1), text: '' });
+    // a bind mount of a copy: chmod(2) through a mount of the host's node would change that one. A user namespace gets
+    // the host's node, since mknod(2) fails there.
+    if (userNamespace) lateMounts.push(bind(source, stage + path));
+    else lateMounts.push(bind(`${stage}/store${path}`, stage + path, 'nosuid,noexec'));
   }
-  const folders = [...new Set(devices.map(({ path }) => dirname(path)))].filter((path) => path !== '/dev');
-  plan.nodeFolders.push(...(userNamespace ? [] : ['/dev', ...folders]));
+  if (!userNamespace) {
+    plan.deviceNodes.push(...nodes);
+    plan.directories.push(...new Set(nodes.map(({ path }) => `store${dirname(path)}`)));
+  }
   if (terminal !== undefined) {
-    files.push({ path: `${stage}/dev/console`, text: '' });
-    second.push(bind(terminal, `${stage}/dev/console`));
+    files.push({ path: 'dev/console', text: '' });
+    lateMounts.push(bind(terminal, `${dev}/console`));
   }
 }
 
-/** Volumes, file systems in memory and texts, outer ones before those inside of them. */
-function furnishExtras(launch: Launch, plan: Furnishing, stage: string, nodev: string[]): void {
-  const { volumes, tmpfs, texts } = launch;
+/** Plans volumes, tmpfs mounts and text files. */
+function planVolumes(launch: Launch, plan: Furnishing, stage: string): void {
+  const { directories, files, lateMounts } = plan;
   const bindings: Binding[] = [];
-  for (const [index, { source, path, options, isDirectory, mountPoints }] of volumes.entries()) {
-    const from = `${stage}/volume${index}`;
-    const kind = isDirectory ? 'directory' : 'file';
-    if (isDirectory) plan.directories.push(basename(from));
-    else plan.files.push({ path: from, text: '' });
-    plan.second.push(mount(source, from, 'none', 'rbind'));
-    const asked = [...options, ...nodev];
-    // what is mounted below it as well, each with what it has already: a remount takes away what it does not name
-    if (asked.length > 0)
-      for (const point of mountPoints)
-        plan.second.push(
-          mount('none', from + point.path, 'none', [
-            'remount,bind',
-            ...new Set([...asked, ...point.options]),
-          ]),
-        );
-    bindings.push({ from, to: path, kind });
+  for (const [index, { source, path, options, isDirectory, mountPoints }] of launch.volumes.entries()) {
+    const from = `volume${index}`;
+    if (isDirectory) directories.push(from);
+    else files.push({ path: from, text: '' });
+    lateMounts.push(mount(source, `${stage}/${from}`, 'none', 'rbind'));
+    const requested = [...options, ...nodevOf(launch)];
+    // rbind ignores other options, so each submount is remounted. It keeps the options that it has: a remount clears
+    // all options that it does not name.
+    for (const submount of requested.length > 0 ? mountPoints : []) {
+      const kept = new Set([...requested, ...submount.options]);
+      lateMounts.push(mount('none', `${stage}/${from}${submount.path}`, 'none', ['remount,bind', ...kept]));
+    }
+    bindings.push({ from, to: path, kind: isDirectory ? 'directory' : 'file' });
   }
-  for (const [index, { path, options }] of tmpfs.entries()) {
-    const from = `${stage}/tmpfs${index}`;
-    plan.directories.push(basename(from));
-    plan.second.push(mount('tmpfs', from, 'tmpfs', [...options, ...nodev]));
-    const isGiven = (word: string) => options.some((option) => option.startsWith(`${word}=`));
-    const like = { mode: !isGiven('mode'), uid: !isGiven('uid'), gid: !isGiven('gid') };
-    bindings.push({ from, to: path, kind: 'directory', like });
+  for (const [index, { path, options }] of launch.tmpfs.entries()) {
+    const from = `tmpfs${index}`;
+    directories.push(from);
+    lateMounts.push(mount('tmpfs', `${stage}/${from}`, 'tmpfs', [...options, ...nodevOf(launch)]));
+    const isMissing = (name: string) => !options.some((option) => option.startsWith(`${name}=`));
+    const copied = { mode: isMissing('mode'), uid: isMissing('uid'), gid: isMissing('gid') };
+    bindings.push({ from, to: path, kind: 'directory', copied });
   }
-  for (const [index, { path, text }] of texts.entries()) {
-    const from = `${stage}/own/text${index}`;
-    plan.files.push({ path: from, text: `${text}\n` });
-    plan.second.push(bind(from, from, 'nosuid,nodev,noexec'));
-    bindings.push({ from, to: path, kind: 'file', onLink: true });
+  for (const [index, { path, text }] of launch.texts.entries()) {
+    const from = `store/text${index}`;
+    files.push({ path: from, text: `${text}\n` });
+    lateMounts.push(bind(`${stage}/${from}`, `${stage}/${from}`, 'nosuid,nodev,noexec'));
+    bindings.push({ from, to: path, kind: 'file', coversLink: true });
   }
+  const depth = (path: string) => path.split('/').filter(Boolean).length;
   plan.bindings.push(...bindings.sort((one, other) => depth(one.to) - depth(other.to)));
+}
+
+/**
+ * Commands that copy device nodes into the directory `store`: one command for all nodes of a directory that keep their
+ * names, and one for each node that gets another name.
+ */
+export function copyCommands(devices: Device[], store: string): Command[] {
+  const keepsName = ({ source, path }: Device) => basename(source) === basename(path);
+  const byDirectory = groupBy(devices.filter(keepsName), ({ path }) => dirname(path));
+  return [
+    ...[...byDirectory].map(
+      ([directory, group]) => sh`cp -a -- ${group.map(({ source }) => source)} ${store}${directory}/`,
+    ),
+    ...devices
+      .filter((device) => !keepsName(device))
+      .map(({ source, path }) => sh`cp -a -- ${source} ${store}${path}`),
+  ];
 }

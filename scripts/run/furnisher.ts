@@ -1,4 +1,4 @@
-// Furnishing the root of a held process: furnish.ts says what, this does it, through descriptors.
+// Furnishing the root of a held process: furnish.ts plans it, this module performs it through open descriptors.
 
 import {
   chmodSync,
@@ -21,36 +21,17 @@ import { attempt, readProc } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
 import { enterCommand, type Launch } from './container.ts';
 import { type Binding, copyCommands, fstab, type Mount, planFurnishing, type StageFile } from './furnish.ts';
-import { command, unnamedFile } from './held.ts';
+import { hostShell, unnamedFile } from './held.ts';
+import { hostId } from './userns.ts';
 
-/** The container's root on the host, where that is another: whatever is made in there is to be its own. */
-const ownerOf = ({ userNamespace }: Launch) =>
-  userNamespace?.byRoot
-    ? { uid: userNamespace.uids[0]?.outside as number, gid: userNamespace.gids[0]?.outside as number }
-    : undefined;
+/** The path of the stage for host programs: they get it as descriptor 3. */
+const stage = ofDescriptor(3);
 
-/**
- * Acts as the container's root: what a user namespace owns takes nothing from the host's, EOVERFLOW. Descriptors are
- * opened before, as the host's root, who may look everywhere.
- */
-function asOwner<Value>(launch: Launch, act: () => Value): Value {
-  const owner = ownerOf(launch);
-  if (!owner) return act();
-  process.setegid?.(owner.gid);
-  process.seteuid?.(owner.uid);
-  try {
-    return act();
-  } finally {
-    process.seteuid?.(0);
-    process.setegid?.(0);
-  }
-}
-
-/** Furnishes the root of a held process. Everything is reached through descriptors of its mount namespace. */
+/** Furnishes the root of a held process. It reaches all files through descriptors of the process's mount namespace. */
 export class Furnisher {
   private readonly stage: number;
   private readonly opened: number[] = [];
-  private readonly furnishing: ReturnType<typeof planFurnishing>;
+  private readonly plan: ReturnType<typeof planFurnishing>;
   private readonly launch: Launch;
   private readonly pid: number;
 
@@ -58,174 +39,75 @@ export class Furnisher {
     this.launch = launch;
     this.pid = pid;
     this.stage = this.keep(openStage(pid, launch.rootfs));
-    const terminal = attempt(() => readlinkSync(`/proc/${pid}/fd/3`));
-    this.furnishing = planFurnishing(launch, {
-      stage: '/proc/self/fd/3',
-      cwd: `/proc/${pid}/cwd/.`,
-      terminal: launch.terminal ? terminal : undefined,
-    });
+    const terminal = launch.terminal ? attempt(() => readlinkSync(`/proc/${pid}/fd/3`)) : undefined;
+    this.plan = planFurnishing(launch, { stage, cwd: `/proc/${pid}/cwd/.`, terminal });
   }
 
-  /** What can be mounted while PID 1 is not yet in its cgroup namespace, and is a shell that nobody may write to. */
-  async first(): Promise<void> {
-    const { own, layers, directories, first } = this.furnishing;
-    for (const name of directories) this.makeDirectory(name);
-    if (layers.length === 0) return this.mount([...own, ...first]);
-    await this.mount(own);
-    const like = statSync(`/proc/${this.pid}/cwd`);
-    for (const name of layers) {
+  /** Makes the mounts that PID 1 needs before it drops privileges, among them the read-only mount of its shell. */
+  async mountEarly(): Promise<void> {
+    const { store, overlayDirectories, earlyMounts } = this.plan;
+    if (overlayDirectories.length === 0) return this.mount([store, ...earlyMounts]);
+    await this.mount([store]);
+    const rootfs = statSync(`/proc/${this.pid}/cwd`);
+    for (const name of overlayDirectories) {
       const path = this.makeDirectory(name);
-      // an owner who is nobody in a user namespace can't be taken over
-      attempt(() => chownSync(path, like.uid, like.gid));
-      chmodSync(path, like.mode & 0o7777);
+      // fails for an owner that the user namespace does not map
+      attempt(() => chownSync(path, rootfs.uid, rootfs.gid));
+      chmodSync(path, rootfs.mode & 0o7777);
     }
-    await this.mount(first);
+    await this.mount(earlyMounts);
   }
 
-  private makeDirectory(name: string): string {
-    const path = ofDescriptor(this.stage, name);
-    asOwner(this.launch, () => mkdirSync(path, { recursive: true }));
-    return path;
-  }
-
-  /** Files and devices of the stage. */
-  async prepare(): Promise<void> {
-    const { files, nodes, nodeFolders } = this.furnishing;
-    for (const folder of nodeFolders)
-      mkdirSync(ofDescriptor(this.stage, `own${folder}`), { recursive: true });
-    const made = copyCommands(nodes).map((words) =>
-      command(words('/proc/self/fd/3/own'), { descriptors: [this.stage] }),
-    );
+  /** Makes the directories, files and device nodes on the stage. */
+  async makeFiles(): Promise<void> {
+    const { directories, files, deviceNodes } = this.plan;
+    for (const name of directories) this.makeDirectory(name);
+    const $ = await hostShell({ descriptors: [this.stage] });
+    const copies = copyCommands(deviceNodes, `${stage}/store`).map((command) => $`exec ${command}`);
     for (const file of files) this.makeFile(file);
-    await Promise.all(made);
+    await Promise.all(copies);
   }
 
-  /** What is mounted when PID 1 has its own cgroup namespace; and all of it to where it belongs. */
-  async second(): Promise<void> {
-    const { second, bindings, last } = this.furnishing;
-    const pending: Mount[] = [...second];
-    const targets: InRoot[] = [];
-    const covered: [Binding, Stats][] = [];
-    const flush = async () => {
-      await this.mount(pending.splice(0), targets.splice(0));
-      for (const [binding, stats] of covered.splice(0)) this.takeOver(binding, stats);
-    };
-    for (const binding of bindings) {
-      const isIn = (path: string) => targets.some((one) => `${path}/`.startsWith(`${one.path}/`));
-      let target = this.find(binding);
-      // it may lie in what is still to be mounted; all else lies in /proc, /sys and /dev, or beside them
-      if (
-        targets.length > 0 &&
-        (!target || isIn(target.path) || (binding.links ?? true) !== (bindings[0]?.links ?? true))
-      ) {
-        await flush();
-        target = this.find(binding);
-      }
-      target = this.check(binding, target ?? this.make(binding));
-      const fd = 4 + targets.push(target) - 1;
-      const path = `/proc/self/fd/${fd}${binding.kind === 'directory' ? '/.' : ''}`;
-      pending.push({ source: binding.from, target: path, type: 'none', options: 'rbind' });
-      if (binding.like) covered.push([binding, target.stats]);
-    }
-    pending.push(...last);
-    await flush();
-  }
-
-  /** Gives a file system in memory the mode and owner of the directory that it covers. */
-  private takeOver({ from, like }: Binding, stats: Stats): void {
-    const path = ofDescriptor(this.stage, from.slice('/proc/self/fd/3/'.length));
-    // an owner that a user namespace does not know stays what it is
-    if (like?.uid) attempt(() => chownSync(path, stats.uid, -1));
-    if (like?.gid) attempt(() => chownSync(path, -1, stats.gid));
-    if (like?.mode) chmodSync(path, stats.mode & 0o7777);
-  }
-
-  /** Opens where a binding is to be; undefined where it is missing. */
-  private find({ to, links = true, onLink = false }: Binding): InRoot | undefined {
-    try {
-      const found = openInRoot(this.root(), to, { links, lastLink: onLink });
-      if (found) this.keep(found.fd);
-      return found;
-    } catch (error) {
-      throw new Failure(`${to} is no place for a mount: ${reason(error)}`);
+  /** Makes the mounts that show PID 1's cgroup namespace, and bind-mounts everything from the stage to the root. */
+  async mountLate(): Promise<void> {
+    const { lateMounts, bindings, finalMounts } = this.plan;
+    // proc, sys and dev are mounted by one table. Any other target may lie inside an earlier mount, so it is opened only
+    // after that mount is made.
+    const batches = [
+      bindings.filter(({ refusesLinks }) => refusesLinks),
+      ...bindings.filter(({ refusesLinks }) => !refusesLinks).map((binding) => [binding]),
+    ];
+    for (const [index, batch] of batches.entries()) {
+      const targets = batch.map((binding) => this.openTarget(binding));
+      const binds = batch.map(({ from, kind }, at) => ({
+        source: `${stage}/${from}`,
+        target: `${ofDescriptor(4 + at)}${kind === 'directory' ? '/.' : ''}`,
+        type: 'none',
+        options: 'rbind',
+      }));
+      const before = index === 0 ? lateMounts : [];
+      const after = index === batches.length - 1 ? finalMounts : [];
+      await this.mount([...before, ...binds, ...after], targets);
+      for (const [at, binding] of batch.entries())
+        this.copyAttributes(binding, (targets[at] as InRoot).stats);
     }
   }
 
-  /** The same, and makes it. */
-  private make({ to, kind, links = true, like }: Binding): InRoot {
-    try {
-      const made = asOwner(this.launch, () => {
-        const opened = openInRoot(this.root(), to, { links, make: kind });
-        // for everybody, now and the next time
-        if (opened && like) chmodSync(ofDescriptor(opened.fd), 0o1777);
-        return opened && { ...opened, stats: fstatSync(opened.fd) };
-      });
-      if (!made) throw new Failure('it can not be made');
-      this.keep(made.fd);
-      return made;
-    } catch (error) {
-      throw new Failure(`${to} is no place for a mount: ${reason(error)}`);
-    }
-  }
-
-  /** Throws Failure for what a binding can't be mounted on. */
-  private check({ to, kind, links = true }: Binding, found: InRoot): InRoot {
-    if (links && /^\/(proc(\/.*)?)?$/.test(found.path))
-      throw new Failure(`${to} is no place for a mount: not / and not in /proc`);
-    if (found.stats.isSymbolicLink()) return found; // as itself
-    if (kind === 'file' ? !found.stats.isFile() : !found.stats.isDirectory())
-      throw new Failure(`${to} is no ${kind}`);
-    return found;
-  }
-
-  /** The root that is furnished: with what is mounted on it by now, so it is opened each time. */
-  private root(): number {
-    return this.keep(openSync(ofDescriptor(this.stage, 'root'), O_PATH));
-  }
-
-  private makeFile(file: StageFile): void {
-    const path = ofDescriptor(this.stage, file.path.slice('/proc/self/fd/3/'.length));
-    asOwner(this.launch, () => {
-      mkdirSync(dirname(path), { recursive: true });
-      if ('link' in file) symlinkSync(file.link, path);
-      else writeFileSync(path, file.text, { mode: 0o644 });
-    });
-  }
-
-  /** Makes mounts; `targets` are descriptors from 4 on. */
-  private async mount(mounts: Mount[], targets?: InRoot[]): Promise<void> {
-    if (mounts.length === 0) return;
-    // mount(8) reads its table from no socket, which is what a pipe of node's is
-    const table = asOwner(this.launch, () =>
-      unnamedFile(ofDescriptor(this.stage), Buffer.from(fstab(mounts))),
-    );
-    try {
-      // it has a cgroup namespace of its own when it is in its cgroups
-      const enter = enterCommand(this.launch, String(this.pid), targets !== undefined);
-      await command(sh`${enter} mount --no-mtab --no-canonicalize --all --fstab /proc/self/fd/0`, {
-        input: table,
-        descriptors: [this.stage, ...(targets ?? []).map(({ fd }) => fd)],
-      }).catch((error) => {
-        const named = (_: string, fd: string, rest = '') =>
-          fd === '3' ? rest : (targets?.[Number(fd) - 4]?.path ?? fd);
-        throw new Failure(reason(error).replace(/\/proc\/self\/fd\/(\d+)(?:\/\.)?((?:\/[^:\s]+)*)/g, named));
-      });
-    } finally {
-      closeSync(table);
-    }
-  }
-
-  /** Makes the root of PID 1, and of its mount namespace, what was furnished; and detaches the host's. */
-  async shutIn(): Promise<void> {
+  /** Makes the furnished root the root of PID 1 and of its mount namespace, and detaches the host's root. */
+  async pivotRoot(): Promise<void> {
     const { userNamespace } = this.launch;
-    const user = enterCommand({ ...this.launch, isolate: new Set() }, String(this.pid));
-    const root = this.root();
-    // from outside: the kernel moves the root directory of PID 1 as well, pivot_root(2)
-    await command(sh`${user} --wd=/proc/self/fd/3 pivot_root . .`, { descriptors: [root] });
-    // the host's root is mounted on top of the new one now
-    await command(
-      userNamespace ? sh`${user} umount --lazy /` : sh`umount --lazy --namespace /proc/${this.pid}/ns/mnt /`,
-    );
+    const enter = enterCommand({ ...this.launch, isolate: new Set() }, String(this.pid));
+    // pivot_root(2) changes the root directory of PID 1 too, and mounts the host's root on top of the new root
+    const detach = userNamespace
+      ? sh`${enter} umount --lazy /`
+      : sh`umount --lazy --namespace /proc/${this.pid}/ns/mnt /`;
+    const $ = await hostShell({ descriptors: [this.openFurnishedRoot()] });
+    await $`${enter} --wd=/proc/self/fd/3 pivot_root . . && exec ${detach}`;
+  }
+
+  /** Closes all descriptors. */
+  close(): void {
+    for (const fd of this.opened.splice(0)) closeSync(fd);
   }
 
   private keep(fd: number): number {
@@ -233,23 +115,117 @@ export class Furnisher {
     return fd;
   }
 
-  close(): void {
-    for (const fd of this.opened.splice(0)) closeSync(fd);
+  private makeDirectory(name: string): string {
+    const path = ofDescriptor(this.stage, name);
+    this.asContainerRoot(() => mkdirSync(path, { recursive: true }));
+    return path;
+  }
+
+  private makeFile(file: StageFile): void {
+    const path = ofDescriptor(this.stage, file.path);
+    this.asContainerRoot(() => {
+      mkdirSync(dirname(path), { recursive: true });
+      if ('link' in file) symlinkSync(file.link, path);
+      else writeFileSync(path, file.text, { mode: 0o644 });
+    });
+  }
+
+  /** Copies mode and owner of a directory to the tmpfs that now covers it, except those that options set. */
+  private copyAttributes({ from, copied }: Binding, { uid, gid, mode }: Stats): void {
+    const path = ofDescriptor(this.stage, from);
+    // fails for an owner that the user namespace does not map
+    if (copied?.uid) attempt(() => chownSync(path, uid, -1));
+    if (copied?.gid) attempt(() => chownSync(path, -1, gid));
+    if (copied?.mode) chmodSync(path, mode & 0o7777);
+  }
+
+  /** The root as it is now. It is opened again for each use, since a descriptor does not follow later mounts on top. */
+  private openFurnishedRoot(): number {
+    return this.keep(openSync(ofDescriptor(this.stage, 'root'), O_PATH));
+  }
+
+  /** Opens the target of a binding, which is made if it is missing. Throws Failure if nothing can be mounted there. */
+  private openTarget({ to, kind, refusesLinks = false, coversLink = false, copied }: Binding): InRoot {
+    const root = this.openFurnishedRoot();
+    const links = !refusesLinks;
+    let target: InRoot | undefined;
+    try {
+      target =
+        openInRoot(root, to, { links, lastLink: coversLink }) ??
+        this.asContainerRoot(() => {
+          const made = openInRoot(root, to, { links, make: kind });
+          // every user may write to a tmpfs at a new directory; later launches copy the mode from the directory
+          if (made && copied) chmodSync(ofDescriptor(made.fd), 0o1777);
+          return made && { ...made, stats: fstatSync(made.fd) };
+        });
+      if (!target) throw new Failure('it can not be made');
+    } catch (error) {
+      throw new Failure(`${to} is no place for a mount: ${reason(error)}`);
+    }
+    this.keep(target.fd);
+    if (links && /^\/(proc(\/.*)?)?$/.test(target.path))
+      throw new Failure(`${to} is no place for a mount: not / and not in /proc`);
+    const { stats } = target;
+    if (!stats.isSymbolicLink() && !(kind === 'file' ? stats.isFile() : stats.isDirectory()))
+      throw new Failure(`${to} is no ${kind}`);
+    return target;
+  }
+
+  /** Makes mounts by one mount(8) in the namespaces of PID 1. `targets` become its descriptors from 4 on. */
+  private async mount(mounts: Mount[], targets?: InRoot[]): Promise<void> {
+    // a file, as node's pipes are sockets, from which mount(8) can't read a table
+    const table = this.asContainerRoot(() =>
+      unnamedFile(ofDescriptor(this.stage), Buffer.from(fstab(mounts))),
+    );
+    try {
+      // mounts with targets are made after PID 1 has joined its cgroups, when it has its own cgroup namespace
+      const enter = enterCommand(this.launch, String(this.pid), targets !== undefined);
+      const descriptors = [this.stage, ...(targets ?? []).map(({ fd }) => fd)];
+      const $ = await hostShell({ input: table, descriptors });
+      await $`exec ${enter} mount --no-mtab --no-canonicalize --all --fstab /proc/self/fd/0`;
+    } catch (error) {
+      // messages name the paths in the container instead of descriptors
+      const containerPath = (_: string, fd: string, rest = '') =>
+        fd === '3' ? rest : (targets?.[Number(fd) - 4]?.path ?? fd);
+      throw new Failure(
+        reason(error).replace(/\/proc\/self\/fd\/(\d+)(?:\/\.)?((?:\/[^:\s]+)*)/g, containerPath),
+      );
+    } finally {
+      closeSync(table);
+    }
+  }
+
+  /**
+   * Calls `act` with the effective user and group of the container's root: file systems of its user namespace refuse
+   * files of the host's root with EOVERFLOW. Descriptors are opened before, by the host's root, who may search every
+   * directory.
+   */
+  private asContainerRoot<Value>(act: () => Value): Value {
+    const { userNamespace } = this.launch;
+    if (!userNamespace?.byRoot) return act();
+    process.setegid?.(hostId(userNamespace.gids, 0) as number);
+    process.seteuid?.(hostId(userNamespace.uids, 0) as number);
+    try {
+      return act();
+    } finally {
+      process.seteuid?.(0);
+      process.setegid?.(0);
+    }
   }
 }
 
 /**
- * Opens the tmpfs that PID 1 has mounted over ROOTFS. What is there by that path must be that very mount: of another
- * place, that somebody has put there meanwhile, nothing is touched.
+ * Opens the stage, the tmpfs that PID 1 has mounted over ROOTFS. Throws Failure if another mount is at that path, which
+ * happens if somebody renames directories meanwhile: nothing may be written there.
  */
 function openStage(pid: number, rootfs: string): number {
   const root = openRoot(`/proc/${pid}/root`);
   try {
     const found = openInRoot(root, rootfs, { links: false });
-    const [, id] =
-      /^mnt_id:\s*(\d+)/m.exec(found ? readFileSync(`/proc/self/fdinfo/${found.fd}`, 'utf8') : '') ?? [];
-    const newest = readProc(pid, 'mountinfo')?.trimEnd().split('\n').at(-1) ?? '';
-    if (found && newest.startsWith(`${id} `) && / - tmpfs /.test(newest)) return found.fd;
+    const fdinfo = found ? readFileSync(`/proc/self/fdinfo/${found.fd}`, 'utf8') : '';
+    const [, mountId] = /^mnt_id:\s*(\d+)/m.exec(fdinfo) ?? [];
+    const newestMount = readProc(pid, 'mountinfo')?.trimEnd().split('\n').at(-1) ?? '';
+    if (found && newestMount.startsWith(`${mountId} `) && / - tmpfs /.test(newestMount)) return found.fd;
     throw new Failure(`${rootfs} changes while it is looked at`);
   } finally {
     closeSync(root);

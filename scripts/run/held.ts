@@ -1,63 +1,65 @@
-// A process that waits to be a container's first: how it is started, and how it is spoken to.
+// Processes that node starts and that wait on a pipe: the future PID 1 of a container, and the holder of a user
+// namespace. Also the host's programs that work on them.
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, constants as fileConstants, openSync, writeFileSync, writeSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { Failure, reason } from '../helpers/cli.ts';
-import { blockStreams, type Command, quote, sh, zx } from '../helpers/shell.ts';
+import { blockStreams, quote, sh, zx } from '../helpers/shell.ts';
 import type { Launch } from './container.ts';
 import { consoleShell, holdCommand, keepShell } from './hold.ts';
-import type { Range, UserNamespace } from './userns.ts';
+import { mapWords, type UserNamespace } from './userns.ts';
 
-/** A process that waits to be the container's first, and how it is spoken to. */
-export class Held {
-  /** what was started: the chain itself, script(1) around it, or what keeps the log */
+const O_TMPFILE = 0o20200000; // open(2), on x86-64 and arm64
+
+/** A process that waits on a pipe until node resumes it. It prints its messages, one per line, to another pipe. */
+export class HeldProcess {
+  /** the process that node has started: the future PID 1 or, in between, setpriv, script(1) or keep.sh */
   readonly child: ChildProcess;
-  /** its PID on the host */
+  /** PID of the future PID 1 on the host; 0 until it has printed that */
   pid = 0;
-  ended = false;
+  hasEnded = false;
   /** exit code and signal of `child` */
   readonly end: Promise<[number | null, NodeJS.Signals | null]>;
-  private readonly said: string[] = [];
-  private rest = '';
+  private readonly resumePipe: NodeJS.WritableStream | null;
+  private readonly lines: string[] = [];
+  private partialLine = '';
   private wake = () => {};
 
-  private readonly go: number;
-
-  /** `go` and `say`: which of its descriptors lets it go on, and which one says what there is to say */
-  constructor(child: ChildProcess, go: number, say: number) {
+  /** The process waits for a line on its descriptor `resumeFd`, and prints its messages to `messageFd`. */
+  constructor(child: ChildProcess, resumeFd: number, messageFd: number) {
     this.child = child;
-    this.go = go;
     this.end = new Promise((resolve) => {
       child.once('error', (error) => {
-        this.said.push(reason(error));
+        this.lines.push(reason(error));
         resolve([125, null]);
       });
       child.once('close', (code, signal) => resolve([code, signal]));
     });
     child.once('exit', () => {
-      this.ended = true;
+      this.hasEnded = true;
       this.wake();
     });
-    const stream = child.stdio[say] as NodeJS.ReadableStream | null;
-    stream?.on('data', (text: Buffer) => {
-      const lines = (this.rest + text).split('\n');
-      this.rest = lines.pop() as string;
-      this.said.push(...lines);
+    const messages = child.stdio[messageFd] as NodeJS.ReadableStream | null;
+    messages?.on('data', (text: Buffer) => {
+      const lines = (this.partialLine + text).split('\n');
+      this.partialLine = lines.pop() as string;
+      this.lines.push(...lines);
       this.wake();
     });
-    child.stdio[this.go]?.on('error', () => {}); // it need not live to hear it
+    this.resumePipe = child.stdio[resumeFd] as NodeJS.WritableStream | null;
+    this.resumePipe?.on('error', () => {}); // EPIPE: the process has ended
   }
 
-  /** Waits for a line of this form. Throws Failure with what it says instead, when it ends. */
-  async hears(form: RegExp): Promise<string> {
+  /** Waits for a line that matches. Throws Failure with the process's messages if the process ends before. */
+  async waitForLine(pattern: RegExp): Promise<string> {
     for (;;) {
-      const at = this.said.findIndex((line) => form.test(line));
-      if (at >= 0) return this.said.splice(at, 1)[0] as string;
-      if (this.ended) {
+      const index = this.lines.findIndex((line) => pattern.test(line));
+      if (index >= 0) return this.lines.splice(index, 1)[0] as string;
+      if (this.hasEnded) {
         await this.end;
-        throw new Failure(this.words() || 'it was killed while it was made');
+        throw this.failure();
       }
       await new Promise<void>((resolve) => {
         this.wake = resolve;
@@ -65,143 +67,140 @@ export class Held {
     }
   }
 
-  /** What it has said that nobody has asked for: why it will not start, or how it ended. */
-  words(): string {
-    return [...this.said.splice(0), this.rest].filter(Boolean).join('; ');
+  /** The messages that waitForLine has not returned: why the process could not start, or why it has ended. */
+  errorText(): string {
+    return [...this.lines.splice(0), this.partialLine].filter(Boolean).join('; ');
   }
 
-  /** Lets it go on. */
-  goOn(): void {
-    (this.child.stdio[this.go] as NodeJS.WritableStream).write('go\n');
+  /** The error for a process that has ended before it became the command. */
+  failure(): Failure {
+    return new Failure(this.errorText() || 'it was killed while it was made');
   }
 
-  /** It goes on without us. */
-  letGo(): void {
+  resume(): void {
+    this.resumePipe?.write('go\n');
+  }
+
+  /** Closes all pipes, and lets node end before the process. */
+  detach(): void {
     this.child.unref();
     for (const stream of this.child.stdio) (stream as Socket | null)?.destroy();
   }
 
-  /** It can't be released any more, and ends. */
-  async giveUp(): Promise<void> {
-    (this.child.stdio[this.go] as NodeJS.WritableStream | null)?.end();
+  /** Closes the pipe that the process waits on, which ends the process, and waits for its end. */
+  async abort(): Promise<void> {
+    this.resumePipe?.end();
     await this.end;
   }
 }
 
-/** Host programs are found where the distribution has them first, and say what they say in English. */
 const hostEnvironment = () => ({
   ...process.env,
+  // the distribution's programs come before others of the same name, and print English messages
   PATH: `/usr/sbin:/usr/bin:/sbin:/bin:${process.env.PATH ?? ''}`,
   LC_ALL: 'C',
   SHELL: '/bin/sh',
-  // mount_setattr(2) and move_mount(2) do not follow a descriptor's path to a file, as mount(2) does
+  // mount(2) follows /proc/self/fd/N to a file; mount_setattr(2) and move_mount(2) do not
   LIBMOUNT_FORCE_MOUNT2: 'always',
 });
 
 /**
- * Starts what is held: on a terminal of its own, in the background, or with the streams of the caller. Its descriptors:
- * 0 lets it go on, 2 is what it says, 3 and 4 are the command's standard input and error, 5 the network namespace that it joins, 6 a filter for setpriv(1), 7
- * the folder of what is kept, which is locked as long as that goes on.
+ * Starts the future PID 1. `holder` is the PID of the process that holds the user namespace. `network` is a descriptor
+ * of the network namespace that the container shares. `folder` is a descriptor of the directory of log and exit status.
+ *
+ * Descriptors of the new process: 0 resumes it, 2 is for messages, 3 and 4 are standard input and error of the command,
+ * 5 is `network`, 6 is the seccomp filter for setpriv(1), 7 is `folder`, which keep.sh keeps locked while it runs.
  */
 export function hold(
   launch: Launch,
-  { holder, network, folder }: { holder?: number; network?: number; folder?: number },
-): Held {
-  const { detached, cgroups, runDirectory, seccomp } = launch;
+  { holder, network, folder }: Record<'holder' | 'network' | 'folder', number | undefined>,
+): HeldProcess {
+  const { name, detached, terminal, cgroups, runDirectory, seccomp } = launch;
   const command = holdCommand(launch, holder === undefined ? undefined : String(holder));
-  const env = { ...hostEnvironment(), parent: String(process.pid) };
-  const filter = seccomp?.file && unnamedFile(tmpdir(), seccomp.file);
-  const start = (words: Command, streams: Stream[], [go, say]: [number, number], ownSession: boolean) => {
-    const all = [...streams, network, filter, folder];
-    while (all.at(-1) === undefined) all.pop();
-    const stdio = all.map((stream) => stream ?? 'ignore');
-    const [program = '', ...rest] = words;
-    const held = new Held(spawn(program, rest, { env, stdio, cwd: '/', detached: ownSession }), go, say);
-    if (filter !== undefined) closeSync(filter);
-    return held;
-  };
-  const title = `run.ts ${launch.name}`; // what ps(1) shows
-  blockStreams();
+  const title = `run.ts ${name}`; // ps(1) shows it
+  let words = command;
+  let streams: ('inherit' | 'ignore' | 'pipe' | number)[] = ['pipe', 'inherit', 'pipe', 0, 2];
   if (detached) {
-    const lock = cgroups?.lock ?? '';
-    const words = sh`sh -c ${keepShell} ${title} ${runDirectory} ${Math.ceil(detached.logBytes / 2)} ${lock} ${command}`;
-    return start(words, ['pipe', 'ignore', 'pipe', 'ignore', 'ignore'], [0, 2], true);
-  }
-  if (launch.terminal) {
-    // exec: the shell of script(1) would die of the keys that are meant for the command
+    const logBytes = Math.ceil(detached.logBytes / 2); // for each of two files
+    words = sh`sh -c ${keepShell} ${title} ${runDirectory} ${logBytes} ${cgroups?.lock ?? ''} ${command}`;
+    streams = ['pipe', 'ignore', 'pipe', 'ignore', 'ignore'];
+  } else if (terminal) {
+    // exec: otherwise the shell of script(1) gets, and dies of, SIGINT and SIGQUIT of the container's terminal
     const line = sh`exec sh -c ${consoleShell} ${title} ${process.pid} ${command}`.map(quote).join(' ');
-    const words = sh`setpriv --pdeathsig=KILL env --default-signal=INT,QUIT script -q -e -f -c ${line} /dev/null`;
-    return start(words, ['inherit', 'inherit', 'inherit', 'pipe', 'pipe'], [3, 4], false);
+    words = sh`setpriv --pdeathsig=KILL env --default-signal=INT,QUIT script -q -e -f -c ${line} /dev/null`;
+    streams = ['inherit', 'inherit', 'inherit', 'pipe', 'pipe'];
   }
-  // a session of its own, so that a terminal among its descriptors is not its controlling one
-  return start(command, ['pipe', 'inherit', 'pipe', 0, 2], [0, 2], true);
+  const filter = seccomp?.file && unnamedFile(tmpdir(), seccomp.file);
+  blockStreams();
+  const [program = '', ...args] = words;
+  const child = spawn(program, args, {
+    env: { ...hostEnvironment(), parent: String(process.pid) },
+    stdio: [...streams, network ?? 'ignore', filter ?? 'ignore', folder ?? 'ignore'],
+    cwd: '/',
+    // a new session, setsid(2): a terminal among the streams is not its controlling terminal
+    detached: !terminal,
+  });
+  if (filter !== undefined) closeSync(filter);
+  return terminal ? new HeldProcess(child, 3, 4) : new HeldProcess(child, 0, 2);
 }
 
-type Stream = 'inherit' | 'ignore' | 'pipe' | number;
-
-/** A file without a name, open(2) O_TMPFILE, that has these bytes in it and is read from the beginning. */
+/** Makes a file without a name, open(2) O_TMPFILE, with this content. Returns its descriptor, at offset 0. */
 export function unnamedFile(folder: string, content: Buffer): number {
   const file = openSync(folder, fileConstants.O_RDWR | O_TMPFILE, 0o600);
   writeSync(file, content, 0, content.length, 0);
   return file;
 }
 
-/** A process that holds a user namespace until PID 1 is in it, and the maps of its IDs, user_namespaces(7). */
-export async function holdUserNamespace({ uids, gids, byRoot, single }: UserNamespace): Promise<Held> {
-  const words = sh`unshare --user sh -c ${'echo held >&2; read -r _'}`;
-  const env = hostEnvironment();
-  const held = new Held(spawn('unshare', words.slice(1), { env, stdio: ['pipe', 'ignore', 'pipe'] }), 0, 2);
+/**
+ * Starts a process that holds a user namespace until PID 1 has joined it, and writes the namespace's ID maps,
+ * user_namespaces(7). Throws Failure.
+ */
+export async function holdUserNamespace({ uids, gids, byRoot, single }: UserNamespace): Promise<HeldProcess> {
+  const words = sh`--user sh -c ${'echo held >&2; read -r _'}`;
+  const child = spawn('unshare', words, { env: hostEnvironment(), stdio: ['pipe', 'ignore', 'pipe'] });
+  const holder = new HeldProcess(child, 0, 2);
   try {
-    await held.hears(/^held$/).catch((error) => {
+    await holder.waitForLine(/^held$/).catch((error) => {
       throw new Failure(`no user namespace: ${reason(error)}`);
     });
-    const pid = held.child.pid as number;
-    const lines = (ranges: Range[]) =>
-      ranges.map(({ inside, outside, count }) => [inside, outside, count].map(String));
+    const { pid = 0 } = child;
     if (byRoot || single) {
-      // a user may map his own group only when setgroups(2) is given up
+      // a user may write gid_map only if setgroups(2) is denied in the namespace
       if (single) writeFileSync(`/proc/${pid}/setgroups`, 'deny');
-      writeFileSync(
-        `/proc/${pid}/gid_map`,
-        lines(gids)
-          .map((words) => words.join(' '))
-          .join('\n'),
-      );
-      writeFileSync(
-        `/proc/${pid}/uid_map`,
-        lines(uids)
-          .map((words) => words.join(' '))
-          .join('\n'),
-      );
+      writeFileSync(`/proc/${pid}/gid_map`, mapWords(gids).join(' '));
+      writeFileSync(`/proc/${pid}/uid_map`, mapWords(uids).join(' '));
     } else {
-      await command(sh`newgidmap ${pid} ${lines(gids).flat()}`);
-      await command(sh`newuidmap ${pid} ${lines(uids).flat()}`);
+      const $ = await hostShell();
+      await $`newgidmap ${pid} ${mapWords(gids)} && exec newuidmap ${pid} ${mapWords(uids)}`;
     }
-    return held;
+    return holder;
   } catch (error) {
-    await held.giveUp();
+    await holder.abort();
     throw error;
   }
 }
 
-/** Runs a host program to its end; `descriptors` are its 3, 4 and so on. Throws Failure with what it says. */
-export async function command(
-  words: Command,
-  options: { input?: number; descriptors?: number[]; cwd?: string } = {},
-) {
+/**
+ * zx's `$` for the host's programs. A command that fails throws Failure with the program's messages. The program gets
+ * `input` as its descriptor 0, and `descriptors` from 3 on.
+ */
+export async function hostShell({
+  input,
+  descriptors = [],
+}: {
+  input?: number;
+  descriptors?: number[];
+} = {}) {
   const $ = await zx();
-  const stdio = [options.input ?? 'ignore', 'pipe', 'pipe', ...(options.descriptors ?? [])] as const;
-  const { exitCode, signal, stderr, stdout } = await $({
-    env: hostEnvironment(),
-    cwd: '/',
-    stdio: [...stdio],
-  })`${words}`;
-  // mount(8) passes over a line of a table that it can't read, says so, and ends with 0
-  if (exitCode !== 0 || /parse error/.test(stderr))
-    throw new Failure(
-      stderr.trim().replace(/\n/g, '; ') || `${words.join(' ')}: ${signal ?? `exit code ${exitCode}`}`,
-    );
-  return stdout;
+  const stdio = [input ?? ('ignore' as const), 'pipe' as const, 'pipe' as const, ...descriptors];
+  const shell = $({ env: hostEnvironment(), cwd: '/', stdio });
+  return async (texts: TemplateStringsArray, ...words: (string | number | string[])[]): Promise<void> => {
+    const running = shell(texts, ...words);
+    const { exitCode, signal, stderr } = await running;
+    // mount(8) skips a line of a table that it can't parse, with a message and exit status 0
+    if (exitCode !== 0 || /parse error/.test(stderr))
+      throw new Failure(
+        stderr.trim().replace(/\n/g, '; ') || `${running.cmd}: ${signal ?? `exit code ${exitCode}`}`,
+      );
+  };
 }
-
-const O_TMPFILE = 0o20200000; // open(2), on x86-64 and arm64

@@ -1,14 +1,20 @@
 # shellcheck shell=dash
-# ROOTFS HOSTNAME COMMAND...: PID 1, while it is still a shell of the host's. It mounts what the root is put together
-# on, says its PID on the host, and goes on when it is in its cgroups. Standard input is what it waits on, and
-# standard error what is read by who waits for it. Unbindable: a volume that ROOTFS lies in must not contain it, mount_namespaces(7).
+# ROOTFS HOSTNAME COMMAND...: the future PID 1 while it is a shell of the host. It mounts the stage over ROOTFS, sets
+# the host name, prints its PID, waits until it is in its cgroups, and becomes COMMAND.
+# Standard input is the pipe that it waits on. node reads standard error.
+
+# unbindable: a volume that contains ROOTFS must not contain the stage, mount_namespaces(7)
 cd -- "$1" && mount -n -t tmpfs -o mode=755,unbindable tmpfs "$1" || exit 125
-# that file is the host root's; sethostname(2) is for root of a user namespace too
+# in a user namespace, the kernel's file is not writable, but hostname(1) works: it calls sethostname(2)
 [ -z "$2" ] || { echo "$2" >/proc/sys/kernel/hostname; } 2>/dev/null || hostname "$2" || exit 125
 shift 2
-read -r pid _ </proc/self/stat
+read -r pid _ _ unshare _ </proc/self/stat
+# if the parent ended before setpriv(1) set the death signal, no signal comes, prctl(2)
+read -r _ _ _ launcher _ <"/proc/$unshare/stat"
+# shellcheck disable=SC2154 # the environment has parent
+[ "$launcher" = "$parent" ] || exit 125
 echo "$pid" >&2
 read -r _ || exit 125
-# pivot_root(2) moves those who are in the root directory, and from nowhere else may there be a way back
+# pivot_root(2) changes a working directory only if it is the old root; any other would be a way back to the host
 cd / || exit 125
 exec "$@"

@@ -1,108 +1,95 @@
-// What becomes PID 1: a chain of programs, each of which becomes the next. They make the namespaces, give up privileges,
-// and wait; in the end the last one becomes the command. docs/run.md tells the order of things.
+// The command that becomes PID 1: a chain of programs. Each of them replaces itself by the next, execve(2). They make
+// the namespaces, drop privileges, and wait; the last one is the container's command. docs/run.md explains the order.
 import { realpathSync } from 'node:fs';
 import { basename } from 'node:path';
 import { embedded } from '../helpers/embedded.ts';
 import { type Command, sh } from '../helpers/shell.ts';
 import type { Launch } from './container.ts';
 
-/** A program of sh without its comments, for ps(1) shows it. */
-const code = (text: string) => text.replace(/^# .*\n/gm, '').trim();
+/** Removes the comments of a program that is passed as an argument, since ps(1) shows it. */
+export const withoutComments = (text: string) => text.replace(/^# .*\n/gm, '').trim();
 
-export const startShell = code(embedded(import.meta.url, './start.sh'));
-export const holdShell = code(embedded(import.meta.url, './hold.sh'));
-export const releaseShell = code(embedded(import.meta.url, './release.sh'));
-export const consoleShell = code(embedded(import.meta.url, './console.sh'));
-export const keepShell = code(embedded(import.meta.url, './keep.sh'));
+const startShell = withoutComments(embedded(import.meta.url, './start.sh'));
+const holdShell = withoutComments(embedded(import.meta.url, './hold.sh'));
+export const releaseShell = withoutComments(embedded(import.meta.url, './release.sh'));
+export const consoleShell = withoutComments(embedded(import.meta.url, './console.sh'));
+export const keepShell = withoutComments(embedded(import.meta.url, './keep.sh'));
 
-/** The namespaces of --isolate and the flags of unshare(1) that make them. */
-export const namespaceFlags: Record<string, string> = {
-  mount: '--mount',
-  pid: '--pid',
-  uts: '--uts',
-  ipc: '--ipc',
-  cgroup: '--cgroup',
-  net: '--net',
-};
+/** The namespaces that --isolate accepts. unshare(1) has an option of the same name for each. */
+export const namespaces = ['mount', 'pid', 'uts', 'ipc', 'cgroup', 'net'];
 
-/** Whether a variable has a meaning for the dynamic loader, ld.so(8). */
+/** Whether a variable, KEY=VALUE, changes what the dynamic loader or the C library loads, ld.so(8). */
 export const forLoader = (variable: string) => /^(LD_|GCONV_PATH=|LOCPATH=|MALLOC_)/.test(variable);
 
-/** Takes no functions or settings from the container's variables, which an image may have chosen: bash(1), -p. */
-const shellWords = (shell: string): Command =>
+/** The command for a shell program. bash -p ignores functions and settings in the container's variables, bash(1). */
+const shellCommand = (shell: string): Command =>
   basename(realpathSync(shell)) === 'bash'
     ? [shell, ...(basename(shell) === 'bash' ? ['--norc'] : []), '-p', '-c']
     : [shell, '-c'];
 
-/**
- * From the held shell to the command: its cgroup namespace, limits, system calls, user and privileges, environment;
- * then it waits, and becomes the command.
- */
+/** The second part of the chain, from the shell of hold.sh to the command. PID 1 drops privileges, and waits again. */
 export function dropCommand(launch: Launch, release = releaseShell): Command {
   const { isolate, rootfs, user, capabilities, privileged, newPrivileges, seccomp, limits } = launch;
   const { environment, workdir, command, shell, chroot, userNamespace, terminal } = launch;
+  const pivots = isolate.has('mount');
   const setpriv: string[] = [];
-  if (isolate.has('mount')) {
+  if (pivots) {
     const groups = user.groups.length > 0 ? `--groups=${user.groups}` : '--clear-groups';
-    // user_namespaces(7): who maps but his own group may not call setgroups(2)
     setpriv.push(
       `--reuid=${user.uid}`,
       `--regid=${user.gid}`,
+      // with a single user, setgroups(2) is denied, user_namespaces(7)
       userNamespace?.single ? '--keep-groups' : groups,
+      // the change of user clears the death signal, prctl(2); setpriv(1) sets it after that
+      '--pdeathsig=KILL',
     );
-    // prctl(2): a change of user clears the death signal, so it is set once more
-    setpriv.push('--pdeathsig=KILL');
   }
-  // root gets all of the bounding set at execve(2), so what is not in there is gone for good
+  // execve(2) gives root all capabilities of the bounding set
   if (!privileged)
     setpriv.push('--inh-caps=-all', `--bounding-set=-all${capabilities.map((name) => `,+${name}`).join('')}`);
   if (!newPrivileges) setpriv.push('--no-new-privs');
-  const early = environment.filter((variable) => !forLoader(variable));
-  const late = environment.filter(forLoader);
-  // the caller or a shell may ignore these, and execve(2) would hand that on
+  // the caller, or a shell in the chain, may have these signals ignored, which execve(2) keeps
   const signals = '--default-signal=HUP,INT,QUIT,TERM,USR1,USR2,TSTP,PIPE,XFSZ';
-  const last = isolate.has('mount') ? command : [chroot, rootfs, ...command];
   return [
     ...(isolate.has('cgroup') ? sh`unshare --cgroup` : []),
     ...(limits.length > 0 ? ['prlimit', ...limits] : []),
-    // seccomp(2) asks for CAP_SYS_ADMIN or no_new_privs: here it has the one still, later it may have neither
+    // a filter needs CAP_SYS_ADMIN or no_new_privs, seccomp(2); after setpriv, PID 1 may have neither
     ...(seccomp ? (seccomp.file ? ['setpriv', ...seccomp.words] : seccomp.words) : []),
     ...(setpriv.length > 0 ? ['setpriv', ...setpriv] : []),
-    ...sh`env -i ${signals} ${early} ${shellWords(shell)} ${release} run`,
-    ...sh`${terminal && isolate.has('mount') ? '/dev/console' : ''} ${isolate.has('mount') ? workdir : ''} ${late} -- ${last}`,
+    ...sh`env -i ${signals} ${environment.filter((variable) => !forLoader(variable))}`,
+    ...sh`${shellCommand(shell)} ${release} run ${terminal && pivots ? '/dev/console' : ''} ${pivots ? workdir : ''}`,
+    ...sh`${environment.filter(forLoader)} -- ${pivots ? command : [chroot, rootfs, ...command]}`,
   ];
 }
 
 /**
- * What a process of the host's becomes to be PID 1, or the first process, of the container. The PID of its
- * parent is in the variable `parent`. `holder` is the PID of the process that holds the user namespace, and descriptor 5
- * the network namespace that it joins.
+ * The whole chain. `holder` is the PID of the process that holds the user namespace. Descriptor 5 is the network
+ * namespace to join. The variable `parent` of the environment is the PID of the process that starts the chain.
  */
 export function holdCommand(
   launch: Launch,
   holder: string | undefined,
-  { start = startShell, hold = holdShell, drop = dropCommand(launch) } = {},
+  { hold = holdShell, drop = dropCommand(launch) } = {},
 ): Command {
   const { isolate, rootfs, hostname, joins, userNamespace, idmap } = launch;
-  // without --isolate mount the mounts are still nobody else's business; the cgroup namespace is made when the process
-  // is in its cgroups
-  const wanted = Object.keys(namespaceFlags).filter((word) => isolate.has(word) && word !== 'cgroup');
-  const flags = [...new Set(['mount', ...wanted])].map((word) => namespaceFlags[word] as string);
-  const chain: Command = joins ? sh`nsenter --net=/proc/self/fd/5` : [];
+  // a mount namespace is made in any case, so that the host does not see the mounts; the cgroup namespace is made when
+  // PID 1 is in its cgroups
+  const made = namespaces.filter((name) => name === 'mount' || (isolate.has(name) && name !== 'cgroup'));
+  const chain: Command = joins ? sh`nsenter --net=/proc/self/fd/5 sh -c ${startShell} start` : [];
   if (userNamespace && holder !== undefined) {
     const namespace = `/proc/${holder}/ns/user`;
-    // the files of the rootfs are the host root's: in a mount with mapped IDs they are the container's root's
+    // files of the host's root belong to the container's root in an ID-mapped mount
     if (userNamespace.byRoot)
       chain.push(...sh`unshare --mount --propagation private ${idmap ?? []} ${namespace} ${rootfs}`);
-    // as root it becomes the user 0 of the namespace; a user is that already
+    // nsenter sets user and group to 0 of the namespace; for a caller without root, they are that already
     chain.push(
       ...sh`nsenter --user=${namespace}`,
       ...(userNamespace.byRoot ? [] : ['--preserve-credentials']),
     );
   }
-  // a change of user clears the death signal, prctl(2)
-  chain.push(...sh`setpriv --pdeathsig=KILL ${start ? ['sh', '-c', start, 'start'] : []}`);
-  chain.push(...sh`unshare ${flags} --fork --kill-child --propagation private`);
+  // a change of user clears the death signal, prctl(2), so it is set after nsenter
+  chain.push(...sh`setpriv --pdeathsig=KILL`);
+  chain.push(...sh`unshare ${made.map((name) => `--${name}`)} --fork --kill-child --propagation private`);
   chain.push(...sh`sh -c ${hold} hold ${rootfs} ${hostname ?? ''} ${drop}`);
   return chain;
 }

@@ -1,13 +1,13 @@
-// Facts about this host that a launch depends on: devices, what /proc and /sys hold, programs, how calls are filtered.
+// Facts about this host that a launch depends on: devices, paths in /proc and /sys, mounts, programs, seccomp loaders.
 import { existsSync, statSync } from 'node:fs';
 import { Failure } from '../helpers/cli.ts';
-import { mountOf, readMounts } from '../helpers/mounts.ts';
+import { isBelow, mountOf, readMounts } from '../helpers/mounts.ts';
 import { type SeccompLoader, seccompLoader, seccompRules } from '../helpers/seccomp/seccomp.ts';
 import { findInPath, findProgram } from '../helpers/shell.ts';
-import type { Launch } from './container.ts';
+import { type Launch, needsNotes } from './container.ts';
 import type { FoundVolume, Volume } from './furnish.ts';
 
-/** Paths under /proc and /sys that runc masks by default, and those that it makes read-only. */
+/** Paths that runc masks by default, and paths that it makes read-only by default. */
 const maskedPaths =
   `/proc/acpi /proc/asound /proc/interrupts /proc/kcore /proc/keys /proc/latency_stats /proc/scsi
   /proc/timer_list /proc/timer_stats /proc/sched_debug /sys/firmware /sys/devices/virtual/powercap`.split(
@@ -15,10 +15,10 @@ const maskedPaths =
   );
 const readOnlyPaths = '/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger'.split(' ');
 
-/** Device numbers that files in the host's /dev must have before they are copied: major * 256 + minor, devices.txt. */
+/** Devices that are copied from the host's /dev, and their numbers, major * 256 + minor: the kernel's devices.txt. */
 const deviceNumbers = { null: 0x103, zero: 0x105, full: 0x107, random: 0x108, urandom: 0x109, tty: 0x500 };
 
-/** Facts about this host that a launch needs. Throws Failure if a device in /dev is not the one of its name. */
+/** Reads facts about this host. Throws Failure if a device in /dev has a wrong number. */
 export function readHost(
   environment: string[],
 ): Pick<Launch, 'masked' | 'sysMounts' | 'hasIp' | 'chroot' | 'shell'> {
@@ -42,63 +42,66 @@ export function readHost(
     ),
     hasIp: findInPath('ip') !== undefined,
     chroot: findInPath('chroot') ?? '/usr/sbin/chroot',
-    // dash drops variables whose names are no identifiers, as discovery.type; bash keeps them
+    // dash removes variables such as discovery.type, whose names are no identifiers; bash keeps them
     shell: environment.every((variable) => /^\w+=/.test(variable))
       ? '/bin/sh'
       : (findInPath('bash') ?? '/bin/bash'),
   };
 }
 
-/** Options of a mount that a bind mount of it keeps: a user namespace may not clear them, mount_namespaces(7). */
-const keptOptions = (options: string[] = []) =>
+/** Options that a bind mount has to keep: a remount in a user namespace can't clear them, mount_namespaces(7). */
+const keptOptions = (options: string[]) =>
   options.filter((option) => ['ro', 'nosuid', 'nodev', 'noexec'].includes(option));
 
-/** The same, for the mount that a path lies on. */
-export const mountFlags = (path: string): string[] => keptOptions(mountOf(path, readMounts('self'))?.options);
+/** Options of the mount on this host that a path lies on. */
+export const mountOptions = (path: string): string[] => mountOf(path, readMounts('self'))?.options ?? [];
 
-/** Volumes, each with the mounts of this host at and below its source; the source itself is first. */
+/** Those of them that a bind mount has to keep. */
+export const mountFlags = (path: string): string[] => keptOptions(mountOptions(path));
+
+/** Finds the mounts of this host at and below the source of each volume. The source itself is the first. */
 export function findVolumes(volumes: Volume[]): FoundVolume[] {
   const mounts = volumes.length > 0 ? readMounts('self') : [];
   return volumes.map((volume) => {
     const { source } = volume;
-    const below = source === '/' ? '/' : `${source}/`;
-    const inside = mounts.filter(({ mountPoint }) => mountPoint.startsWith(below) && mountPoint !== '/');
-    const points = inside.map(({ mountPoint, options }) => ({
-      path: mountPoint.slice(source === '/' ? 0 : source.length),
-      options: keptOptions(options),
-    }));
+    const submounts = mounts
+      .filter(({ mountPoint }) => mountPoint !== source && isBelow(mountPoint, source))
+      .map(({ mountPoint, options }) => ({
+        path: mountPoint.slice(source === '/' ? 0 : source.length),
+        options: keptOptions(options),
+      }));
     return {
       ...volume,
       isDirectory: statSync(source).isDirectory(),
-      mountPoints: [{ path: '', options: mountFlags(source) }, ...points],
+      mountPoints: [{ path: '', options: mountFlags(source) }, ...submounts],
     };
   });
 }
 
-/** Programs of this host that a launch needs; those that it uses only if present are not among them. */
+/** The host's programs that a launch requires. Programs that it uses only if they are present are not in the list. */
 export function launchPrograms(launch: Launch): string[] {
-  const { isolate, limits, joins, userNamespace, cgroups, detached, stopSignal, terminal } = launch;
+  const { isolate, limits, userNamespace, cgroups, detached, terminal } = launch;
   return [
     'unshare nsenter mount setpriv env',
     detached ? 'mkfifo stdbuf head stat mv rm cat' : terminal ? 'script' : '',
     isolate.has('mount') ? 'pivot_root umount' : 'chroot',
     userNamespace ? '' : 'cp',
-    (cgroups?.lock || detached || stopSignal) && 'flock',
+    (cgroups?.lock || needsNotes(launch)) && 'flock',
     limits.length > 0 && 'prlimit',
-    joins && 'nsenter',
   ].flatMap((words) => (words ? words.split(' ') : []));
 }
 
 /**
- * The loader of the seccomp filter on this host; without one, prints a warning, since the container runs all the same.
- * `bySetpriv`: setpriv(1) may load the filter, which it reads from a file; it then sets no_new_privs too.
+ * The program of this host that loads the seccomp filter for a container with these capabilities. If there is none,
+ * prints a warning, and the container runs without a filter. `bySetpriv`: setpriv(1) may load the filter, from a file;
+ * it sets no_new_privs too.
  */
-export function planSeccomp(kept: string[], bySetpriv: boolean): SeccompLoader | undefined {
-  const rules = seccompRules(process.arch, kept);
-  // not by PATH: a python3 in there may be a wrapper that looks into the working directory
+export function planSeccomp(capabilities: string[], bySetpriv: boolean): SeccompLoader | undefined {
+  const rules = seccompRules(process.arch, capabilities);
+  // findProgram ignores PATH, where python3 may be a wrapper that reads files of the working directory
   const loader =
     rules &&
-    // what leaves no descriptor open comes first
+    // perl and python come first, as setpriv(1) needs an open descriptor
     (seccompLoader(process.arch, rules, findProgram) ??
       (bySetpriv ? seccompLoader(process.arch, rules, findProgram, '/proc/self/fd/6') : undefined));
   if (!loader)

@@ -1,5 +1,6 @@
-# USERNS TREE COMMAND...: mounts the directory TREE over itself with the IDs of the user namespace that the file USERNS
-# names, mount_setattr(2), and becomes COMMAND. The numbers of these system calls are the same on all processors.
+# USERNS TREE COMMAND...: mounts the directory TREE over itself, as an ID-mapped mount, and becomes COMMAND. The file
+# USERNS is a user namespace, whose ID maps apply: mount_setattr(2). These system calls have the same numbers on all
+# processors.
 use strict;
 
 my ($userns, $tree) = (shift, shift);

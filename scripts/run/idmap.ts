@@ -1,20 +1,20 @@
-// Mounts with mapped IDs: files of the host's root belong to the root of a user namespace. See mount_setattr(2).
+// ID-mapped mounts: the files of the host's root belong to the root of a user namespace. See mount_setattr(2).
 import { Failure } from '../helpers/cli.ts';
 import { embedded } from '../helpers/embedded.ts';
 import { installCommand } from '../helpers/programs.ts';
 import { findProgram, runProgram } from '../helpers/shell.ts';
+import { withoutComments } from './hold.ts';
 
-/** Its comments are not for ps(1). */
-const perl = embedded(import.meta.url, './idmap.pl').replace(/^# .*\n/gm, '');
+const perl = withoutComments(embedded(import.meta.url, './idmap.pl'));
 
 const mount = `mount --bind -o X-mount.idmap="$1" -- "$2" "$2" && shift 2 && exec "$@"`;
 
 /**
- * The words of a command whose arguments are the file of a user namespace, a directory and another command: it mounts
- * the directory over itself with the IDs of that namespace, then becomes the other command. It uses mount(8) of
- * util-linux 2.39 or later, else perl. Throws Failure if neither is present.
+ * A command that makes an ID-mapped mount. Its arguments are the file of a user namespace, a directory, and another
+ * command: it mounts the directory over itself with the ID maps of the namespace, then becomes the other command. It is
+ * mount(8) of util-linux 2.39 or later, or perl. Throws Failure if this host has neither.
  */
-export async function idmapWords(): Promise<string[]> {
+export async function idmapCommand(): Promise<string[]> {
   const { stdout } = await runProgram(['mount', '--version']);
   const [, major = '0', minor = '0'] = /util-linux (\d+)\.(\d+)/.exec(stdout) ?? [];
   if (Number(major) > 2 || Number(minor) >= 39) return ['sh', '-c', mount, 'run'];

@@ -1,11 +1,11 @@
-// Defaults of an image for command, environment, user, directory and stop signal: OCI image-spec, config.md.
+// Defaults from an image for command, environment, user, working directory and stop signal: OCI image-spec, config.md.
 import { Failure } from '../helpers/cli.ts';
-import { readInRoot } from '../helpers/rootfs.ts';
+import { parseUser, readInRoot, type UserChoice } from './command.ts';
 
-/** Path in a root file system of the configuration of the image that it was unpacked from. */
-export const imageFile = '/.image.json';
+/** The file in a root file system that holds the configuration of its image. */
+const imageFile = '/.image.json';
 
-/** The part of an image configuration that a launch uses; missing values are empty. */
+/** The values of an image configuration that a launch uses. A missing list is empty. */
 export interface ImageConfig {
   entrypoint: string[];
   command: string[];
@@ -16,8 +16,8 @@ export interface ImageConfig {
 }
 
 /**
- * Reads the configuration that a root file system holds, as `ROOTFS/.image.json`: an OCI image configuration. Throws
- * Failure where it is not what the specification says, since the container may have changed it.
+ * Reads the OCI image configuration in `ROOTFS/.image.json`. Without such a file all values are missing. Throws Failure
+ * if the file does not follow the specification: a container may have written it.
  */
 export function readImageConfig(rootfs: string): ImageConfig {
   const text = readInRoot(rootfs, imageFile);
@@ -50,4 +50,13 @@ export function readImageConfig(rootfs: string): ImageConfig {
     workdir: word('WorkingDir'),
     stopSignal: word('StopSignal'),
   };
+}
+
+/** The user that an image names, or root. Throws Failure if the name is not valid. */
+export function imageUser(rootfs: string, text = '0'): UserChoice {
+  try {
+    return parseUser(text);
+  } catch (error) {
+    throw new Failure(`User in ${rootfs}${imageFile} is ${(error as Error).message}: choose one with -u`);
+  }
 }

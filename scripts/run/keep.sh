@@ -1,26 +1,27 @@
 # shellcheck shell=dash
-# FOLDER BYTES LOCK COMMAND...: runs COMMAND in the background, and keeps in FOLDER its exit status and the last of what it
-# says: log and log.1 have no more than BYTES each. Then FOLDER/cleanup, under the lock on LOCK if there is one, removes what COMMAND had.
-# Whoever waits for the lock on FOLDER, which
-# descriptor 7 is open on, waits until all of that is done. Who started this reads descriptor 2.
+# FOLDER BYTES LOCK COMMAND...: runs COMMAND in the background. Keeps its exit status and the end of its output in
+# FOLDER: log and log.1 have at most BYTES each. When COMMAND has ended, runs FOLDER/cleanup, which removes cgroups and
+# network of the container, under the lock on LOCK if that is not empty.
+# Descriptor 7 is open on FOLDER and holds its lock until this program ends: other programs wait for that.
+# Descriptor 0 is the pipe that COMMAND waits on. The process that started this program reads descriptor 2.
 trap '' HUP INT QUIT TERM USR1 USR2 TSTP
 folder=$1 bytes=$2 lock=$3
 shift 3
-# a pipe for what COMMAND says, 1 to 0, and one for what is said about it, 8 to 4. fifo(7): a first open for both
-# directions does not wait for the other end
-cd -- "$folder" && mkfifo -m 600 output said || exit 125
-exec 3<&0 8<>said 1<>output
-exec 4<said 0<output
-rm output said
+# two pipes: from 1 to 0 for the output of COMMAND, from 8 to 4 for messages of the chain that becomes COMMAND.
+# A first open for reading and writing does not wait for the other end, fifo(7).
+cd -- "$folder" && mkfifo -m 600 output messages || exit 125
+exec 3<&0 8<>messages 1<>output
+exec 4<messages 0<output
+rm output messages
 flock 7 || exit 125
 parent=$$ "$@" <&3 3</dev/null 4>&1 2>&8 7<&- 8>&- &
 child=$!
 exec >/dev/null 3<&- 5<&- 6<&- 8>&-
 
-# the last word before COMMAND runs; without it there is nothing to keep
-while read -r said <&4; do
-  echo "$said" >&2
-  [ "$said" != ready ] || break
+# forwards messages up to "ready", which is the last one before COMMAND runs
+while read -r message <&4; do
+  echo "$message" >&2
+  [ "$message" != ready ] || break
 done
 exec 2>/dev/null
 
@@ -29,13 +30,13 @@ while stdbuf -o0 head -c "$bytes" >log 4<&- 7<&-; do
   [ "$(stat -c %s log)" -ge "$bytes" ] || break
   mv log log.1
 done
-# the log can't be written, if anything is left: that is lost then, but nobody waits to be heard
+# if the log could not be written, the rest of the output is discarded, so that COMMAND does not block
 cat 4<&- 7<&-
 wait "$child"
 code=$?
-# unshare(1) before 2.40 takes a SIGKILL of its child for a failure of its own
-while read -r said <&4; do
-  case $said in *sigprocmask*) code=137 ;; esac
+# unshare(1) before 2.40 reports an error of its own if SIGKILL ended its child
+while read -r message <&4; do
+  case $message in *sigprocmask*) code=137 ;; esac
 done
 echo "$code" >status
 for _ in 1 2 3 4 5 6 7 8 9 10; do

@@ -1,4 +1,5 @@
-// The launch of a container: hold, furnish from outside, shut in, release, wait. docs/run.md explains it.
+// The launch of a container. docs/run.md explains its steps: hold, furnish, join cgroups, drop, furnish the rest, shut
+// in, network, late limits, release, wait.
 
 import {
   chownSync,
@@ -16,114 +17,101 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Failure } from '../helpers/cli.ts';
 import { attempt, readProc, startTicks } from '../helpers/pids.ts';
 import { sh, zx } from '../helpers/shell.ts';
-import { perform, toShell } from '../helpers/steps.ts';
+import { perform, type Step, toShell } from '../helpers/steps.ts';
 import { notesAbout } from '../limit/notes.ts';
-import { joinCgroups, lastSteps, type Name, removingProgram, takeName } from './cgroups.ts';
-import { enterCommand, type Launch } from './container.ts';
+import { joiningSteps, type ReservedName, removingSteps, reserveName } from './cgroups.ts';
+import { enterCommand, type Launch, needsNotes } from './container.ts';
 import { Furnisher } from './furnisher.ts';
-import { command, type Held, hold, holdUserNamespace } from './held.ts';
+import { type HeldProcess, hold, holdUserNamespace, hostShell } from './held.ts';
 import { releaseShell } from './hold.ts';
 import { Signals } from './signals.ts';
 import { closeInherited, giveStreams } from './streams.ts';
+import { hostId } from './userns.ts';
 
-/** Throws Failure when a signal has come before there is a command. */
+/** A signal has ended the launch. The exit code tells which, so no message is printed. */
+class Interrupted extends Failure {}
+
+/** Throws Interrupted if a signal came before the command was started. */
 function checkSignal({ ending }: Signals): void {
   if (ending) throw new Interrupted(`${ending} came before it had started`);
 }
 
-/** The launch was ended by a signal: there is nothing to say, and the exit code tells which. */
-class Interrupted extends Failure {}
-
 /** Launches a container and, unless it is detached, waits for its end. Returns the exit code. */
 export async function launchContainer(launch: Launch): Promise<number> {
-  const { name, cgroups, detached, stopSignal, runDirectory, connection } = launch;
+  const { cgroups, detached, isolate, connection, userNamespace } = launch;
   closeInherited();
   const signals = new Signals();
-  const notes = detached !== undefined || stopSignal !== undefined;
-  const take = () => takeName({ name, cgroups, runDirectory, notes, stopSignal });
-  let taken: Name | undefined;
-  let holder: Held | undefined;
-  let held: Held | undefined;
+  let reserved: ReservedName | undefined;
+  let holder: HeldProcess | undefined;
+  let held: HeldProcess | undefined;
   let furnisher: Furnisher | undefined;
-  let leave: (() => Promise<void>) | undefined;
-  let keeps = false;
+  let disconnect: (() => Promise<void>) | undefined;
+  let cleansUpLater = false; // keep.sh cleans up when a detached container ends
   try {
-    // a folder has to be there before anybody keeps something in it
-    if (notes) taken = await take();
-    if (launch.userNamespace) holder = await holdUserNamespace(launch.userNamespace);
+    // hold
+    if (needsNotes(launch)) reserved = await reserveName(launch); // keep.sh needs the directory in /run
+    if (userNamespace) holder = await holdUserNamespace(userNamespace);
     const network = launch.joins && openNetwork(launch.joins);
-    const folder = detached && (taken?.folder ?? openSync(runDirectory, 'r'));
-    held = hold(launch, {
-      ...(holder?.child.pid && { holder: holder.child.pid }),
-      ...(network !== undefined && { network }),
-      ...(folder !== undefined && { folder }),
-    });
+    const folder = detached && (reserved?.lockDescriptor ?? openSync(launch.runDirectory, 'r'));
+    held = hold(launch, { holder: holder?.child.pid, network, folder });
     if (network !== undefined) closeSync(network);
-    await zx(); // loaded while it is on its way
-    held.pid = Number(await held.hears(/^\d+$/));
+    await zx(); // zx is loaded while the process starts
+    const pid = Number(await held.waitForLine(/^\d+$/));
+    held.pid = pid;
     checkSignal(signals);
-    if (launch.userNamespace?.byRoot && launch.terminal)
-      chownSync(`/proc/${held.pid}/fd/3`, launch.userNamespace.uids[0]?.outside as number, -1);
-    furnisher = new Furnisher(launch, held.pid);
-    const first = furnisher.first();
-    first.catch(() => {}); // it is waited for below
-    // the lock is held for as short as can be: until it is in the cgroups that hold the name
-    taken ??= await take();
-    if (cgroups) joinCgroups(cgroups, held.pid);
-    taken.unlock();
-    await first;
-    held.goOn();
-    await holder?.giveUp();
-    const ready = held.hears(/^ready$/);
-    await Promise.all([ready, furnisher.prepare()]);
+    if (userNamespace?.byRoot && launch.terminal)
+      chownSync(`/proc/${pid}/fd/3`, hostId(userNamespace.uids, 0) as number, -1);
+
+    // furnish, and meanwhile join cgroups
+    furnisher = new Furnisher(launch, pid);
+    const earlyMounts = furnisher.mountEarly();
+    earlyMounts.catch(() => {}); // awaited below
+    // the lock is held only until PID 1 is in the cgroups, which then reserve the name
+    reserved ??= await reserveName(launch);
+    if (cgroups) await perform(joiningSteps(cgroups, String(pid)));
+    reserved.unlock();
+    await earlyMounts;
+
+    // drop privileges, and meanwhile furnish the rest
+    held.resume();
+    await holder?.abort(); // PID 1 has joined the user namespace
+    await Promise.all([held.waitForLine(/^ready$/), furnisher.makeFiles()]);
     checkSignal(signals);
-    await furnisher.second();
-    if (launch.isolate.has('net') && launch.hasIp && !connection)
-      await command(sh`${enterCommand(launch, String(held.pid))} ip link set lo up`);
-    await giveStreams(launch, held.pid);
-    if (launch.isolate.has('mount')) await furnisher.shutIn();
+    await furnisher.mountLate();
+    if (isolate.has('net') && launch.hasIp && !connection)
+      await (await hostShell())`exec ${enterCommand(launch, String(pid))} ip link set lo up`;
+    await giveStreams(launch, pid);
+
+    // shut in, network, late limits
+    if (isolate.has('mount')) await furnisher.pivotRoot();
     furnisher.close();
-    leave = await connection?.attach(held.pid);
-    if (cgroups) await perform(lastSteps(cgroups));
+    disconnect = await connection?.attach(pid);
+    if (cgroups) await perform(cgroups.last);
     checkSignal(signals);
-    if (detached) {
-      const afterwards = connection?.afterwards(held.pid) ?? [];
-      if (!cgroups?.lock) writeFileSync(join(runDirectory, 'pid'), `${held.pid} ${startTicks(held.pid)}\n`);
-      if (cgroups || connection)
-        writeFileSync(
-          join(runDirectory, 'cleanup'),
-          [
-            toShell([{ run: sh`rm -rf ${notesAbout(held.pid)}` }]),
-            afterwards.length > 0 && toShell([{ run: afterwards, ignore: true }]),
-            cgroups && removingProgram(cgroups, name),
-          ]
-            .filter(Boolean)
-            .join('\n'),
-        );
-      keeps = true;
-    } else {
-      // unshare(1) is its parent and dies with it
-      signals.passTo(held.pid, launch.isolate.has('pid'), launch.terminal);
-    }
-    if (held.ended) throw new Failure(held.words() || 'it was killed while it was made');
-    held.goOn();
-    if (detached) return await reportStart(launch, held);
-    const code = await exitCode(held, signals);
-    return code;
+
+    // release and wait
+    if (detached) writeCleanup(launch, pid);
+    else signals.passTo(pid, isolate.has('pid'), launch.terminal);
+    cleansUpLater = detached !== undefined;
+    if (held.hasEnded) throw held.failure();
+    held.resume();
+    return detached ? await reportStart(launch, held) : await exitCode(held, signals);
   } catch (error) {
     furnisher?.close();
-    await Promise.all([held?.giveUp(), holder?.giveUp()]);
-    keeps = false;
+    await Promise.all([held?.abort(), holder?.abort()]);
+    cleansUpLater = false;
     if (error instanceof Interrupted) return 128 + constants.signals[signals.ending as NodeJS.Signals];
     throw error;
   } finally {
-    if (!keeps) await leave?.();
-    if (!keeps && held?.pid) rmSync(notesAbout(held.pid), { recursive: true, force: true });
-    if (!keeps) await taken?.giveBack(false);
+    if (!cleansUpLater) {
+      await disconnect?.();
+      if (held?.pid) rmSync(notesAbout(held.pid), { recursive: true, force: true });
+      await reserved?.giveBack();
+    }
   }
 }
 
-/** The network namespace that is to be shared. Throws Failure where another process has that PID by now. */
+/** Opens the network namespace to share. Throws Failure if its process has ended, also if another process has its PID. */
 function openNetwork({ pid, inode, label }: NonNullable<Launch['joins']>): number {
   const file = attempt(() => openSync(`/proc/${pid}/ns/net`, 'r'));
   if (file !== undefined && fstatSync(file).ino === inode) return file;
@@ -131,52 +119,62 @@ function openNetwork({ pid, inode, label }: NonNullable<Launch['joins']>): numbe
   throw new Failure(`${label} has ended`);
 }
 
-/** What became of one that was waited for. */
-async function exitCode(held: Held, signals: Signals): Promise<number> {
+/** Writes the program by which keep.sh cleans up after a detached container. It fails while a cgroup is in use. */
+function writeCleanup({ runDirectory, cgroups, connection }: Launch, pid: number): void {
+  // a container of root is found by its cgroups
+  if (!cgroups?.lock) writeFileSync(join(runDirectory, 'pid'), `${pid} ${startTicks(pid)}\n`);
+  if (!cgroups && !connection) return;
+  const steps: Step[] = [{ run: sh`rm -rf ${notesAbout(pid)}` }];
+  const detach = connection?.afterwards(pid) ?? [];
+  if (detach.length > 0) steps.push({ run: detach, ignore: true });
+  if (cgroups)
+    steps.push(...removingSteps(cgroups), { run: sh`test ! -d ${cgroups.directories[0] as string}` });
+  writeFileSync(join(runDirectory, 'cleanup'), toShell(steps));
+}
+
+/** Waits for the end of a container. Returns the exit code of run.ts. Throws Failure if the command was not started. */
+async function exitCode(held: HeldProcess, signals: Signals): Promise<number> {
   const [code, signal] = await held.end;
-  const { ending } = signals; // it may have come meanwhile
-  const words = held.words();
+  const { ending } = signals; // set if a signal has come meanwhile
+  const text = held.errorText();
   if (ending) return 128 + constants.signals[ending];
-  // unshare(1) before 2.40 takes a SIGKILL of its child for a failure of its own
-  if (words.includes('sigprocmask')) return 137;
-  if (words) throw new Failure(words);
+  // unshare(1) before 2.40 reports an error of its own if SIGKILL ended its child
+  if (text.includes('sigprocmask')) return 137;
+  if (text) throw new Failure(text);
   return code ?? 128 + constants.signals[signal as NodeJS.Signals];
 }
 
 /**
- * Waits until a detached container's command runs, or has ended. Prints the name and returns 0; where the command could
- * not be started, says why and returns what run.ts returns for that.
+ * Waits until the command of a detached container runs or has ended. Prints the name and returns 0. If the command could
+ * not be started, prints why, and returns the exit code of run.ts.
  */
-async function reportStart(launch: Launch, held: Held): Promise<number> {
+async function reportStart({ runDirectory, hasInit, name, chroot }: Launch, held: HeldProcess) {
   const { pid } = held;
   const since = startTicks(pid);
-  const { runDirectory, hasInit, name } = launch;
-  const words = (process_: number) => readProc(process_, 'cmdline') ?? '';
-  // it is chroot(1) for a moment where there is no pivot
-  const isShell = (process_: number) =>
-    words(process_).includes(releaseShell) || words(process_).startsWith(`${launch.chroot}\0`);
+  const argvOf = (process_: number) => readProc(process_, 'cmdline') ?? '';
+  // without pivot_root, the shell of release.sh becomes chroot(1), which becomes the command
+  const isCommand = (argv: string) => !argv.includes(releaseShell) && !argv.startsWith(`${chroot}\0`);
   const children = () => (readProc(pid, `task/${pid}/children`) ?? '').split(' ').filter(Boolean).map(Number);
-  // until an init's child is the command it is a copy of the init, or env(1), see shellInit
-  const isCommand = (child: number) => {
-    const its = words(child); // read once: it may become another at any moment
-    return !/^$|^true\0$|^env\0--default-signal/.test(its) && its !== words(pid);
+  // the child of an init is first a copy of the init, or env(1), see shellInit; then it becomes the command
+  const isInitsCommand = (argv: string) =>
+    !/^$|^true\0$|^env\0--default-signal/.test(argv) && argv !== argvOf(pid);
+  const runs = () => {
+    const argv = argvOf(pid);
+    if (argv === '' || !isCommand(argv)) return false; // a process that has ended has an empty argv
+    return !hasInit || children().some((child) => isInitsCommand(argvOf(child)));
   };
-  const runs = () =>
-    words(pid) !== '' && // one that has ended has none
-    !isShell(pid) &&
-    (!hasInit || children().some(isCommand));
-  for (let waited = 0; waited < 10_000 && !held.ended; waited += 5) {
+  for (let waited = 0; waited < 10_000 && !held.hasEnded; waited += 5) {
     if (startTicks(pid) === since && runs()) break;
     await sleep(5);
   }
-  const code = held.ended ? Number(attempt(() => readFileSync(join(runDirectory, 'status'), 'utf8'))) : 0;
+  const code = held.hasEnded ? Number(attempt(() => readFileSync(join(runDirectory, 'status'), 'utf8'))) : 0;
   if ([125, 126, 127].includes(code)) {
-    const said = attempt(() => readFileSync(join(runDirectory, 'log'), 'utf8').trim());
-    if (said) writeSync(2, `${said}\n`);
+    const message = attempt(() => readFileSync(join(runDirectory, 'log'), 'utf8').trim());
+    if (message) writeSync(2, `${message}\n`);
     rmSync(runDirectory, { recursive: true, force: true });
     return code;
   }
-  held.letGo();
+  held.detach();
   writeSync(1, `${name}\n`);
   return 0;
 }

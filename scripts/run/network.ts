@@ -1,10 +1,9 @@
 // The network of a container that run.ts starts: that of the host, none, that of another container, or an interface of
 // its own: for root on a bridge, for other users by pasta(1) or slirp4netns(1).
-import { constants, existsSync, fstatSync, openSync, readFileSync, realpathSync } from 'node:fs';
+import { existsSync, realpathSync } from 'node:fs';
 import { dirname, extname, join } from 'node:path';
 import { Failure, UsageError } from '../helpers/cli.ts';
-import { attempt, namespaceInode } from '../helpers/pids.ts';
-import { installCommand } from '../helpers/programs.ts';
+import { namespaceInode } from '../helpers/pids.ts';
 import type { Command } from '../helpers/shell.ts';
 import type { Port } from '../network/addresses.ts';
 import type { Connection, Launch } from './container.ts';
@@ -22,7 +21,7 @@ export function parseNetwork(text: string): NetworkChoice {
 }
 
 /** Options and facts that a network depends on. */
-export interface NetworkWishes {
+export interface NetworkRequest {
   /** the container's */
   name: string;
   choice: NetworkChoice;
@@ -30,7 +29,7 @@ export interface NetworkWishes {
   /** lines of /etc/hosts and of /etc/resolv.conf */
   hosts: string[];
   nameservers: string[];
-  /** its own name, where it has one */
+  /** its own name, or that of the host */
   hostname: string;
   isRoot: boolean;
   /** it has a root directory of its own, whose files may be mounted over */
@@ -39,119 +38,110 @@ export interface NetworkWishes {
 
 /** The network of a launch, and the files in /etc that belong to it. */
 export interface LaunchNetwork {
-  connection: Connection | undefined;
-  joins: Launch['joins'];
+  connection?: Connection;
+  joins?: Launch['joins'];
   texts: Text[];
-  /** a message for the caller */
-  warning: string | undefined;
-}
-
-/**
- * The text of a small file in the /etc of the container whose network is shared; undefined if there is no such file.
- * A symlink would lead into the host's files, so none is followed: open(2) O_NOFOLLOW.
- */
-function readEtc(pid: number, name: string): string | undefined {
-  const { O_RDONLY, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK } = constants;
-  return attempt(() => {
-    const folder = openSync(`/proc/${pid}/root/etc`, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-    const file = openSync(`/proc/self/fd/${folder}/${name}`, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
-    if (!fstatSync(file).isFile() || fstatSync(file).size > 32_768) return undefined;
-    const text = readFileSync(file, 'utf8').trim();
-    return text.includes('\0') ? undefined : text;
-  });
+  /** a message for the user */
+  warning?: string;
 }
 
 /** Plans the network of a launch. Throws Failure if this host or this user cannot have it. */
-export async function planNetwork(wishes: NetworkWishes): Promise<LaunchNetwork> {
-  const { name, choice, ports, hosts, nameservers, hostname, isRoot, hasFiles } = wishes;
-  const own = `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t${hostname}`;
-  const files = (hostsText?: string, resolvText?: string): Text[] => [
-    ...(hostsText === undefined ? [] : [{ path: '/etc/hosts', text: [hostsText, ...hosts].join('\n') }]),
-    ...(resolvText === undefined ? [] : [{ path: '/etc/resolv.conf', text: resolvText }]),
-  ];
-  const asked = files(
-    hosts.length > 0 ? own : undefined,
-    nameservers.length > 0 ? nameservers.join('\n') : undefined,
-  );
-  const plain = { connection: undefined, joins: undefined, texts: asked, warning: undefined };
-  if (choice.kind === 'host' || choice.kind === 'none') return plain;
+export async function planNetwork(request: NetworkRequest): Promise<LaunchNetwork> {
+  const { choice, ports, isRoot } = request;
+  if (choice.kind === 'container') return shareNetwork(request, choice.target);
+  if (choice.kind !== 'bridge') return { texts: askedTexts(request) };
+  const { checkPorts } = await import('../network/host.ts');
+  checkPorts(ports);
+  return isRoot ? planBridged(request) : planCarried(request);
+}
 
-  if (choice.kind === 'container') {
-    if (!isRoot)
-      throw new Failure(
-        '--network container:NAME needs root: a user may not join the network of another user namespace',
-      );
-    const { hasHostRoot } = await import('../network/files.ts');
-    const { findNetwork } = await import('../network/target.ts');
-    const { pid, inode } = findNetwork(choice.target);
-    const joins = { pid, inode, label: choice.target };
-    if (!hasFiles || hasHostRoot(pid)) return { ...plain, joins };
-    const its = readEtc(pid, 'hosts');
-    const resolv = nameservers.length > 0 ? nameservers.join('\n') : readEtc(pid, 'resolv.conf');
-    return {
-      ...plain,
-      joins,
-      texts: files(its === undefined ? own : `${its}\n127.0.1.1\t${hostname}`, resolv),
-    };
-  }
+/** /etc/hosts and /etc/resolv.conf as options ask for, else with this text; undefined: the file of ROOTFS stays. */
+const etcTexts = ({ nameservers }: NetworkRequest, hosts: string | undefined, resolver?: string): Text[] =>
+  [
+    { path: '/etc/hosts', text: hosts },
+    { path: '/etc/resolv.conf', text: nameservers.join('\n') || resolver },
+  ].filter((file): file is Text => file.text !== undefined);
 
-  const { isListening, readNameservers } = await import('../network/host.ts');
-  const { checkPublished, defaultBridge } = await import('../network/plan.ts');
-  for (const port of ports)
-    if (isListening(port)) throw new Failure(`port ${port.hostPort} of this host is in use: ss -ltnup`);
-  if (isRoot) {
-    checkPublished(ports);
-    const dns = nameservers.map((line) => line.split(' ')[1] as string);
-    const { attach, leave, printAttachNew } = await import('../network/network.ts');
-    const wishes = { bridge: defaultBridge, dns };
-    const wanted = { ip: undefined, isolated: false, ports, noFiles: !hasFiles };
-    const texts = hasFiles ? files(own, nameservers.join('\n')) : []; // attach fills them
-    const connection: Connection = {
+/** The text of /etc/hosts, which begins with `localhost`, or lines of another container. */
+const hostsText = (
+  { hosts, hostname }: NetworkRequest,
+  localhost = '127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback',
+) => [localhost, `127.0.1.1\t${hostname}`, ...hosts].join('\n');
+
+/** The files that options ask for. */
+const askedTexts = (request: NetworkRequest) =>
+  etcTexts(request, request.hosts.length > 0 ? hostsText(request) : undefined);
+
+/** The network of another container, with copies of the files that belong to it. */
+async function shareNetwork(request: NetworkRequest, label: string): Promise<LaunchNetwork> {
+  if (!request.isRoot)
+    throw new Failure(
+      '--network container:NAME needs root: a user may not join the network of another user namespace',
+    );
+  const { hasHostRoot, readEtc } = await import('../network/files.ts');
+  const { findNetwork } = await import('../network/target.ts');
+  const { pid, inode } = findNetwork(label);
+  const joins = { pid, inode, label };
+  if (!request.hasFiles || hasHostRoot(pid)) return { joins, texts: askedTexts(request) };
+  const copyOf = (name: 'hosts' | 'resolv.conf') => {
+    const text = readEtc({ name, pid, inode })?.trim() ?? '';
+    // the tmpfs that holds the copy is small, and a NUL is no text
+    return text.length > 32_768 || text.includes('\0') ? undefined : text || undefined;
+  };
+  return { joins, texts: etcTexts(request, hostsText(request, copyOf('hosts')), copyOf('resolv.conf')) };
+}
+
+/** An interface on a bridge of network.ts. */
+async function planBridged(request: NetworkRequest): Promise<LaunchNetwork> {
+  const { name, ports, hasFiles, nameservers } = request;
+  const { defaultBridge } = await import('../network/plan.ts');
+  const { attach, leave, printAttach } = await import('../network/network.ts');
+  const dns = nameservers.map((line) => line.split(' ')[1] as string);
+  const wanted = { bridge: defaultBridge, dns, ports, noFiles: !hasFiles };
+  const texts = etcTexts(request, hostsText(request), ''); // attach adds lines
+  const [hosts, resolver] = texts.map(({ text }) => `${text}\n`);
+  return {
+    connection: {
       attach: async (pid) => {
-        const find = () => ({ pid, name, inode: namespaceInode(pid, 'net') ?? 0 });
-        const { attachment, warnings } = await attach(wishes, wanted, find);
+        const inode = namespaceInode(pid, 'net') ?? 0;
+        const { warnings } = await attach(wanted, { pid, name, inode, text: name });
         for (const warning of warnings) console.error(`run: ${warning}`);
-        return () => leave(attachment);
+        return () => leave(inode);
       },
       afterwards: (pid) => sweeper(namespaceInode(pid, 'net')),
-      print: (pid, inode) => {
-        const its = Object.fromEntries(
-          texts.map(({ path, text }) => [path.slice('/etc/'.length), `${text}\n`]),
-        );
-        return printAttachNew(wishes, wanted, { name, pid, inode, files: its });
-      },
-    };
-    return { ...plain, connection, texts };
-  }
-  const { carry, endCarriersOf, findCarrier, forwarder, planCarry } = await import('../network/rootless.ts');
+      print: (pid, inode) => printAttach(wanted, { name, pid, inode }, { hosts, 'resolv.conf': resolver }),
+    },
+    texts: hasFiles ? texts : [],
+  };
+}
+
+/** An interface whose packets a process of the user carries. */
+async function planCarried(request: NetworkRequest): Promise<LaunchNetwork> {
+  const { ports } = request;
+  const { carriersEnd, carry, findCarrier, forwarder, noCarrier, planCarry } = await import(
+    '../network/rootless.ts'
+  );
+  const { readNameservers, resolverLines } = await import('../network/resolver.ts');
   const carrier = findCarrier();
   if (!carrier && ports.length > 0) throw new Failure(`--publish: ${noCarrier()}`);
   if (!carrier)
     return {
-      ...plain,
+      texts: askedTexts(request),
       warning: `--network bridge: the container has a loopback interface only: ${noCarrier()}`,
     };
-  const { search } = readNameservers();
-  const resolv = [
-    `nameserver ${forwarder[carrier]}`,
-    ...(search.length > 0 ? [`search ${search.join(' ')}`] : []),
-  ];
+  const carried = resolverLines([forwarder[carrier]], readNameservers().search).join('\n');
   return {
-    ...plain,
     connection: {
       attach: async (pid) => {
         await carry(carrier, ports, pid);
-        const ended = endCarriersOf(pid); // whose network they carry is to be told only now
-        return ended;
+        return carriersEnd(pid);
       },
       afterwards: () => [], // a carrier ends with the container
       print: async (pid) => [planCarry(carrier, ports, pid)],
     },
-    texts: files(own, (nameservers.length > 0 ? nameservers : resolv).join('\n')),
+    texts: etcTexts(request, hostsText(request), carried),
   };
 }
-
-const noCarrier = () => `without root it needs pasta(1) or slirp4netns(1): ${installCommand(['pasta'])}`;
 
 /**
  * The command that removes the network of a container that has ended after run.ts: network.ts sweep, if network.ts is

@@ -1,17 +1,16 @@
-// Parsers for the values of Docker's options: volumes, variables, limits, hosts. Each throws UsageError, whose message
-// says what is accepted.
+// Parsers for the values of options. Each throws UsageError with a message that says which values are accepted.
 import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { join, posix, resolve } from 'node:path';
 import { kebab, reason, UsageError } from '../helpers/cli.ts';
-import { mountOf, readMounts } from '../helpers/mounts.ts';
-import { parsePath, parseVariable } from '../helpers/options.ts';
-import { maxId } from '../helpers/rootfs.ts';
 import { parseNumber, parseSize } from '../helpers/units.ts';
 import { findDisk } from '../limit/disk.ts';
+import { maxId, parsePath, parseVariable } from './command.ts';
 import type { Device, Tmpfs, Volume } from './furnish.ts';
+import { namespaces } from './hold.ts';
+import { mountOptions } from './host.ts';
 
-/** A name that is valid as a directory, a host name and a word of the shell. `pid-N` is reserved for limit-*.ts. */
+/** A name that is valid as a directory name, a host name, and a word of the shell. `pid-N` is reserved for limit-*.ts. */
 export function parseName(text: string): string {
   if (/^[a-z0-9][a-z0-9_.-]{0,62}$/i.test(text) && !/^pid-\d+$/.test(text)) return text;
   throw new UsageError(
@@ -19,7 +18,7 @@ export function parseName(text: string): string {
   );
 }
 
-/** The variables in a file, one per line as in `-e`. Lines that begin with # are comments; quotes have no meaning. */
+/** The variables in a file. Each line is a value of `-e`, or a comment that begins with #. Quotes are not special. */
 export function parseVariableFile(path: string): string[] {
   let text: string;
   try {
@@ -33,14 +32,12 @@ export function parseVariableFile(path: string): string[] {
     .map((line) => parseVariable(line.trimStart()));
 }
 
-/** Options of the mount on the host that a path lies on. */
-const mountOptions = (path: string) => mountOf(realpathSync(path), readMounts('self'))?.options ?? [];
-
-/** Options of Docker and mount(8) that every volume has already: they are accepted, and change nothing. */
+/** Options of Docker and mount(8) that every volume has anyway: they are accepted and change nothing. */
 const accepted = 'rw nodev relatime rbind private rprivate nocopy'.split(' ');
 
 /**
- * `SRC:DST[:OPTIONS]` with ro, nosuid, noexec, separated by commas, or `accepted`. A colon in SRC is written as `\:`.
+ * `SRC:DST[:OPTIONS]`. Options are ro, nosuid, noexec, and the words in `accepted`, separated by commas. A colon in SRC is
+ * written as `\:`.
  */
 export function parseVolume(text: string): Volume {
   const [from = '', to = '', words = 'rw', ...more] = text
@@ -60,24 +57,24 @@ export function parseVolume(text: string): Volume {
       );
   if (options.includes('rw') && options.includes('ro'))
     throw new UsageError('--volume: ro and rw exclude each other');
-  // mount_setattr(2): a bind mount has the access times of what it shows
-  if (options.includes('relatime') && !mountOptions(source).includes('relatime'))
+  // a bind mount keeps the access time option of its source, mount_setattr(2)
+  if (options.includes('relatime') && !mountOptions(realpathSync(source)).includes('relatime'))
     throw new UsageError(
       `--volume: ${source} lies on a mount without relatime, which a bind mount keeps: leave out relatime`,
     );
   return {
     source: realpathSync(source),
     path: parsePath('volume', to),
-    // --privileged adds no nodev
+    // nodev is kept, since --privileged does not add it
     options: options.filter((word) => word === 'nodev' || !accepted.includes(word)),
   };
 }
 
-/** Options of tmpfs(5) that are accepted. Every tmpfs has nodev, relatime and async already. */
+/** Options of tmpfs(5) that are accepted. Every tmpfs has nodev, relatime and async anyway. */
 const tmpfsOption =
   /^(rw|ro|(no)?(suid|exec)|nodev|relatime|async|size=\d+[kmg%]?|mode=[0-7]{3,4}|(uid|gid|nr_inodes)=\d+)$/i;
 
-/** `DST[:OPTIONS]` with options of tmpfs(5). Defaults are those of Docker: nosuid and noexec. */
+/** `DST[:OPTIONS]` with options of tmpfs(5). The defaults are Docker's: nosuid and noexec. */
 export function parseTmpfs(text: string): Tmpfs {
   const [to = '', words = ''] = text.split(/:(.*)/s);
   const options = ['nosuid', 'noexec'];
@@ -94,7 +91,7 @@ export function parseTmpfs(text: string): Tmpfs {
   return { path: parsePath('tmpfs', to), options };
 }
 
-/** `SRC[:DST]`: a device of this host, and its path below /dev. */
+/** `SRC[:DST]`: a device of this host, and its path in the container, below /dev. */
 export function parseDevice(text: string): Device {
   const [from = '', to = from, access] = text.split(':');
   if (access !== undefined && access !== 'rwm')
@@ -110,31 +107,28 @@ export function parseDevice(text: string): Device {
   return { source: realpathSync(from), path };
 }
 
-/**
- * Throws UsageError if two mounts have the same path: one would hide the other. `places` are options and the paths of
- * each.
- */
-export function checkPlaces(places: [option: string, paths: string[]][]): void {
-  const taken = new Map<string, string>();
-  for (const [option, paths] of places)
-    for (const path of paths) {
-      const place = posix.join('/', path, '.').replace(/(?<=.)\/$/, '');
-      const other = taken.get(place);
+/** Throws UsageError if two mounts have the same target, where one would hide the other. */
+export function checkTargets(mounts: [option: string, targets: { path: string }[]][]): void {
+  const optionOf = new Map<string, string>();
+  for (const [option, targets] of mounts)
+    for (const { path } of targets) {
+      const target = posix.join('/', path, '.').replace(/(?<=.)\/$/, '');
+      const other = optionOf.get(target);
       if (other !== undefined)
         throw new UsageError(
-          `${place} is the target of two mounts, by ${other === option ? option : `${other} and ${option}`}: choose one`,
+          `${target} is the target of two mounts, by ${other === option ? option : `${other} and ${option}`}: choose one`,
         );
-      taken.set(place, option);
+      optionOf.set(target, option);
     }
 }
 
-/** A parser that also takes -1, which is unlimited, as in Docker. */
+/** A parser that also accepts -1, which means unlimited, as in Docker. */
 export const orUnlimited =
   (parse: (text: string) => number) =>
   (text: string): number =>
     text === '-1' ? Infinity : parse(text);
 
-/** A parser of `PATH:RATE`: the disk that PATH is or lies on, and bytes or operations a second. */
+/** A parser of `PATH:RATE`: the disk that PATH is or lies on, and bytes or operations per second. */
 export const parseRate =
   (limit: 'readBps' | 'writeBps' | 'readIops' | 'writeIops') =>
   (text: string): { limit: typeof limit; device: string; value: number } => {
@@ -145,13 +139,13 @@ export const parseRate =
     return { limit, device: findDisk(path).device, value };
   };
 
-/** The limits of getrlimit(2), as Docker and prlimit(1) call them. */
+/** Names of the limits of getrlimit(2) in Docker and prlimit(1). */
 const limits =
   'core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack'.split(
     ' ',
   );
 
-/** `NAME=SOFT[:HARD]` as an option of prlimit(1). */
+/** `NAME=SOFT[:HARD]`. Returns an option of prlimit(1). */
 export function parseLimit(text: string): string {
   const [, name = '', soft = '', hard = soft] =
     /^(\w+)=(-1|\d+|unlimited)(?::(-1|\d+|unlimited))?$/.exec(text) ?? [];
@@ -161,7 +155,7 @@ export function parseLimit(text: string): string {
   return `--${name}=${value(soft)}:${value(hard)}`;
 }
 
-/** `NAME:ADDRESS`, as a line of hosts(5). */
+/** `NAME:ADDRESS`. Returns a line of hosts(5). */
 export function parseHost(text: string): string {
   const [, name = '', address = ''] = /^([\w.-]+)[:=](.*)$/.exec(text) ?? [];
   const bare = address.replace(/^\[(.*)\]$/, '$1');
@@ -169,13 +163,13 @@ export function parseHost(text: string): string {
   return `${bare}\t${name}`;
 }
 
-/** An address, as a line of resolv.conf(5). */
+/** An IP address. Returns a line of resolv.conf(5). */
 export function parseNameserver(text: string): string {
   if (!isIP(text)) throw new UsageError(`--dns is the address of a name server, not ${text}`);
   return `nameserver ${text}`;
 }
 
-/** `seccomp=unconfined` or `no-new-privileges[=false]`: restrictions that are lifted. */
+/** `seccomp=unconfined` or `no-new-privileges[=false]`. */
 export function parseSecurity(text: string): { seccomp?: false; newPrivileges?: boolean } {
   const [, key, value = 'true'] = /^(seccomp|no-new-privileges)(?:[=:](\w+))?$/.exec(text) ?? [];
   if (key === 'seccomp' && value === 'unconfined') return { seccomp: false };
@@ -184,4 +178,14 @@ export function parseSecurity(text: string): { seccomp?: false; newPrivileges?: 
   throw new UsageError(
     `--security-opt is seccomp=unconfined or no-new-privileges=false, not ${text}: all other restrictions are always on`,
   );
+}
+
+/** A list such as `mount,pid`: `chroot`, and words for namespaces. */
+export function parseIsolate(text: string): Set<string> {
+  const known = ['chroot', ...namespaces];
+  const words = text.split(',');
+  for (const word of words)
+    if (!known.includes(word))
+      throw new UsageError(`--isolate: unknown word ${word}: use ${known.join(', ')}`);
+  return new Set(words);
 }

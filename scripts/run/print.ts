@@ -5,9 +5,9 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { quote, sh, variable } from '../helpers/shell.ts';
 import { hereDocument, printCommand, type Step, toShell } from '../helpers/steps.ts';
-import { joiningSteps, lastSteps, makingSteps, removingSteps } from './cgroups.ts';
+import { joiningSteps, makingSteps, removingSteps } from './cgroups.ts';
 import { enterCommand, type Launch } from './container.ts';
-import { type Binding, copyCommands, type Furnishing, fstab, type Mount, planFurnishing } from './furnish.ts';
+import { type Binding, copyCommands, fstab, type Mount, planFurnishing } from './furnish.ts';
 import { dropCommand, forLoader, holdCommand } from './hold.ts';
 import type { Range, UserNamespace } from './userns.ts';
 
@@ -35,15 +35,14 @@ function loaderFiles(): string[] {
 function insideLines(launch: Launch, pid: string): [first: string, second: string] {
   const { rootfs } = launch;
   const plan = planFurnishing(launch, { stage: rootfs, cwd: `/proc/${pid}/cwd/.`, terminal: undefined });
-  const relative = (path: string) => quote(path.slice(rootfs.length + 1));
-  const empty = plan.files.flatMap((file) => ('text' in file && file.text === '' ? relative(file.path) : []));
-  const folders = [...plan.directories, ...plan.layers, ...plan.nodeFolders.map((folder) => `own${folder}`)];
+  const empty = plan.files.flatMap((file) => ('text' in file && file.text === '' ? quote(file.path) : []));
+  const folders = [...plan.directories, ...plan.overlayDirectories];
   const table = (mounts: Mount[]) =>
     mounts.length > 0
       ? [`cat >table ${hereDocument(fstab(mounts), 'MOUNTS', true)}`, 'mount -n -c -a -T ./table']
       : [];
   const bound = ({ from, to, kind }: Binding): Mount => ({
-    source: from,
+    source: `${rootfs}/${from}`,
     target: `${rootfs}/root${to}`,
     type: 'none',
     options: `rbind${kind === 'directory' ? ',X-mount.mkdir' : ''}`,
@@ -51,24 +50,26 @@ function insideLines(launch: Launch, pid: string): [first: string, second: strin
   const files = plan.bindings.flatMap(({ to, kind }) => (kind === 'file' ? `: >>${quote(`root${to}`)}` : []));
   const enter = `cd ${quote(rootfs)}`;
   const like = '--reference="/proc/$pid/cwd/."'.replace('$pid', pid);
-  const layers = plan.layers.length > 0;
+  const layers = plan.overlayDirectories.length > 0;
   const first = [
     enter,
-    ...table([...plan.own, ...(layers ? [] : plan.first)]),
+    ...table([plan.store, ...(layers ? [] : plan.earlyMounts)]),
     ...(folders.length > 0 ? [`mkdir -p ${folders.map(quote).join(' ')}`] : []),
-    ...(layers ? [`chown ${like} own/upper; chmod ${like} own/upper`, ...table(plan.first)] : []),
+    ...(layers ? [`chown ${like} store/upper; chmod ${like} store/upper`, ...table(plan.earlyMounts)] : []),
     ...(empty.length > 0 ? [`touch ${empty.join(' ')}`] : []),
-    ...deviceLines(plan),
+    ...copyCommands(plan.deviceNodes, 'store').map((command) => printCommand(command)),
     ...plan.files.flatMap((file) => {
-      if ('link' in file) return `ln -s ${file.link} ${relative(file.path)}`;
-      return file.text === '' ? [] : `cat >${relative(file.path)} ${hereDocument(file.text, 'TEXT', true)}`;
+      if ('link' in file) return `ln -s ${file.link} ${quote(file.path)}`;
+      return file.text === '' ? [] : `cat >${quote(file.path)} ${hereDocument(file.text, 'TEXT', true)}`;
     }),
   ];
-  const second = [enter, ...files, ...table([...plan.second, ...plan.bindings.map(bound), ...plan.last])];
+  const second = [
+    enter,
+    ...files,
+    ...table([...plan.lateMounts, ...plan.bindings.map(bound), ...plan.finalMounts]),
+  ];
   return [first.join('\n'), second.join('\n')];
 }
-
-const deviceLines = ({ nodes }: Furnishing) => copyCommands(nodes).map((words) => printCommand(words('own')));
 
 /** A process that holds the user namespace until PID 1 is in it, and the maps of its IDs, user_namespaces(7). */
 function namespaceLines({ uids, gids, byRoot, single }: UserNamespace): string[] {
@@ -96,7 +97,7 @@ function namespaceLines({ uids, gids, byRoot, single }: UserNamespace): string[]
 
 /** The whole launch. */
 export async function printLaunch(launch: Launch): Promise<string> {
-  const { name, cgroups, runDirectory, isolate, userNamespace, seccomp, hasIp, connection } = launch;
+  const { cgroups, runDirectory, isolate, userNamespace, seccomp, hasIp, connection } = launch;
   const pid = variable('pid');
   const steps = (list: Step[]) => toShell(list).trimEnd();
   const files = seccomp && !seccomp.file ? loaderFiles() : [];
@@ -105,7 +106,6 @@ export async function printLaunch(launch: Launch): Promise<string> {
   const printed = { ...launch, seccomp: words && files.length > 0 ? { words } : undefined };
   const holder = userNamespace && variable('holder');
   const hold = holdCommand(printed, holder, {
-    start: '',
     hold: holdLine(userNamespace ? 'hostname "$2"' : 'echo "$2" >/proc/sys/kernel/hostname'),
     // variables for the dynamic loader are set last, which takes all of it
     drop: dropCommand(printed, launch.environment.some(forLoader) ? undefined : release),
@@ -130,7 +130,7 @@ mkdir -p ${quote(runDirectory)}; mkfifo -m 600 ${quote(ready)} ${quote(go)}`,
     '# its root is put together on a tmpfs over ROOTFS that nobody else sees',
     `${printCommand(enterCommand(launch, pid, false))} sh -e ${hereDocument(first)}`,
     cgroups &&
-      `# its cgroups, and their limits\n${steps([...makingSteps(cgroups, name), ...joiningSteps(cgroups, pid)])}`,
+      `# its cgroups, and their limits\n${steps([...makingSteps(cgroups), ...joiningSteps(cgroups, pid)])}`,
     `echo go >&9; read -r _ <&8   # it gives up its privileges${userNamespace ? '\nkill "$holder"' : ''}`,
     `${printCommand(enter)} sh -e ${hereDocument(second)}`,
     isolate.has('net') && hasIp && !connection && printCommand(sh`${enter} ip link set lo up`),
@@ -139,13 +139,13 @@ mkdir -p ${quote(runDirectory)}; mkfifo -m 600 ${quote(ready)} ${quote(go)}`,
 ${printCommand(user)} sh -c 'cd "$1" && pivot_root . .' - ${root}
 ${userNamespace ? `${printCommand(user)} umount --lazy /` : `umount --lazy --namespace "/proc/$pid/ns/mnt" /`}`,
     connection && `# its network\n${inode}${steps(await connection.print(pid, variable('inode')))}`,
-    cgroups && cgroups.last.length > 0 && steps(lastSteps(cgroups)),
+    cgroups && cgroups.last.length > 0 && steps(cgroups.last),
     'echo go >&9   # it becomes the command',
     ') &',
     `${printCommand(hold, 150)} 3<&0 <&9 4>&2 2>&8 8>&- 9>&-${launch.joins ? ` 5</proc/${launch.joins.pid}/ns/net` : ''}`,
     `code=$?\n} 8<>${quote(ready)} 9<>${quote(go)}`,
     `rm -r ${quote(runDirectory)}`,
-    cgroups && steps(removingSteps(cgroups, name)),
+    cgroups && steps(removingSteps(cgroups)),
     '(exit "$code")',
   ]
     .filter(Boolean)

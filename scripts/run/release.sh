@@ -1,17 +1,19 @@
 # shellcheck shell=dash
-# CONSOLE WORKDIR VARIABLE... -- COMMAND...: PID 1 without privileges. It waits until it is shut in, then becomes COMMAND.
-# Descriptors 3 and 4 are COMMAND's standard input and error. The VARIABLEs are for the dynamic loader, ld.so(8): set any earlier they would
-# make the host's own programs load the container's libraries.
+# CONSOLE WORKDIR VARIABLE... -- COMMAND...: PID 1 after it has dropped privileges. It waits until it is shut in, then
+# becomes COMMAND.
+# CONSOLE is the path of its terminal, or empty. Each VARIABLE, KEY=VALUE, is for the dynamic loader, ld.so(8): the
+# host's programs must not see it, as they would load libraries of the container.
+# Descriptors 3 and 4 become standard input and error of COMMAND.
 nulls=
 for fd in 3 1 4; do [ ! "/proc/self/fd/$fd" -ef /dev/null ] || nulls="$nulls $fd"; done
 echo ready >&2
 read -r _ || exit 125
 exec <&3 2>&4 3<&- 4>&- 6<&-
-# chmod(2) of a descriptor would change the host's null device: the container's own takes its place
+# the container's null device replaces the host's, which fchmod(2) would change
 for fd in $nulls; do
   case $fd in 3) exec </dev/null ;; 1) exec >/dev/null ;; 4) exec 2>/dev/null ;; esac
 done
-# CONSOLE is its terminal, by the name that it has in the container, for ttyname(3)
+# opened by its name in the container, which ttyname(3) then finds
 [ -z "$1" ] || exec <>"$1" >&0 2>&0
 shift
 if [ "$1" ] && ! cd -- "$1" 2>/dev/null; then

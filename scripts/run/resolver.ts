@@ -1,4 +1,4 @@
-// Name servers for a container that shares the host's network, if its root file system names none that answers.
+// Name servers of the host for a container that shares the host's network, if its own resolv.conf(5) is useless.
 import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { placeInRoot, readTextInRoot, statsInRoot, withRoot } from '../helpers/in-root.ts';
@@ -10,19 +10,15 @@ import type { Text, Tmpfs, Volume } from './furnish.ts';
 const file = '/etc/resolv.conf';
 
 /**
- * The host's name servers as the container's /etc/resolv.conf. undefined if that file names a server that can be reached,
- * or an option mounts something there. undefined also if there is no such file, since nothing is created in ROOTFS; a
- * dangling link can be mounted on.
+ * A file for the container's /etc/resolv.conf with the host's name servers. undefined if the container's own file names
+ * a server that the container can reach, or if an option mounts something there. undefined also if there is no such
+ * file, since a mount point would be created in ROOTFS; a dangling symlink can be a mount point.
  */
-export function hostResolver(launch: {
-  rootfs: string;
-  volumes: Volume[];
-  tmpfs: Tmpfs[];
-}): Text | undefined {
-  const own = withRoot(launch.rootfs, (root) => ownServers(root, launch.volumes, launch.tmpfs));
+export function hostResolver(rootfs: string, volumes: Volume[], tmpfs: Tmpfs[]): Text | undefined {
+  const own = withRoot(rootfs, (root) => ownServers(root, volumes, tmpfs));
   if (!own) return undefined;
   const hosts = attempt(() => readFileSync(file, 'utf8')) ?? '';
-  // the loopback is the host's, but a server may not listen there
+  // the container shares the host's loopback interface: a server there answers only if the host uses it too
   if (own.some((server) => !/^127\.|^::1$/.test(server) || serversIn(hosts).includes(server)))
     return undefined;
   const text = readResolver();
@@ -31,7 +27,7 @@ export function hostResolver(launch: {
   return { path: file, text: lines.join('\n') };
 }
 
-/** The name servers that the root has itself; undefined where its file stays as it is in any case. */
+/** The name servers in the container's own file. undefined if that file must not be replaced. */
 function ownServers(root: number, volumes: Volume[], tmpfs: Tmpfs[]): string[] | undefined {
   const folder = placeInRoot(root, '/etc');
   const itself = statsInRoot(root, file, { lastLink: true });
@@ -45,7 +41,7 @@ function ownServers(root: number, volumes: Volume[], tmpfs: Tmpfs[]): string[] |
     const place = placeInRoot(root, path);
     if (place === undefined) continue;
     if (isBelow(join(folder, 'resolv.conf'), place)) return undefined;
-    // a volume that the link leads into, as -v /run/systemd/resolve:/run/systemd/resolve
+    // the symlink leads into a volume, as with -v /run/systemd/resolve:/run/systemd/resolve
     if (source && target && isBelow(target, place))
       if (statSync(source + target.slice(place.length), { throwIfNoEntry: false })) return undefined;
   }

@@ -1,25 +1,25 @@
-// Signals that are sent to run.ts and meant for the command.
+// Forwarding of signals from run.ts to the command.
 
 import { constants } from 'node:os';
 import { attempt, hasSignal, readProc, readProcess } from '../helpers/pids.ts';
 
-/** Signals that are meant for the command. */
-const passed = ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGTERM'] as const;
+/** Signals that are forwarded. */
+const forwarded = ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGTERM'] as const;
 
 /**
- * Passes signals on as the kernel would to a process that is no PID 1: one that has no handler for a signal, and does not
- * ignore it, is ended by it, where the kernel spares a PID 1, pid_namespaces(7).
+ * Forwards signals with the effect that they have on an ordinary process. The kernel drops a signal to a PID 1 that has
+ * no handler for it, pid_namespaces(7). This class kills such a PID 1, unless it ignores the signal.
  */
 export class Signals {
-  /** the signal that came before there was a command, or that ended it */
+  /** the signal that came before the command was started, or for which the command was killed */
   ending: NodeJS.Signals | undefined;
   private target: { pid: number; isInit: boolean; keysReachIt: boolean } | undefined;
 
   constructor() {
-    for (const signal of passed) process.on(signal, () => this.receive(signal));
+    for (const signal of forwarded) process.on(signal, () => this.receive(signal));
   }
 
-  /** From now on they are for this process. `keysReachIt`: those of a terminal reach it without our help. */
+  /** Forwards signals to this process from now on. `keysReachIt`: it gets SIGINT and SIGQUIT from its own terminal. */
   passTo(pid: number, isInit: boolean, keysReachIt: boolean): void {
     this.target = { pid, isInit, keysReachIt };
     process.on('SIGTSTP', () => {
@@ -35,22 +35,22 @@ export class Signals {
       return;
     }
     const { pid, isInit, keysReachIt } = this.target;
-    const arrives = keysReachIt && (signal === 'SIGINT' || signal === 'SIGQUIT');
-    const fate = isInit ? signalFate(pid, constants.signals[signal]) : 'arrives';
-    if (fate === 'arrives' && !arrives) attempt(() => process.kill(pid, signal));
-    if (fate === 'spared') {
+    const isKey = keysReachIt && (signal === 'SIGINT' || signal === 'SIGQUIT');
+    const effect = isInit ? effectOn(pid, constants.signals[signal]) : 'delivered';
+    if (effect === 'delivered' && !isKey) attempt(() => process.kill(pid, signal));
+    if (effect === 'dropped') {
       this.ending = signal;
       attempt(() => process.kill(pid, 'SIGKILL'));
     }
   }
 }
 
-/** What a PID 1 makes of a signal from outside. */
-function signalFate(pid: number, signal: number): 'arrives' | 'ignored' | 'spared' {
-  // one that has just ended by itself has neither handlers nor a need of any
+/** The effect of a signal from outside on a PID 1. `dropped`: by the kernel, although PID 1 does not ignore it. */
+function effectOn(pid: number, signal: number): 'delivered' | 'ignored' | 'dropped' {
+  // a PID 1 that has just ended has no handlers any more
   if (readProcess(pid)?.zombie !== false) return 'ignored';
-  // an init waits in sigtimedwait(2), and has them neither blocked nor caught meanwhile
+  // while an init waits in sigtimedwait(2), the signals that it waits for are neither blocked nor caught
   const waits = readProc(pid, 'wchan')?.includes('sigtimedwait');
-  if (waits || hasSignal(pid, 'SigCgt', signal) || hasSignal(pid, 'SigBlk', signal)) return 'arrives';
-  return hasSignal(pid, 'SigIgn', signal) ? 'ignored' : 'spared';
+  if (waits || hasSignal(pid, 'SigCgt', signal) || hasSignal(pid, 'SigBlk', signal)) return 'delivered';
+  return hasSignal(pid, 'SigIgn', signal) ? 'ignored' : 'dropped';
 }

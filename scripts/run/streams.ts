@@ -1,63 +1,54 @@
-import { chownSync, closeSync, fstatSync, readdirSync, readFileSync, type Stats } from 'node:fs';
+// Standard streams and other open descriptors of the caller.
+import { chownSync, closeSync, constants, fstatSync, readdirSync, type Stats } from 'node:fs';
 import { attempt } from '../helpers/pids.ts';
-import { sh } from '../helpers/shell.ts';
+import { descriptorFlags } from '../helpers/shell.ts';
 import type { Launch } from './container.ts';
-import { command } from './held.ts';
-import type { Range } from './userns.ts';
+import { hostShell } from './held.ts';
+import { hostId } from './userns.ts';
 
-const O_CLOEXEC = 0o2000000; // open(2), on x86-64 and arm64
+// open(2), on x86-64 and arm64
+const O_CLOEXEC = 0o2000000;
+const O_ACCMODE = 0o3;
 
-/** Closes the caller's descriptors above 2, which would be handed on: node's own are O_CLOEXEC, open(2). */
+/** Closes the descriptors above 2 that the caller left open, which a child would inherit. node's own have O_CLOEXEC. */
 export function closeInherited(): void {
   for (const fd of readdirSync('/proc/self/fd')
     .map(Number)
     .filter((fd) => fd > 2)) {
-    const info = attempt(() => readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'));
-    const flags = Number.parseInt(/^flags:\s*(\d+)/m.exec(info ?? '')?.[1] ?? '', 8);
-    if ((flags & O_CLOEXEC) === 0) attempt(() => closeSync(fd));
+    // what readdir(3) had open is gone by now
+    const flags = attempt(() => descriptorFlags(fd)) ?? O_CLOEXEC;
+    if ((flags & O_CLOEXEC) === 0) closeSync(fd);
   }
 }
 
-/** The number on the host of an ID of the container's; undefined where it has none. */
-function outside(ranges: Range[] | undefined, id: number): number | undefined {
-  if (!ranges) return id;
-  const range = ranges.find(({ inside, count }) => id >= inside && id < inside + count);
-  return range && id - range.inside + range.outside;
-}
-
 /**
- * Gives the user of the container what he is to write to and read from: pipes and files among his standard streams, and
- * his own terminal, as runc does. Else opening /dev/stdout is EACCES for him. The caller's terminal and the null device
- * stay whose they are.
+ * Makes the container's user the owner of the command's standard streams, as runc does: of pipes and files among them,
+ * and of the container's own terminal. Otherwise open(2) of /dev/stdout would fail with EACCES for this user. The
+ * caller's terminal and device files keep their owner.
  */
 export async function giveStreams(launch: Launch, pid: number): Promise<void> {
-  const { user, userNamespace, isolate } = launch;
-  const owns = launch.terminal;
-  const uid = outside(userNamespace?.uids, user.uid);
-  if (!isolate.has('mount') || uid === undefined || (uid === process.getuid?.() && !owns)) return;
-  // those of ours that it has as its 3, 1 and 4; in the background it has a pipe of its own
-  const streams: [fd: number, ours: number][] = owns
-    ? [[3, 0]]
-    : [
-        [3, 0],
-        [1, 1],
-        [4, 2],
-      ];
-  for (const [fd, ours] of launch.detached ? streams.slice(1, 2) : streams) {
+  const { user, userNamespace, isolate, terminal, detached } = launch;
+  const uid = hostId(userNamespace?.uids, user.uid);
+  if (!isolate.has('mount') || uid === undefined || (uid === process.getuid?.() && !terminal)) return;
+  // descriptor of PID 1 that becomes a standard stream of the command, and the descriptor of node that it comes from
+  const [stdin, stdout, stderr] = [[3, 0] as const, [1, 1] as const, [4, 2] as const];
+  const $ = await hostShell();
+  for (const [fd, callers] of terminal ? [stdin] : detached ? [stdout] : [stdin, stdout, stderr]) {
+    const isOwnPipe = terminal || detached; // made for the container
+    const stats = isOwnPipe ? undefined : fstatSync(callers);
+    if (stats && (stats.uid === uid || !isGiven(callers, stats))) continue;
     const path = `/proc/${pid}/fd/${fd}`;
-    const stats = launch.detached || owns ? undefined : fstatSync(ours);
-    if (stats && (stats.uid === uid || !isGiven(ours, stats))) continue;
-    // a user may do it only as root of his namespace
+    // without root, only the root of the user namespace may change the owner
     if (userNamespace && !userNamespace.byRoot)
-      await command(
-        sh`nsenter --target ${pid} --user --preserve-credentials chown ${user.uid} ${path}`,
-      ).catch(() => {});
+      await $`exec nsenter --target ${pid} --user --preserve-credentials chown ${user.uid} ${path}`.catch(
+        () => {},
+      );
     else attempt(() => chownSync(path, uid, -1));
   }
 }
 
-/** Whether a stream of ours is handed on with its ownership: not a file that is only read, nor a terminal or a device. */
+/** Whether the container's user becomes the owner of a stream: a pipe, a socket, or a file that is open for writing. */
 function isGiven(fd: number, stats: Stats): boolean {
-  const isRead = /^flags:\s*\d*[048]$/m.test(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'));
+  const isRead = (descriptorFlags(fd) & O_ACCMODE) === constants.O_RDONLY;
   return stats.isFIFO() || stats.isSocket() || (stats.isFile() && !isRead);
 }

@@ -1,11 +1,12 @@
-// User namespaces: how IDs in a container map to IDs of the host. See user_namespaces(7), subuid(5).
+// User namespaces: maps from a container's user and group IDs to those of the host, user_namespaces(7), subuid(5).
 import { readdirSync, readFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { Failure } from '../helpers/cli.ts';
 import { attempt } from '../helpers/pids.ts';
 import { findProgram } from '../helpers/shell.ts';
+import type { User } from './command.ts';
 
-/** One line of uid_map: `count` IDs from `inside` on are those of the host from `outside` on. */
+/** One line of uid_map: `count` IDs of the container, from `inside` on, are the host's IDs from `outside` on. */
 export interface Range {
   inside: number;
   outside: number;
@@ -16,13 +17,27 @@ export interface Range {
 export interface UserNamespace {
   uids: Range[];
   gids: Range[];
-  /** only the caller's own IDs are mapped: the container has no other user */
+  /** the maps have the caller's own IDs only: the container's only user is root */
   single: boolean;
-  /** the caller is root, who may write the maps; others need newuidmap(1) */
+  /** the caller is root, who may write any map; other users need newuidmap(1) */
   byRoot: boolean;
 }
 
-/** The first range of a user, given by name or ID, in the text of subuid(5) or subgid(5). */
+/** The ID on the host of a container's ID. undefined if the maps do not have it. Without maps the IDs are the same. */
+export function hostId(ranges: Range[] | undefined, id: number): number | undefined {
+  if (!ranges) return id;
+  const range = ranges.find(({ inside, count }) => id >= inside && id < inside + count);
+  return range && id - range.inside + range.outside;
+}
+
+/** The ranges as words of newuidmap(1). For a single range, they are a line of uid_map too. */
+export const mapWords = (ranges: Range[]): string[] =>
+  ranges.flatMap(({ inside, outside, count }) => [inside, outside, count].map(String));
+
+/** The text of a file, or an empty text if the file can't be read. */
+const readText = (file: string) => attempt(() => readFileSync(file, 'utf8')) ?? '';
+
+/** The first range of a user, whom subuid(5) or subgid(5) names by name or ID, in the text of such a file. */
 export function subordinateRange(text: string, user: string, uid: number): Range | undefined {
   for (const line of text.split('\n')) {
     const [owner, first, count] = line.trim().split(':');
@@ -32,15 +47,24 @@ export function subordinateRange(text: string, user: string, uid: number): Range
   return undefined;
 }
 
-/** The namespace of a container that a user without root starts: that user is root inside. */
+/**
+ * The user namespace of a container. undefined: the container shares the host's, since root starts it without --userns.
+ * Throws Failure if this host forbids user namespaces to this user.
+ */
+export function findUserNamespace(name: string, userns: boolean): UserNamespace | undefined {
+  if (process.getuid?.() === 0) return userns ? freeNamespace(name) : undefined;
+  const locked = lockedBy();
+  if (locked) throw new Failure(locked);
+  return rootlessNamespace();
+}
+
+/** The user namespace of a container that a user other than root starts. This user is root in the container. */
 export function rootlessNamespace(): UserNamespace {
   const uid = process.getuid?.() ?? 0;
   const gid = process.getgid?.() ?? 0;
   const user = attempt(() => userInfo().username) ?? String(uid);
-  const range = (file: string) =>
-    subordinateRange(attempt(() => readFileSync(file, 'utf8')) ?? '', user, uid);
-  const uids = range('/etc/subuid');
-  const gids = range('/etc/subgid');
+  const uids = subordinateRange(readText('/etc/subuid'), user, uid);
+  const gids = subordinateRange(readText('/etc/subgid'), user, uid);
   const mapped = uids && gids && findProgram('newuidmap') && findProgram('newgidmap');
   return {
     uids: [{ inside: 0, outside: uid, count: 1 }, ...(mapped ? [uids] : [])],
@@ -50,23 +74,23 @@ export function rootlessNamespace(): UserNamespace {
   };
 }
 
-/** Number of IDs of a container that root starts, and the first and last base on the host, as in systemd-nspawn(1). */
+/** Number of IDs in a range for --userns. Lowest and highest start of a range on the host, as in systemd-nspawn(1). */
 const idCount = 65536;
 const [firstBase, lastBase] = [0x80000, 0x6fff0000];
 
 /**
- * A range of IDs for `--userns` that neither a user namespace of a running process nor subuid(5) uses. The search begins
- * at a hash of the name, so that a container gets the same IDs each time, if they are free.
+ * The user namespace for `--userns`. Its range of IDs is in no user namespace of a running process and in no line of
+ * subuid(5) and subgid(5). The search begins at a hash of the name, so a container gets the same IDs each time, if they
+ * are free. Throws Failure if all ranges are in use.
  */
 export function freeNamespace(name: string): UserNamespace {
-  const read = (file: string) => attempt(() => readFileSync(file, 'utf8')) ?? '';
   const taken: [first: number, end: number][] = [];
   for (const pid of readdirSync('/proc').filter((word) => /^\d+$/.test(word)))
-    for (const line of read(`/proc/${pid}/uid_map`).trim().split('\n')) {
+    for (const line of readText(`/proc/${pid}/uid_map`).trim().split('\n')) {
       const [, first = 0, count = 0] = line.trim().split(/\s+/).map(Number);
       if (count < 2 ** 32 - 1) taken.push([first, first + count]);
     }
-  for (const line of `${read('/etc/subuid')}\n${read('/etc/subgid')}`.split('\n').filter(Boolean)) {
+  for (const line of `${readText('/etc/subuid')}\n${readText('/etc/subgid')}`.split('\n').filter(Boolean)) {
     const [, first = 0, count = 0] = line.split(':').map(Number);
     taken.push([first, first + count]);
   }
@@ -83,7 +107,7 @@ export function freeNamespace(name: string): UserNamespace {
   );
 }
 
-/** Sysctls that forbid user namespaces to users: file, value that forbids, command that allows. */
+/** Sysctls that can forbid user namespaces to users: file, value that forbids them, command that allows them. */
 const locks: [file: string, forbids: string, fix: string][] = [
   ['/proc/sys/kernel/unprivileged_userns_clone', '0', 'sysctl kernel.unprivileged_userns_clone=1'],
   ['/proc/sys/user/max_user_namespaces', '0', 'sysctl user.max_user_namespaces=10000'],
@@ -94,10 +118,29 @@ const locks: [file: string, forbids: string, fix: string][] = [
   ],
 ];
 
-/** An error message if a sysctl of this host forbids user namespaces to users; it names the command that allows them. */
+/** The message if a sysctl of this host forbids user namespaces to users. It names the command that allows them. */
 export function lockedBy(
   read = (file: string) => attempt(() => readFileSync(file, 'utf8')),
 ): string | undefined {
   const lock = locks.find(([file, forbids]) => read(file)?.trim() === forbids);
   return lock && `this host forbids user namespaces to users other than root: as root: ${lock[2]}`;
+}
+
+/** Throws Failure if the container's user namespace does not map the user and the user's groups. */
+export function checkUser({ uid, gid, groups }: User, namespace: UserNamespace | undefined): void {
+  if (!namespace) return;
+  const { uids, gids, single } = namespace;
+  // with a single user, setgroups(2) is denied, and the other groups are not set
+  const usedGroups = [gid, ...(single ? [] : groups)];
+  if (hostId(uids, uid) !== undefined && usedGroups.every((group) => hostId(gids, group) !== undefined))
+    return;
+  if (single)
+    throw new Failure(
+      'there is only one user in this container, 0: for others you need a line in /etc/subuid and /etc/subgid, and newuidmap(1)',
+    );
+  const list = (ranges: Range[]) =>
+    ranges.map(({ inside, count }) => `${inside} to ${inside + count - 1}`).join(', ');
+  throw new Failure(
+    `user ${uid} with the groups ${[gid, ...groups]} is not in this container's user namespace: it has the users ${list(uids)} and the groups ${list(gids)}`,
+  );
 }

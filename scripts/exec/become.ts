@@ -1,0 +1,47 @@
+// The command in place of node: node becomes the program that enters, or waits for it.
+import { once } from 'node:events';
+import { constants } from 'node:os';
+import { delimiter } from 'node:path';
+import { Failure } from '../helpers/cli.ts';
+import { blockStreams, type Command, findProgram } from '../helpers/shell.ts';
+
+/**
+ * Starts a program on node's own standard streams, passes on signals, and returns the exit code. Not through zx: what
+ * comes and goes on the streams is the program's own business, and nothing here may touch them, as node would make them
+ * non-blocking for all who have them. `passesKeys`: SIGINT and SIGQUIT are passed on too, which a terminal sends to all
+ * its processes. `target`: who gets the signals, if it is not the program itself.
+ */
+export async function startAndWait(
+  [program = '', ...words]: Command,
+  env: NodeJS.ProcessEnv,
+  passesKeys: boolean,
+  target = (pid: number) => pid,
+): Promise<number> {
+  const { spawn } = await import('node:child_process'); // not loaded where it is not needed
+  const child = spawn(program, words, { stdio: 'inherit', env });
+  for (const signal of ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGTERM'] as const)
+    process.on(signal, () => {
+      if (child.pid && (passesKeys || (signal !== 'SIGINT' && signal !== 'SIGQUIT')))
+        try {
+          process.kill(target(child.pid), signal);
+        } catch {} // it has just ended
+    });
+  const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null];
+  return code ?? 128 + constants.signals[signal as NodeJS.Signals];
+}
+
+/** Whether node can become another program: execve(2), from Node 22.15 on. */
+export const canBecome = 'execve' in process;
+
+/** Becomes a program, where node can, else starts it and stays its parent, see startAndWait. */
+export async function become(argv: Command, env: NodeJS.ProcessEnv, passesKeys: boolean): Promise<number> {
+  const { execve } = process as { execve?: (file: string, argv: string[], env: NodeJS.ProcessEnv) => never };
+  const file = findProgram(argv[0] ?? '', env.PATH?.split(delimiter));
+  if (!file) throw new Failure(`there is no ${argv[0]} in PATH: ${env.PATH}`);
+  if (execve) {
+    process.removeAllListeners('warning'); // it says on stderr that execve is experimental
+    blockStreams();
+    execve.call(process, file, argv, env);
+  }
+  return startAndWait(argv, env, passesKeys);
+}

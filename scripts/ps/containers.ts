@@ -1,0 +1,68 @@
+// The containers of this host as they are now: who they are, and what they use.
+import { readdirSync } from 'node:fs';
+import { uptime } from 'node:os';
+import { findContainers } from '../helpers/containers.ts';
+import { commandLine, readProcess, readProcesses, startTicks } from '../helpers/pids.ts';
+import { identify } from './engine.ts';
+import { readOomKills } from './oom.ts';
+import { type Accounting, findPlaces, readAccounting, readUsage } from './usage.ts';
+
+/** Processes and containers at one moment, and of each container what stays the same while its processes do. */
+function readAll(accounting: Accounting) {
+  const atBootSeconds = uptime();
+  const table = readProcesses();
+  const { containers, hidden } = findContainers(table);
+  const found = containers.map((container) => {
+    const { engine, name } = identify(table, container);
+    const isOurs = engine === 'barehand' && name !== undefined;
+    const places = findPlaces(accounting, table, containers, container, isOurs);
+    return { container, places, name: name ?? null, command: commandLine(container.first), engine };
+  });
+  return { table, found, hidden, atBootSeconds };
+}
+
+type Reading = ReturnType<typeof readAll>;
+
+/** A container as it is now; undefined if it has ended. null: a value does not exist or cannot be read. */
+function readShown(accounting: Accounting, { table }: Reading, known: Reading['found'][number]) {
+  const { container, places, name, command, engine } = known;
+  const { pid } = container.first;
+  // start time of its first process: with the PID it identifies the process
+  const ticks = startTicks(pid);
+  if (ticks === undefined) return undefined;
+  const oomKills = readOomKills(places.memory, accounting.memory, ticks / 100);
+  return { name, pid, ticks, command, ...readUsage(places, table, container), oomKills, engine };
+}
+
+export type Shown = NonNullable<ReturnType<typeof readShown>>;
+
+/**
+ * A function that reads all containers, and how many processes this user may not look into. Finding containers takes most
+ * of the time, and is repeated only if the list of PIDs has changed, and every 5 s, since chroot(2) changes no PID.
+ */
+export function containerReader() {
+  const accounting = readAccounting();
+  let reading: Reading | undefined;
+  let pids = '';
+  return () => {
+    const now = readdirSync('/proc').join();
+    if (!reading || now !== pids || uptime() - reading.atBootSeconds > 5) reading = readAll(accounting);
+    else refresh(reading);
+    pids = now;
+    const { found, hidden } = reading;
+    const containers = found.flatMap((known) => {
+      const shown = readShown(accounting, reading as Reading, known);
+      return shown ? { shown, container: known.container, places: known.places } : [];
+    });
+    return { containers, hidden };
+  };
+}
+
+/** Reads processes again whose container has no cgroup of its own. */
+function refresh({ table, found }: Reading): void {
+  for (const { container, places } of found)
+    for (const pid of places.memory && places.pids ? [] : container.members) {
+      const process = readProcess(pid);
+      if (process) table.set(pid, process);
+    }
+}
