@@ -129,10 +129,9 @@ export function removingSteps({ directories, leave }: CgroupPlan): Step[] {
   if (leave !== undefined) {
     const sibling = siblingOf(directories);
     // controllers are disabled from the innermost cgroup outwards; then the delegated cgroup may have processes again
-    const write = ['-cpu', '-cpuset', '-io', '-memory', '-pids'];
     for (const level of [parents[0] as string, leave])
-      for (const word of write)
-        steps.push({ write: word, to: join(level, 'cgroup.subtree_control'), ignore: true });
+      for (const write of ['-cpu', '-cpuset', '-io', '-memory', '-pids'])
+        steps.push({ write, to: join(level, 'cgroup.subtree_control'), ignore: true });
     steps.push({ moveAll: sibling, to: leave }, { rmdir: sibling, unlessUsed: true });
   }
   return [...steps, ...parents.map((rmdir) => ({ rmdir, unlessUsed: true }))];
