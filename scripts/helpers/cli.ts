@@ -4,6 +4,7 @@ import { createRequire } from 'node:module';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import minimist from 'minimist';
+import { didYouMean, escapeControls } from './messages.ts';
 import { OutputError, print, useOutput } from './output.ts';
 
 /** An option: without `parse` a flag; with it, one value, or with `many` one for each time it is given. */
@@ -37,7 +38,16 @@ export interface Spec<Table> {
 export class Failure extends Error {}
 
 /** The command line is wrong; the message says how. */
-export class UsageError extends Failure {}
+export class UsageError extends Failure {
+  /** what is printed after the message: the nearest option */
+  hint = '';
+}
+
+function unknownOption(word: string, table: Named[]): UsageError {
+  const [, name = ''] = /^--?([^=]*)/.exec(word) ?? [];
+  const names = table.map((option) => option.name);
+  return Object.assign(new UsageError(`unknown option ${word}`), { hint: didYouMean(name, names, '--') });
+}
 
 /** The kernel's word for an error: `EBUSY: resource busy or locked`; other errors' own message. */
 export function reason(error: unknown): string {
@@ -81,7 +91,7 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
     stopEarly: spec.command ?? false,
     '--': true,
     unknown: (argument) => {
-      if (argument.startsWith('-') && argument !== '-') throw new UsageError(`unknown option ${argument}`);
+      if (argument.startsWith('-') && argument !== '-') throw unknownOption(argument, table);
       return true;
     },
   });
@@ -129,12 +139,12 @@ function checkOptions(table: Named[], command: boolean, argv: string[]): string[
     if (!long && !letters) words.push(word);
     for (const [position, name] of (long ? [long] : [...letters]).entries()) {
       const option = table.find((candidate) => (long ? candidate.name : candidate.short) === name);
-      if (!option) throw new UsageError(`unknown option ${word}`);
+      if (!option) throw unknownOption(word, table);
       const rest = long ? '' : letters.slice(position + 1);
       if (option.parse) {
         // what follows in this word, or the next word, is its value; one that is joined to a letter is a number
         if (rest !== '' && (value !== undefined || !/^\d+(\.\d*)?(e\d+)?$/.test(rest)))
-          throw new UsageError(`unknown option ${word}`);
+          throw unknownOption(word, table);
         const joined = value ?? (rest && `=${rest}`);
         if (joined || next === undefined) words.push(`--${option.name}${joined}`);
         else if (/^-\.?\d[\d.]*$/.test(next)) words.push(`--${option.name}=${argv[++index]}`);
@@ -214,8 +224,11 @@ export async function main<Table extends Record<string, Option>>(
     // a reader that has seen enough (| head) is no error
     if (error instanceof OutputError && error.code === 'EPIPE') return 0;
     if (process.env.BAREHAND_TRACE) console.error(error);
-    console.error(`${script}: ${reason(error)}${remark}`);
-    if (!(error instanceof UsageError)) return exitCodes.failed;
+    const isUsage = error instanceof UsageError;
+    const lines = reason(error).split('\n').map(escapeControls);
+    const text = lines.join(isUsage ? '\\n' : '\n') + (isUsage ? error.hint : '');
+    console.error(`${script}: ${text}${remark}`);
+    if (!isUsage) return exitCodes.failed;
     console.error(`Try '${script}.ts --help'.`);
     return exitCodes.usage;
   };
