@@ -8,7 +8,8 @@ USAGE
   fetch-rootfs.ts [OPTION...] --article [DEST]
 
   SOURCE  https://… or http://…: download a tarball
-          FILE: a local tarball, plain or compressed with gzip, xz, zstd or bzip2; its content tells which
+          FILE: a local tarball, plain or compressed with gzip, xz, zstd, bzip2 or compress; its content
+          tells which
           -: a tarball on standard input
           host:  (default) copy programs of this host and their libraries; needs no network
           host:python3,/opt/tool  copy these programs too
@@ -59,6 +60,7 @@ import {
   mkdirSync,
   readdirSync,
   renameSync,
+  type Stats,
   statfsSync,
   statSync,
 } from 'node:fs';
@@ -66,9 +68,13 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { TarInspector } from './fetch-rootfs/archive.ts';
 import { planByHand } from './fetch-rootfs/by-hand.ts';
 import { download, shown, withProgress } from './fetch-rootfs/download.ts';
+import { describeImage } from './fetch-rootfs/formats.ts';
 import { asRoot, isRoot, planHostRootfs } from './fetch-rootfs/host-rootfs.ts';
 import { decompress, mayMakeDevices, unpack } from './fetch-rootfs/unpack.ts';
+import { asCalled } from './helpers/called.ts';
 import { Failure, main, reason, UsageError, type Values } from './helpers/cli.ts';
+import { didYouMean, escapeControls } from './helpers/messages.ts';
+import { attempt } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
 import { quote, sh } from './helpers/shell.ts';
@@ -132,21 +138,36 @@ export function planFetch(article: boolean, operands: string[], folder: string):
   return { source, url, programs, dest: isPath ? resolve(dest) : join(folder, dest) };
 }
 
+/** The status of a file that is SOURCE. Throws a Failure with the nearest name if there is none. */
+function statSource(source: string): Stats {
+  try {
+    return statSync(source);
+  } catch (error) {
+    const folder = source.slice(0, source.lastIndexOf('/') + 1);
+    const names = attempt(() => readdirSync(folder || '.')) ?? [];
+    const near = didYouMean(source.slice(folder.length), folder ? names : ['host:', ...names], folder);
+    throw new Failure(`${reason(error)}${near}`, { cause: error });
+  }
+}
+
 /** The bytes of SOURCE. `total` gets their number as soon as it is known. */
 function openSource(
-  { source, url }: Fetch,
+  fetch: Fetch,
   total: { length?: number | undefined },
   onRetry: (text: string) => void,
 ): AsyncIterable<Buffer> {
+  const { source, url, dest } = fetch;
   if (url) return download(url, { total, onRetry });
   if (source === '-') {
     if (process.stdin.isTTY) throw new UsageError('standard input is a terminal, no tarball');
     return process.stdin;
   }
-  const stat = statSync(source);
+  const stat = statSource(source);
+  if (stat.isDirectory() && existsSync(join(source, 'oci-layout')))
+    throw new Failure(describeImage('oci', fetch));
   if (stat.isDirectory())
     throw new Failure(
-      `EISDIR: it is a directory: pack it: tar -C ${quote(source)} -c . | fetch-rootfs.ts - NAME`,
+      `EISDIR: it is a directory: pack it: tar -C ${quote(source)} -c . | ${asCalled()} - ${quote(dest)}`,
     );
   if (stat.isFile()) total.length = stat.size;
   return createReadStream(source, { highWaterMark: 1 << 18 });
@@ -181,9 +202,14 @@ function openArchive(
   }
   const archive = { inspector, sha256: '', checked: check() };
   async function* check() {
-    const bytes = values.quiet ? read() : withProgress(read(), total, basename(fetch.source));
-    for await (const chunk of decompress(bytes)) yield* inspector.push(chunk);
-    inspector.end();
+    const bytes = values.quiet ? read() : withProgress(read(), total, escapeControls(basename(fetch.source)));
+    try {
+      for await (const chunk of decompress(bytes, fetch)) yield* inspector.push(chunk);
+      inspector.end();
+    } catch (error) {
+      throw inspector.image ? new Failure(describeImage(inspector.image, fetch)) : error;
+    }
+    if (inspector.image) throw new Failure(describeImage(inspector.image, fetch));
     archive.sha256 = hash.digest('hex');
     if (values.sha256 && archive.sha256 !== values.sha256)
       throw new Failure(`its sha256 is ${archive.sha256}, not ${values.sha256}`);
@@ -266,6 +292,14 @@ async function sweep(dest: string): Promise<void> {
   }
 }
 
+/** Makes the directory of DEST if it is missing, and says so: it may be a mistyped path. */
+function makeParents(dest: string, say: (text: string) => void): void {
+  const missing: string[] = [];
+  for (let path = dirname(dest); !existsSync(path); path = dirname(path)) missing.unshift(path);
+  makeDirectory(dirname(dest));
+  if (missing.length > 0) say(`made ${missing.join(' and ')}, which did not exist`);
+}
+
 /** Throws a Failure where DEST exists and is not an empty directory that can be replaced. */
 function check(dest: string): void {
   const stat = lstatSync(dest, { throwIfNoEntry: false });
@@ -297,18 +331,18 @@ async function planDest(fetch: Fetch, values: Values<typeof options>): Promise<S
 await main(import.meta.url, { options, operands: [0, 2] }, async (values, operands) => {
   const fetch = planFetch(values.article, operands, rootfsFolder);
   const { source, dest, url, programs } = fetch;
-  const say = (text: string) => values.quiet || console.error(text);
+  const say = (text: string) => values.quiet || console.error(escapeControls(text));
   process.umask(0o022);
   const needed = programs ? ['ldd', ...asRoot.slice(0, 1)] : ['unshare', 'mount', 'chroot', 'tar', 'ldd'];
   if (!values.dryRun || programs) requirePrograms(needed, `make ${dest}`);
   try {
     check(dest);
     if (!values.dryRun) {
-      makeDirectory(dirname(dest));
+      makeParents(dest, say);
       await sweep(dest);
     }
   } catch (error) {
-    throw new Failure(`cannot make ${dest}: ${reason(error)}`, { cause: error });
+    throw new Failure(escapeControls(`cannot make ${dest}: ${reason(error)}`), { cause: error });
   }
   try {
     if (values.dryRun) {
@@ -320,7 +354,8 @@ await main(import.meta.url, { options, operands: [0, 2] }, async (values, operan
     // an open source, or a child that reads it, would keep this process alive
     setImmediate(() => process.exit());
     if (error instanceof UsageError) throw error;
-    throw new Failure(`cannot fetch ${url ? shown(url) : source}: ${reason(error)}`, { cause: error });
+    const what = url ? shown(url) : source;
+    throw new Failure(escapeControls(`cannot fetch ${what}: ${reason(error)}`), { cause: error });
   }
   console.log(dest);
   return 0;

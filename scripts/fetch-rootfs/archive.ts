@@ -5,6 +5,7 @@ import { formatSize } from '../helpers/units.ts';
 
 const block = 512;
 const none = Buffer.alloc(0);
+const noMagic = '\0'.repeat(8);
 /** longest payload of a pax header: file systems end extended attributes at 64 KiB */
 const maxMetadataBytes = 1 << 20;
 /** longest path that the kernel takes, path_resolution(7) */
@@ -63,6 +64,11 @@ const rootDirectories =
     ' ',
   );
 
+/** What docker save, and others who write images of layers, put into an archive, and nothing else. */
+const imageDirectory = /^(blobs\/)?[^/]+$/;
+const imageFile =
+  /^(oci-layout|repositories|[^/]+\.(json|tar)|[^/]+\/(VERSION|json|layer\.tar)|blobs\/\w+\/\w+)$/;
+
 /**
  * Reads the headers of a tar archive that comes in chunks, and throws a Failure at the first thing that is wrong.
  * It is no second opinion on what a name means: tar runs confined. It refuses what tar would let pass.
@@ -77,6 +83,13 @@ export class TarInspector {
   /** of the entry that becomes the root */
   rootAttributes: Attributes | undefined;
 
+  /** what the archive is if all its entries are those of an image of layers: a transport of skopeo(1) */
+  get image(): 'docker-archive' | 'oci-archive' | undefined {
+    return this.#isImage ? this.#image : undefined;
+  }
+
+  #isImage = true;
+  #image: 'docker-archive' | 'oci-archive' | undefined;
   #limits: Limits;
   /** the begin of a header whose rest is yet to come, and what is good but must wait for `strip` */
   #held: Buffer = none;
@@ -154,7 +167,6 @@ export class TarInspector {
 
   #read(buffer: Buffer, at: number): Entry | undefined {
     try {
-      if (this.entries === 0) checkFirst(buffer.subarray(at, at + block));
       return readEntry(buffer, at);
     } catch (error) {
       if (this.entries === 0) throw error;
@@ -163,7 +175,7 @@ export class TarInspector {
   }
 
   #judge(entry: Entry): void {
-    const { type, name, link, size, realSize, end: _, ...attributes } = entry;
+    const { type, name, link, size, realSize } = entry;
     const refuse = (why: string) => {
       throw new Failure(`entry ${show(name)}: ${why}`);
     };
@@ -186,9 +198,13 @@ export class TarInspector {
     if (type !== '0' && size > 0) refuse('data where none can be: only files have data');
     if (type === '0' && name.endsWith('/')) refuse('a file whose name ends in /');
 
+    const path = parts.filter((part) => part !== '.').join('/');
+    if (!isRoot && !(type === '5' ? imageDirectory : imageFile).test(path)) this.#isImage = false;
+    if (path === 'manifest.json' || path.endsWith('/layer.tar')) this.#image ??= 'docker-archive';
+    if (path === 'oci-layout' || path.startsWith('blobs/sha256/')) this.#image = 'oci-archive';
+    if (/^(blobs\/sha256|[0-9a-f]{64})\//.test(path) && this.image) refuse('a layer of an image');
     if (this.#limits.strip === 'auto' && !isRoot) this.#checkTop(type, name, parts);
-    if ((isRoot && !this.strip) || (type === '5' && parts.length === this.strip))
-      this.rootAttributes = attributes;
+    if ((isRoot && !this.strip) || (type === '5' && parts.length === this.strip)) this.rootAttributes = entry;
   }
 
   /** The first entry tells whether the names have a top directory to be stripped; the others have to agree. */
@@ -238,7 +254,7 @@ function readEntry(buffer: Buffer, start: number): Entry | undefined {
     const header = buffer.subarray(at, at + block);
     checkHeader(header);
     const type = header.toString('latin1', 156, 157);
-    const what = extraTypes[type];
+    const what = isOld(header) ? undefined : extraTypes[type];
     const size = parseNumber(header, 124, 12, 'size');
     at += block;
     if (!what) return completeEntry(buffer, header, at, extras);
@@ -258,12 +274,13 @@ function completeEntry(
   extras: Map<string, Buffer>,
 ): Entry | undefined {
   const typeflag = header.toString('latin1', 156, 157);
-  const type = typeflag === '\0' || typeflag === '7' ? '0' : typeflag;
-  if (!'0123456S'.includes(type)) throw new Failure(`an entry of the unknown type ${show(typeflag)}`);
+  let type = typeflag === '\0' || typeflag === '7' ? '0' : typeflag;
+  if (!(isOld(header) ? '\x000125' : '\x0001234567S').includes(typeflag))
+    throw new Failure(`an entry of the unknown type ${show(typeflag)}`);
   const pax = parsePax(extras.get('pax header'));
   const global = [...parsePax(extras.get('global pax header')).keys()].find((key) => key !== 'comment');
   if (global) throw new Failure(`a global pax header sets ${show(global)} for all that follow`);
-  const prefix = header[262] === 0 ? text(header, 345, 155) : '';
+  const prefix = !isOld(header) && header[262] === 0 ? text(header, 345, 155) : '';
   const shortName = text(header, 0, 100);
 
   const name = agreeing('name', extras, pax.get('path'), prefix ? `${prefix}/${shortName}` : shortName);
@@ -273,6 +290,7 @@ function completeEntry(
   // only what does not fit into the header's eleven octal digits may say otherwise there
   if (size !== headerSize && size <= 0o77777777777)
     throw new Failure(`entry ${show(name)}: the pax header says ${size} bytes, the header ${headerSize}`);
+  if (isOld(header) && type === '0' && name.endsWith('/')) type = '5';
   let end = dataStart;
   let realSize = paxNumber(pax, 'GNU.sparse.realsize') ?? paxNumber(pax, 'GNU.sparse.size') ?? size;
   if (type === 'S') {
@@ -315,22 +333,22 @@ function agreeing(
   return gnu;
 }
 
-function checkHeader(header: Buffer): void {
+/** Throws a Failure if a block is no header: POSIX, GNU, or as before them, without a magic. */
+export function checkHeader(header: Buffer): void {
   // the checksum itself counts as spaces
-  const sum = header.reduce((sum, byte, index) => sum + (index >= 148 && index < 156 ? 0x20 : byte), 0);
-  if (sum !== parseNumber(header, 148, 8, 'checksum')) throw new Failure('a header with a wrong checksum');
-  const magic = header.toString('latin1', 257, 265);
-  if (magic !== 'ustar\x0000' && magic !== 'ustar  \0') throw new Failure('a header neither POSIX nor GNU');
+  let sum = 8 * 0x20;
+  for (let index = 0; index < header.length; index++)
+    if (index < 148 || index >= 156) sum += header[index] as number;
+  const expected = parseNumber(header, 148, 8, 'checksum');
+  // some old programs add signed bytes
+  if (sum !== expected && header.reduce((sum, byte) => sum - (byte & 0x80) * 2, sum) !== expected)
+    throw new Failure('a header with a wrong checksum');
+  if (!['ustar\x0000', 'ustar  \0', noMagic].includes(header.toString('latin1', 257, 265)))
+    throw new Failure('a header neither POSIX nor GNU');
 }
 
-function checkFirst(header: Buffer): void {
-  try {
-    checkHeader(header);
-  } catch (error) {
-    const start = JSON.stringify(header.toString('latin1', 0, 16));
-    throw new Failure(`it is no tar archive, plain or compressed: ${reason(error)}; it begins with ${start}`);
-  }
-}
+/** As tars before POSIX wrote them: files, links, and directories, whose names end in /. */
+const isOld = (header: Buffer) => header[257] === 0;
 
 /** Octal digits, or where these are too few GNU's base 256: the highest bit set, then a two's complement number. */
 function parseNumber(header: Buffer, offset: number, length: number, what: string): number {
@@ -390,7 +408,7 @@ function paxNumber(pax: Map<string, string>, key: string): number | undefined {
 const text = (header: Buffer, offset: number, length: number) =>
   header.toString('latin1', offset, offset + length).replace(/\0.*/s, '');
 
-const isZero = (bytes: Buffer) => bytes.every((byte) => byte === 0);
+export const isZero = (bytes: Buffer) => bytes.every((byte) => byte === 0);
 
 /** A name from an archive, safe for a terminal. */
 function show(name: string): string {

@@ -2,6 +2,7 @@
 import { existsSync, readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, relative } from 'node:path';
 import { Failure } from '../helpers/cli.ts';
+import { didYouMean } from '../helpers/messages.ts';
 import { attempt } from '../helpers/pids.ts';
 import { findProgram, runProgram, sh, systemDirectories } from '../helpers/shell.ts';
 import type { Step } from '../helpers/steps.ts';
@@ -72,10 +73,16 @@ export async function planHostRootfs(
   const programs = [...found.values()].filter((path) => path !== undefined);
   const missing = names.filter((name) => !found.get(name));
   const wanted = ['sh', ...extra].find((name) => missing.includes(name));
-  if (wanted)
-    throw new Failure(
-      `cannot find ${wanted} in ${systemDirectories.join(' ')}: install it, or give a tarball as SOURCE`,
+  if (wanted) {
+    const folders = wanted.includes('/') ? [dirname(wanted)] : systemDirectories;
+    const near = didYouMean(
+      wanted,
+      folders.flatMap(list).map((path) => (wanted.includes('/') ? path : basename(path))),
     );
+    throw new Failure(
+      `cannot find ${wanted} in ${folders.join(' ')}${near || ': install it, or give a tarball as SOURCE'}`,
+    );
+  }
 
   const tops = ['bin', 'sbin', 'lib', 'lib32', 'lib64', 'libx32'].filter((name) => existsSync(`/${name}`));
   /** Those of them that are links, as on most hosts, and their targets. */

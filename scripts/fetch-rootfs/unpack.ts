@@ -14,6 +14,7 @@ import { installCommand, missingPrograms } from '../helpers/programs.ts';
 import { findProgram, runProgram, sh } from '../helpers/shell.ts';
 import { perform, type Step } from '../helpers/steps.ts';
 import type { Attributes, TarInspector } from './archive.ts';
+import { type Compression, findCompression, type Operands, refuseOthers, startBytes } from './formats.ts';
 import { asRoot, isRoot, lddLibraries } from './host-rootfs.ts';
 
 /** Only the root of the first user namespace may make device nodes, user_namespaces(7). */
@@ -22,32 +23,33 @@ export const mayMakeDevices =
 
 const confine = embedded(import.meta.url, './confine.sh');
 
-// The first bytes of compressed files, and the commands that decompress them. Node's zlib is faster than gzip(1).
-const compressions: { magic: number[]; command: string[] }[] = [
-  { magic: [0x1f, 0x8b], command: ['gzip'] },
-  // xz -9 needs less than this limit; without it an archive could make xz allocate gigabytes
-  { magic: [0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00], command: sh`xz -dc --memlimit-decompress=100MiB` },
-  { magic: [0x28, 0xb5, 0x2f, 0xfd], command: sh`zstd -dcq` },
-  { magic: [0x42, 0x5a, 0x68], command: sh`bzip2 -dc` },
-];
-
-/** Decompresses a stream. Its first bytes tell the format. Throws a Failure if the data is damaged or truncated. */
-export async function* decompress(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+/** The first bytes of a stream, and all of it. */
+async function peek(source: AsyncIterable<Buffer>): Promise<{ start: Buffer; all: AsyncIterable<Buffer> }> {
   const iterator = source[Symbol.asyncIterator]();
   let start: Buffer = Buffer.alloc(0);
-  while (start.length < 6) {
+  while (start.length < startBytes) {
     const { value, done } = await iterator.next();
     if (done) break;
     start = Buffer.concat([start, value]);
   }
-  async function* whole() {
+  async function* all() {
     yield start;
     yield* { [Symbol.asyncIterator]: () => iterator };
   }
-  const compression = compressions.find(({ magic }) => magic.every((byte, index) => start[index] === byte));
-  if (!compression) yield* whole();
-  else if (compression.command[0] === 'gzip') yield* gunzip(whole());
-  else yield* filter(compression.command, whole());
+  return { start, all: all() };
+}
+
+/** Decompresses a tarball. Its first bytes tell the format. Throws a Failure if the data is damaged or another format. */
+export async function* decompress(source: AsyncIterable<Buffer>, operands: Operands): AsyncGenerator<Buffer> {
+  const { start, all } = await peek(source);
+  const compression = findCompression(start);
+  if (!compression) {
+    refuseOthers(start, operands);
+    return yield* all;
+  }
+  const plain = await peek(compression.name === 'gzip' ? gunzip(all) : filter(compression, all));
+  refuseOthers(plain.start, operands, compression);
+  yield* plain.all;
 }
 
 async function* gunzip(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
@@ -76,13 +78,15 @@ async function* gunzip(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
 
 /** Runs a decompressor. Any message of it, such as one about trailing garbage, refuses the archive. */
 async function* filter(
-  [tool = '', ...args]: string[],
+  { name, command: [tool = '', ...args] }: Compression,
   source: AsyncIterable<Buffer>,
 ): AsyncGenerator<Buffer> {
-  if (missingPrograms([tool]))
+  if (missingPrograms([tool])) {
+    const needed = tool === name ? '' : `, for which ${tool} is needed`;
     throw new Failure(
-      `it is compressed with ${tool}, which is not installed here: ${installCommand([tool])}`,
+      `it is compressed with ${name}${needed}, which is not installed here: ${installCommand([tool])}`,
     );
+  }
   const child = spawn(tool, args, { stdio: 'pipe', env: { PATH: process.env.PATH, LC_ALL: 'C' } });
   const ended = Promise.all([outcome(child), feed(child, source)]);
   ended.catch(() => undefined);
@@ -90,7 +94,7 @@ async function* filter(
     yield* child.stdout as AsyncIterable<Buffer>;
     const [{ end, said }] = await ended;
     if (end !== 0 || said.length > 0)
-      throw new Failure(`the ${tool} data is damaged: ${said[0] ?? `exit code ${end}`}`);
+      throw new Failure(`the ${name} data is damaged: ${said[0] ?? `exit code ${end}`}`);
   } finally {
     child.kill();
   }
