@@ -20,6 +20,7 @@ OPTIONS
                         processes of the container
   --dry-run             print the steps as shell, and run nothing
   -h, --help            print this text
+  --version             print name and version
 
   COMMAND gets the namespaces, root directory, cgroups, resource limits, environment, capabilities and no_new_privs of
   the container's first process. If a seccomp filter applies to that process, the filter of run.ts applies to COMMAND.

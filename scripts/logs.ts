@@ -14,6 +14,7 @@ OPTIONS
       --tail N    print the last N lines only; --follow continues after them
       --status    print the exit code of the container instead, or "running"
   -h, --help      print this text
+      --version   print name and version
 
 EXAMPLES
   logs.ts web

@@ -39,6 +39,7 @@ OPTIONS
                           (inode numbers), engine; null if a value does not exist or cannot be read
       --no-trunc          print long commands and paths in full
   -h, --help              print this text
+      --version           print name and version
 
 EXAMPLES
   ps.ts

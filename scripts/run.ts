@@ -65,6 +65,7 @@ OPTIONS
                         (default: mount,pid,uts,ipc,cgroup; net if --network asks for it)
   --dry-run             print the launch as shell, and start nothing
   -h, --help            print this text
+  --version             print name and version
 
   Options you leave out default to ROOTFS/.image.json, if present: entrypoint, command, environment, user, working
   directory and stop signal of the image that ROOTFS was made from.

@@ -21,6 +21,7 @@ OPTIONS
                     status, and unused interfaces, rules and bridges of network.ts
   --dry-run         print the steps as shell, and change nothing
   -h, --help        print this text
+  --version         print name and version
 
   PID 1 of a namespace gets only signals that it handles, pid_namespaces(7). If the first process does not handle the
   signal, stop.ts sends SIGKILL at once.
