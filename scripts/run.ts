@@ -23,6 +23,10 @@ OPTIONS
   --init                run a small init as PID 1: it forwards signals and reaps orphaned processes
   --stop-signal SIGNAL  signal that stop.ts sends first (default: TERM)
 
+  -i, --interactive     accepted, changes nothing: COMMAND always gets the standard input of run.ts, unless -d is given
+  -t, --tty             accepted, changes nothing: COMMAND gets a terminal whenever run.ts has one
+  --rm                  accepted, changes nothing: of a container only the log of -d stays, until stop.ts removes it
+
   -v, --volume SRC:DST[:OPTIONS]  bind-mount SRC of the host at DST; options: ro, nosuid, noexec; may be repeated
   --tmpfs DST[:OPTIONS] mount a tmpfs at DST; options: size=, mode=, uid=, gid=, ro, exec, suid (default: nosuid and
                         noexec, with mode and owner of DST if it exists); may be repeated
@@ -34,22 +38,22 @@ OPTIONS
   --add-host NAME:ADDRESS  add an entry to the container's /etc/hosts; may be repeated
   --dns ADDRESS         use this name server, in the container's /etc/resolv.conf; may be repeated
 
-  --memory SIZE         memory limit, without swap unless --memory-swap is given: 100M is 100 * 1024^2 bytes, 100MB is
+  -m, --memory SIZE     memory limit, without swap unless --memory-swap is given: 100M is 100 * 1024^2 bytes, 100MB is
                         100 * 1000^2
   --memory-swap SIZE|-1  limit for memory and swap together; -1 is unlimited swap
   --memory-reservation SIZE  soft limit: under memory pressure, usage up to SIZE is reclaimed last
   --cpus N              CPU time limit, as a number of CPUs: 1.5
   --cpuset-cpus LIST    run on these CPUs only: 0-1,3
   --cpuset-mems LIST    allocate memory from these NUMA nodes only: 0
-  --cpu-shares N        relative CPU weight under contention, 2 to 262144 (default: 1024)
+  -c, --cpu-shares N    relative CPU weight under contention, 2 to 262144 (default: 1024)
   --pids-limit N|-1     limit for the number of processes and threads; -1 is unlimited
   --device-read-bps PATH:SIZE  read at most SIZE per second from the disk that PATH is or lies on; may be repeated
   --device-write-bps PATH:SIZE  write at most SIZE per second; may be repeated
   --device-read-iops PATH:N  at most N read operations per second; may be repeated
   --device-write-iops PATH:N  at most N write operations per second; may be repeated
   --ulimit NAME=SOFT[:HARD]  resource limit of getrlimit(2): nofile=1024; may be repeated
-  --network NETWORK     host: the host's network, with its name servers if ROOTFS names none that answers (default);
-                        none: a loopback interface only;
+  --network NETWORK     also --net; host: the host's network, with its name servers if ROOTFS names none that answers
+                        (default); none: a loopback interface only;
                         bridge: an interface on a bridge of network.ts; without root, by pasta(1) or slirp4netns(1);
                         container:NAME: the network of another container
   -p, --publish PORTS   with --network bridge: [IP:]HOSTPORT:PORT[/udp] forwards HOSTPORT of the host to PORT of the
@@ -160,20 +164,23 @@ export const options = {
   disk: { parse: parseSize },
   addHost: { parse: parseHost, many: true },
   dns: { parse: parseNameserver, many: true },
-  memory: { parse: parseSize },
+  interactive: { short: 'i' },
+  tty: { short: 't' },
+  rm: {},
+  memory: { short: 'm', parse: parseSize },
   memorySwap: { parse: orUnlimited(parseSize) },
   memoryReservation: { parse: parseSize },
   cpus: { parse: parseCpus },
   cpusetCpus: { parse: (text: string) => parseList('--cpuset-cpus', text) },
   cpusetMems: { parse: (text: string) => parseList('--cpuset-mems', text) },
-  cpuShares: { parse: (text: string) => parseNumber('--cpu-shares', text, 2, 262_144) },
+  cpuShares: { short: 'c', parse: (text: string) => parseNumber('--cpu-shares', text, 2, 262_144) },
   pidsLimit: { parse: orUnlimited((text) => parseNumber('--pids-limit', text, 1, 4_194_304)) },
   deviceReadBps: { parse: parseRate('readBps'), many: true },
   deviceWriteBps: { parse: parseRate('writeBps'), many: true },
   deviceReadIops: { parse: parseRate('readIops'), many: true },
   deviceWriteIops: { parse: parseRate('writeIops'), many: true },
   ulimit: { parse: parseLimit, many: true },
-  network: { parse: parseNetwork },
+  network: { alias: 'net', parse: parseNetwork },
   publish: { short: 'p', parse: parsePort, many: true },
   userns: {},
   capAdd: { parse: parseCapabilities, many: true },

@@ -101,6 +101,11 @@ async function enter(target: string, options: string[] = [], by = launch) {
 }
 
 const commandLine = (pid: number) => attempt(() => readFileSync(`/proc/${pid}/cmdline`, 'utf8')) ?? '';
+/** The PIDs of the processes with this command line. */
+const processesOf = (line: string) =>
+  readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && commandLine(Number(name)) === line)
+    .join(' ');
 const status = (pid: number, field: string) =>
   new RegExp(`^${field}:[ \\t]*(.*)$`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]?.trim();
 const kinds = ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user', 'time'];
@@ -145,6 +150,24 @@ test(
     await assertAlike(String(web.unshare), web.first);
   },
 );
+
+test('-d returns when the command runs, which stays; what cannot be started is told', container, async () => {
+  const seconds = String(++lasting);
+  const words = ['-d', '-it', '-w', '/usr', web.name, 'sh', '-c', `sleep ${seconds}; echo said >&2`];
+  const { code, stdout, stderr } = await exec(...words);
+  assert.deepEqual([code, stdout, stderr], [0, '', '']);
+  const pid = Number(await until('the command', () => /^\d+/.exec(processesOf(`sleep\0${seconds}\0`))?.[0]));
+  assert.equal(namespace(pid, 'pid'), namespace(web.first, 'pid'));
+  assert.equal(readlinkSync(`/proc/${pid}/cwd`), '/usr');
+  for (const fd of [0, 1, 2]) assert.equal(statSync(`/proc/${pid}/fd/${fd}`).rdev, 0x103);
+  process.kill(pid, 'SIGTERM');
+  await assertEnds([
+    [['-d', web.name, 'no-such'], 127, 'exec: no-such: No such file or directory'],
+    [['-d', web.name, '/etc/passwd'], 126, 'exec: /etc/passwd: Permission denied'],
+    [['-d', '-w', '/no/such', web.name, 'true'], 125, 'exec: cannot enter the directory /no/such'],
+    [['-d', web.name, 'sh', '-c', 'exit 3'], 0, ''],
+  ]);
+});
 
 test('it has nothing of the caller: descriptors, environment, signals, keys', container, async () => {
   const inherited = ['bash', '-c', 'trap "" TERM; exec 5</etc/passwd 200</etc/passwd; exec "$0" "$@"'];
