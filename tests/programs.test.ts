@@ -121,6 +121,17 @@ test('--dry-run prints the launch for a host that has them', container, async ()
   assert.match(stdout, /pivot_root/);
 });
 
+test('without perl the runbook loads its filter of system calls by python', {
+  skip: container.skip || needs('python3'),
+}, async () => {
+  const hidden = without(['perl'], 'debian');
+  const words = ['--dry-run', '--name', newName(), rootfs, 'grep', '^Seccomp:', '/proc/self/status'];
+  const { stdout: text } = await execute([...hidden, script('run'), ...words]);
+  assert.match(text, /load\.py/);
+  const { stdout, stderr } = await execute([...hidden, 'sh'], { input: text });
+  assert.deepEqual([stdout, stderr], ['Seccomp:\t2\n', '']);
+});
+
 test('on a terminal script(1) is needed', { skip: container.skip || needs('script') }, async () => {
   const words = [...without(['script'], 'fedora'), script('run'), rootfs, 'true'];
   const line = words.map(quote).join(' ');

@@ -16,6 +16,7 @@ import {
   seccompRules,
 } from '../scripts/helpers/seccomp/seccomp.ts';
 import { findProgram, systemDirectories } from '../scripts/helpers/shell.ts';
+import { callTables } from '../scripts/helpers/system-calls.ts';
 import { defaultCapabilities } from '../scripts/run/capabilities.ts';
 import { needs } from './helpers/needs.ts';
 import { execute } from './helpers/script.ts';
@@ -186,6 +187,19 @@ for (const [by, program, words, print] of [
         const given = rulesFor(architecture, kept);
         const { stdout, stderr } = await execute([...argv, 'test', '--', ...given, '--']);
         assert.deepEqual([stdout.trim(), stderr], [seccompFilter(given).toString('hex'), '']);
+
+        // the same by name, with a table of numbers
+        const named = given.map((rule) =>
+          /^(audit|unassigned):/.test(rule) ? rule : rule.replace(/:\d+/, ''),
+        );
+        const table = (callTables[architecture] as string).trim().split(/\s+/);
+        assert.equal(
+          (await execute([...argv, 'test', ...table, '--', ...named, '--'])).stdout.trim(),
+          stdout.trim(),
+        );
+        const unknown = await execute([...argv, 'test', ...table, '--', ...named, 'no_such_call', '--']);
+        assert.notEqual(unknown.code, 0);
+        assert.match(unknown.stderr, /no_such_call/);
       }
   });
 
