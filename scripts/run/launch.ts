@@ -24,6 +24,7 @@ import { enterCommand, type Launch, needsNotes } from './container.ts';
 import { Furnisher } from './furnisher.ts';
 import { type HeldProcess, hold, holdUserNamespace, hostShell } from './held.ts';
 import { releaseShell } from './hold.ts';
+import { applySettings } from './settings.ts';
 import { Signals } from './signals.ts';
 import { closeInherited, giveStreams } from './streams.ts';
 import { hostId } from './userns.ts';
@@ -70,6 +71,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
     reserved ??= await reserveName(launch);
     if (cgroups) await perform(joiningSteps(cgroups, String(pid)));
     reserved.unlock();
+    await applySettings(launch, String(pid));
     await earlyMounts;
 
     // drop privileges, and meanwhile furnish the rest
@@ -78,6 +80,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
     await Promise.all([held.waitForLine(/^ready$/), furnisher.makeFiles()]);
     checkSignal(signals);
     await furnisher.mountLate();
+    if (isolate.has('mount')) furnisher.makeWorkdir();
     if (isolate.has('net') && launch.hasIp && !connection)
       await (await hostShell())`exec ${enterCommand(launch, String(pid))} ip link set lo up`;
     await giveStreams(launch, pid);
