@@ -105,6 +105,7 @@ import { notesFolder } from './helpers/containers.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { findInPath } from './helpers/shell.ts';
 import { parseNumber, parseSignal, parseSize } from './helpers/units.ts';
+import { checkMemoryToStart, checkPidsToStart } from './limit/smallest.ts';
 import type { Limits } from './limit/table.ts';
 import { parseCpus, parseList } from './limit/units.ts';
 import { parsePort } from './network/addresses.ts';
@@ -226,6 +227,8 @@ function planLimits(values: Options): Limits {
     throw new UsageError(
       '--memory-swap limits memory and swap together: it needs --memory, and must not be less',
     );
+  checkMemoryToStart(memory);
+  checkPidsToStart(values.pidsLimit, values.init);
   return {
     memoryBytes: memory,
     swapBytes: memorySwap && memorySwap - (memory ?? 0),
