@@ -6,7 +6,8 @@
 # Descriptors 3 and 4 become standard input and error of COMMAND.
 nulls=
 for fd in 3 1 4; do [ ! "/proc/self/fd/$fd" -ef /dev/null ] || nulls="$nulls $fd"; done
-echo ready >&2
+# in a process of its own: dash would put descriptor 2 in place of 1 meanwhile, whose owner node may change now
+(echo ready >&2)
 read -r _ || exit 125
 exec <&3 2>&4 3<&- 4>&- 6<&-
 # the container's null device replaces the host's, which fchmod(2) would change
