@@ -28,6 +28,8 @@ OPTIONS
   A program in perl enters the container; without perl, one in python3. Without either it is nsenter(1), which is
   weaker: a message on stderr says in what.
 
+  If the kernel kills processes of the container at a memory limit meanwhile, exec.ts says which, and what raises it.
+
   The exit code is COMMAND's; 128+n if signal n killed it; 127 if it was not found; 126 if it could not be executed;
   125 if the container could not be entered.
 

@@ -15,14 +15,16 @@ USAGE
   give --high, --reserve or --oom-group.
 
   A container, a service and any tree of processes that has a cgroup to itself are limited there, in place. Any other
-  tree is moved into a new cgroup, barehand/pid-PID. Memory that it allocated before stays charged to its old cgroup.
+  tree is moved into a new cgroup, barehand/pid-PID. Memory that it allocated before stays charged to its old cgroup, so
+  it can grow to SIZE beyond that.
 
 OPTIONS
   --swap SIZE|max   swap allowed in addition to SIZE (default: none)
   --high SIZE       throttle the processes and reclaim their memory above SIZE, but kill none (v2)
   --reserve SIZE    soft limit: v1 reclaims first from cgroups above it, v2 last from cgroups below it
   --oom-group       if the kernel kills one process for lack of memory, it kills all (v2)
-  --force           set SIZE even if more is in use: v1 refuses if it can't reclaim enough, v2 kills at once
+  --force           set SIZE even if more is in use in the cgroup, or if it is below 1 MiB: v1 fails with EBUSY if it
+                    can't reclaim enough, v2 kills at once
   --watch           limit nothing; until TARGET ends, report each process in it that the kernel kills for lack of
                     memory: which, how large, and whose limit it was
   --reset           lift the limits: restore those the container was started with, or its engine or systemd had set;

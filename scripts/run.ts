@@ -34,8 +34,8 @@ OPTIONS
   --add-host NAME:ADDRESS  add an entry to the container's /etc/hosts; may be repeated
   --dns ADDRESS         use this name server, in the container's /etc/resolv.conf; may be repeated
 
-  --memory SIZE         memory limit, without swap unless --memory-swap is given: 100M is 100 * 1024^2 bytes, 100MB is
-                        100 * 1000^2
+  --memory SIZE         memory limit from 6M, without swap unless --memory-swap is given: 100M is 100 * 1024^2 bytes,
+                        100MB is 100 * 1000^2
   --memory-swap SIZE|-1  limit for memory and swap together; -1 is unlimited swap
   --memory-reservation SIZE  soft limit: under memory pressure, usage up to SIZE is reclaimed last
   --cpus N              CPU time limit, as a number of CPUs: 1.5
