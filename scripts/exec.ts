@@ -32,6 +32,8 @@ OPTIONS
   A program in perl enters the container; without perl, one in python3. Without either it is nsenter(1), which is
   weaker: a message on stderr says in what.
 
+  If the kernel kills processes of the container at a memory limit meanwhile, exec.ts says which, and what raises it.
+
   The exit code is COMMAND's; 128+n if signal n killed it; 127 if it was not found; 126 if it could not be executed;
   125 if the container could not be entered. With -d: 0 once COMMAND has started, else 125 to 127.
 
@@ -61,13 +63,21 @@ import { isatty } from 'node:tty';
 import { become, canBecome, startAndWait, startDetached } from './exec/become.ts';
 import { type Entry, enterCommand, enterRunbook, type Tool } from './exec/enter.ts';
 import { planInside } from './exec/inside.ts';
-import { cgroupDirectory, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
+import { cgroupDirectory, findHierarchy, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
 import { attempt, namespaceInode, readProc, readProcesses, startTicks } from './helpers/pids.ts';
 import { installCommand, requirePrograms } from './helpers/programs.ts';
 import { findInPath, findProgram, sh } from './helpers/shell.ts';
 import { numberedArchitectures } from './helpers/system-calls.ts';
 import { findContainer } from './helpers/target.ts';
+import {
+  countKills,
+  describeOomKills,
+  hasMemoryLimit,
+  raiseCommand,
+  settledOomKills,
+} from './limit/oom-kills.ts';
+import type { Cgroup } from './limit/table.ts';
 import { parseUser, parseVariable, parseWorkdir } from './run/command.ts';
 
 export const options = {
@@ -204,6 +214,30 @@ function holdOn({ pid, startTicks: started }: Entry): void {
   if (its !== started) throw new Failure(`process ${pid} has ended, and another has its PID`);
 }
 
+/** The limited memory cgroup that COMMAND joins; undefined if there is none, and no limit that could be exceeded. */
+function findMemory({ cgroups }: Entry): { place: Cgroup; hierarchy: Hierarchy } | undefined {
+  const hierarchy = findHierarchy(readHierarchies(), 'memory');
+  const directory = hierarchy && cgroups.find((one) => one.startsWith(`${hierarchy.mountPoint}/`));
+  if (!hierarchy || directory === undefined) return undefined;
+  const place = { version: hierarchy.version, directory };
+  return hasMemoryLimit(place, hierarchy) ? { place, hierarchy } : undefined;
+}
+
+/** Prints one line if the kernel has killed more processes of the container than `before`, for lack of memory. */
+async function reportKills(
+  target: string,
+  memory: ReturnType<typeof findMemory>,
+  before: number,
+): Promise<void> {
+  const count = (memory && countKills(memory.place)) ?? 0;
+  if (!memory || count <= before) return;
+  const kills = await settledOomKills(memory.place, memory.hierarchy, 0);
+  if (kills)
+    console.error(
+      `exec: ${target}: ${describeOomKills({ ...kills, count: count - before }, raiseCommand(target), memory.hierarchy)}`,
+    );
+}
+
 /** Enters by nsenter(1), and waits. Signals go to the command, which is a child of nsenter. */
 async function enterByNsenter(argv: string[], env: NodeJS.ProcessEnv, passesKeys: boolean): Promise<number> {
   // nsenter(1) passes on all descriptors: those of the caller are closed here, those of node by execve(2)
@@ -226,6 +260,7 @@ await main(
   { options, operands: [1, 1], command: true, exitCodes: { failed: 125, usage: 125 } },
   async (values, operands) => {
     const entry = planEntry(values, operands);
+    const [target = ''] = operands;
     const tool = findTool();
     if (tool.name === 'nsenter' && entry.detach)
       throw new Failure(
@@ -247,7 +282,15 @@ await main(
     // a terminal sends SIGINT and SIGQUIT to all its processes; if it is raw, as when it is relayed, it sends none
     const passesKeys = (entry.inside && tool.name !== 'nsenter' && isatty(0) && isatty(1)) || !isatty(0);
     if (entry.detach) return startDetached(enterCommand(entry, tool), env);
-    if (tool.name === 'nsenter') return enterByNsenter(enterCommand(entry, tool), env, passesKeys);
-    return become(enterCommand(entry, tool, canBecome ? undefined : process.pid), env, passesKeys);
+    // node stays where a limit of memory can be exceeded: what the kernel kills is told when COMMAND has ended
+    const memory = findMemory(entry);
+    const killsBefore = (memory && countKills(memory.place)) ?? 0;
+    const waits = memory !== undefined || !canBecome;
+    const words = enterCommand(entry, tool, waits && tool.name !== 'nsenter' ? process.pid : undefined);
+    let code: number;
+    if (tool.name === 'nsenter') code = await enterByNsenter(words, env, passesKeys);
+    else code = waits ? await startAndWait(words, env, passesKeys) : await become(words, env, passesKeys);
+    await reportKills(target, memory, killsBefore);
+    return code;
   },
 );

@@ -35,9 +35,9 @@ OPTIONS
       --count TICKS       with --watch: end after this number of readings
       --json              print an array of objects: name, pid, processes, command, rootfs, startedAt, memory
                           (usedBytes, limitBytes, source: "cgroup" or "rss"), limits (memoryBytes, cpus, pids), pids,
-                          cpuSeconds, oomKills (count; level, cgroup, process and at of the last one), labels
-                          (those of run.ts), namespaces (inode numbers), engine; null if a value does not exist or
-                          cannot be read
+                          cpuSeconds, oomKills (count; level, cgroup, limitBytes, process with its residentBytes, and
+                          at of the last one), labels (those of run.ts), namespaces (inode numbers), engine; null if a
+                          value does not exist or cannot be read
       --no-trunc          print long commands and paths in full
   -h, --help              print this text
       --version           print name and version

@@ -43,8 +43,8 @@ OPTIONS
   --add-host NAME:ADDRESS  add an entry to the container's /etc/hosts; may be repeated
   --dns ADDRESS         use this name server, in the container's /etc/resolv.conf; may be repeated
 
-  -m, --memory SIZE     memory limit, without swap unless --memory-swap is given: 100M is 100 * 1024^2 bytes, 100MB is
-                        100 * 1000^2
+  -m, --memory SIZE     memory limit from 6M, without swap unless --memory-swap is given: 100M is 100 * 1024^2 bytes,
+                        100MB is 100 * 1000^2
   --memory-swap SIZE|-1  limit for memory and swap together; -1 is unlimited swap
   --memory-reservation SIZE  soft limit: under memory pressure, usage up to SIZE is reclaimed last
   --cpus N              CPU time limit, as a number of CPUs: 1.5
@@ -121,6 +121,7 @@ import { notesFolder } from './helpers/containers.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { findInPath } from './helpers/shell.ts';
 import { parseNumber, parseSignal, parseSize } from './helpers/units.ts';
+import { checkMemoryToStart, checkPidsToStart } from './limit/smallest.ts';
 import type { Limits } from './limit/table.ts';
 import { parseCpus, parseList } from './limit/units.ts';
 import { parsePort } from './network/addresses.ts';
@@ -278,6 +279,8 @@ function planLimits(values: Options): Limits {
     throw new UsageError(
       '--memory-swap limits memory and swap together: it needs --memory, and must not be less',
     );
+  checkMemoryToStart(memory);
+  checkPidsToStart(values.pidsLimit, values.init);
   return {
     memoryBytes: memory,
     swapBytes: memorySwap && memorySwap - (memory ?? 0),
