@@ -48,12 +48,17 @@ OPTIONS
   --device-read-iops PATH:N  at most N read operations per second; may be repeated
   --device-write-iops PATH:N  at most N write operations per second; may be repeated
   --ulimit NAME=SOFT[:HARD]  resource limit of getrlimit(2): nofile=1024; may be repeated
-  --network NETWORK     host: the host's network, with its name servers if ROOTFS names none that answers (default);
+  --network NETWORK     host (default): the network of the host: its interfaces, ports and localhost, without isolation;
+                        with the host's name servers if ROOTFS names none that answers;
                         none: a loopback interface only;
                         bridge: an interface on a bridge of network.ts; without root, by pasta(1) or slirp4netns(1);
                         container:NAME: the network of another container
   -p, --publish PORTS   with --network bridge: [IP:]HOSTPORT:PORT[/udp] forwards HOSTPORT of the host to PORT of the
                         container, on the host address IP only if given; may be repeated
+  --sandbox             for a command that you do not trust: --network none --read-only --cap-drop ALL --memory 512M
+                        --pids-limit 256, a --tmpfs each on /tmp, /run and /var/tmp, and --userns if the host and
+                        ROOTFS allow it, else a message says why not; options that are given win: --memory 1G, and
+                        --ephemeral takes the place of --read-only
   --userns              map the container's root to an unprivileged user of the host (always, without root)
   --cap-add CAP         keep this capability, see capabilities(7), or ALL; may be repeated
   --cap-drop CAP        drop this capability, or ALL; may be repeated
@@ -75,6 +80,7 @@ EXAMPLES
   run.ts rootfs/host                            an interactive shell
   run.ts --memory 100M --name web rootfs/host /bin/sh -c 'echo $$'
   run.ts -d --name web --init --ephemeral -v /srv/www:/srv:ro rootfs/host sleep infinity
+  run.ts --sandbox -v ./src:/src:ro rootfs/host make -n -C /src
   run.ts --isolate chroot rootfs/host ps aux    the article's step 2: ps still sees the whole host
   run.ts --isolate pid,mount rootfs/host ps aux its step 3: ps sees the container
   run.ts --dry-run rootfs/host | less           the launch as shell
@@ -136,7 +142,8 @@ import {
 import { printLaunch } from './run/print.ts';
 import { hostResolver } from './run/resolver.ts';
 import { defaultShell, findRootfs } from './run/rootfs.ts';
-import { checkUser, findUserNamespace } from './run/userns.ts';
+import { addSandbox, sandboxNamespace } from './run/sandbox.ts';
+import { checkUser, findUserNamespace, type UserNamespace, unreachable } from './run/userns.ts';
 
 export const options = {
   name: { parse: parseName },
@@ -174,6 +181,7 @@ export const options = {
   ulimit: { parse: parseLimit, many: true },
   network: { parse: parseNetwork },
   publish: { short: 'p', parse: parsePort, many: true },
+  sandbox: {},
   userns: {},
   capAdd: { parse: parseCapabilities, many: true },
   capDrop: { parse: parseCapabilities, many: true },
@@ -186,9 +194,8 @@ export const options = {
 type Options = Values<typeof options>;
 
 /** Options that need a mount namespace. */
-const needMount = 'user workdir volume tmpfs device shmSize readOnly ephemeral addHost dns userns init'.split(
-  ' ',
-);
+const needMount =
+  'sandbox user workdir volume tmpfs device shmSize readOnly ephemeral addHost dns userns init'.split(' ');
 
 /** Throws UsageError for options that contradict each other. */
 function checkOptions(values: Options, isolate: Set<string>): void {
@@ -208,8 +215,8 @@ function checkOptions(values: Options, isolate: Set<string>): void {
   if (process.getuid?.() !== 0 && !(isolate.has('mount') && isolate.has('pid')))
     throw new UsageError('without root --isolate must have mount and pid');
   if (isolate.has('mount')) return;
-  for (const [option, given] of Object.entries(values))
-    if (needMount.includes(option) && isGiven(given))
+  for (const option of needMount)
+    if (isGiven(values[option as keyof Options]))
       throw new UsageError(`--${kebab(option)} needs --isolate mount: chroot(2) alone cannot do it`);
 }
 
@@ -267,8 +274,31 @@ function planCommand(values: Options, words: string[], image: ImageConfig, rootf
   return command.length > 0 ? command : [defaultShell(rootfs)];
 }
 
+/** The user namespace of the container, if it gets one. Throws Failure if --userns, or the caller, can't have it. */
+async function planUserNamespace(
+  name: string,
+  rootfs: string,
+  { userns, sandbox, volume }: Options,
+): Promise<UserNamespace | undefined> {
+  const isRoot = process.getuid?.() === 0;
+  const sources = volume.map(({ source }) => source);
+  if (sandbox && !userns && isRoot) {
+    const found = await sandboxNamespace(name, rootfs, sources);
+    if (typeof found !== 'string') return found;
+    console.error(
+      `run: --sandbox: without --userns, so root in this container is root for the kernel: ${found}`,
+    );
+    return undefined;
+  }
+  const namespace = findUserNamespace(name, userns);
+  const obstacle = namespace && isRoot ? unreachable([rootfs, ...sources], namespace) : undefined;
+  if (obstacle !== undefined) throw new Failure(`--userns: ${obstacle}`);
+  return namespace;
+}
+
 /** The plan of the launch, from options and facts about the host. Throws UsageError or Failure if it can't be done. */
-async function planLaunch(values: Options, [operand = '', ...words]: string[]): Promise<Launch> {
+async function planLaunch(given: Options, [operand = '', ...words]: string[]): Promise<Launch> {
+  const values = addSandbox(given);
   const { privileged, network: choice = { kind: 'host' } } = values;
   const rootfs = realpathSync(findRootfs(operand));
   if (rootfs === '/')
@@ -280,7 +310,7 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
 
   const name = values.name ?? defaultName(rootfs);
   const image = readImageConfig(rootfs);
-  const userNamespace = findUserNamespace(name, values.userns);
+  const userNamespace = await planUserNamespace(name, rootfs, values);
   const limits = planLimits(values);
   const user = findUser(rootfs, values.user ?? imageUser(rootfs, pivots ? image.user : undefined));
   checkUser(user, userNamespace);
