@@ -55,10 +55,10 @@ OPTIONS
                         container:NAME: the network of another container
   -p, --publish PORTS   with --network bridge: [IP:]HOSTPORT:PORT[/udp] forwards HOSTPORT of the host to PORT of the
                         container, on the host address IP only if given; may be repeated
-  --sandbox             for a command that you do not trust: --network none --read-only --cap-drop ALL --memory 512M
-                        --pids-limit 256, a --tmpfs each on /tmp, /run and /var/tmp, and --userns if the host and
-                        ROOTFS allow it, else a message says why not; options that are given win: --memory 1G, and
-                        --ephemeral takes the place of --read-only
+  --sandbox             for a command that you do not trust: --network none, --read-only with a tmpfs on /tmp, /run
+                        and /var/tmp, --cap-drop ALL, --memory 512M, --pids-limit 256; and --userns, if host and
+                        ROOTFS allow it, else a message says why not. Options that are given win: --memory 1G;
+                        instead of --read-only, --ephemeral discards changes
   --userns              map the container's root to an unprivileged user of the host (always, without root)
   --cap-add CAP         keep this capability, see capabilities(7), or ALL; may be repeated
   --cap-drop CAP        drop this capability, or ALL; may be repeated
