@@ -54,7 +54,8 @@ OPTIONS
                         bridge: an interface on a bridge of network.ts; without root, by pasta(1) or slirp4netns(1);
                         container:NAME: the network of another container
   -p, --publish PORTS   with --network bridge: [IP:]HOSTPORT:PORT[/udp] forwards HOSTPORT of the host to PORT of the
-                        container, on the host address IP only if given; may be repeated
+                        container, on the host address IP only if given; its URL is printed on standard error; may be
+                        repeated
   --sandbox             for a command that you do not trust: --network none, --read-only with a tmpfs on /tmp, /run
                         and /var/tmp, --cap-drop ALL, --memory 512M, --pids-limit 256; and --userns, if host and
                         ROOTFS allow it, else a message says why not. Options that are given win: --memory 1G;
@@ -71,6 +72,7 @@ OPTIONS
   --dry-run             print the launch as shell, and start nothing
   -h, --help            print this text
 
+  On a terminal a shell shows where one is, root@web:/#, unless its own start files, the image or -e set PS1.
   Options you leave out default to ROOTFS/.image.json, if present: entrypoint, command, environment, user, working
   directory and stop signal of the image that ROOTFS was made from.
   The exit code is COMMAND's; 128+n if signal n killed it; 127 if it was not found; 126 if it could not be executed;
@@ -140,6 +142,7 @@ import {
   parseVolume,
 } from './run/options.ts';
 import { printLaunch } from './run/print.ts';
+import { prompt } from './run/prompt.ts';
 import { hostResolver } from './run/resolver.ts';
 import { defaultShell, findRootfs } from './run/rootfs.ts';
 import { addSandbox, sandboxNamespace } from './run/sandbox.ts';
@@ -322,7 +325,13 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
   if (!pivots && !kept.includes('sys_chroot'))
     throw new UsageError('a chroot needs CAP_SYS_CHROOT: do not drop it, or add mount to --isolate');
   const security = Object.assign({}, ...values.securityOpt) as ReturnType<typeof parseSecurity>;
+  const terminal = !values.detach && isatty(0) && isatty(1);
+  const command = planCommand(values, words, image, rootfs);
   const environment = planEnvironment(values, image, user.home, hostname ?? osHostname());
+  if (terminal)
+    environment.push(
+      ...prompt(rootfs, command, { ...user, hostname: hostname ?? osHostname(), environment }),
+    );
   const { init, words: initWords } = values.init ? planInit() : { init: undefined, words: [] };
 
   const network = await planNetwork({
@@ -358,7 +367,7 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
     texts: [...network.texts, ...(resolver ? [resolver] : [])],
     devices: values.device,
     shmBytes: values.shmSize ?? 64 * 1024 * 1024,
-    command: [...initWords, ...planCommand(values, words, image, rootfs)],
+    command: [...initWords, ...command],
     init,
     hasInit: values.init,
     environment,
@@ -379,7 +388,7 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
         : planSeccomp(kept, pivots && !security.newPrivileges),
     cgroups: findCgroups(name, limits),
     runDirectory: notesFolder(name),
-    terminal: !values.detach && isatty(0) && isatty(1),
+    terminal,
     detached: values.detach ? { logBytes: values.logSize ?? 1024 * 1024 } : undefined,
     stopSignal: values.stopSignal ?? (image.stopSignal && parseSignal(image.stopSignal)),
     ...readHost(environment),

@@ -114,6 +114,10 @@ export function findUser(rootfs: string, { user, group }: UserChoice): User {
   return { uid, gid, groups: [...new Set(others.map((other) => other.gid))], home: account?.home ?? '/' };
 }
 
+/** The name of a user of the container; undefined if passwd(5) has none. */
+export const findName = (rootfs: string, uid: number): string | undefined =>
+  readAccounts(rootfs).find((account) => account.uid === uid)?.name;
+
 /** The home directory of a user of the container; `/` if passwd(5) has none. */
 export const findHome = (rootfs: string, uid: number): string =>
   readAccounts(rootfs).find((account) => account.uid === uid)?.home ?? '/';
