@@ -27,7 +27,8 @@ OPTIONS
 
   COMMAND gets the namespaces, root directory, cgroups, resource limits, environment, capabilities and no_new_privs of
   the container's first process. If a seccomp filter applies to that process, the filter of run.ts applies to COMMAND.
-  If standard input and output are a terminal, COMMAND gets a terminal of its own.
+  If standard input and output are a terminal, COMMAND gets a terminal of its own. A shell shows where one is there,
+  root@web:/#, unless its own start files, the container's environment or -e set PS1.
 
   A program in perl enters the container; without perl, one in python3. Without either it is nsenter(1), which is
   weaker: a message on stderr says in what.
@@ -58,6 +59,7 @@ SEE ALSO
   setns(2), nsenter(1), chroot(2), cgroups(7), capabilities(7), credentials(7), prctl(2), pty(7), unshare(1)
 */
 import { closeSync, readdirSync, readFileSync, realpathSync } from 'node:fs';
+import { hostname as osHostname } from 'node:os';
 import { join } from 'node:path';
 import { isatty } from 'node:tty';
 import { become, canBecome, startAndWait, startDetached } from './exec/become.ts';
@@ -67,7 +69,7 @@ import { cgroupDirectory, findHierarchy, type Hierarchy, readHierarchies } from 
 import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
 import { attempt, namespaceInode, readProc, readProcesses, startTicks } from './helpers/pids.ts';
 import { installCommand, requirePrograms } from './helpers/programs.ts';
-import { findInPath, findProgram, sh } from './helpers/shell.ts';
+import { findInPath, findProgram, runProgram, sh } from './helpers/shell.ts';
 import { numberedArchitectures } from './helpers/system-calls.ts';
 import { findContainer } from './helpers/target.ts';
 import {
@@ -78,7 +80,8 @@ import {
   settledOomKills,
 } from './limit/oom-kills.ts';
 import type { Cgroup } from './limit/table.ts';
-import { parseUser, parseVariable, parseWorkdir } from './run/command.ts';
+import { findHome, parseUser, parseVariable, parseWorkdir } from './run/command.ts';
+import { isShell, prompt } from './run/prompt.ts';
 
 export const options = {
   user: { short: 'u', parse: parseUser },
@@ -140,8 +143,20 @@ function planParts(pid: number, isRoot: boolean, hostTools: boolean): string[] {
   return hostTools ? others : [...others, ...pathsOf(['user'])];
 }
 
+/** The host name in the container, uts_namespaces(7); empty if it can't be found. */
+async function hostnameOf(pid: number, variables: string[], isRoot: boolean): Promise<string> {
+  if (namespaceInode(pid, 'uts') === namespaceInode(process.pid, 'uts')) return osHostname();
+  const known = variables.find((pair) => pair.startsWith('HOSTNAME='));
+  if (known) return known.slice('HOSTNAME='.length);
+  const user = isRoot ? [] : ['--user', '--preserve-credentials'];
+  return (await runProgram(sh`nsenter --target ${pid} ${user} --uts uname -n`)).stdout.trim();
+}
+
 /** Plans an entry from options and facts. Throws UsageError for options that contradict each other. */
-function planEntry(values: Values<typeof options>, [target = '', ...command]: string[]): Entry {
+async function planEntry(
+  values: Values<typeof options>,
+  [target = '', ...command]: string[],
+): Promise<Entry> {
   const { hostTools, user, privileged, env, workdir, detach } = values;
   if (command.length === 0) throw new UsageError('COMMAND is missing');
   if (hostTools && (user !== undefined || privileged))
@@ -165,6 +180,7 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
   if (!isRoot && !parts.includes('ns/user'))
     throw new Failure(`${target} has no user namespace of its own: needs root: try sudo`);
   const variables = (readProc(pid, 'environ') ?? '').split('\0').filter((pair) => pair.includes('='));
+  const isTerminal = isatty(0) && isatty(1) && !detach;
   const isSet = (key: string) => variables.some((pair) => pair.startsWith(`${key}=`));
   const inside = hostTools
     ? undefined
@@ -173,9 +189,18 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
     ? [
         ...(isSet('PATH') ? [] : ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin']),
         ...(isSet('HOME') && user === undefined ? [] : [`HOME=${inside.user.home}`]),
-        ...(isatty(0) && isatty(1) && !detach ? [`TERM=${process.env.TERM ?? 'xterm'}`] : []),
+        ...(isTerminal ? [`TERM=${process.env.TERM ?? 'xterm'}`] : []),
       ]
     : [];
+  if (inside && isTerminal && isShell(command)) {
+    const { uid } = inside.user;
+    const hostname = await hostnameOf(pid, variables, isRoot);
+    const root = `/proc/${pid}/root`;
+    const given = [...variables, ...env];
+    environment.push(
+      ...prompt(root, command, { uid, home: findHome(root, uid), hostname, environment: given }),
+    );
+  }
   // ps(1) and the like need a /proc with the container's processes, which only they see, unshare(1)
   const ownProc =
     hostTools && parts.includes('ns/pid') ? sh`unshare --mount --mount-proc --propagation slave` : [];
@@ -259,7 +284,7 @@ await main(
   import.meta.url,
   { options, operands: [1, 1], command: true, exitCodes: { failed: 125, usage: 125 } },
   async (values, operands) => {
-    const entry = planEntry(values, operands);
+    const entry = await planEntry(values, operands);
     const [target = ''] = operands;
     const tool = findTool();
     if (tool.name === 'nsenter' && entry.detach)
