@@ -137,6 +137,7 @@ import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
 import { findCgroups } from './run/cgroups.ts';
 import { findGroups, findUser, parseGroup, parseUser, parseVariable, parseWorkdir } from './run/command.ts';
 import type { Launch } from './run/container.ts';
+import type { Volume } from './run/furnish.ts';
 import { changeMasks, findVolumes, launchPrograms, mountFlags, planSeccomp, readHost } from './run/host.ts';
 import { idmapCommand } from './run/idmap.ts';
 import { type ImageConfig, imageUser, readImageConfig } from './run/image.ts';
