@@ -23,8 +23,9 @@ OPTIONS
                         up to 2147483647, is always an ID (default: root)
   --group-add GROUP     also a member of this group, by name or ID; may be repeated
   -l, --label KEY=VALUE a note about the container, for ps.ts --json; may be repeated
-  --init                run a small init as PID 1: it forwards signals and reaps orphaned processes
-  --stop-signal SIGNAL  signal that stop.ts sends first (default: TERM)
+  --init                run a small init as PID 1: it forwards signals to the command's process group, and reaps
+                        orphaned processes
+  --stop-signal SIGNAL  signal that stop.ts sends first, by name or number: INT, 37, RTMIN+3 (default: TERM)
 
   -i, --interactive     accepted, changes nothing: COMMAND always gets the standard input of run.ts, unless -d is given
   -t, --tty             accepted, changes nothing: COMMAND gets a terminal whenever run.ts has one

@@ -12,7 +12,8 @@ USAGE
   The name of a container in the background is valid until its log is removed, even after the container has ended.
 
 OPTIONS
-  -s, --signal NAME the signal to send first (default: the one of run.ts --stop-signal, else TERM)
+  -s, --signal NAME the signal to send first, by name or number: INT, 37, RTMIN+3 (default: the one of
+                    run.ts --stop-signal, else TERM)
   -t, --timeout SECONDS  time between that signal and SIGKILL, also --time (default: 10)
   --all             stop every container that run.ts has made
   --pause           freeze the container: it keeps its memory and gets no CPU time

@@ -35,7 +35,7 @@ class Interrupted extends Failure {}
 
 /** Throws Interrupted if a signal came before the command was started. */
 function checkSignal({ ending }: Signals): void {
-  if (ending) throw new Interrupted(`${ending} came before it had started`);
+  if (ending) throw new Interrupted(`signal ${ending} came before it had started`);
 }
 
 /** Launches a container and, unless it is detached, waits for its end. Returns the exit code. */
@@ -111,7 +111,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
     await Promise.all([held?.abort(), holder?.abort(), furnishing.catch(() => {})]);
     furnisher?.close();
     cleansUpLater = false;
-    if (error instanceof Interrupted) return 128 + constants.signals[signals.ending as NodeJS.Signals];
+    if (error instanceof Interrupted) return 128 + (signals.ending as number);
     throw (await limitFailure(launch, startedBootSeconds)) ?? error;
   } finally {
     if (!cleansUpLater) {
@@ -156,7 +156,7 @@ async function exitCode(held: HeldProcess, signals: Signals): Promise<number> {
   const [code, signal] = await held.end;
   const { ending } = signals; // set if a signal has come meanwhile
   const text = held.errorText();
-  if (ending) return 128 + constants.signals[ending];
+  if (ending) return 128 + ending;
   // unshare(1) before 2.40 reports an error of its own if SIGKILL ended its child
   if (text.includes('sigprocmask')) return 137;
   if (text) throw new Failure(text);
@@ -174,9 +174,9 @@ async function reportStart({ runDirectory, hasInit, name, chroot }: Launch, held
   // without pivot_root, the shell of release.sh becomes chroot(1), which becomes the command
   const isCommand = (argv: string) => !argv.includes(releaseShell) && !argv.startsWith(`${chroot}\0`);
   const children = () => (readProc(pid, `task/${pid}/children`) ?? '').split(' ').filter(Boolean).map(Number);
-  // the child of an init is first a copy of the init, or env(1), see shellInit; then it becomes the command
+  // the child of an init is first a copy of the init, or setsid(1) or env(1), see shellInit; then it becomes the command
   const isInitsCommand = (argv: string) =>
-    !/^$|^true\0$|^env\0--default-signal/.test(argv) && argv !== argvOf(pid);
+    !/^$|^true\0$|^setsid\0|^env\0--default-signal/.test(argv) && argv !== argvOf(pid);
   const runs = () => {
     const argv = argvOf(pid);
     if (argv === '' || !isCommand(argv)) return false; // a process that has ended has an empty argv
