@@ -1,8 +1,10 @@
 // The container that a script acts on, by the PID of any of its processes.
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { test } from 'node:test';
-import { Failure } from '../scripts/helpers/cli.ts';
-import { descendants, readProcesses } from '../scripts/helpers/pids.ts';
+import { descendants, readProcesses, type Table } from '../scripts/helpers/pids.ts';
 import { whileRuns } from '../scripts/helpers/target.ts';
 import { alive, container, start, startByHand } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
@@ -14,13 +16,19 @@ const processBelow = (top: number, word: string) =>
 
 const program = ['/bin/sh', '-c', 'sleep 100 & sleep 101; true'];
 
-test('a PID that another process gets meanwhile is not mistaken for it', () => {
-  assert.throws(() => whileRuns(4_194_305, () => 1), /there is no process 4194305/);
-  assert.equal(
-    whileRuns(process.pid, (table) => table.get(process.pid)?.pid),
-    process.pid,
-  );
-  assert.throws(() => whileRuns(process.pid, () => assert.fail(new Failure('as it is'))), /as it is/);
+test('a process that ends while its container is looked for is refused: another may have its PID', async () => {
+  const shell = spawn('sh', ['-c', 'sleep 100 & echo $!; wait'], { stdio: ['ignore', 'pipe', 'ignore'] });
+  const end = once(shell, 'exit');
+  const pid = Number((await once(shell.stdout, 'data'))[0]);
+  const nameOf = (table: Table) => table.get(pid)?.name;
+  assert.equal(await until('its sleep', () => whileRuns(pid, nameOf) === 'sleep'), true);
+  const killIt = () => {
+    process.kill(pid, 'SIGKILL');
+    while (existsSync(`/proc/${pid}`)); // until the shell has fetched its exit status
+  };
+  assert.throws(() => whileRuns(pid, killIt), new RegExp(`process ${pid} has ended`));
+  assert.throws(() => whileRuns(pid, killIt), new RegExp(`there is no process ${pid}`));
+  await end;
 });
 
 test(
