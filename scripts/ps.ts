@@ -1,10 +1,11 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-ps.ts: list the containers that run on this host, whoever made them
+ps.ts: list the containers that run on this host, whoever made them; or tell what a process belongs to
 
 USAGE
   ps.ts [--json] [--no-trunc]
+  ps.ts [--json] [--no-trunc] PID|NAME...
   ps.ts --watch [--interval SECONDS] [--count TICKS] [--json]
 
   A container is any process tree in a PID namespace or with a root directory of its own: barehand's, Docker's,
@@ -19,7 +20,19 @@ USAGE
   UP        time since the first process started
   MEMORY    memory usage / limit of its cgroup; ~ if it shares a cgroup with others: sum of the resident memory of its
             processes, which counts shared pages once for each process
-  Further columns appear if they apply to a container in the list:
+  With PID or NAME: a page of lines "key: value" about this process, in a container or not, or about the first process
+  of this container. A key with several values has several lines:
+  container       which one, which engine made it, and what the process is in it
+  parent          PID and command of the ancestors of the process, up to the container's first process
+  started by      PID, command and unit of systemd of the ancestors of the first process, the parent first
+  unit            the unit of systemd, if the process is in the cgroup of one
+  cgroup          path of its cgroup, with the controllers of this path in v1
+  memory, swap, cpu, cpuset, pids, io
+                  usage / limit, for each cgroup that sets a limit in force. In parentheses, whose it is, and its
+                  directory: own: the container's, parent: one above it, inside: one in it, as for a part of the
+                  container, other: the process is outside of the container's cgroup. ~ marks a sum over the processes
+
+  Further columns of the table appear if they apply to a container in the list:
   CPUS      CPU quota, as a number of CPUs
   PIDS      number of processes and threads / limit
   OOM       number of processes that the kernel killed for lack of memory, and where the last one exceeded a limit:
@@ -36,12 +49,18 @@ OPTIONS
       --json              print an array of objects: name, pid, processes, command, rootfs, startedAt, memory
                           (usedBytes, limitBytes, source: "cgroup" or "rss"), limits (memoryBytes, cpus, pids), pids,
                           cpuSeconds, oomKills (count; level, cgroup, process and at of the last one), namespaces
-                          (inode numbers), engine; null if a value does not exist or cannot be read
+                          (inode numbers), engine; null if a value does not exist or cannot be read.
+                          With PID or NAME: pid, command, container (name, engine, pid, command, rootfs, role: "first",
+                          "member" or "holder"), parents and startedBy (pid, command, unit), unit, cgroups (controllers,
+                          path), limits (limit, device, value, used, level, cgroup, text), usage (memoryBytes, pids,
+                          cpuSeconds, memoryCgroup, pidsCgroup)
       --no-trunc          print long commands and paths in full
   -h, --help              print this text
 
 EXAMPLES
   ps.ts
+  ps.ts 4711
+  ps.ts --json 4711 | jq -r '.[].container.name'
   ps.ts --json | jq -r '.[] | select(.engine == "docker") | .pid'
   ps.ts --watch --json --interval 10 | jq -c '.containers[] | [.name, .cpuPercent]'
 
@@ -54,12 +73,14 @@ SEE ALSO
 */
 
 import { uptime } from 'node:os';
-import { main, UsageError } from './helpers/cli.ts';
+import { Failure, main, UsageError } from './helpers/cli.ts';
 import { readMounts } from './helpers/mounts.ts';
-import { namespaceInode, printable } from './helpers/pids.ts';
+import { namespaceInode, printable, startTicks } from './helpers/pids.ts';
 import { gap, table } from './helpers/table.ts';
+import { isName } from './helpers/target.ts';
 import { formatSize, parseNumber } from './helpers/units.ts';
 import { containerReader, type Shown } from './ps/containers.ts';
+import { type Page, pageText, readPage } from './ps/page.ts';
 import { rootfsPath } from './ps/rootfs.ts';
 import { type Column, cut, fit, toJson } from './ps/screen.ts';
 import { readCounters, readCpuSeconds } from './ps/usage.ts';
@@ -156,6 +177,41 @@ const namespaces = ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user'];
 const readNamespaces = (pid: number) =>
   Object.fromEntries(namespaces.map((type) => [type, namespaceInode(pid, type) ?? null]));
 
+/**
+ * The pages of the processes and containers that the words mean. A word that means none is reported, and does not keep the
+ * others from being shown. Throws UsageError for what is neither a name nor a PID.
+ */
+function readPages(words: string[]): { pages: Page[]; failed: boolean } {
+  const wrong = words.find((word) => !/^\d+$/.test(word) && !isName(word));
+  if (wrong !== undefined) throw new UsageError(`neither a name nor a PID: ${JSON.stringify(wrong)}`);
+  // read before all else: it tells a process from a later one with its PID
+  const ticks = new Map(words.map((word) => [word, startTicks(Number(word))]));
+  const reading = containerReader()();
+  const mounts = readMounts('self');
+  let failed = false;
+  const pages = words.flatMap((word) => {
+    const named = reading.containers.filter(({ shown }) => shown.name === word);
+    const pids: [number, number | undefined][] = ticks.get(word)
+      ? [[Number(word), ticks.get(word)]]
+      : named.map(({ shown }) => [shown.pid, shown.ticks]);
+    try {
+      if (pids.length === 0)
+        throw new Failure(
+          /^\d+$/.test(word)
+            ? `there is no process ${word}: ps.ts shows containers, ps(1) processes`
+            : `there is no container ${word}: ps.ts shows those there are`,
+        );
+      return pids.map(([pid, started]) => readPage(pid, started, reading, mounts, readCpuSeconds));
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error;
+      console.error(`ps: ${error.message}`);
+      failed = true;
+      return [];
+    }
+  });
+  return { pages, failed };
+}
+
 function listContainers({ containers }: ReturnType<ReturnType<typeof containerReader>>): TableRow[] {
   const mounts = readMounts('self');
   const bootMilliseconds = Date.now() - uptime() * 1000;
@@ -168,11 +224,20 @@ function listContainers({ containers }: ReturnType<ReturnType<typeof containerRe
   }));
 }
 
-await main(import.meta.url, { options, operands: [0, 0] }, async (given) => {
+await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, words) => {
   const { json, noTrunc, interval: intervalSeconds = 2, count } = given;
   if (given.watch && noTrunc) throw new UsageError('--no-trunc cannot be combined with --watch');
   if (!given.watch && (given.interval !== undefined || count !== undefined))
     throw new UsageError('--interval and --count need --watch');
+
+  if (words.length > 0) {
+    if (given.watch) throw new UsageError('--watch takes no PID or NAME');
+    const { pages, failed } = readPages(words);
+    const short = (text: string) => (noTrunc ? text : cut(text, 100));
+    if (json) console.log(toJson(pages, 2));
+    else if (pages.length > 0) console.log(pages.map((page) => pageText(page, short)).join('\n\n'));
+    return failed ? 1 : 0;
+  }
 
   const read = containerReader();
   const reading = read();
