@@ -4,7 +4,7 @@
 ps.ts: list the containers that run on this host, whoever made them; or tell what a process belongs to
 
 USAGE
-  ps.ts [--json] [--no-trunc]
+  ps.ts [-a] [--json] [--no-trunc]
   ps.ts [--json] [--no-trunc] PID|NAME...
   ps.ts --watch [--interval SECONDS] [--count TICKS] [--json]
 
@@ -33,6 +33,7 @@ USAGE
                   container, other: the process is outside of the container's cgroup. ~ marks a sum over the processes
 
   Further columns of the table appear if they apply to a container in the list:
+  PORTS     ports of the host that lead to the container, as network.ts publishes them: [IP:]HOSTPORT:PORT[/udp]
   CPUS      CPU quota, as a number of CPUs
   PIDS      number of processes and threads / limit
   OOM       number of processes that the kernel killed for lack of memory, and where the last one exceeded a limit:
@@ -40,6 +41,8 @@ USAGE
             ? if unknown
 
 OPTIONS
+  -a, --all               list also containers of run.ts --detach that have ended and still have a log, and a column
+                          STATUS: running, exited (EXIT CODE), or killed by SIGNAL, and how long ago
       --watch             show a live table of CPU, memory, I/O and throttling per second, 100% is one CPU; its second
                           line names the keys that sort it and the one that quits. ~ marks sums over the processes of
                           a container that has no cgroup of its own. Without a terminal: print one table for each
@@ -49,7 +52,8 @@ OPTIONS
       --json              print an array of objects: name, pid, processes, command, rootfs, startedAt, memory
                           (usedBytes, limitBytes, source: "cgroup" or "rss"), limits (memoryBytes, cpus, pids), pids,
                           cpuSeconds, oomKills (count; level, cgroup, process and at of the last one), namespaces
-                          (inode numbers), engine; null if a value does not exist or cannot be read.
+                          (inode numbers), engine, ports (host, hostPort, port, protocol), with --all also
+                          ended (code, signal, at; null while it runs); null if a value does not exist or cannot be read.
                           With PID or NAME: pid, command, container (name, engine, pid, command, rootfs, role: "first",
                           "member" or "holder"), parents and startedBy (pid, command, unit), unit, cgroups (controllers,
                           path), limits (limit, device, value, used, level, cgroup, text), usage (memoryBytes, pids,
@@ -79,14 +83,18 @@ import { namespaceInode, printable, startTicks } from './helpers/pids.ts';
 import { gap, table } from './helpers/table.ts';
 import { isName } from './helpers/target.ts';
 import { formatSize, parseNumber } from './helpers/units.ts';
+import { formatPort, type Port } from './network/addresses.ts';
 import { containerReader, type Shown } from './ps/containers.ts';
+import { endedText, readAllEnded, readEnded } from './ps/ended.ts';
 import { type Page, pageText, readPage } from './ps/page.ts';
+import { readPorts } from './ps/ports.ts';
 import { rootfsPath } from './ps/rootfs.ts';
 import { type Column, cut, fit, toJson } from './ps/screen.ts';
 import { readCounters, readCpuSeconds } from './ps/usage.ts';
 import { formatOomKills, watch } from './ps/watch.ts';
 
 export const options = {
+  all: { short: 'a' },
   watch: {},
   interval: { parse: parseInterval },
   count: { parse: (text: string) => parseNumber('--count', text, 1, 999_999_999) },
@@ -108,6 +116,7 @@ export interface Row extends Omit<Shown, 'ticks'> {
   startedAt: string;
   cpuSeconds: number | null;
   namespaces: Record<string, number | null>;
+  ports: Port[];
 }
 
 /** A container in the table, which is read without its namespaces: they take as long as all limits. */
@@ -153,17 +162,38 @@ const tableColumns = (now: number): TableColumn[] => [
     if: ({ limits }) => limits.pids !== null,
   },
   {
+    title: 'PORTS',
+    cell: ({ ports }) => ports.map(formatPort).join(' ') || '-',
+    if: ({ ports }) => ports.length > 0,
+  },
+  {
     title: 'OOM',
     cell: ({ oomKills }) => formatOomKills(oomKills),
     if: ({ oomKills }) => (oomKills?.count ?? 0) > 0,
   },
 ];
 
-/** The rows as a table of text, no wider than `width` if possible. `now`: milliseconds, as Date.now(). */
-export function toTable(rows: TableRow[], now: number, truncated: boolean, width: number): string {
-  const columns = tableColumns(now).filter((column) => !column.if || rows.some(column.if));
+/**
+ * The rows as a table of text, no wider than `width` if possible. `now`: milliseconds, as Date.now(). `ended`: containers
+ * that have ended, for --all.
+ */
+export function toTable(
+  rows: TableRow[],
+  now: number,
+  truncated: boolean,
+  width: number,
+  ended?: EndedContainer[],
+): string {
+  const applying = tableColumns(now).filter((column) => !column.if || rows.some(column.if));
+  const columns = ended ? [...applying, { title: 'STATUS', cell: () => 'running' }] : applying;
   const head = columns.map(({ title }) => title);
   const cells = rows.map((row) => columns.map(({ cell }) => cell(row)));
+  for (const one of ended ?? [])
+    cells.push(
+      columns.map(({ title }) =>
+        title === 'NAME' ? printable(one.name) : title === 'STATUS' ? statusText(one, now) : '-',
+      ),
+    );
   const align = ['left' as const, 'right' as const, 'right' as const];
   if (!truncated) return table(head, cells, { align });
   const { widths } = fit(columns, cells, width, gap);
@@ -171,15 +201,39 @@ export function toTable(rows: TableRow[], now: number, truncated: boolean, width
   return table(head, fitted, { align, widths });
 }
 
+type EndedContainer = ReturnType<typeof readAllEnded>[number];
+
+/** How a container has ended, and how long ago. `now`: milliseconds, as Date.now(). */
+const statusText = ({ ended }: Pick<EndedContainer, 'ended'>, now: number) =>
+  `${endedText(ended)}${ended.at ? ` ${formatDuration(Math.max(0, (now - Date.parse(ended.at)) / 1000))} ago` : ''}`;
+
 const namespaces = ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user'];
 
 /** The inodes of a process's namespaces. */
 const readNamespaces = (pid: number) =>
   Object.fromEntries(namespaces.map((type) => [type, namespaceInode(pid, type) ?? null]));
 
+/** The objects of --all --json: containers that have ended have few of the values. */
+function withEnded(rows: Row[], ended: EndedContainer[]) {
+  const keys = ['command', 'rootfs', 'startedAt', 'memory', 'limits', 'cpuSeconds', 'oomKills', 'namespaces'];
+  const nothing = Object.fromEntries(['pid', ...keys].map((key) => [key, null]));
+  return [
+    ...rows.map((row) => ({ ...row, ended: null })),
+    ...ended.map(({ name, ended }) => ({
+      name,
+      ...nothing,
+      processes: 0,
+      pids: 0,
+      engine: 'barehand',
+      ports: [],
+      ended,
+    })),
+  ];
+}
+
 /**
- * The pages of the processes and containers that the words mean. A word that means none is reported, and does not keep the
- * others from being shown. Throws UsageError for what is neither a name nor a PID.
+ * The pages of the processes and containers that the words mean. A word that means none is reported, and does not keep
+ * the others from being shown. Throws UsageError for what is neither a name nor a PID.
  */
 function readPages(words: string[]): { pages: Page[]; failed: boolean } {
   const wrong = words.find((word) => !/^\d+$/.test(word) && !isName(word));
@@ -195,6 +249,11 @@ function readPages(words: string[]): { pages: Page[]; failed: boolean } {
       ? [[Number(word), ticks.get(word)]]
       : named.map(({ shown }) => [shown.pid, shown.ticks]);
     try {
+      const ended = pids.length === 0 ? readEnded(word) : undefined;
+      if (ended)
+        throw new Failure(
+          `${word} has ended, ${statusText({ ended }, Date.now())}: logs.ts ${word} shows its output`,
+        );
       if (pids.length === 0)
         throw new Failure(
           /^\d+$/.test(word)
@@ -212,7 +271,10 @@ function readPages(words: string[]): { pages: Page[]; failed: boolean } {
   return { pages, failed };
 }
 
-function listContainers({ containers }: ReturnType<ReturnType<typeof containerReader>>): TableRow[] {
+function listContainers(
+  { containers }: ReturnType<ReturnType<typeof containerReader>>,
+  portsOf: Awaited<ReturnType<typeof readPorts>>,
+): TableRow[] {
   const mounts = readMounts('self');
   const bootMilliseconds = Date.now() - uptime() * 1000;
   return containers.map(({ container, places, shown: { ticks, ...shown } }) => ({
@@ -221,12 +283,15 @@ function listContainers({ containers }: ReturnType<ReturnType<typeof containerRe
     rootfs: rootfsPath(container, mounts) ?? null,
     startedAt: new Date(bootMilliseconds + ticks * 10).toISOString(),
     cpuSeconds: readCpuSeconds(places.time),
+    ports: portsOf(container),
   }));
 }
 
 await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, words) => {
   const { json, noTrunc, interval: intervalSeconds = 2, count } = given;
   if (given.watch && noTrunc) throw new UsageError('--no-trunc cannot be combined with --watch');
+  if (given.all && (given.watch || words.length > 0))
+    throw new UsageError('--all goes with the list, not with --watch, PID or NAME');
   if (!given.watch && (given.interval !== undefined || count !== undefined))
     throw new UsageError('--interval and --count need --watch');
 
@@ -254,13 +319,16 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, 
     await watch(look, { intervalSeconds, count, json });
     return 0;
   }
-  const rows = listContainers(reading);
-  if (rows.length === 0)
+  const rows = listContainers(reading, await readPorts());
+  const running = new Set(rows.map(({ name, engine }) => (engine === 'barehand' ? name : undefined)));
+  const ended = given.all ? readAllEnded().filter(({ name }) => !running.has(name)) : undefined;
+  const isEmpty = rows.length === 0 && !ended?.length;
+  if (isEmpty)
     console.error('ps: no containers: nothing here runs in a PID namespace or root directory of its own');
   if (json) {
     const withNamespaces: Row[] = rows.map((row) => ({ ...row, namespaces: readNamespaces(row.pid) }));
-    console.log(toJson(withNamespaces, 2));
-  } else if (rows.length > 0)
-    console.log(toTable(rows, Date.now(), !noTrunc, Math.max(80, process.stdout.columns || 120)));
+    console.log(toJson(ended ? withEnded(withNamespaces, ended) : withNamespaces, 2));
+  } else if (!isEmpty)
+    console.log(toTable(rows, Date.now(), !noTrunc, Math.max(80, process.stdout.columns || 120), ended));
   return 0;
 });

@@ -73,6 +73,7 @@ const plain: Row = {
   cpuSeconds: 1,
   oomKills: { count: 0, level: null, cgroup: null, process: null, at: null },
   namespaces: {},
+  ports: [],
   engine: 'barehand',
 };
 
@@ -173,6 +174,7 @@ test('a container of ours is shown with all there is to know', container, async 
     limits: { memoryBytes: 64 * 1024 * 1024, cpus: null, pids: null },
     oomKills: { count: 0, level: null, cgroup: null, process: null, at: null },
     engine: 'barehand',
+    ports: [],
   });
   assert.ok(pids >= 3 && pids < 10, String(pids));
   assert.ok(cpuSeconds !== null && cpuSeconds > 0 && cpuSeconds < 60, String(cpuSeconds));

@@ -12,6 +12,7 @@ import {
   runFolder,
   strangers,
 } from './containers.ts';
+import { identify } from './engine.ts';
 import {
   attempt,
   isInit,
@@ -101,7 +102,7 @@ export const containerAround = (containers: Container[], pid: number): Container
 export const belongsTo = (pid: number, name: string | undefined, first: Process): string =>
   name === undefined
     ? `PID ${pid} belongs to the container whose first process is ${first.pid} (${printable(first.name)})`
-    : `PID ${pid} belongs to the container ${name} (first process ${first.pid})`;
+    : `PID ${pid} belongs to the container ${printable(name)} (first process ${first.pid})`;
 
 /**
  * Calls `find` with the table of processes. Throws Failure if there is no process `pid`, or if it ends meanwhile, since
@@ -136,7 +137,8 @@ export function findContainer(hierarchies: Hierarchy[], text: string): WholeCont
       throw new Failure(`${text} is in no container, and holds none: ps.ts shows those there are`);
     const found = wholeContainer(hierarchies, table, containers, container, text);
     const isMiddle = !held && found.first && found.first.pid !== pid;
-    return { ...found, remark: isMiddle ? belongsTo(pid, found.name, found.first as Process) : undefined };
+    const name = found.name ?? identify(table, container).name;
+    return { ...found, remark: isMiddle ? belongsTo(pid, name, found.first as Process) : undefined };
   });
 }
 

@@ -2,9 +2,9 @@
 import { readHierarchies } from '../helpers/cgroups.ts';
 import { Failure, UsageError } from '../helpers/cli.ts';
 import { type Container, findContainers } from '../helpers/containers.ts';
+import { identify } from '../helpers/engine.ts';
 import { namespaceInode } from '../helpers/pids.ts';
 import { belongsTo, isName, namedContainer, whileRuns } from '../helpers/target.ts';
-import { identify } from '../ps/engine.ts';
 
 /** A process with a network namespace of its own, which the user calls `text`. */
 export interface NetworkTarget {

@@ -252,7 +252,7 @@ export function readPage(
   }
   const page: Page = {
     pid,
-    command: commandLine(process_),
+    command: found && pid === first ? found.shown.command : commandLine(process_),
     container: found
       ? {
           name: found.shown.name,
