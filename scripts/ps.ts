@@ -53,7 +53,8 @@ OPTIONS
                           (usedBytes, limitBytes, source: "cgroup" or "rss"), limits (memoryBytes, cpus, pids), pids,
                           cpuSeconds, oomKills (count; level, cgroup, process and at of the last one), namespaces
                           (inode numbers), engine, ports (host, hostPort, port, protocol), with --all also
-                          ended (code, signal, at; null while it runs); null if a value does not exist or cannot be read.
+                          ended (code, signal, at; null while it runs); null if a value does not exist or cannot be
+                          read.
                           With PID or NAME: pid, command, container (name, engine, pid, command, rootfs, role: "first",
                           "member" or "holder"), parents and startedBy (pid, command, unit), unit, cgroups (controllers,
                           path), limits (limit, device, value, used, level, cgroup, text), usage (memoryBytes, pids,

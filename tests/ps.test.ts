@@ -1,42 +1,22 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  readlinkSync,
-  rmdirSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { cpSync, existsSync, mkdirSync, readFileSync, readlinkSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
-import { cgroupDirectory, cgroupPath, readHierarchies } from '../scripts/helpers/cgroups.ts';
+import { test } from 'node:test';
 import { descendants, readProcesses } from '../scripts/helpers/pids.ts';
 import { levelOf, parseLoggedKill } from '../scripts/limit/oom.ts';
 import { memoryFiles } from '../scripts/limit/table.ts';
 import { guessLevel } from '../scripts/ps/oom.ts';
 import { readLimits } from '../scripts/ps/usage.ts';
 import { formatDuration, type Row, toTable } from '../scripts/ps.ts';
-import {
-  alive,
-  container,
-  makeBundle,
-  memory,
-  namespace,
-  newName,
-  start,
-  startByHand,
-} from './helpers/container.ts';
-import { cgroupVersion, needs } from './helpers/needs.ts';
+import { container, memory, namespace, newName, start, startByHand } from './helpers/container.ts';
+import { engines, makeBundle, programOf, withEngine, withRunc } from './helpers/engines.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
+import { needs } from './helpers/needs.ts';
 import { become, call, execute, rootfs, top, until } from './helpers/script.ts';
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-ps-'));
-after(() => rmSync(scratch, { recursive: true, force: true }));
+const scratch = scratchFolder('ps');
 
 async function list(): Promise<Row[]> {
   const { code, stdout } = await call('ps', ['--json']);
@@ -130,8 +110,7 @@ test('the level of an OOM kill is where the limit lies', () => {
 });
 
 test('limits are said in bytes, CPUs and processes, whatever version of cgroups has them', () => {
-  const directory = mkdtempSync(join(tmpdir(), 'barehand-limits-'));
-  after(() => rmSync(directory, { recursive: true }));
+  const directory = scratchFolder('limits');
   const limitsOf = (version: 1 | 2, files: Record<string, string>) => {
     for (const [file, text] of Object.entries(files)) writeFileSync(join(directory, file), `${text}\n`);
     const place = { version, directory };
@@ -323,101 +302,33 @@ test('a container in a container is shown below it', container, async () => {
   assert.equal(rows[outer + 1]?.processes, 1);
 });
 
-for (const [engine, program, words] of [
-  [
-    'bubblewrap',
-    'bwrap',
-    [
-      '--bind',
-      rootfs,
-      '/',
-      '--proc',
-      '/proc',
-      '--dev',
-      '/dev',
-      '--unshare-pid',
-      '--die-with-parent',
-      'sleep',
-      '88',
-    ],
-  ],
-  [
-    'systemd-nspawn',
-    'systemd-nspawn',
-    ['-q', '--register=no', '--keep-unit', '-M', 'ps-test', '-D', rootfs, 'sleep', '88'],
-  ],
-] as [string, string, string[]][])
+for (const engine of engines)
   test(`a container of ${engine} is told from others`, {
-    skip: container.skip || needs(program),
+    skip: container.skip || needs(programOf(engine)),
   }, async () => {
-    // systemd-nspawn guesses from the rootfs which cgroup version the container needs, and misses the host's
-    const env = { ...process.env, ...(cgroupVersion === 2 && { SYSTEMD_NSPAWN_UNIFIED_HIERARCHY: '1' }) };
-    const child = spawn(program, words, { stdio: 'ignore', detached: true, env });
-    const end = once(child, 'exit');
-    try {
-      const sleep = await until('its sleep', () =>
-        [...readProcesses().values()].find(
-          ({ name, nsPids, pid }) => name === 'sleep' && nsPids.length > 1 && commandLine(pid).includes('88'),
-        ),
-      );
+    const name = newName();
+    await withEngine(engine, name, 88, async (sleep) => {
       const row = (await list()).find(
-        ({ namespaces }) => `pid:[${namespaces.pid}]` === namespace(sleep.pid, 'pid'),
+        ({ namespaces }) => `pid:[${namespaces.pid}]` === namespace(sleep, 'pid'),
       );
       assert.equal(row?.engine, engine);
-      if (engine === 'systemd-nspawn') assert.equal(row?.name, 'ps-test');
+      if (engine === 'systemd-nspawn') assert.equal(row?.name, name);
       assert.equal(row?.rootfs, rootfs);
-    } finally {
-      // SIGKILL of systemd-nspawn would leave the container running
-      child.kill('SIGTERM');
-      await end;
-      await until(
-        'its end',
-        () =>
-          ![...readProcesses().values()].some(
-            ({ pid, name }) => name === 'sleep' && alive(pid) && commandLine(pid).includes('\0' + '88\0'),
-          ) || undefined,
-      );
-      removeCgroupsOfNspawn();
-    }
+    });
   });
-
-/** The words of a process; none of one that has ended meanwhile. */
-function commandLine(pid: number): string {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, 'utf8');
-  } catch {
-    return '';
-  }
-}
-
-/** systemd-nspawn --keep-unit leaves these below the cgroup that it was started in. */
-function removeCgroupsOfNspawn(): void {
-  const own = readFileSync('/proc/self/cgroup', 'utf8');
-  for (const hierarchy of readHierarchies()) {
-    const directory = cgroupDirectory(hierarchy, cgroupPath(own, hierarchy) ?? '');
-    for (const name of ['payload', 'supervisor'])
-      if (directory && existsSync(join(directory, name))) rmdirSync(join(directory, name));
-  }
-}
 
 test('a container of runc is told from others, with its ID and limit', {
   skip: container.skip || needs('runc'),
 }, async () => {
   const bundle = join(scratch, 'bundle');
   await makeBundle(bundle, ['sleep', '99'], { resources: { memory: { limit: 77 * 1024 * 1024 } } });
-  const id = `ps-test-${process.pid}`;
-  const run = spawn('runc', ['run', '--bundle', bundle, id], { stdio: 'ignore' });
-  const end = once(run, 'exit');
-  try {
+  const id = newName();
+  await withRunc(bundle, id, async () => {
     const row = await until('its row', async () => (await list()).find(({ name }) => name === id));
     assert.equal(row.engine, 'runc');
     assert.equal(row.command, 'sleep 99');
     assert.equal(row.memory.limitBytes, 77 * 1024 * 1024);
-  } finally {
-    await execute(['runc', 'kill', id, 'KILL']);
-    await end;
-    await execute(['runc', 'delete', '--force', id]);
-  }
+  });
 });
 
 test('what a container writes into its command line does not reach the terminal', container, async () => {

@@ -126,18 +126,19 @@ export const joiningSteps = ({ directories }: CgroupPlan, pid: string): Step[] =
 
 /** Steps that remove the cgroups when no process is left in them. Pure. */
 export function removingSteps({ directories, leave }: CgroupPlan): Step[] {
-  const parents = directories.map((directory) => dirname(directory));
-  const steps: Step[] = directories.map((rmdir) => ({ rmdir, unlessUsed: true }));
-  if (leave !== undefined) {
-    const sibling = siblingOf(directories);
-    // controllers are disabled from the innermost cgroup outwards; then the delegated cgroup may have processes again
-    const write = ['-cpu', '-cpuset', '-io', '-memory', '-pids'];
-    for (const level of [parents[0] as string, leave])
-      for (const word of write)
-        steps.push({ write: word, to: join(level, 'cgroup.subtree_control'), ignore: true });
-    steps.push({ moveAll: sibling, to: leave }, { rmdir: sibling, unlessUsed: true });
-  }
-  return [...steps, ...parents.map((rmdir) => ({ rmdir, unlessUsed: true }))];
+  if (leave === undefined) return directories.map((rmdir) => ({ rmdir, withParent: true, unlessUsed: true }));
+  const parents = [...new Set(directories.map((directory) => dirname(directory)))];
+  const sibling = siblingOf(directories);
+  // controllers are disabled from the innermost cgroup outwards; then the delegated cgroup may have processes again
+  const off = ['-cpu', '-cpuset', '-io', '-memory', '-pids'];
+  return [
+    ...directories.map((rmdir): Step => ({ rmdir, unlessUsed: true })),
+    ...[parents[0] as string, leave].flatMap((level) =>
+      off.map((write): Step => ({ write, to: join(level, 'cgroup.subtree_control'), ignore: true })),
+    ),
+    { moveAll: sibling, to: leave },
+    ...[sibling, ...parents].map((rmdir): Step => ({ rmdir, unlessUsed: true })),
+  ];
 }
 
 /** Removes a cgroup and those in it, such as those of limit-*.ts for a part of the container, as far as they are empty. */

@@ -45,6 +45,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
   let holder: HeldProcess | undefined;
   let held: HeldProcess | undefined;
   let furnisher: Furnisher | undefined;
+  let furnishing = Promise.resolve(); // what the furnisher does while node waits for something else
   let disconnect: (() => Promise<void>) | undefined;
   let cleansUpLater = false; // keep.sh cleans up when a detached container ends
   try {
@@ -64,18 +65,19 @@ export async function launchContainer(launch: Launch): Promise<number> {
 
     // furnish, and meanwhile join cgroups
     furnisher = new Furnisher(launch, pid);
-    const earlyMounts = furnisher.mountEarly();
-    earlyMounts.catch(() => {}); // awaited below
+    furnishing = furnisher.mountEarly();
+    furnishing.catch(() => {}); // awaited below
     // the lock is held only until PID 1 is in the cgroups, which then reserve the name
     reserved ??= await reserveName(launch);
     if (cgroups) await perform(joiningSteps(cgroups, String(pid)));
     reserved.unlock();
-    await earlyMounts;
+    await furnishing;
 
     // drop privileges, and meanwhile furnish the rest
     held.resume();
     await holder?.abort(); // PID 1 has joined the user namespace
-    await Promise.all([held.waitForLine(/^ready$/), furnisher.makeFiles()]);
+    furnishing = furnisher.makeFiles();
+    await Promise.all([held.waitForLine(/^ready$/), furnishing]);
     checkSignal(signals);
     await furnisher.mountLate();
     if (isolate.has('net') && launch.hasIp && !connection)
@@ -97,8 +99,9 @@ export async function launchContainer(launch: Launch): Promise<number> {
     held.resume();
     return detached ? await reportStart(launch, held) : await exitCode(held, signals);
   } catch (error) {
+    // the furnisher closes its descriptors when it does not use them any more: their numbers are reused
+    await Promise.all([held?.abort(), holder?.abort(), furnishing.catch(() => {})]);
     furnisher?.close();
-    await Promise.all([held?.abort(), holder?.abort()]);
     cleansUpLater = false;
     if (error instanceof Interrupted) return 128 + constants.signals[signals.ending as NodeJS.Signals];
     throw error;

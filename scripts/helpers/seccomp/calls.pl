@@ -37,7 +37,7 @@ sub prctl { return call("prctl", @_, (0) x (5 - @_)) }
 # keyrings(7): a session keyring that is not the caller's. Where there are none, none can be reached.
 sub leave_keyring { call("keyctl", 1, 0) }
 
-# The rules of seccomp.ts as instructions, struct sock_filter of linux/filter.h.
+# The rules of seccomp.ts as instructions, struct sock_filter of linux/filter.h. A rule with no number gets that of its call.
 sub filter {
   my ($audit, @rules) = @_;
   my $code   = sub { pack "S C C L", @_ };
@@ -54,7 +54,8 @@ sub filter {
   };
   my $program = $load->(4) . $code->(0x15, 1, 0, $audit =~ /(\d+)/) . $enosys . $load->(0);
   for (@rules) {
-    my ($numbers, $mask, $values, $error) = /^\w+:([\d-]+)(?:&(\d+)|!([\d,-]+)|(=ENOSYS))?$/;
+    my ($name, $numbers, $mask, $values, $error) = /^(\w+)(?::([\d-]+))?(?:&(\d+)|!([\d,-]+)|(=ENOSYS))?$/;
+    $numbers //= $number{$name} // die "no number was given for $name\n";
     my $then = $error ? $enosys : $eperm;
     $then = $load->(16) . $code->(0x45, 0, 1, $mask) . $eperm . $allow if $mask;
     $then = join "", $load->(16), (map { $within->($_, $allow) } split /,/, $values), $eperm if $values;

@@ -100,10 +100,12 @@ def within(span, then):
 
 
 def make_filter(audit, *rules):
-    """The rules of seccomp.ts as instructions."""
+    """The rules of seccomp.ts as instructions. A rule with no number gets that of its call."""
     program = load(4) + code(0x15, 1, 0, int(audit.split(":")[1])) + enosys + load(0)
     for rule in rules:
-        numbers, mask, values, error = re.match(r"\w+:([\d-]+)(?:&(\d+)|!([\d,-]+)|(=ENOSYS))?$", rule).groups()
+        form = r"(\w+)(?::([\d-]+))?(?:&(\d+)|!([\d,-]+)|(=ENOSYS))?$"
+        name, numbers, mask, values, error = re.match(form, rule).groups()
+        numbers = numbers or str(number[name])
         then = enosys if error else eperm
         if mask:
             then = load(16) + code(0x45, 0, 1, int(mask)) + eperm + allow
