@@ -54,6 +54,7 @@ const plain: Row = {
   oomKills: { count: 0, level: null, cgroup: null, limitBytes: null, process: null, at: null },
   labels: {},
   namespaces: {},
+  ports: [],
   engine: 'barehand',
 };
 
@@ -179,6 +180,7 @@ test('a container of ours is shown with all there is to know', container, async 
     limits: { memoryBytes: 64 * 1024 * 1024, cpus: null, pids: null },
     oomKills: { count: 0, level: null, cgroup: null, limitBytes: null, process: null, at: null },
     engine: 'barehand',
+    ports: [],
   });
   assert.ok(pids >= 3 && pids < 10, String(pids));
   assert.ok(cpuSeconds !== null && cpuSeconds > 0 && cpuSeconds < 60, String(cpuSeconds));
