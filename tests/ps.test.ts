@@ -406,7 +406,8 @@ test('a user without root sees what there is to see, and is told what is not', c
 });
 
 test('wrong usage ends with 2', { skip: needs('speed') }, async () => {
-  const wrong = '--all web|--watch web|--all --watch|--count 2|--interval 1|--watch --interval 0|--watch --count x|--watch --no-trunc';
+  const wrong =
+    '--all web|--watch web|--all --watch|--count 2|--interval 1|--watch --interval 0|--watch --count x|--watch --no-trunc';
   await Promise.all(
     wrong.split('|').map(async (words) => assert.equal((await call('ps', words.split(' '))).code, 2, words)),
   );
