@@ -15,8 +15,9 @@ USAGE
   give --high, --reserve or --oom-group.
 
   A container, a service and any tree of processes that has a cgroup to itself are limited there, in place. Any other
-  tree is moved into a new cgroup, barehand/pid-PID. Memory that it allocated before stays charged to its old cgroup, so
-  it can grow to SIZE beyond that.
+  tree is moved into a new cgroup, barehand/pid-PID; a part of a container into one in the container's cgroup, whose
+  limits still apply. Memory that it allocated before stays charged to its old cgroup, so it can grow to SIZE beyond
+  that.
 
 OPTIONS
   --swap SIZE|max   swap allowed in addition to SIZE (default: none)
@@ -32,6 +33,7 @@ OPTIONS
   --json            print the result as a JSON object
   --dry-run         print the steps as shell, and change nothing
   -h, --help        print this text
+  --version         print name and version
 
 EXAMPLES
   limit-memory.ts web 100M

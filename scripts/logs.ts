@@ -11,16 +11,17 @@ USAGE
 
 OPTIONS
   -f, --follow    print new output too, until the container ends
-      --tail N    print the last N lines only; --follow continues after them
+  -n, --tail N    print the last N lines only, also --lines; all: every line; --follow continues after them
       --status    print the exit code of the container instead, or "running"; on stderr, which processes the kernel
                   has killed for lack of memory, if any
       --json      with --status: print an object: name, status ("running" or "ended"), exitCode, oomKilled, oomKills
                   (count; level, cgroup, limitBytes, process and at of the last one); null if a value does not exist
   -h, --help      print this text
+      --version   print name and version
 
 EXAMPLES
   logs.ts web
-  logs.ts -f --tail 20 web
+  logs.ts -fn 20 web
   logs.ts --status backup
 
 CHANGES
@@ -51,10 +52,15 @@ import {
 
 export const options = {
   follow: { short: 'f' },
-  tail: { parse: (text: string) => parseNumber('--tail, the number of lines,', text, 0, 999_999_999) },
+  tail: { short: 'n', alias: 'lines', parse: parseLines },
   status: {},
   json: {},
 } as const;
+
+/** A number of lines; `all` is Docker's word for every line. */
+function parseLines(text: string): number {
+  return text === 'all' ? Infinity : parseNumber('--tail, the number of lines,', text, 0, 999_999_999);
+}
 
 /** The offset at which the last `count` lines of a text begin. */
 export function lastLines(text: Buffer, count: number): number {

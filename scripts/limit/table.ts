@@ -336,6 +336,9 @@ export function prepare(hierarchy: Hierarchy, directory: string, controllers: st
     const write = controllers.map((word) => `+${word}`).join(' ');
     return write === '' ? [] : levels.map((level) => ({ write, to: join(level, 'cgroup.subtree_control') }));
   }
+  // before Linux 5.11, a v1 memory limit applies to cgroups below only if this is set
+  const toBelow = join(levels[0], 'memory.use_hierarchy');
+  if (levels[0] !== hierarchy.mountPoint && readText(toBelow) === '0') return [{ write: '1', to: toBelow }];
   if (!hierarchy.controllers.includes('cpuset')) return [];
   return [levels[1], directory].flatMap((level) =>
     ['cpuset.cpus', 'cpuset.mems'].map((file) => ({

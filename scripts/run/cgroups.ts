@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import {
   cgroupDirectory,
   cgroupPath,
+  cgroupsBelow,
   findHierarchy,
   type Hierarchy,
   lockDirectory,
@@ -13,8 +14,10 @@ import {
   readHierarchies,
 } from '../helpers/cgroups.ts';
 import { Failure, reason } from '../helpers/cli.ts';
+import { labelFile } from '../helpers/containers.ts';
 import { type Lock, lock } from '../helpers/lock.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
+import { sh } from '../helpers/shell.ts';
 import { makeDirectory, perform, type Step } from '../helpers/steps.ts';
 import { findDelegation, whyNoCgroups } from '../limit/delegation.ts';
 import { controllersOf, type Limits, launchWrites, namesOf, type Write } from '../limit/table.ts';
@@ -118,6 +121,12 @@ export function makingSteps({ directories, before, leave }: CgroupPlan): Step[] 
   ];
 }
 
+/** The step that notes a container's labels. Pure. */
+export const labelStep = ({ runDirectory, labels }: Launch): Step => ({
+  write: `${labels.join('\n')}\n`,
+  to: join(runDirectory, labelFile),
+});
+
 /** Steps that move PID 1 into the cgroups. `pid` is its PID on the host. Pure. */
 export const joiningSteps = ({ directories }: CgroupPlan, pid: string): Step[] =>
   directories.map((directory) => ({ write: pid, to: join(directory, 'cgroup.procs') }));
@@ -139,6 +148,17 @@ export function removingSteps({ directories, leave }: CgroupPlan): Step[] {
   ];
 }
 
+/** Removes a cgroup and those in it, such as those of limit-*.ts for a part of the container, as far as they are empty. */
+const removeTree = (directory: string) => {
+  for (const cgroup of [directory, ...cgroupsBelow(directory)].reverse()) attempt(() => rmdirSync(cgroup));
+};
+
+/** The command that removes the cgroups in those of a container, before removingSteps. */
+export const removingInner = ({ directories }: CgroupPlan): Step => ({
+  run: sh`find ${directories} -mindepth 1 -depth -type d -exec rmdir {} +`,
+  ignore: true,
+});
+
 /** Removes the cgroups without processes that killed launches have left. The caller holds the lock. */
 function sweep(directories: string[]): void {
   const [first = '', ...others] = directories.map((directory) => dirname(directory));
@@ -146,7 +166,7 @@ function sweep(directories: string[]): void {
   for (const { name } of entries.filter((entry) => entry.isDirectory())) {
     // pid-N belongs to limit-*.ts
     if (/^pid-\d+$/.test(name) || attempt(() => processesIn(join(first, name)).length) !== 0) continue;
-    for (const folder of [first, ...others]) attempt(() => rmdirSync(join(folder, name)));
+    for (const folder of [first, ...others]) removeTree(join(folder, name));
   }
 }
 
@@ -165,7 +185,7 @@ export interface ReservedName {
  * the name is in use, or if the directories can't be made.
  */
 export async function reserveName(launch: Launch): Promise<ReservedName> {
-  const { name, cgroups, runDirectory, stopSignal } = launch;
+  const { name, cgroups, runDirectory, stopSignal, labels } = launch;
   const hasNotes = needsNotes(launch);
   const lockPath = cgroups?.lock;
   let held: Lock | undefined;
@@ -185,7 +205,7 @@ export async function reserveName(launch: Launch): Promise<ReservedName> {
   try {
     if (cgroups && lockPath) sweep(cgroups.directories);
     for (const directory of cgroups?.directories ?? []) {
-      attempt(() => rmdirSync(directory)); // a killed launch may have left an empty one
+      removeTree(directory); // a killed launch may have left an empty one
       if (existsSync(directory))
         throw new Failure(
           `the name ${name} is in use by PID ${attempt(() => processesIn(directory)[0]) ?? '?'}: choose another --name, or end that one`,
@@ -202,6 +222,7 @@ export async function reserveName(launch: Launch): Promise<ReservedName> {
       makeRunDirectory(runDirectory);
       for (const file of readdirSync(runDirectory)) rmSync(join(runDirectory, file));
       if (stopSignal) writeFileSync(join(runDirectory, 'stop-signal'), `${stopSignal}\n`);
+      if (labels.length > 0) await perform([labelStep(launch)]);
     }
     if (cgroups) await perform(makingSteps(cgroups));
   } catch (error) {
@@ -218,6 +239,7 @@ async function removeCgroups(cgroups: CgroupPlan): Promise<void> {
     for (const directory of cgroups.directories)
       for (const pid of attempt(() => processesIn(directory)) ?? [])
         attempt(() => process.kill(pid, 'SIGKILL'));
+    for (const below of cgroups.directories.flatMap(cgroupsBelow).reverse()) attempt(() => rmdirSync(below));
     await perform(removingSteps(cgroups)).catch(() => {});
     if (!cgroups.directories.some((directory) => existsSync(directory))) break;
     await sleep(20);
