@@ -36,7 +36,8 @@ OPTIONS
                         type=tmpfs,target=DST[,tmpfs-size=SIZE][,tmpfs-mode=MODE]; may be repeated
   --tmpfs DST[:OPTIONS] mount a tmpfs at DST; options: size=, mode=, uid=, gid=, ro, exec, suid (default: nosuid and
                         noexec, with mode and owner of DST if it exists); may be repeated
-  --device SRC[:DST]    make the device SRC of the host available in /dev; may be repeated
+  --device SRC[:DST[:ACCESS]]  make the device SRC of the host available in /dev; ACCESS: letters of rwm, all by default,
+                        less takes cgroup v1: read, write, mknod; may be repeated
   --shm-size SIZE       size of /dev/shm (default: 64M)
   --read-only           mount the root file system read-only
   --ephemeral           keep changes to the root file system in memory, and discard them at the end
@@ -136,6 +137,7 @@ import { planInit } from './run/init.ts';
 import { launchContainer } from './run/launch.ts';
 import { parseNetwork, planNetwork } from './run/network.ts';
 import {
+  checkDevices,
   checkTargets,
   orUnlimited,
   parseDevice,
@@ -387,6 +389,7 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
   const resolver =
     sharesNetwork && values.dns.length === 0 ? hostResolver(rootfs, volumes, tmpfs) : undefined;
 
+  checkDevices(values.device);
   const host = readHost(environment);
   return {
     name,
@@ -422,7 +425,7 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
       privileged || security.seccomp === false
         ? undefined
         : planSeccomp(kept, pivots && !security.newPrivileges),
-    cgroups: findCgroups(name, limits),
+    cgroups: findCgroups(name, limits, values.device),
     runDirectory: notesFolder(name),
     terminal: !values.detach && isatty(0) && isatty(1),
     detached: values.detach ? { logBytes: values.logSize ?? 1024 * 1024 } : undefined,

@@ -163,6 +163,8 @@ test('a device is one of this host, and its path is below /dev', () => {
     ['/dev/null:/dev/a/b', { source: '/dev/null', path: '/dev/a/b' }],
     ['/dev/null:/dev/x:rwm', { source: '/dev/null', path: '/dev/x' }],
     [`${link}:/dev/x`, { source: '/dev/null', path: '/dev/x' }],
+    ['/dev/null:/dev/x:r', { source: '/dev/null', path: '/dev/x', denied: 'wm' }],
+    ['/dev/null:mr', { source: '/dev/null', path: '/dev/null', denied: 'w' }],
   ]);
   const below = /^--device: the path in the container must be a plain path below \/dev\/, not /;
   const wrong = '/etc/x|/dev|/dev/|x|/dev/../etc/x|/dev//x|/dev/x/../../y|/devil|/dev/a\nb';
@@ -170,8 +172,8 @@ test('a device is one of this host, and its path is below /dev', () => {
   refuse(options.parseDevice, below, link);
   refuse(
     options.parseDevice,
-    /^--device: :r is not supported: the mode of the device and -u decide/,
-    '/dev/null:/dev/x:r',
+    /^--device is SRC\[:DST\[:ACCESS\]\] with ACCESS of r, w and m/,
+    '/dev/null:/dev/x:x|/dev/null:/dev/x:|/dev/null:/dev/x:rr|/dev/null:/dev/x:r:w',
   );
   refuse(
     options.parseDevice,

@@ -4,6 +4,7 @@ import { existsSync, lstatSync, mkdirSync, mkdtempSync, readFileSync, symlinkSyn
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after } from 'node:test';
+import { readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { container, memoryFile, newName, start } from './helpers/container.ts';
 import { inside, refused, said, says } from './helpers/inside.ts';
 import { call, execute, rootfs } from './helpers/script.ts';
@@ -206,4 +207,30 @@ test('--label is what ps.ts --json shows, as long as the container lives', conta
   await end;
   assert.equal(existsSync(`/run/barehand/${name}`), false);
   for (const label of ['=x', 'a\nb=c']) await refused(/^run: --label is KEY=VALUE/, ['--label', label]);
+});
+
+test('--device with less than rwm: v1 denies the rest, elsewhere it is refused', container, async () => {
+  const device = '/dev/loop-control';
+  if (!existsSync(device)) return;
+  const program = `for mode in '<' '>>' '<>'; do eval "true $mode /dev/x" 2>/dev/null && echo "$mode"; done; :`;
+  const has = readHierarchies().some(({ controllers }) => controllers.includes('devices'));
+  if (!has) return refused(/can deny wm, since v2 takes a BPF program/, `--device ${device}:/dev/x:r`);
+  for (const [access, ...lines] of [
+    [':rwm', '<', '>>', '<>'],
+    [':rw', '<', '>>', '<>'],
+    [':r', '<'],
+    [':wm', '>>'],
+  ] as const) {
+    assert.equal(await said(`--device ${device}:/dev/x${access}`, program), `${lines.join('\n')}\n`, access);
+    assert.equal(
+      await printed(['--device', `${device}:/dev/x${access}`], program),
+      `${lines.join('\n')}\n`,
+      access,
+    );
+  }
+  await refused(
+    /\/dev\/null is the same device as \/dev\/null, which the container has/,
+    '--device /dev/null:/dev/x:r',
+  );
+  await refused(/is the same device as/, `--device ${device}:/dev/x:r --device ${device}:/dev/y`);
 });
