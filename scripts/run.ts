@@ -53,6 +53,8 @@ OPTIONS
   --cpuset-cpus LIST    run on these CPUs only: 0-1,3
   --cpuset-mems LIST    allocate memory from these NUMA nodes only: 0
   -c, --cpu-shares N    relative CPU weight under contention, 2 to 262144 (default: 1024)
+  --blkio-weight N      relative I/O weight under contention, 10 to 1000 (default: 100), on disks whose I/O scheduler is bfq
+                        or, without bfq, that have io.cost of cgroup v2
   --pids-limit N|-1     limit for the number of processes and threads; -1 is unlimited
   --device-read-bps PATH:SIZE  read at most SIZE per second from the disk that PATH is or lies on; may be repeated
   --device-write-bps PATH:SIZE  write at most SIZE per second; may be repeated
@@ -123,7 +125,7 @@ import { notesFolder } from './helpers/containers.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { findInPath } from './helpers/shell.ts';
 import { parseNumber, parseSignal, parseSize } from './helpers/units.ts';
-import type { Limits } from './limit/table.ts';
+import { type Limits, readBfq } from './limit/table.ts';
 import { parseCpus, parseList } from './limit/units.ts';
 import { parsePort } from './network/addresses.ts';
 import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
@@ -198,6 +200,7 @@ export const options = {
   cpusetCpus: { parse: (text: string) => parseList('--cpuset-cpus', text) },
   cpusetMems: { parse: (text: string) => parseList('--cpuset-mems', text) },
   cpuShares: { short: 'c', parse: (text: string) => parseNumber('--cpu-shares', text, 2, 262_144) },
+  blkioWeight: { parse: (text: string) => parseNumber('--blkio-weight', text, 10, 1000) },
   pidsLimit: { parse: orUnlimited((text) => parseNumber('--pids-limit', text, 1, 4_194_304)) },
   deviceReadBps: { parse: parseRate('readBps'), many: true },
   deviceWriteBps: { parse: parseRate('writeBps'), many: true },
@@ -290,6 +293,7 @@ function planLimits(values: Options): Limits {
     mems: values.cpusetMems,
     cpuShares: values.cpuShares,
     pids: values.pidsLimit,
+    ioWeight: values.blkioWeight,
     devices: [
       ...values.deviceReadBps,
       ...values.deviceWriteBps,
@@ -337,6 +341,10 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
   const image = readImageConfig(rootfs);
   const userNamespace = findUserNamespace(name, values.userns, values.uidmap, values.gidmap);
   const limits = planLimits(values);
+  if (values.blkioWeight !== undefined && readBfq().isThere && !readBfq().isUsed)
+    console.error(
+      'run: --blkio-weight has no effect while no disk uses bfq: echo bfq >/sys/block/DISK/queue/scheduler',
+    );
   const user = findUser(rootfs, values.user ?? imageUser(rootfs, pivots ? image.user : undefined));
   if (values.groupAdd.length > 0 && userNamespace?.single)
     throw new Failure(

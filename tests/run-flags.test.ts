@@ -4,7 +4,8 @@ import { existsSync, lstatSync, mkdirSync, mkdtempSync, readFileSync, symlinkSyn
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after } from 'node:test';
-import { readHierarchies } from '../scripts/helpers/cgroups.ts';
+import { findHierarchy, parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
+import { readBfq, readLimit } from '../scripts/limit/table.ts';
 import { container, memoryFile, newName, start } from './helpers/container.ts';
 import { inside, refused, said, says } from './helpers/inside.ts';
 import { call, execute, rootfs } from './helpers/script.ts';
@@ -234,3 +235,29 @@ test('--device with less than rwm: v1 denies the rest, elsewhere it is refused',
   );
   await refused(/is the same device as/, `--device ${device}:/dev/x:r --device ${device}:/dev/y`);
 });
+
+test(
+  '--blkio-weight is in a file of bfq or of io.cost, or refused where the kernel has neither',
+  container,
+  async () => {
+    const { isThere, isUsed } = readBfq();
+    const hierarchy = findHierarchy(readHierarchies(), 'io');
+    const hasCost = hierarchy?.version === 2 && existsSync(join(hierarchy.mountPoint, 'io.cost.qos'));
+    if (!hierarchy || !(isThere || hasCost))
+      return refused(
+        /no such controller|this kernel has no I\/O weights: modprobe bfq/,
+        '--blkio-weight 500',
+      );
+    const { name } = await start(['--blkio-weight', '500'], ['sleep', '100']);
+    const [text] = readLimit('ioWeight', hierarchy.version, join(hierarchy.mountPoint, parent, name));
+    assert.equal(text?.text, hierarchy.version === 1 ? '500' : isThere ? 'default 500' : 'default 4950');
+    const { stdout, stderr } = await inside('--dry-run --blkio-weight 500', 'true');
+    assert.match(stdout, /echo '?(default )?(500|4950)'? > \S+weight/);
+    assert.match(
+      stderr,
+      isThere && !isUsed ? /^run: --blkio-weight has no effect while no disk uses bfq/ : /^$/,
+    );
+    for (const weight of ['9', '1001', 'x'])
+      await refused(/--blkio-weight is a whole number/, `--blkio-weight ${weight}`);
+  },
+);
