@@ -36,8 +36,8 @@ OPTIONS
                         type=tmpfs,target=DST[,tmpfs-size=SIZE][,tmpfs-mode=MODE]; may be repeated
   --tmpfs DST[:OPTIONS] mount a tmpfs at DST; options: size=, mode=, uid=, gid=, ro, exec, suid (default: nosuid and
                         noexec, with mode and owner of DST if it exists); may be repeated
-  --device SRC[:DST[:ACCESS]]  make the device SRC of the host available in /dev; ACCESS: letters of rwm, all by default,
-                        less takes cgroup v1: read, write, mknod; may be repeated
+  --device SRC[:DST[:ACCESS]]  make the device SRC of the host available in /dev; ACCESS: read, write, mknod, rwm by
+                        default, less needs cgroup v1; may be repeated
   --shm-size SIZE       size of /dev/shm (default: 64M)
   --read-only           mount the root file system read-only
   --ephemeral           keep changes to the root file system in memory, and discard them at the end
@@ -53,8 +53,8 @@ OPTIONS
   --cpuset-cpus LIST    run on these CPUs only: 0-1,3
   --cpuset-mems LIST    allocate memory from these NUMA nodes only: 0
   -c, --cpu-shares N    relative CPU weight under contention, 2 to 262144 (default: 1024)
-  --blkio-weight N      relative I/O weight under contention, 10 to 1000 (default: 100), on disks whose I/O scheduler is bfq
-                        or, without bfq, that have io.cost of cgroup v2
+  --blkio-weight N      relative I/O weight under contention, 10 to 1000 (default: 100), on disks whose I/O scheduler is
+                        bfq or, without bfq, that have io.cost of cgroup v2
   --pids-limit N|-1     limit for the number of processes and threads; -1 is unlimited
   --device-read-bps PATH:SIZE  read at most SIZE per second from the disk that PATH is or lies on; may be repeated
   --device-write-bps PATH:SIZE  write at most SIZE per second; may be repeated

@@ -125,7 +125,12 @@ test('a volume is SRC:DST[:OPTIONS], where SRC is on this host and found without
   refuse(
     options.parseVolume,
     /^--volume: unknown option .*: use ro, nosuid or noexec; rw, nodev, .* are accepted/,
-    '/tmp:/x:exec|/tmp:/x:|/tmp:/x:ro,|/tmp:/x:dev|/tmp:/x:shared|/tmp:/x:zZ|/tmp:/x:noatime',
+    '/tmp:/x:exec|/tmp:/x:|/tmp:/x:ro,|/tmp:/x:dev|/tmp:/x:zZ|/tmp:/x:noatime',
+  );
+  refuse(
+    options.parseVolume,
+    /^--volume: r?(slave|shared) would let the host's later mounts in, without nodev: /,
+    '/tmp:/x:slave|/tmp:/x:ro,rslave|/tmp:/x:shared|/tmp:/x:rshared',
   );
   refuse(options.parseVolume, /^--volume: ro and rw exclude each other$/, '/tmp:/x:ro,rw');
 });

@@ -58,6 +58,12 @@ function makeVolume(option: string, from: string, to: string, options: string[])
   const source = resolve(from);
   if (!existsSync(source))
     throw new UsageError(`${option}: there is no ${source} on this host: mkdir -p ${source}`);
+  // mounts that come in later would lack nodev, and a container may make device files
+  const propagation = options.find((word) => /^r?(slave|shared)$/.test(word));
+  if (propagation)
+    throw new UsageError(
+      `${option}: ${propagation} would let the host's later mounts in, without nodev: leave it out, and start the container after the mounts`,
+    );
   for (const word of options)
     if (!['ro', 'nosuid', 'noexec', ...accepted].includes(word))
       throw new UsageError(
