@@ -56,7 +56,8 @@ import { become, canBecome, startAndWait } from './exec/become.ts';
 import { type Entry, enterCommand, enterRunbook, type Tool } from './exec/enter.ts';
 import { planInside } from './exec/inside.ts';
 import { cgroupDirectory, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
-import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
+import { Failure, main, refuseLateOptions, UsageError, type Values } from './helpers/cli.ts';
+import { scriptPath } from './helpers/messages.ts';
 import { attempt, namespaceInode, readProc, readProcesses, startTicks } from './helpers/pids.ts';
 import { installCommand, requirePrograms } from './helpers/programs.ts';
 import { findInPath, findProgram, sh } from './helpers/shell.ts';
@@ -96,7 +97,8 @@ function planCgroups(hierarchies: Hierarchy[], pid: number, isRoot: boolean): st
     ['freezer.state', 'cgroup.events']
       .map((file) => attempt(() => readFileSync(join(directory, file), 'utf8')) ?? '')
       .some((text) => /^(FROZEN|FREEZING|frozen 1)$/m.test(text));
-  if (directories.some(isFrozen)) throw new Failure(`${pid} is paused: stop.ts --resume lets it go on`);
+  if (directories.some(isFrozen))
+    throw new Failure(`${pid} is paused: type ${scriptPath('stop')} --resume ${pid}`);
   return directories;
 }
 
@@ -124,7 +126,8 @@ function planParts(pid: number, isRoot: boolean, hostTools: boolean): string[] {
 /** Plans an entry from options and facts. Throws UsageError for options that contradict each other. */
 function planEntry(values: Values<typeof options>, [target = '', ...command]: string[]): Entry {
   const { hostTools, user, privileged, env, workdir } = values;
-  if (command.length === 0) throw new UsageError('COMMAND is missing');
+  if (command.length === 0) throw new UsageError(`COMMAND is missing: type ${scriptPath()} ${target} sh`);
+  refuseLateOptions(options, 'TARGET', command);
   if (hostTools && (user !== undefined || privileged))
     throw new UsageError(
       '--host-tools keeps the user and privileges of the caller: leave out -u and --privileged',

@@ -68,7 +68,8 @@ import { planByHand } from './fetch-rootfs/by-hand.ts';
 import { download, shown, withProgress } from './fetch-rootfs/download.ts';
 import { asRoot, planHostRootfs } from './fetch-rootfs/host-rootfs.ts';
 import { inspect, unpack } from './fetch-rootfs/unpack.ts';
-import { Failure, main, reason, UsageError, type Values } from './helpers/cli.ts';
+import { Failure, HelpNeeded, main, reason, UsageError, type Values } from './helpers/cli.ts';
+import { scriptPath } from './helpers/messages.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
 import { quote, sh } from './helpers/shell.ts';
@@ -91,12 +92,12 @@ export const options = {
 
 function parseSum(text: string): string {
   if (/^[0-9a-f]{64}$/i.test(text)) return text.toLowerCase();
-  throw new UsageError(`not a sha256 sum, which is 64 hexadecimal digits: ${JSON.stringify(text)}`);
+  throw new UsageError(`not a sha256 sum, which is 64 hexadecimal digits: "${text}"`);
 }
 
 function parseCount(text: string): number {
   if (/^\d{1,9}$/.test(text)) return Number(text);
-  throw new UsageError(`not a number: ${JSON.stringify(text)}`);
+  throw new UsageError(`not a number: "${text}"`);
 }
 
 /** SOURCE and the path of DEST. Throws UsageError if DEST is missing and the name of SOURCE gives none. */
@@ -107,11 +108,11 @@ export function planFetch(
 ): { source: string; dest: string } {
   const [source = 'host:', given] = article ? [articleUrl, ...operands] : operands;
   if (isUrl(source) && !URL.canParse(source)) throw new UsageError(`no URL: ${source}`);
-  if (operands.length > 1 && article) throw new UsageError(`one operand too many: ${operands[1]}`);
+  if (operands.length > 1 && article) throw new HelpNeeded(`one operand too many: ${operands[1]}`);
   const dest = given ?? defaultName(source);
   if (dest.includes('/') || /^\.\.?$/.test(dest)) return { source, dest: resolve(dest) };
   if (!/^\w[\w.+-]*$/.test(dest))
-    throw new UsageError(`no name for a root file system: ${JSON.stringify(dest)}: give DEST`);
+    throw new UsageError(`no name for a root file system: "${dest}": give DEST`);
   return { source, dest: join(folder, dest) };
 }
 
@@ -149,7 +150,7 @@ function openSource(
   const stat = statSync(source);
   if (stat.isDirectory())
     throw new Failure(
-      `EISDIR: it is a directory: pack it: tar -C ${quote(source)} -c . | fetch-rootfs.ts - NAME`,
+      `EISDIR: it is a directory: pack it: tar -C ${quote(source)} -c . | ${scriptPath()} - NAME`,
     );
   return {
     chunks: createReadStream(source, { highWaterMark: 1 << 18 }),

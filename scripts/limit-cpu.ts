@@ -63,8 +63,7 @@ export const options = {
 /** Parses `50ms`, `20000us`, `0.5s`, or a number of microseconds, into microseconds. Throws UsageError. */
 export function parsePeriod(text: string): number {
   const [, number, unit = 'us'] = /^(\d{1,9}(?:\.\d+)?)(us|ms|s)?$/.exec(text) ?? [];
-  if (number === undefined)
-    throw new UsageError(`not a time: ${JSON.stringify(text)}: write 50ms or 50000us`);
+  if (number === undefined) throw new UsageError(`not a time: "${text}": write 50ms or 50000us`);
   const microseconds = Math.round(Number(number) * { us: 1, ms: 1000, s: 1_000_000 }[unit as 'us']);
   if (microseconds >= 1000 && microseconds <= 1_000_000) return microseconds;
   throw new UsageError(`--period is from 1ms to 1s, not ${text}`);

@@ -51,11 +51,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { processesIn } from './helpers/cgroups.ts';
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
 import { findContainers, notesFolder } from './helpers/containers.ts';
+import { scriptPath } from './helpers/messages.ts';
 import {
   attempt,
   descendants,
   hasSignal,
   type Process,
+  printable,
   readProc,
   readProcesses,
   startTicks,
@@ -245,7 +247,7 @@ function find(text: string): WholeContainer | Failure {
 await main(import.meta.url, { options, operands: [0, Infinity] }, async (values, operands) => {
   const { all, pause, resume, dryRun, signal, timeout = 10 } = values;
   if ([all || operands.length > 0, values.sweep].filter(Boolean).length !== 1 || (all && operands.length > 0))
-    throw new UsageError('either TARGETs, or --all, or --sweep');
+    throw new UsageError(`name a TARGET, or give --all or --sweep: ${scriptPath('ps')} shows containers`);
   if (pause && resume) throw new UsageError('either --pause or --resume');
   if ((pause || resume || values.sweep) && (signal !== undefined || values.timeout !== undefined))
     throw new UsageError('--signal and --timeout go with stopping');
@@ -274,7 +276,7 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
   const results = await Promise.allSettled(targets.map(work));
   for (const result of results) {
     if (result.status === 'fulfilled') process.stdout.write(result.value);
-    else console.error(`stop: ${reason(result.reason)}`);
+    else console.error(printable(`stop: ${reason(result.reason)}`));
   }
   return results.some(({ status }) => status === 'rejected') ? 1 : 0;
 });

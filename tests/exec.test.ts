@@ -247,7 +247,11 @@ test("what can't be is refused in a clear line, with 125", {
     [['-e', '=x', web.name, 'true'], 125, 'exec: not KEY=VALUE: "=x"'],
     [['--host-tools', '-u', '0', web.name, 'true'], 125, 'exec: --host-tools keeps the user and privileges'],
     [[web.name], 125, 'exec: COMMAND is missing'],
-    [['no-such-container', 'true'], 125, 'exec: there is no container no-such-container: ps.ts shows'],
+    [
+      ['no-such-container', 'true'],
+      125,
+      `exec: there is no container no-such-container: ${script('ps')} shows`,
+    ],
     [[String(process.pid), 'true'], 125, `exec: ${process.pid} is not the first process of a container`],
   ]);
 });
@@ -318,7 +322,10 @@ test('it is in the cgroups before it is anywhere else', container, async () => {
   // what joins a frozen cgroup stands still, and can be looked at
   assert.equal((await call('stop', ['--pause', name])).code, 0);
   const { code, stderr } = await exec(name, 'true');
-  assert.deepEqual([code, stderr], [125, `exec: ${first} is paused: stop.ts --resume lets it go on\n`]);
+  assert.deepEqual(
+    [code, stderr],
+    [125, `exec: ${first} is paused: type ${script('stop')} --resume ${first}\n`],
+  );
   const child = spawn('sh', ['-c', stdout], { stdio: 'ignore' });
   left.push(child);
   const end = once(child, 'exit');

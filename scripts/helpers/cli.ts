@@ -4,7 +4,10 @@ import { createRequire } from 'node:module';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import minimist from 'minimist';
+import { didYouMean, scriptPath } from './messages.ts';
 import { OutputError, print, useOutput } from './output.ts';
+import { printable } from './pids.ts';
+import { quote } from './shell.ts';
 
 /** An option: without `parse` a flag; with it, one value, or with `many` one for each time it is given. */
 export interface Option {
@@ -34,10 +37,16 @@ interface Spec<Table> {
 }
 
 /** An error that the user can act on: its message is all that is printed. */
-export class Failure extends Error {}
+export class Failure extends Error {
+  /** the exit code of the script, where it is not that of every failure */
+  exitCode: number | undefined;
+}
 
 /** The command line is wrong; the message says how. */
 export class UsageError extends Failure {}
+
+/** The command line is wrong, and only the help can say how it is right. `message` is printed before its command. */
+export class HelpNeeded extends UsageError {}
 
 /** The kernel's reason for an error, such as `EBUSY: resource busy or locked`; for other errors their message. */
 export function reason(error: unknown): string {
@@ -74,7 +83,7 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
   const values: Record<string, unknown> = {};
   for (const [key, { parse, many }] of table) {
     const given: string[] = [parsed[key] ?? []].flat();
-    if (parse && given.includes('')) throw new UsageError(`--${kebab(key)} needs a value`);
+    if (parse && given.includes('')) throw new HelpNeeded(`--${kebab(key)} needs a value`);
     const results = parse && given.map((text) => parse(text));
     values[key] = results ? (many ? results : results.at(-1)) : parsed[key];
   }
@@ -85,8 +94,8 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
   // a `--` among a command's own words belongs to the command
   const keepDashes = spec.command && before.length > max && argv.includes('--');
   const operands = keepDashes ? [...before, '--', ...after] : [...before, ...after];
-  if (operands.length < min) throw new UsageError('an operand is missing');
-  if (operands.length > max && !spec.command) throw new UsageError(`one operand too many: ${operands[max]}`);
+  if (operands.length < min) throw new HelpNeeded('an operand is missing');
+  if (operands.length > max && !spec.command) throw new HelpNeeded(`one operand too many: ${operands[max]}`);
   return { help: false, values: values as Values<Table>, operands } as const;
 }
 
@@ -98,24 +107,38 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
  */
 function plainWords(table: [key: string, Option][], command: boolean, argv: string[]): string[] {
   const words: string[] = [];
+  const names = table.map(([key]) => kebab(key));
   for (let index = 0; index < argv.length; index++) {
     const word = argv[index] as string;
     const next = argv[index + 1] ?? '--';
-    const unknown = new UsageError(`unknown option ${word}`);
     const [, long, letters = '', value] = /^(?:--([^=]+)|-([^-=][^=]*))(?:=(.*))?$/s.exec(word) ?? [];
     const isOperand = !long && !letters;
-    if (isOperand && /^-(?!-?$)/.test(word)) throw unknown;
+    const unknown = () => {
+      const meant = didYouMean(long ?? word.replace(/^-+|=.*/gs, ''), names, (name) => `--${name}`);
+      return new (meant ? UsageError : HelpNeeded)(`unknown option ${word}${meant}`);
+    };
+    if (isOperand && /^-(?!-?$)/.test(word)) throw unknown();
     if (word === '--' || (isOperand && command)) return [...words, ...argv.slice(index)];
     if (isOperand) words.push(word);
     for (const [position, name] of (long ? [long] : [...letters]).entries()) {
       const found = table.find(([key, { short }]) => (long ? kebab(key) : short) === name);
-      if (!found) throw unknown;
+      if (!found) throw unknown();
       const [key, option] = found;
       const rest = long ? '' : letters.slice(position + 1);
       if (option.parse) {
         // the rest of this word, or the next word, is the value; only a number may follow a letter directly
-        if (rest !== '' && (value !== undefined || !/^\d+(\.\d*)?(e\d+)?$/.test(rest))) throw unknown;
+        if (rest !== '' && (value !== undefined || !/^\d+(\.\d*)?(e\d+)?$/.test(rest))) throw unknown();
         const isNext = value === undefined && rest === '' && /^(?!-)|^-$|^-\.?\d[\d.]*$/.test(next);
+        if (
+          !isNext &&
+          value === undefined &&
+          rest === '' &&
+          /^-./.test(argv[index + 1] ?? '') &&
+          next !== '--'
+        )
+          throw new UsageError(
+            `--${kebab(key)} needs a value, and ${next} is an option: if it is the value, type --${kebab(key)}=${next}`,
+          );
         words.push(`--${key}=${isNext ? argv[++index] : (value ?? rest)}`);
         break;
       }
@@ -125,6 +148,31 @@ function plainWords(table: [key: string, Option][], command: boolean, argv: stri
     }
   }
   return words;
+}
+
+/**
+ * Throws UsageError if a command, the last `words` of argv, begins with options: they belong before the operand, called
+ * `name`. The message has the whole line as it should be. No program's name begins with a dash, unless by its path.
+ */
+export function refuseLateOptions(
+  options: Record<string, Option>,
+  name: string,
+  words: string[],
+  argv = process.argv.slice(2),
+): void {
+  const [first = ''] = words;
+  if (!/^-./.test(first)) return;
+  const table: [key: string, Option][] = Object.entries({ ...options, help: { short: 'h' } });
+  const rewritten = plainWords(table, true, words);
+  const isOption = (word: string) => table.some(([key]) => word.split('=', 1)[0] === `--${key}`);
+  // from the first word that is no option on, all words are as they were
+  const at = rewritten.findIndex((word) => !isOption(word));
+  const late = words.slice(0, at < 0 ? words.length : words.length - (rewritten.length - at));
+  const before = argv.slice(0, argv.length - words.length);
+  const line = [...before.slice(0, -1), ...late, ...before.slice(-1), ...words.slice(late.length)];
+  throw new UsageError(
+    `${first} stands after ${name}, where COMMAND begins: type ${scriptPath()} ${line.map(quote).join(' ')}`,
+  );
 }
 
 /** The header comment of a script, which is its help. `url`: the script's import.meta.url. */
@@ -193,10 +241,11 @@ export async function main<Table extends Record<string, Option>>(
     // a reader that has closed the pipe (| head) is no error
     if (error instanceof OutputError && error.code === 'EPIPE') return 0;
     if (process.env.BAREHAND_TRACE) console.error(error);
-    console.error(`${script}: ${reason(error)}${remark}`);
-    if (!(error instanceof UsageError)) return exitCodes.failed;
-    console.error(`Try '${script}.ts --help'.`);
-    return exitCodes.usage;
+    const help = error instanceof HelpNeeded ? `: type ${scriptPath()} --help` : '';
+    // what it quotes may hold anything: one line, and nothing that a terminal acts on
+    console.error(printable(`${script}: ${reason(error)}${remark}${help}`));
+    if (error instanceof UsageError) return exitCodes.usage;
+    return (error instanceof Failure ? error.exitCode : undefined) ?? exitCodes.failed;
   };
   process.on('uncaughtException', (error) => process.exit(fail(error)));
   try {

@@ -11,6 +11,7 @@ import {
   runFolder,
   strangers,
 } from './containers.ts';
+import { didYouMean, scriptPath } from './messages.ts';
 import { attempt, isInit, type Process, readProc, readProcess, readProcesses, startTicks } from './pids.ts';
 
 /** Whether a word can be the name of a container. Such a word is not a path. */
@@ -59,14 +60,19 @@ export function firstOf(pids: number[]): Process | undefined {
   );
 }
 
+/** The error for a name that no container of ours has. */
+export const noContainer = (hierarchies: Hierarchy[], name: string): Failure =>
+  new Failure(
+    `there is no container ${name}${didYouMean(name, ownContainers(hierarchies)) || `: ${scriptPath('ps')} shows those there are`}`,
+  );
+
 /** A container without cgroups: it has ended and left a log, or its user could not create cgroups. */
-function withoutCgroups(name: string): WholeContainer {
+function withoutCgroups(hierarchies: Hierarchy[], name: string): WholeContainer {
   const note = attempt(() => readFileSync(join(notesFolder(name), 'pid'), 'utf8')) ?? '';
   const [pid = 0, ticks] = note.split(' ').map(Number);
   const found = note && startTicks(pid) === ticks ? readProcess(pid) : undefined;
   const first = found?.zombie ? undefined : found;
-  if (!existsSync(notesFolder(name)))
-    throw new Failure(`there is no container ${name}: ps.ts shows those there are`);
+  if (!existsSync(notesFolder(name))) throw noContainer(hierarchies, name);
   return { label: name, first, startTicks: first && ticks, cgroups: [], name };
 }
 
@@ -75,7 +81,7 @@ export function namedContainer(hierarchies: Hierarchy[], name: string): WholeCon
   const cgroups = hierarchies
     .map((hierarchy) => ({ hierarchy, directory: join(hierarchy.mountPoint, parent, name) }))
     .filter(({ directory }) => existsSync(directory));
-  if (cgroups.length === 0) return withoutCgroups(name);
+  if (cgroups.length === 0) return withoutCgroups(hierarchies, name);
   const first = firstOf(cgroups.flatMap(({ directory }) => processesIn(directory)));
   return { label: name, first, startTicks: first && startTicks(first.pid), cgroups, name };
 }
@@ -86,14 +92,15 @@ export function namedContainer(hierarchies: Hierarchy[], name: string): WholeCon
  */
 export function findContainer(hierarchies: Hierarchy[], text: string): WholeContainer {
   if (!/^\d+$/.test(text)) {
-    if (!isName(text)) throw new UsageError(`neither a name nor a PID: ${JSON.stringify(text)}`);
+    if (!isName(text)) throw new UsageError(`neither a name nor a PID: "${text}"`);
     return namedContainer(hierarchies, text);
   }
   const table = readProcesses();
   const { containers } = findContainers(table);
   const container =
     containers.find(({ first }) => first.pid === Number(text)) ?? heldContainer(containers, Number(text));
-  if (!container) throw new Failure(`${text} is not the first process of a container: ps.ts shows which are`);
+  if (!container)
+    throw new Failure(`${text} is not the first process of a container: ${scriptPath('ps')} shows which are`);
   const { first, members } = container;
   // a container inside one of ours is in the same cgroups
   const isOurs = ownContainerName(container) !== undefined;

@@ -17,6 +17,7 @@ import {
   ownContainerName,
   strangers,
 } from '../helpers/containers.ts';
+import { scriptPath } from '../helpers/messages.ts';
 import {
   attempt,
   descendants,
@@ -26,7 +27,7 @@ import {
   readProcesses,
   startTicks,
 } from '../helpers/pids.ts';
-import { firstOf, isName, ownName } from '../helpers/target.ts';
+import { firstOf, isName, noContainer, ownName } from '../helpers/target.ts';
 import { type Delegation, findDelegation, isWritable } from './delegation.ts';
 import { type Place, readOrigin } from './notes.ts';
 import { controllersOf, type LimitName, limitPath } from './table.ts';
@@ -57,7 +58,7 @@ export interface Target extends Hierarchy {
 function findProcess(containers: Container[], pid: number) {
   const process_ = readProcess(pid);
   if (!process_ || process_.zombie)
-    throw new Failure(`there is no process ${pid}: ps.ts shows containers, ps(1) processes`);
+    throw new Failure(`there is no process ${pid}: ${scriptPath('ps')} shows containers, ps(1) processes`);
   if (process_.kernelThread)
     throw new Failure(`${pid} (${process_.name}) is a thread of the kernel: no cgroup limits it`);
   if (process_.pid === 1)
@@ -112,9 +113,8 @@ function inCgroup(hierarchy: Hierarchy, directory: string, text: string, process
 export function findTarget(hierarchy: Hierarchy, text: string, limits: LimitName[]): Target {
   const named = (name: string) => join(hierarchy.mountPoint, parent, name);
   if (!/^\d+$/.test(text)) {
-    if (!isName(text)) throw new UsageError(`neither a name nor a PID: ${JSON.stringify(text)}`);
-    if (!existsSync(named(text)))
-      throw new Failure(`there is no container ${text}: ps.ts shows those there are`);
+    if (!isName(text)) throw new UsageError(`neither a name nor a PID: "${text}"`);
+    if (!existsSync(named(text))) throw noContainer([hierarchy], text);
     return inCgroup(hierarchy, named(text), text);
   }
 

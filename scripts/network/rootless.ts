@@ -3,6 +3,7 @@
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Failure, reason } from '../helpers/cli.ts';
+import { scriptPath } from '../helpers/messages.ts';
 import {
   attempt,
   commandLine,
@@ -143,7 +144,8 @@ export async function attachRootless(
 /** The steps of detach without root. Throws Failure if nothing carries packets for the process. */
 export function planUncarry(pid: number, text: string): Step[] {
   const found = carriersOf(pid);
-  if (found.length === 0) throw new Failure(`${text} has no network: network.ts attach ${text}`);
+  if (found.length === 0)
+    throw new Failure(`${text} has no network: type ${scriptPath('network')} attach ${text}`);
   return found.map(({ process_ }) => ({ why: commandLine(process_), run: sh`kill ${process_.pid}` }));
 }
 

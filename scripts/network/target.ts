@@ -2,6 +2,7 @@
 import { readHierarchies } from '../helpers/cgroups.ts';
 import { Failure, UsageError } from '../helpers/cli.ts';
 import { findContainers } from '../helpers/containers.ts';
+import { scriptPath } from '../helpers/messages.ts';
 import { namespaceInode, readProcess, readProcesses } from '../helpers/pids.ts';
 import { isName, namedContainer } from '../helpers/target.ts';
 import { identify } from '../ps/engine.ts';
@@ -23,7 +24,7 @@ export function findNetwork(text: string): NetworkTarget {
     throw new Failure(`cannot read the network namespace of ${text}: try again as root, or as its owner`);
   if (inode === namespaceInode(process.pid, 'net'))
     throw new Failure(
-      `${text} has the host's network: start it with run.ts --network none, or unshare --net`,
+      `${text} has the host's network: start it with ${scriptPath('run')} --network none, or unshare --net`,
     );
   return { text, pid, name, inode };
 }
@@ -32,7 +33,7 @@ export function findNetwork(text: string): NetworkTarget {
 function findByPid(pid: number) {
   const process_ = readProcess(pid);
   if (!process_ || process_.zombie)
-    throw new Failure(`there is no process ${pid}: ps.ts shows containers, ps(1) processes`);
+    throw new Failure(`there is no process ${pid}: ${scriptPath('ps')} shows containers, ps(1) processes`);
   const table = readProcesses();
   const { containers } = findContainers(table);
   const inode = namespaceInode(pid, 'net');
@@ -46,8 +47,11 @@ function findByPid(pid: number) {
 }
 
 function findByName(name: string) {
-  if (!isName(name)) throw new UsageError(`neither a name nor a PID: ${JSON.stringify(name)}`);
+  if (!isName(name)) throw new UsageError(`neither a name nor a PID: "${name}"`);
   const { first } = namedContainer(readHierarchies(), name);
-  if (!first) throw new Failure(`no process of ${name} is running`);
+  if (!first)
+    throw new Failure(
+      `no process of ${name} is running: ${scriptPath('stop')} ${name} removes what is left of it`,
+    );
   return { pid: first.pid, name };
 }

@@ -14,6 +14,7 @@ import {
 } from '../helpers/cgroups.ts';
 import { Failure, reason } from '../helpers/cli.ts';
 import { type Lock, lock } from '../helpers/lock.ts';
+import { typedLine } from '../helpers/messages.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
 import { makeDirectory, perform, type Step } from '../helpers/steps.ts';
 import { findDelegation, whyNoCgroups } from '../limit/delegation.ts';
@@ -97,7 +98,7 @@ function findDelegatedCgroups(
   if (refusal) throw new Failure(`cannot limit a container: ${refusal}`);
   if (delegated.length === 0)
     throw new Failure(
-      'cannot limit a container without root, unless a cgroup is delegated to you: sudo run.ts ..., or systemd-run --user --scope -p Delegate=yes run.ts ...',
+      `cannot limit a container without root, unless a cgroup is delegated to you: type systemd-run --user --scope -p Delegate=yes ${typedLine()}, or sudo in its place`,
     );
   return { ...planCgroups(delegated, name, limits), lock: undefined, leave };
 }

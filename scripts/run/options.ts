@@ -14,7 +14,7 @@ import { mountOptions } from './host.ts';
 export function parseName(text: string): string {
   if (/^[a-z0-9][a-z0-9_.-]{0,62}$/i.test(text) && !/^pid-\d+$/.test(text)) return text;
   throw new UsageError(
-    `not a name: ${JSON.stringify(text)}: up to 63 of a-z, 0-9, "_", "." and "-", the first a letter or digit; not pid-N`,
+    `not a name: "${text}": up to 63 of a-z, 0-9, "_", "." and "-", the first a letter or digit; not pid-N`,
   );
 }
 
