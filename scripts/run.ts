@@ -319,6 +319,8 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
   const resolver =
     sharesNetwork && values.dns.length === 0 ? hostResolver(rootfs, values.volume, values.tmpfs) : undefined;
 
+  const command = planCommand(values, words, image, rootfs);
+
   return {
     name,
     rootfs,
@@ -330,7 +332,8 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
     texts: [...network.texts, ...(resolver ? [resolver] : [])],
     devices: values.device,
     shmBytes: values.shmSize ?? 64 * 1024 * 1024,
-    command: [...initWords, ...planCommand(values, words, image, rootfs)],
+    command: [...initWords, ...command],
+    programs: [...(init ? [] : initWords.slice(0, 1)), ...command.slice(0, 1)],
     init,
     hasInit: values.init,
     environment,

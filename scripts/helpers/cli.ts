@@ -40,6 +40,10 @@ interface Spec<Table> {
 export class Failure extends Error {
   /** the exit code of the script, where it is not that of every failure */
   exitCode: number | undefined;
+  constructor(message: string, { cause, exitCode }: { cause?: unknown; exitCode?: number } = {}) {
+    super(message, { cause });
+    this.exitCode = exitCode;
+  }
 }
 
 /** The command line is wrong; the message says how. */

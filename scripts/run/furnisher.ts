@@ -4,6 +4,7 @@ import {
   chmodSync,
   chownSync,
   closeSync,
+  existsSync,
   fstatSync,
   mkdirSync,
   openSync,
@@ -14,14 +15,15 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { dirname } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { Failure, reason } from '../helpers/cli.ts';
-import { type InRoot, O_PATH, ofDescriptor, openInRoot, openRoot } from '../helpers/in-root.ts';
+import { type InRoot, O_PATH, ofDescriptor, openInRoot, openRoot, statsInRoot } from '../helpers/in-root.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
-import { sh } from '../helpers/shell.ts';
+import { quote, sh } from '../helpers/shell.ts';
 import { enterCommand, type Launch } from './container.ts';
 import { type Binding, copyCommands, fstab, type Mount, planFurnishing, type StageFile } from './furnish.ts';
 import { hostShell, unnamedFile } from './held.ts';
+import { findObstacle } from './program.ts';
 import { hostId } from './userns.ts';
 
 /** The path of the stage for host programs: they get it as descriptor 3. */
@@ -90,6 +92,25 @@ export class Furnisher {
       await this.mount([...before, ...binds, ...after], targets);
       for (const [at, binding] of batch.entries())
         this.copyAttributes(binding, (targets[at] as InRoot).stats);
+    }
+  }
+
+  /**
+   * Throws Failure if the working directory or a program of the command is missing, or can't be executed; for a program
+   * with the exit code for that.
+   */
+  checkCommand(): void {
+    const { programs, environment, workdir } = this.launch;
+    const root = this.openFurnishedRoot();
+    // only the kernel can tell where what is not seen from here leads, such as links of proc(5)
+    const seen = attempt(() => ({ stats: statsInRoot(root, workdir) }));
+    if (seen && !seen.stats?.isDirectory())
+      throw new Failure(
+        `can't cd to the working directory ${workdir}: it is ${seen.stats ? 'no directory' : 'missing in the container'}: choose another -w`,
+      );
+    for (const program of programs) {
+      const obstacle = findObstacle(root, program, environment, workdir);
+      if (obstacle) throw new Failure(obstacle.text, obstacle);
     }
   }
 
@@ -167,8 +188,20 @@ export class Furnisher {
       throw new Failure(`${to} is no place for a mount: not / and not in /proc`);
     const { stats } = target;
     if (!stats.isSymbolicLink() && !(kind === 'file' ? stats.isFile() : stats.isDirectory()))
-      throw new Failure(`${to} is no ${kind}`);
+      throw new Failure(this.otherKind(to, kind));
     return target;
+  }
+
+  /** Why a file can't be mounted at a directory of the container, or a directory at a file, and what to type. */
+  private otherKind(to: string, kind: 'file' | 'directory'): string {
+    const its = kind === 'file' ? 'a directory' : 'a file';
+    const volume = this.launch.volumes.find(({ path }) => path === to);
+    if (!volume) return `${to} is ${its} in the container, and no ${kind}: nothing can be mounted there`;
+    const { source } = volume;
+    const both = `--volume: ${source} is a ${kind}, and ${to} is ${its} in the container`;
+    if (kind === 'file') return `${both}: type -v ${quote(`${source}:${join(to, basename(source))}`)}`;
+    const inside = join(source, basename(to));
+    return `${both}: ${existsSync(inside) ? `type -v ${quote(`${inside}:${to}`)}` : 'choose a directory as DST'}`;
   }
 
   /** Makes mounts by one mount(8) in the namespaces of PID 1. `targets` become its descriptors from 4 on. */

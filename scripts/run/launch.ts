@@ -78,6 +78,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
     await Promise.all([held.waitForLine(/^ready$/), furnisher.makeFiles()]);
     checkSignal(signals);
     await furnisher.mountLate();
+    furnisher.checkCommand();
     if (isolate.has('net') && launch.hasIp && !connection)
       await (await hostShell())`exec ${enterCommand(launch, String(pid))} ip link set lo up`;
     await giveStreams(launch, pid);

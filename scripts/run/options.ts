@@ -3,6 +3,7 @@ import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { join, posix, resolve } from 'node:path';
 import { kebab, reason, UsageError } from '../helpers/cli.ts';
+import { quote } from '../helpers/shell.ts';
 import { parseNumber, parseSize } from '../helpers/units.ts';
 import { findDisk } from '../limit/disk.ts';
 import { maxId, parsePath, parseVariable } from './command.ts';
@@ -34,6 +35,20 @@ export function parseVariableFile(path: string): string[] {
 
 /** Options of Docker and mount(8) that every volume has anyway: they are accepted and change nothing. */
 const accepted = 'rw nodev relatime rbind private rprivate nocopy'.split(' ');
+const volumeOptions = ['ro', 'nosuid', 'noexec', ...accepted];
+
+/** What to type where a path of a volume has a colon: DST begins at the first slash behind one. */
+function colonAdvice(text: string): string {
+  const parts = text.split(/(?<!\\):/);
+  const start = parts.findIndex((part, index) => index > 0 && part.startsWith('/'));
+  const options = parts.at(-1)?.split(',') ?? [];
+  const areOptions = parts.length - start > 1 && options.every((word) => volumeOptions.includes(word));
+  const end = areOptions ? parts.length - 1 : parts.length;
+  const paths = [parts.slice(0, start), parts.slice(start, end)].map((path) => path.join('\\:'));
+  const value = [...paths, ...parts.slice(end)].join(':');
+  const how = start < 0 ? '' : `: if SRC is ${parts.slice(0, start).join(':')}, type -v ${quote(value)}`;
+  return `--volume is SRC:DST[:OPTIONS], and a colon in a path is typed as \\:, not ${text}${how}`;
+}
 
 /**
  * `SRC:DST[:OPTIONS]`. Options are ro, nosuid, noexec, and the words in `accepted`, separated by commas. A colon in SRC is
@@ -43,15 +58,23 @@ export function parseVolume(text: string): Volume {
   const [from = '', to = '', words = 'rw', ...more] = text
     .split(/(?<!\\):/)
     .map((part) => part.replaceAll('\\:', ':'));
-  if (to === '' || more.length > 0) throw new UsageError(`--volume is SRC:DST[:ro], not ${text}`);
-  if (!/^[./]/.test(from))
-    throw new UsageError(`--volume: SRC is a path of this host, and must begin with / or ./, not ${from}`);
+  if (more.length > 0 || (/^[^/]/.test(to) && words.startsWith('/'))) throw new UsageError(colonAdvice(text));
+  if (to === '')
+    throw new UsageError(
+      `--volume is SRC:DST[:ro], not ${text}: type -v ${quote(`${from}:${from.startsWith('/') ? from : '/mnt'}`)}`,
+    );
+  if (!/^[./]/.test(from)) {
+    const path = existsSync(from) ? `: type -v ${quote(`./${text}`)}` : '';
+    throw new UsageError(
+      `--volume: SRC is a path of this host, and must begin with / or ./, not ${from}${path}`,
+    );
+  }
   const source = resolve(from);
   if (!existsSync(source))
-    throw new UsageError(`--volume: there is no ${source} on this host: mkdir -p ${source}`);
+    throw new UsageError(`--volume: there is no ${source} on this host: type mkdir -p ${quote(source)}`);
   const options = words.split(',');
   for (const word of options)
-    if (!['ro', 'nosuid', 'noexec', ...accepted].includes(word))
+    if (!volumeOptions.includes(word))
       throw new UsageError(
         `--volume: unknown option ${word}: use ro, nosuid or noexec; ${accepted.join(', ')} are accepted, and change nothing`,
       );

@@ -29,7 +29,7 @@ function noRootfs(operand: string): string {
   // it may be a path that this user may not search, or that is none at all
   if (attempt(() => statSync(operand).isFile()))
     return `${operand} is a file: to unpack a tarball, type ${fetch} ${quote(operand)}`;
-  const missing = `no root file system ${operand}`;
+  const missing = `no root file system at ${operand}`;
   const entries = attempt(() => readdirSync(rootfsFolder, { withFileTypes: true })) ?? [];
   const known = entries
     .filter((entry) => entry.isDirectory() && !entry.name.startsWith('.'))
