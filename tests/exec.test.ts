@@ -196,8 +196,8 @@ test("the exit code is the command's own, and tells what could not be", containe
     [[web.name, '/bin/sh', '-c', 'exit 42'], 42, ''],
     [[web.name, '/bin/sh', '-c', 'kill -KILL $$'], 137, ''],
     [[web.name, '/bin/sh', '-c', 'kill -TERM $$'], 143, ''],
-    [[web.name, 'no-such'], 127, 'exec: no-such: No such file or directory'],
-    [[web.name, '/etc/passwd'], 126, 'exec: /etc/passwd: Permission denied'],
+    [[web.name, 'no-such'], 127, 'exec: no-such: not found in PATH /'],
+    [[web.name, '/etc/passwd'], 126, 'exec: /etc/passwd is not executable for this user: its mode is 644\n'],
     [['-w', '/no/such', web.name, 'true'], 125, 'exec: cannot enter the directory /no/such: No such file'],
     [['-u', 'alice', web.name, 'true'], 125, 'exec: no user alice in the container: /etc/passwd'],
   ];

@@ -1,7 +1,7 @@
 // The container that a script acts on, by its name or by the PID of its first process.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { cgroupPath, type Hierarchy, ownCgroup, parent, processesIn } from './cgroups.ts';
+import { cgroupPath, type Hierarchy, noHierarchy, ownCgroup, parent, processesIn } from './cgroups.ts';
 import { Failure, UsageError } from './cli.ts';
 import {
   findContainers,
@@ -63,7 +63,7 @@ export function firstOf(pids: number[]): Process | undefined {
 /** The error for a name that no container of ours has. */
 export const noContainer = (hierarchies: Hierarchy[], name: string): Failure =>
   new Failure(
-    `there is no container ${name}${didYouMean(name, ownContainers(hierarchies)) || `: ${scriptPath('ps')} shows those there are`}`,
+    `there is no container ${name}${didYouMean(name, ownContainers(hierarchies)) || `: ${hierarchies.length > 0 ? `${scriptPath('ps')} shows those there are` : noHierarchy}`}`,
   );
 
 /** A container without cgroups: it has ended and left a log, or its user could not create cgroups. */

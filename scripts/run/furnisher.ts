@@ -188,15 +188,17 @@ export class Furnisher {
       throw new Failure(`${to} is no place for a mount: not / and not in /proc`);
     const { stats } = target;
     if (!stats.isSymbolicLink() && !(kind === 'file' ? stats.isFile() : stats.isDirectory()))
-      throw new Failure(this.otherKind(to, kind));
+      throw new Failure(this.otherKind(to, kind, stats));
     return target;
   }
 
   /** Why a file can't be mounted at a directory of the container, or a directory at a file, and what to type. */
-  private otherKind(to: string, kind: 'file' | 'directory'): string {
-    const its = kind === 'file' ? 'a directory' : 'a file';
+  private otherKind(to: string, kind: 'file' | 'directory', stats: Stats): string {
+    const isOther = kind === 'file' ? stats.isDirectory() : stats.isFile();
+    const its = !isOther ? 'a device, pipe or socket' : kind === 'file' ? 'a directory' : 'a file';
     const volume = this.launch.volumes.find(({ path }) => path === to);
-    if (!volume) return `${to} is ${its} in the container, and no ${kind}: nothing can be mounted there`;
+    if (!volume || !isOther)
+      return `${to} is ${its} in the container, and no ${kind}: nothing can be mounted there`;
     const { source } = volume;
     const both = `--volume: ${source} is a ${kind}, and ${to} is ${its} in the container`;
     if (kind === 'file') return `${both}: type -v ${quote(`${source}:${join(to, basename(source))}`)}`;

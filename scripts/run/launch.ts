@@ -15,14 +15,14 @@ import { constants } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Failure } from '../helpers/cli.ts';
-import { attempt, readProc, startTicks } from '../helpers/pids.ts';
+import { attempt, readProc, readProcess, startTicks } from '../helpers/pids.ts';
 import { sh, zx } from '../helpers/shell.ts';
 import { perform, type Step, toShell } from '../helpers/steps.ts';
 import { notesAbout } from '../limit/notes.ts';
 import { joiningSteps, type ReservedName, removingSteps, reserveName } from './cgroups.ts';
 import { enterCommand, type Launch, needsNotes } from './container.ts';
 import { Furnisher } from './furnisher.ts';
-import { type HeldProcess, hold, holdUserNamespace, hostShell } from './held.ts';
+import { explain, type HeldProcess, hold, holdUserNamespace, hostShell } from './held.ts';
 import { releaseShell } from './hold.ts';
 import { Signals } from './signals.ts';
 import { closeInherited, giveStreams } from './streams.ts';
@@ -99,8 +99,11 @@ export async function launchContainer(launch: Launch): Promise<number> {
     return detached ? await reportStart(launch, held) : await exitCode(held, signals);
   } catch (error) {
     furnisher?.close();
+    // what fails when PID 1 is gone fails for that
+    const isGone = held && held.pid > 0 && readProcess(held.pid)?.zombie !== false;
     await Promise.all([held?.abort(), holder?.abort()]);
     cleansUpLater = false;
+    if (held && isGone && !(error instanceof Interrupted)) throw held.failure();
     if (error instanceof Interrupted) return 128 + constants.signals[signals.ending as NodeJS.Signals];
     throw error;
   } finally {
@@ -141,7 +144,7 @@ async function exitCode(held: HeldProcess, signals: Signals): Promise<number> {
   if (ending) return 128 + constants.signals[ending];
   // unshare(1) before 2.40 reports an error of its own if SIGKILL ended its child
   if (text.includes('sigprocmask')) return 137;
-  if (text) throw new Failure(text);
+  if (text) throw new Failure(explain(text));
   return code ?? 128 + constants.signals[signal as NodeJS.Signals];
 }
 

@@ -46,8 +46,11 @@ function colonAdvice(text: string): string {
   const end = areOptions ? parts.length - 1 : parts.length;
   const paths = [parts.slice(0, start), parts.slice(start, end)].map((path) => path.join('\\:'));
   const value = [...paths, ...parts.slice(end)].join(':');
-  const how = start < 0 ? '' : `: if SRC is ${parts.slice(0, start).join(':')}, type -v ${quote(value)}`;
-  return `--volume is SRC:DST[:OPTIONS], and a colon in a path is typed as \\:, not ${text}${how}`;
+  const how =
+    start < 0
+      ? 'a colon in a path is typed as \\:'
+      : `if SRC is ${parts.slice(0, start).join(':')}, type -v ${quote(value)}`;
+  return `--volume is SRC:DST[:ro], not ${text}: ${how}`;
 }
 
 /**
@@ -71,7 +74,7 @@ export function parseVolume(text: string): Volume {
   }
   const source = resolve(from);
   if (!existsSync(source))
-    throw new UsageError(`--volume: there is no ${source} on this host: type mkdir -p ${quote(source)}`);
+    throw new UsageError(`--volume: there is no ${source} on this host: mkdir -p ${quote(source)}`);
   const options = words.split(',');
   for (const word of options)
     if (!volumeOptions.includes(word))
