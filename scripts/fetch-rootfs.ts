@@ -112,7 +112,9 @@ export function planFetch(
   const dest = given ?? defaultName(source);
   if (dest.includes('/') || /^\.\.?$/.test(dest)) return { source, dest: resolve(dest) };
   if (!/^\w[\w.+-]*$/.test(dest))
-    throw new UsageError(`no name for a root file system: "${dest}": give DEST`);
+    throw new UsageError(
+      `no name for a root file system: "${dest}": type ${scriptPath()} ${quote(source)} NAME`,
+    );
   return { source, dest: join(folder, dest) };
 }
 

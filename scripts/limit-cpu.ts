@@ -47,6 +47,7 @@ SEE ALSO
   cgroups(7), cpuset(7), sched(7), the kernel's admin-guide/cgroup-v2 and scheduler/sched-bwc, limit-memory.ts
 */
 import { main, UsageError } from './helpers/cli.ts';
+import { typedLine } from './helpers/messages.ts';
 import { parseNumber } from './helpers/units.ts';
 import { carryOut, printSteps, report } from './limit/perform.ts';
 import { commonOptions, planChanges } from './limit/plan.ts';
@@ -75,7 +76,8 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   const limits = { cpus, periodMicroseconds, weight, cpuset };
   if (reset && (word !== undefined || namesOf(limits).length > 0))
     throw new UsageError('--reset takes neither CPUS nor --weight, --cpuset, --period');
-  if (!reset && namesOf(limits).length === 0) throw new UsageError('CPUS is missing');
+  if (!reset && namesOf(limits).length === 0)
+    throw new UsageError(`CPUS is missing: type ${typedLine()} 0.5`);
   const wanted = reset ? undefined : limits;
 
   const changes = planChanges(text, ['cpu', 'weight', 'cpuset'], wanted);

@@ -54,6 +54,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { cgroupDirectory, type Hierarchy, processesIn, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
+import { typedLine } from './helpers/messages.ts';
 import { attempt, readProc, readProcess } from './helpers/pids.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
 import { numberOf } from './limit/counters.ts';
@@ -140,7 +141,7 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   if (reset && isGiven)
     throw new UsageError('--reset takes neither SIZE nor --swap, --high, --reserve, --oom-group');
   if (!reset && (!isGiven || (size === undefined && swapBytes !== undefined)))
-    throw new UsageError('SIZE is missing');
+    throw new UsageError(`SIZE is missing: type ${typedLine()} 100M`);
 
   const names = ['memory', 'swap', 'high', 'reserve', 'oomGroup'] as const;
   const changes = planChanges(text, [...names], reset ? undefined : limits);

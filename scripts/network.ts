@@ -200,7 +200,7 @@ async function attach(values: Given, text: string): Promise<void> {
 }
 
 async function publish({ bridge, dryRun }: Given, text: string, words: string[]): Promise<void> {
-  if (words.length === 0) throw new UsageError('publish needs a port, such as 8080:80');
+  if (words.length === 0) throw new UsageError(`publish needs a port: type ${typedLine()} 8080:80`);
   const ports = words.map(parsePort);
   checkPorts(ports);
   const target = findNetwork(text);
@@ -209,7 +209,7 @@ async function publish({ bridge, dryRun }: Given, text: string, words: string[])
 
 async function limit({ bridge, dryRun, rate, rateIn = rate, rateOut = rate }: Given, text: string) {
   if (rateIn === undefined && rateOut === undefined)
-    throw new UsageError('limit needs --rate, --rate-in or --rate-out');
+    throw new UsageError(`limit needs --rate, --rate-in or --rate-out: type ${typedLine()} --rate 10M`);
   requirePrograms(['tc', 'nsenter'], 'limit the rate');
   const target = findNetwork(text);
   const { pid } = target;
