@@ -3,16 +3,15 @@ import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { isBuiltin } from 'node:module';
-import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
 import { container, newName } from './helpers/container.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { rootfs, top } from './helpers/script.ts';
 
 const scripts = readdirSync(join(top, 'scripts')).filter((name) => name.endsWith('.ts'));
 const nodes = [process.execPath, process.env.BAREHAND_NODE ?? ''].filter(Boolean);
-const folder = mkdtempSync(join(tmpdir(), 'barehand-build-'));
-after(() => rmSync(folder, { recursive: true }));
+const folder = scratchFolder('build');
 before(() => execFileSync(process.execPath, [join(top, 'scripts/helpers/build.mjs')]));
 
 /** A copy of dist/NAME.mjs in a folder of its own. */
@@ -74,6 +73,12 @@ for (const script of scripts) {
     test(`dist/${name}.mjs, alone in a folder, has the script's help, on ${versionOf(node)}`, () => {
       const header = /\/\*\n([\s\S]*?)\*\//.exec(readFileSync(join(top, 'scripts', script), 'utf8'))?.[1];
       assert.deepEqual(start(node, alone(name), '--help'), { status: 0, stdout: header, stderr: '' });
+    });
+
+    test(`dist/${name}.mjs, alone in a folder, knows its version, on ${versionOf(node)}`, () => {
+      const { version } = JSON.parse(readFileSync(join(top, 'package.json'), 'utf8'));
+      const expected = { status: 0, stdout: `barehand ${version}\n`, stderr: '' };
+      assert.deepEqual(start(node, alone(name), '--version'), expected);
     });
 
     test(`dist/${name}.mjs, alone in a folder, refuses what it does not know, on ${versionOf(node)}`, () => {

@@ -4,6 +4,7 @@ import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, wr
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { after, before, test } from 'node:test';
+import { didYouMean, escapeControls } from '../scripts/helpers/messages.ts';
 import { container, newName } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs, top } from './helpers/script.ts';
@@ -183,11 +184,6 @@ test('run: what cannot be started', { skip: isRoot }, async () => {
       'the user of the command may not execute it: choose another -u, or type chmod a+rx for it',
     ],
     [
-      ['-w', '/no/such', root, 'true'],
-      125,
-      "can't cd to the working directory /no/such: it is missing in the container: choose another -w",
-    ],
-    [
       ['-w', '/etc/passwd', root, 'true'],
       125,
       "can't cd to the working directory /etc/passwd: it is no directory: choose another -w",
@@ -258,7 +254,9 @@ test('exec', async () => {
 test('ps and logs', async () => {
   await check('ps', [
     [['--jsno'], 2, 'unknown option --jsno: did you mean --json?'],
-    [['web'], 2, 'one operand too many: web: type dist/ps.mjs --help'],
+    [['nowhere'], 1, noContainer],
+    [[mistyped], 1, `there is no container ${mistyped}: did you mean ${web}?`, isRoot],
+    [['a/b'], 2, 'neither a name nor a PID: "a/b"'],
     [['--count', '3'], 2, '--interval and --count need --watch'],
     [['--watch', '--interval', 'x'], 2, '--interval is a number of seconds, 0.1 to 86400, not x'],
   ]);
@@ -352,7 +350,7 @@ test('fetch-rootfs and demo', async () => {
     [
       ['/etc', `${folder}/new`],
       1,
-      'cannot fetch /etc: EISDIR: it is a directory: pack it: tar -C /etc -c . | dist/fetch-rootfs.mjs - NAME',
+      `cannot fetch /etc: EISDIR: it is a directory: pack it: tar -C /etc -c . | dist/fetch-rootfs.mjs - ${folder}/new`,
     ],
     [['a', 'b', 'c'], 2, 'one operand too many: c: type dist/fetch-rootfs.mjs --help'],
     [
@@ -384,4 +382,33 @@ test('other scripts are named by the path that this one was called by', async ()
     [top, ['./scripts/stop.ts'], './scripts/ps.ts'],
   ] as [string, string[], string][])
     assert.equal((await from(cwd, ...argv)).stderr, shows(ps), `${argv} in ${cwd}`);
+});
+
+test('control characters are shown, not sent to the terminal; all other text stays', () => {
+  assert.equal(
+    escapeControls('a\x1b]0;b\x07\nc\x7f\x9b\t\r\0'),
+    'a\\x1b]0;b\\x07\\nc\\x7f\\x9b\\x09\\x0d\\x00',
+  );
+  assert.equal(escapeControls("ä 'b' \\ 漢"), "ä 'b' \\ 漢");
+});
+
+test('the nearest name is suggested: letters missing, more, wrong or swapped, in either case', () => {
+  const names = ['quiet', 'max-size', 'max-entries', 'dry-run'];
+  for (const [word, name] of [
+    ['quite', 'quiet'],
+    ['quiett', 'quiet'],
+    ['qiet', 'quiet'],
+    ['QUIET', 'quiet'],
+    ['maxsize', 'max-size'],
+    ['max-entires', 'max-entries'],
+    ['dryRun', 'dry-run'],
+  ] as const)
+    assert.equal(didYouMean(word, names, '--'), `: did you mean --${name}?`, word);
+  assert.equal(didYouMean('a\x1b', ['a\x1bb']), ': did you mean a\\x1bb?');
+});
+
+test('what is not near is not suggested, nor the word itself', () => {
+  for (const word of ['no-such-option', 'q', 'dry', 'quiet'])
+    assert.equal(didYouMean(word, ['quiet']), '', word);
+  assert.equal(didYouMean('x', []), '');
 });

@@ -1,24 +1,15 @@
 // Programs of the host that are missing: every script says so before it begins, and which package has them.
 import assert from 'node:assert/strict';
-import {
-  existsSync,
-  mkdtempSync,
-  readFileSync,
-  realpathSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, mkdtempSync, readFileSync, realpathSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { findInPath, findProgram, quote } from '../scripts/helpers/shell.ts';
 import { alive, cgroups, container, newName, start } from './helpers/container.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, call, execute, rootfs, script } from './helpers/script.ts';
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-programs-'));
-after(() => rmSync(scratch, { recursive: true, force: true }));
+const scratch = scratchFolder('programs');
 
 const osReleases = {
   debian: 'ID=debian\n',
@@ -119,6 +110,17 @@ test('--dry-run prints the launch for a host that has them', container, async ()
   ]);
   assert.equal(code, 0);
   assert.match(stdout, /pivot_root/);
+});
+
+test('without perl the runbook loads its filter of system calls by python', {
+  skip: container.skip || needs('python3'),
+}, async () => {
+  const hidden = without(['perl'], 'debian');
+  const words = ['--dry-run', '--name', newName(), rootfs, 'grep', '^Seccomp:', '/proc/self/status'];
+  const { stdout: text } = await execute([...hidden, script('run'), ...words]);
+  assert.match(text, /load\.py/);
+  const { stdout, stderr } = await execute([...hidden, 'sh'], { input: text });
+  assert.deepEqual([stdout, stderr], ['Seccomp:\t2\n', '']);
 });
 
 test('on a terminal script(1) is needed', { skip: container.skip || needs('script') }, async () => {

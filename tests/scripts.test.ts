@@ -15,10 +15,10 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { isBuiltin } from 'node:module';
-import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import type { Option } from '../scripts/helpers/cli.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { top } from './helpers/script.ts';
 
@@ -27,8 +27,7 @@ const scripts = readdirSync(join(top, 'scripts')).filter((name) => name.endsWith
 const nodes = [process.execPath, process.env.BAREHAND_NODE ?? ''].filter(Boolean);
 const passesOnExitCodes = ['run.ts', 'exec.ts'];
 
-const folder = mkdtempSync(join(tmpdir(), 'barehand-scripts-'));
-after(() => rmSync(folder, { recursive: true }));
+const folder = scratchFolder('scripts');
 
 const source = (name: string) => readFileSync(join(top, 'scripts', name), 'utf8');
 const header = (name: string) => /\/\*\n([\s\S]*?)\*\//.exec(source(name))?.[1] ?? '';
@@ -84,7 +83,11 @@ for (const name of scripts) {
     const { options } = (await import(path)) as { options?: Record<string, Option> };
     assert(options, `${name} exports no options`);
     const kebab = (key: string) => key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-    const taken = Object.entries({ ...options, help: { short: 'h' } as Option }).map(
+    const taken = Object.entries({
+      ...options,
+      help: { short: 'h' } as Option,
+      version: {} as Option,
+    }).map(
       ([key, { short, parse }]) => `${short ? `-${short}, ` : ''}--${kebab(key)}${parse ? ' VALUE' : ''}`,
     );
     const told = [
@@ -104,6 +107,12 @@ for (const name of scripts) {
       const expected = { status: 0, stdout: header(name), stderr: '' };
       assert.deepEqual(start([link, '--help'], env), expected);
       assert.deepEqual(start([`./${version}-${name}`, '-h'], env), expected);
+    });
+
+    test(`${name} --version is that of package.json, on ${version}`, () => {
+      const { name: project, version: number } = JSON.parse(readFileSync(join(top, 'package.json'), 'utf8'));
+      const expected = { status: 0, stdout: `${project} ${number}\n`, stderr: '' };
+      assert.deepEqual(start([path, '--version'], env), expected);
     });
 
     test(`${name} refuses what it does not know in one line, on ${version}`, () => {

@@ -1,24 +1,20 @@
 import assert from 'node:assert/strict';
-import { execFileSync, spawnSync } from 'node:child_process';
-import {
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { Failure } from '../scripts/helpers/cli.ts';
 import { quote, sh, variable } from '../scripts/helpers/shell.ts';
 import { perform, type Step, toShell } from '../scripts/helpers/steps.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'barehand-plan-'));
-after(() => rmSync(folder, { recursive: true }));
+const folder = scratchFolder('plan');
+
+/** Options of node that let it run the project's TypeScript. */
+const stripTypes = ['--import', new URL('../scripts/helpers/strip-types.mjs', import.meta.url).href];
 
 const hostile = [
   '',
@@ -74,6 +70,74 @@ rmdir /sys/fs/cgroup/web
   );
 });
 
+test('steps that do the same are printed as a loop', () => {
+  const each = (words: string, step: (word: string) => Step) => words.split(' ').map(step);
+  assert.equal(
+    toShell([
+      ...each('cpu io pids', (word) => ({ mkdir: `/cg/${word}/web` })),
+      ...each('cpu io pids', (word) => ({ write: '7', to: `/cg/${word}/web/cgroup.procs` })),
+      ...each('-cpu -io -pids', (write) => ({ write, to: '/cg/cgroup.subtree_control', ignore: true })),
+      ...each('cpu,cpuacct io pids', (word) => ({
+        rmdir: `/cg/${word}/a/web`,
+        withParent: true,
+        unlessUsed: true,
+      })),
+      // what does not differ in a name only, or just twice
+      ...each('a b/c d', (word) => ({ mkdir: `/x/${word}` })),
+      ...each('-n -e -E', (write) => ({ write, to: '/x' })),
+      ...each('a b', (word) => ({ rmdir: `/y/${word}` })),
+      ...each("a b it's", (word) => ({ rmdir: `/z/${word}` })),
+    ]),
+    `for each in cpu io pids; do mkdir -p "/cg/$each/web"; done
+for each in cpu io pids; do echo 7 > "/cg/$each/web/cgroup.procs"; done
+for each in -cpu -io -pids; do echo "$each" > /cg/cgroup.subtree_control 2>/dev/null || :; done
+for each in cpu,cpuacct io pids; do (cd "/cg/$each" && rmdir -p a/web) 2>/dev/null || :; done
+mkdir -p /x/a
+mkdir -p /x/b/c
+mkdir -p /x/d
+printf '%s\\n' -n > /x
+printf '%s\\n' -e > /x
+printf '%s\\n' -E > /x
+rmdir /y/a
+rmdir /y/b
+rmdir /z/a
+rmdir /z/b
+rmdir '/z/it'\\''s'
+`,
+  );
+  // pairs too, where that is wished: of one step or two, and of a cgroup and the one in it
+  const levels = ['/cg/a', '/cg/a/web'];
+  assert.equal(
+    toShell(
+      [
+        ...levels.flatMap((level): Step[] => [
+          { write: '0-3', to: `${level}/cpuset.cpus` },
+          { write: '0', to: `${level}/cpuset.mems` },
+        ]),
+        ...each('max swap.max', (word) => ({ write: '100', to: `/cg/a/web/${word}` })),
+        ...levels.map((mkdir): Step => ({ why: 'with a reason', mkdir })),
+      ],
+      2,
+    ),
+    `for each in a a/web; do echo 0-3 > "/cg/$each/cpuset.cpus"; echo 0 > "/cg/$each/cpuset.mems"; done
+for each in max swap.max; do echo 100 > "/cg/a/web/$each"; done
+# with a reason
+mkdir -p /cg/a
+# with a reason
+mkdir -p /cg/a/web
+`,
+  );
+});
+
+test('a loop that is too long for a line is broken', () => {
+  const names = Array.from({ length: 40 }, (_, index) => `controller-${index}`);
+  const lines = toShell(names.map((name) => ({ mkdir: `/cg/${name}/web` })))
+    .trimEnd()
+    .split('\n');
+  assert.ok(lines.length > 2 && lines.every((line) => line.length < 160), lines.join('\n'));
+  assert.equal(spawnSync('sh', ['-n'], { input: lines.join('\n') }).status, 0);
+});
+
 test('a command is typed as words: what is interpolated is no other word, and no other part of one', () => {
   const [link, list] = ['a; b', ['one two', '', '*']];
   assert.deepEqual(sh`ip link add ${link} name=${link}/x${7}`, ['ip', 'link', 'add', 'a; b', 'name=a; b/x7']);
@@ -113,6 +177,11 @@ function plan(root: string): Step[] {
     { mkdir: join(root, 'deep') },
     { mkdir: join(root, 'gone') },
     { rmdir: join(root, 'gone') },
+    ...['a', 'b', 'c'].map((name): Step => ({ mkdir: join(root, name, 'one/two') })),
+    { mkdir: join(root, 'b/one/other') },
+    ...['a', 'b', 'c', 'd'].map(
+      (name): Step => ({ rmdir: join(root, name, 'one/two'), withParent: true, unlessUsed: true }),
+    ),
     ...hostile
       .filter((text) => !text.endsWith('\n'))
       .map((text, index): Step => ({ why: 'a value', write: text, to: join(root, `value ${index}`) })),
@@ -152,13 +221,7 @@ test('what ZX_ variables say does not steer a plan, nor is bash needed', () => {
   execFileSync('ln', ['-s', execFileSync('which', ['touch'], { encoding: 'utf8' }).trim(), bin]);
   const { status, stderr } = spawnSync(
     process.execPath,
-    [
-      '--import',
-      new URL('../scripts/helpers/strip-types.mjs', import.meta.url).href,
-      '--input-type=module',
-      '--eval',
-      program,
-    ],
+    [...stripTypes, '--input-type=module', '--eval', program],
     {
       encoding: 'utf8',
       env: { PATH: bin, ZX_SHELL: '/nonexistent', ZX_PREFIX: 'exit 9;', ZX_POSTFIX: '; exit 9' },
@@ -203,6 +266,37 @@ for (const [name, step, message] of failures)
     });
     assert(!readdirSync(folder).includes('marker'));
   });
+
+test('processes that make the same directories at the same time all succeed', async () => {
+  const race = join(folder, 'race');
+  const program = `
+    const { makeDirectory } = await import('${new URL('../scripts/helpers/steps.ts', import.meta.url).href}');
+    process.stdout.write('ready');
+    const start = await new Promise((resolve) => process.stdin.once('data', (data) => resolve(Number(data))));
+    process.stdin.destroy();
+    for (let round = 0; round < 300; round++) {
+      while (Date.now() < start + 2 * round); // all of them begin now
+      makeDirectory('${race}/' + round + '/a/b/c/d');
+    }`;
+  const racers = [1, 2].map(() =>
+    spawn(process.execPath, [...stripTypes, '--input-type=module', '--eval', program], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    }),
+  );
+  await Promise.all(racers.map(({ stdout }) => once(stdout, 'data')));
+  for (const { stdin } of racers) stdin.end(String(Date.now() + 100));
+  const codes = await Promise.all(racers.map(async (racer) => (await once(racer, 'exit'))[0]));
+  assert.deepEqual(codes, [0, 0]);
+  assert.equal(readdirSync(race).length, 300);
+});
+
+test('a directory that the kernel will not make is no reason to try for ever', {
+  timeout: 20_000,
+}, async () => {
+  await assert.rejects(perform([{ mkdir: '/proc/no/such/folder' }]), /cannot make the directory .*ENOENT/);
+  await assert.rejects(perform([{ copy: [process.execPath], to: '/proc/self' }]), /cannot copy .*ENOENT/);
+  await assert.rejects(perform([{ mkdir: '/dev/null/x' }]), /ENOTDIR/);
+});
 
 test('what was done before a step failed stays done', async () => {
   const file = join(folder, 'before');

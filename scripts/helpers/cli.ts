@@ -4,14 +4,19 @@ import { createRequire } from 'node:module';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import minimist from 'minimist';
-import { didYouMean, scriptPath } from './messages.ts';
+import { scriptPath } from './called.ts';
+import { embedded } from './embedded.ts';
+import { didYouMean, escapeControls } from './messages.ts';
 import { OutputError, print, useOutput } from './output.ts';
-import { printable } from './pids.ts';
 import { quote } from './shell.ts';
 
-/** An option: without `parse` a flag; with it, one value, or with `many` one for each time it is given. */
+/**
+ * An option: without `parse` a flag; with it, one value, or with `many` one for each time it is given. `alias` is
+ * another long name, as it is typed, by which other programs call the same option.
+ */
 export interface Option {
   short?: string;
+  alias?: string;
   parse?: (text: string) => unknown;
   many?: boolean;
 }
@@ -47,7 +52,19 @@ export class Failure extends Error {
 }
 
 /** The command line is wrong; the message says how. */
-export class UsageError extends Failure {}
+export class UsageError extends Failure {
+  /** what is printed after the message: the nearest option */
+  hint = '';
+}
+
+/** What is thrown for an option that is not in the table. */
+function unknownOption(word: string, table: [key: string, Option][]): UsageError {
+  const [, name = ''] = /^-+([^=]*)/.exec(word) ?? [];
+  const names = table.map(([key]) => kebab(key));
+  // as with one dash, or three
+  const hint = names.includes(name) ? `: did you mean --${name}?` : didYouMean(name, names, '--');
+  return Object.assign(new HelpNeeded(`unknown option ${word}`), { hint });
+}
 
 /** The command line is wrong, and only the help can say how it is right. `message` is printed before its command. */
 export class HelpNeeded extends UsageError {}
@@ -69,11 +86,16 @@ export const isGiven = (value: unknown) => [value].flat().some((one) => one !== 
 
 /**
  * Parses argv (without node and the script) by the table. `dryRun` in the table is `--dry-run`, `noTrunc` is
- * `--no-trunc`. Returns the values of the options and the operands, including the words of a command; or `help: true`.
+ * `--no-trunc`. Returns the values of the options and the operands, including the words of a command; or, if --help or
+ * --version is asked for, which of them.
  * Throws UsageError for an unknown option, a missing or unwanted value, or a wrong number of operands.
  */
 export function parseArguments<Table extends Record<string, Option>>(spec: Spec<Table>, argv: string[]) {
-  const table: [key: string, Option][] = Object.entries({ ...spec.options, help: { short: 'h' } });
+  const table: [key: string, Option][] = Object.entries({
+    ...spec.options,
+    help: { short: 'h' },
+    version: {},
+  });
   const keysWhere = (hasValue: boolean) =>
     table.flatMap(([key, { parse }]) => ((parse !== undefined) === hasValue ? key : []));
   const parsed = minimist(plainWords(table, spec.command ?? false, argv), {
@@ -83,6 +105,7 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
     '--': true,
   });
   if (parsed.help === true) return { help: true } as const;
+  if (parsed.version === true) return { version: true } as const;
 
   const values: Record<string, unknown> = {};
   for (const [key, { parse, many }] of table) {
@@ -100,7 +123,7 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
   const operands = keepDashes ? [...before, '--', ...after] : [...before, ...after];
   if (operands.length < min) throw new HelpNeeded('an operand is missing');
   if (operands.length > max && !spec.command) throw new HelpNeeded(`one operand too many: ${operands[max]}`);
-  return { help: false, values: values as Values<Table>, operands } as const;
+  return { values: values as Values<Table>, operands } as const;
 }
 
 /**
@@ -111,21 +134,19 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
  */
 function plainWords(table: [key: string, Option][], command: boolean, argv: string[]): string[] {
   const words: string[] = [];
-  const names = table.map(([key]) => kebab(key));
   for (let index = 0; index < argv.length; index++) {
     const word = argv[index] as string;
     const next = argv[index + 1] ?? '--';
+    const unknown = () => unknownOption(word, table);
     const [, long, letters = '', value] = /^(?:--([^=]+)|-([^-=][^=]*))(?:=(.*))?$/s.exec(word) ?? [];
     const isOperand = !long && !letters;
-    const unknown = () => {
-      const meant = didYouMean(long ?? word.replace(/^-+|=.*/gs, ''), names, (name) => `--${name}`);
-      return new (meant ? UsageError : HelpNeeded)(`unknown option ${word}${meant}`);
-    };
     if (isOperand && /^-(?!-?$)/.test(word)) throw unknown();
     if (word === '--' || (isOperand && command)) return [...words, ...argv.slice(index)];
     if (isOperand) words.push(word);
     for (const [position, name] of (long ? [long] : [...letters]).entries()) {
-      const found = table.find(([key, { short }]) => (long ? kebab(key) : short) === name);
+      const found = table.find(([key, { short, alias }]) =>
+        long ? kebab(key) === name || alias === name : short === name,
+      );
       if (!found) throw unknown();
       const [key, option] = found;
       const rest = long ? '' : letters.slice(position + 1);
@@ -166,7 +187,11 @@ export function refuseLateOptions(
 ): void {
   const [first = ''] = words;
   if (!/^-./.test(first)) return;
-  const table: [key: string, Option][] = Object.entries({ ...options, help: { short: 'h' } });
+  const table: [key: string, Option][] = Object.entries({
+    ...options,
+    help: { short: 'h' },
+    version: {},
+  });
   const rewritten = plainWords(table, true, words);
   const isOption = (word: string) => table.some(([key]) => word.split('=', 1)[0] === `--${key}`);
   // from the first word that is no option on, all words are as they were
@@ -183,6 +208,12 @@ export function refuseLateOptions(
 function helpText(url: string): string {
   const source = readFileSync(fileURLToPath(url), 'utf8');
   return /\/\*\n([\s\S]*?)\*\//.exec(source)?.[1] ?? '';
+}
+
+/** What --version prints: name and version of the project. */
+function versionText(): string {
+  const { name, version } = JSON.parse(embedded(import.meta.url, '../../package.json'));
+  return `${name} ${version}\n`;
 }
 
 /** Whether node was started with this module, or with the file built from it; false if a test has imported it. */
@@ -246,8 +277,9 @@ export async function main<Table extends Record<string, Option>>(
     if (error instanceof OutputError && error.code === 'EPIPE') return 0;
     if (process.env.BAREHAND_TRACE) console.error(error);
     const help = error instanceof HelpNeeded ? `: type ${scriptPath()} --help` : '';
+    const hint = (error instanceof UsageError && error.hint) || help;
     // what it quotes may hold anything: one line, and nothing that a terminal acts on
-    console.error(printable(`${script}: ${reason(error)}${remark}${help}`));
+    console.error(`${script}: ${escapeControls(reason(error))}${remark}${hint}`);
     if (error instanceof UsageError) return exitCodes.usage;
     return (error instanceof Failure ? error.exitCode : undefined) ?? exitCodes.failed;
   };
@@ -256,6 +288,7 @@ export async function main<Table extends Record<string, Option>>(
     refuseTakenWords();
     const parsed = parseArguments(spec, process.argv.slice(2));
     if (parsed.help) print(helpText(url));
+    else if (parsed.version) print(versionText());
     else process.exitCode = (await body(parsed.values, parsed.operands)) ?? 0;
   } catch (error) {
     process.exitCode = fail(error);

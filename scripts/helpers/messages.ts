@@ -1,72 +1,45 @@
-// Words of messages: what the user probably meant, and the paths of scripts as the user types them.
-import { existsSync, readFileSync, realpathSync } from 'node:fs';
-import { basename, dirname, extname, join } from 'node:path';
-import { quote } from './shell.ts';
+// What messages are made of: text of others, and suggestions.
+import { printable } from './pids.ts';
 
-/** The number of letters to insert, remove, replace or swap with the next one to make `word` from `other`. */
-function distance(word: string, other: string): number {
-  let before: number[] = [];
-  let above = Array.from({ length: other.length + 1 }, (_, column) => column);
-  for (let row = 1; row <= word.length; row++) {
-    const current = [row];
+export { printable as escapeControls } from './pids.ts';
+
+/** How many letters to insert, remove, replace or swap with their neighbour make one word of another. */
+function distance(one: string, other: string): number {
+  const rows = [Array.from({ length: other.length + 1 }, (_, column) => column)];
+  const at = (row: number, column: number) => rows[row]?.[column] ?? Infinity;
+  for (let row = 1; row <= one.length; row++) {
+    rows[row] = [row];
     for (let column = 1; column <= other.length; column++) {
-      const same = word[row - 1] === other[column - 1];
-      const swapped = word[row - 1] === other[column - 2] && word[row - 2] === other[column - 1];
-      current[column] = Math.min(
-        (above[column] as number) + 1,
-        (current[column - 1] as number) + 1,
-        (above[column - 1] as number) + (same ? 0 : 1),
-        swapped ? (before[column - 2] as number) + 1 : Number.POSITIVE_INFINITY,
+      const isSame = one[row - 1] === other[column - 1];
+      const isSwap = one[row - 1] === other[column - 2] && one[row - 2] === other[column - 1];
+      (rows[row] as number[])[column] = Math.min(
+        at(row - 1, column) + 1,
+        at(row, column - 1) + 1,
+        at(row - 1, column - 1) + (isSame ? 0 : 1),
+        isSwap ? at(row - 2, column - 2) + 1 : Infinity,
       );
     }
-    [before, above] = [above, current];
   }
-  return above[other.length] as number;
+  return at(one.length, other.length);
 }
-
-/** The known word that is nearest to a mistyped one, or that it begins; undefined if none is near. */
-export function nearest(word: string, known: string[]): string | undefined {
-  const typed = word.toLowerCase();
-  if (typed.length > 64) return undefined; // the time grows with the square of the length
-  const allowed = typed.length < 2 ? 0 : typed.length < 4 ? 1 : 2;
-  const begins = (one: string) => typed.length > 2 && one.toLowerCase().startsWith(typed);
-  const ranked = known
-    .map((one) => ({
-      one,
-      far: Math.min(distance(typed, one.toLowerCase()), begins(one) ? allowed : Infinity),
-    }))
-    .filter(({ far }) => far <= allowed)
-    .sort((one, other) => one.far - other.far);
-  return ranked[0]?.one;
-}
-
-/** `: did you mean WORD?` for the end of a message; '' if no known word is near. `form` makes what is typed of a word. */
-export function didYouMean(word: string, known: string[], form = (one: string) => one): string {
-  const found = nearest(word, known);
-  return found === undefined ? '' : `: did you mean ${form(found)}?`;
-}
-
-/** The path of this script as its caller typed it: node makes that in process.argv absolute, proc_pid_cmdline(5). */
-function typedPath(): string {
-  const typed = readFileSync('/proc/self/cmdline', 'utf8').split('\0').slice(0, -1);
-  const path = typed[typed.length - process.argv.length + 1] ?? process.argv[1] ?? '';
-  return path.includes('/') ? path : `./${path}`;
-}
-
-/** The command line of this script, for the shell, as its caller typed it. */
-export const typedLine = () => [typedPath(), ...process.argv.slice(2)].map(quote).join(' ');
 
 /**
- * A script, quoted for the shell, by the path that its user would type: `./scripts/ps.ts` for `ps`, if this one was
- * called as `./scripts/run.ts`. Without a name it is this script. If the other one is not beside it, as with a symlink
- * to this one, it is the absolute path; `ps.ts` if there is none.
+ * `: did you mean NAME?` with the name that is nearest to a mistyped word, or that it begins, after `prefix`; '' if none is
+ * near.
  */
-export function scriptPath(name?: string): string {
-  const typed = typedPath();
-  if (name === undefined) return quote(typed);
-  const places = [typed, realpathSync(process.argv[1] ?? '/')].map((path) => {
-    const sibling = join(dirname(path), name + extname(path));
-    return path.startsWith('./') ? `./${sibling}` : sibling;
-  });
-  return quote(places.find((path) => existsSync(path)) ?? `${basename(name)}.ts`);
+export function didYouMean(word: string, names: string[], prefix = ''): string {
+  if (word.length > 64) return ''; // the time grows with the square of the length
+  const typed = word.toLowerCase();
+  const most = Math.ceil(Math.min(word.length, 12) / 4);
+  const editsTo = (name: string) => {
+    const edits = distance(typed, name.toLowerCase());
+    return typed.length > 2 && name.toLowerCase().startsWith(typed) ? Math.min(edits, most) : edits;
+  };
+  const near = names
+    .filter((name) => name !== word)
+    .map((name) => ({ name, edits: editsTo(name) }))
+    .sort((one, other) => one.edits - other.edits)
+    .at(0);
+  if (!near || near.edits > most) return '';
+  return `: did you mean ${printable(prefix + near.name)}?`;
 }

@@ -3,7 +3,6 @@ import {
   chmodSync,
   constants,
   copyFileSync,
-  existsSync,
   mkdirSync,
   readFileSync,
   rmdirSync,
@@ -13,7 +12,7 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { moveAll, moveTree, processesIn } from './cgroups.ts';
 import { Failure, reason } from './cli.ts';
@@ -35,8 +34,8 @@ export type Condition = { ended: number } | { empty: string } | { line: string; 
 /**
  * One step. `why` is printed as a comment above it.
  *
- * mkdir makes a directory and those above it; rmdir removes one, with `unlessUsed` only if it is empty and not busy;
- * write writes a value to a file such as those of cgroupfs or procfs; link makes a symbolic link; remove removes a
+ * mkdir makes a directory and those above it; rmdir removes one, and `withParent` the one that it is in as well, with
+ * `unlessUsed` only if it is empty and not busy; write writes a value to a file such as those of cgroupfs or procfs; link makes a symbolic link; remove removes a
  * file or a whole directory; copy copies files to the same path below `to`, without set-user-ID bits. With `in` these are a name in that directory. moveTree takes a process and its
  * descendants, whose PIDs now are `members`, to the cgroup `to`; moveAll all processes of a cgroup. signal sends a signal
  * to those of some processes that have not ended; killAll sends SIGKILL to all processes of a cgroup and of those below
@@ -45,7 +44,7 @@ export type Condition = { ended: number } | { empty: string } | { line: string; 
  */
 export type Step = { why?: string } & (
   | { mkdir: string; in?: Place }
-  | { rmdir: string; unlessUsed?: boolean }
+  | { rmdir: string; withParent?: boolean; unlessUsed?: boolean }
   | { write: string; to: string; in?: Place; ignore?: boolean }
   | { link: string; at: string; in?: Place }
   | { remove: string }
@@ -58,77 +57,154 @@ export type Step = { why?: string } & (
   | { run: Command; input?: string; ignore?: boolean }
 );
 
-/** A plan as shell that can be pasted: it does what `perform` does. */
-export function toShell(steps: Step[]): string {
+/**
+ * A plan as shell that can be pasted: it does what `perform` does. Steps that do the same
+ * `fewest` times or more are a loop.
+ */
+export function toShell(steps: Step[], fewest = 3): string {
   const lines: string[] = [];
   for (let at = 0; at < steps.length; ) {
-    const step = steps[at] as Step;
-    const alike = steps
-      .slice(at)
-      .findIndex((other, index) => index > 0 && (other.why || !isAlike(step, other)));
-    const group = steps.slice(at, alike < 0 ? steps.length : at + alike);
-    const loop = group.length > 2 ? loopLine(group) : undefined;
-    if (step.why) lines.push(`# ${step.why.replaceAll('\n', '\n# ')}`);
-    if (loop) lines.push(loop);
-    else lines.push(...group.map(commandLine));
-    at += group.length;
+    const { why } = steps[at] as Step;
+    if (why) lines.push(`# ${why.replaceAll('\n', '\n# ').replace(/\0(\w+)\0/g, '$$$1')}`);
+    const loop = [findLoop(steps.slice(at), 1), findLoop(steps.slice(at), 2)].find(
+      (found) => found && found.values.length >= fewest,
+    );
+    if (loop) lines.push(printLoop(loop.values, loop.steps.map(commandLine).join('; ')));
+    else lines.push(commandLine(steps[at] as Step));
+    at += loop ? loop.steps.length * loop.values.length : 1;
   }
   return lines.map((line) => `${line}\n`).join('');
 }
 
-/** The path that a step acts on, where that is all that it says but for what `isAlike` compares. */
-const pathOf = (step: Step) =>
-  'mkdir' in step && !step.in
-    ? step.mkdir
-    : 'rmdir' in step
-      ? step.rmdir
-      : 'write' in step && !step.in
-        ? step.to
-        : undefined;
-
-/** Whether two steps do the same to different paths. */
-function isAlike(one: Step, other: Step): boolean {
-  const rest = ({ why: _, ...step }: Step) =>
-    JSON.stringify({ ...step, mkdir: 'mkdir' in step, rmdir: 'rmdir' in step, to: '' });
-  return pathOf(one) !== undefined && pathOf(other) !== undefined && rest(one) === rest(other);
+/** What is done in a loop: the values of `each`, and the steps that use it. */
+interface Loop {
+  values: string[];
+  steps: Step[];
 }
 
-/** One line for steps that do the same to paths of which one part differs, such as a cgroup in each hierarchy. */
-function loopLine(steps: Step[]): string | undefined {
-  const paths = steps.map((step) => (pathOf(step) as string).split('/'));
-  const [first = []] = paths;
-  const differs = first.findIndex((word, index) => paths.some((words) => words[index] !== word));
-  const isSame = paths.every(
-    (words) =>
-      words.length === first.length &&
-      words.every((word, index) => index === differs || word === first[index]),
-  );
-  if (!isSame || paths.some((words) => !/^[\w.-]+$/.test(words[differs] ?? ''))) return undefined;
-  const path = first.with(differs, variable('each')).join('/');
-  const step = steps[0] as Step;
-  const one =
-    'mkdir' in step ? { mkdir: path } : 'rmdir' in step ? { ...step, rmdir: path } : { ...step, to: path };
-  return `for each in ${paths.map((words) => words[differs]).join(' ')}; do ${commandLine(one as Step)}; done`;
+/** The longest loop that a plan begins with, with so many steps in it. */
+function findLoop(steps: Step[], length: number): Loop | undefined {
+  let found: Loop | undefined;
+  for (let end = 2 * length; end <= steps.length; end += length) {
+    const loop = steps[end - 1]?.why ? undefined : loopOf(steps.slice(0, end), length);
+    if (!loop) break;
+    found = loop;
+  }
+  return found;
+}
+
+/** What of a step may differ from others in a loop; the rest of it is the same for all. */
+const cellsOf = (step: Step): string[] | undefined =>
+  'mkdir' in step && !step.in
+    ? [step.mkdir]
+    : 'rmdir' in step
+      ? [step.rmdir]
+      : 'write' in step && !step.in && !step.write.includes('\n')
+        ? [step.write, step.to]
+        : undefined;
+
+/** The same step with other cells. */
+function withCells(step: Step, [first = '', second = '']: string[]): Step {
+  if ('mkdir' in step) return { ...step, mkdir: first };
+  if ('rmdir' in step) return { ...step, rmdir: first };
+  return { ...step, write: first, to: second } as Step;
+}
+
+/** Steps that do the same over and over but for one word, such as a hierarchy of cgroups, as a loop. */
+function loopOf(steps: Step[], length: number): Loop | undefined {
+  const rest = ({ why: _, ...step }: Step) => JSON.stringify(withCells(step, []));
+  const body = steps.slice(0, length);
+  const cells = steps.map(cellsOf);
+  const isAlike = (step: Step, at: number) => rest(step) === rest(body[at % length] as Step);
+  if (!cells.every((its) => its !== undefined) || !steps.every(isAlike)) return undefined;
+  const rows =
+    body.length === steps.length
+      ? []
+      : Array.from({ length: steps.length / length }, (_, row) =>
+          cells.slice(row * length, (row + 1) * length).flat(),
+        );
+  const found = findVariation(rows);
+  if (!found) return undefined;
+  // names, or a cgroup and the one in it: other paths are not easier to read in a loop
+  const [outer = '', inner = '', ...more] = found.values;
+  const areNames = found.values.every((value) => !/\/|^-[neE]/.test(value)); // and no option of echo(1)
+  if (!areNames && (more.length > 0 || !inner.startsWith(`${outer}/`))) return undefined;
+  const row = [...found.row];
+  return {
+    values: found.values,
+    steps: body.map((step, at) => withCells(step, row.splice(0, cells[at]?.length))),
+  };
+}
+
+/**
+ * How rows of paths or words vary, if it is in one thing only: the value of each row, and a row with the variable `each`
+ * in its place. A value is a word between slashes, or several.
+ */
+export function findVariation(rows: string[][]): { values: string[]; row: string[] } | undefined {
+  let values: string[] | undefined;
+  const row: string[] = [];
+  for (const [column, cell] of (rows[0] as string[]).entries()) {
+    const cells = rows.map((cells) => cells[column] as string);
+    if (cells.every((other) => other === cell)) {
+      row.push(cell);
+      continue;
+    }
+    const [before, its, after] = splitAround(cells.map((path) => path.split('/')));
+    if (its.some((value) => !/^[\w.,:@%+=/-]+$/.test(value))) return undefined;
+    if (values && values.join(' ') !== its.join(' ')) return undefined;
+    values = its;
+    row.push([...before, variable('each'), ...after].join('/'));
+  }
+  return values && { values, row };
+}
+
+/** What lists of words have in common at both ends, and what stands between, which is nowhere empty. */
+function splitAround(lists: string[][]): [before: string[], between: string[], after: string[]] {
+  const [first = []] = lists;
+  const shortest = Math.min(...lists.map(({ length }) => length));
+  const isSame = (at: number) => lists.every((words) => words.at(at) === first.at(at));
+  let after = 0;
+  while (after < shortest - 1 && isSame(-1 - after)) after++;
+  let before = 0;
+  while (before < shortest - 1 - after && isSame(before)) before++;
+  const between = lists.map((words) => words.slice(before, words.length - after).join('/'));
+  return [first.slice(0, before), between, first.slice(first.length - after)];
+}
+
+/** A loop over values, for commands that use the variable `each`: one line, unless that is too long to be read. */
+export function printLoop(values: string[], commands: string): string {
+  const head = printCommand(sh`for each in ${values}`, 140);
+  const last = head.split('\n').at(-1) as string;
+  const end = `do ${commands}; done`;
+  return `${head};${last.length + end.length > 168 ? '\n ' : ''} ${end}`;
 }
 
 /** A command as it is printed: its words, quoted, in lines that are no longer than they must be. */
-export function printCommand(command: Command, width = 116): string {
-  let line = '';
-  let text = '';
-  for (const word of command.map(quote)) {
-    if (line && line.length + word.length > width) {
-      text += `${line} \\\n`;
-      line = `  ${word}`;
-    } else line += `${line && ' '}${word}`;
+export const printCommand = (command: Command, width = 116): string =>
+  packWords(command.map(quote), width).join(' \\\n  ');
+
+/** Words in lines of this width, as far as a word is not longer itself. */
+export function packWords(words: string[], width: number): string[] {
+  const lines: string[] = [];
+  for (const word of words) {
+    const line = lines.at(-1);
+    if (line !== undefined && line.length + word.length < width) lines.push(`${lines.pop()} ${word}`);
+    else lines.push(word);
   }
-  return text + line;
+  return lines;
 }
 
 const pathIn = (name: string, place: Place | undefined) => quote(place ? `${place.path}/${name}` : name);
 
 function commandLine(step: Step): string {
   if ('mkdir' in step) return `mkdir -p ${pathIn(step.mkdir, step.in)}`;
-  if ('rmdir' in step) return `rmdir ${quote(step.rmdir)}${step.unlessUsed ? ' 2>/dev/null || :' : ''}`;
+  if ('rmdir' in step) {
+    const [above, path] = [dirname(dirname(step.rmdir)), step.rmdir];
+    const command = step.withParent
+      ? `(cd ${quote(above)} && rmdir -p ${quote(relative(above, path))})`
+      : `rmdir ${quote(path)}`;
+    return `${command}${step.unlessUsed ? ' 2>/dev/null || :' : ''}`;
+  }
   if ('write' in step)
     return writeLine(step.write, pathIn(step.to, step.in)) + (step.ignore ? ' 2>/dev/null || :' : '');
   if ('link' in step) return `ln -s ${quote(step.link)} ${pathIn(step.at, step.in)}`;
@@ -163,15 +239,12 @@ function printCondition(condition: Condition): string {
   return `! ${printCommand(processFiles(condition.empty, ['cat']))} 2>/dev/null | grep -q .`;
 }
 
-/**
- * A here-document, whose text stays as it is but for variables; its last line is `last`, or what the text does not have.
- * `inner`: it is part of the text of another one, where the variables get their values.
- */
-export function hereDocument(text: string, last = 'END', inner = false): string {
+/** A here-document, whose text stays as it is but for variables; its last line is `last`, or what the text does not have. */
+export function hereDocument(text: string, last = 'END'): string {
   let end = last;
   while (text.split('\n').includes(end)) end += '_';
   const body = text.endsWith('\n') ? text : `${text}\n`;
-  if (inner || !body.includes('\0')) return `<<'${end}'\n${body}${end}`;
+  if (!body.includes('\0')) return `<<'${end}'\n${body}${end}`;
   const parts = body.split('\0');
   const shown = parts.map((part, index) => (index % 2 ? `\${${part}}` : part.replace(/[\\$`]/g, '\\$&')));
   return `<<${end}\n${shown.join('')}${end}`;
@@ -207,16 +280,21 @@ export async function perform(steps: Step[]): Promise<void> {
  * where the kernel says ENOENT for a directory that is there, as in /proc (Node 20).
  */
 export function makeDirectory(path: string): void {
+  if (makeOne(path)) return;
+  makeDirectory(dirname(path));
+  if (!makeOne(path)) mkdirSync(path); // which says why
+}
+
+/** Makes a directory, unless it is there: another process may make it at any moment. False: one above it is missing. */
+function makeOne(path: string): boolean {
   try {
     mkdirSync(path);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    if (code === 'EEXIST' && statSync(path).isDirectory()) return;
-    if (code !== 'ENOENT' || dirname(path) === path) throw error;
-    makeDirectory(dirname(path));
-    // another process may have made it meanwhile
-    if (!existsSync(path)) mkdirSync(path);
+    if (code === 'ENOENT' && dirname(path) !== path) return false;
+    if (code !== 'EEXIST' || !statSync(path).isDirectory()) throw error;
   }
+  return true;
 }
 
 /** A name in a directory that is held open: proc(5) has it under its descriptor. */
@@ -225,7 +303,9 @@ const at = (name: string, place: Place | undefined) =>
 
 async function performOne(step: Step): Promise<void> {
   if ('mkdir' in step) makeDirectory(at(step.mkdir, step.in));
-  else if ('rmdir' in step) removeDirectory(step.rmdir, step.unlessUsed ?? false);
+  else if ('rmdir' in step)
+    for (const path of [step.rmdir, ...(step.withParent ? [dirname(step.rmdir)] : [])])
+      removeDirectory(path, step.unlessUsed ?? false);
   else if ('write' in step) writeValue(step.write, at(step.to, step.in), step.ignore ?? false);
   else if ('link' in step) symlinkSync(step.link, at(step.at, step.in));
   else if ('remove' in step) rmSync(step.remove, { recursive: true, force: true });
@@ -257,7 +337,7 @@ function removeDirectory(path: string, unlessUsed: boolean): void {
 /** Copies a file with its time. Whoever may read it, or run it, on the host: all may do so with the copy. */
 function copy(path: string, to: string): void {
   const target = join(to, path);
-  mkdirSync(dirname(target), { recursive: true });
+  makeDirectory(dirname(target));
   const { mode, atime, mtime } = statSync(path);
   copyFileSync(path, target, constants.COPYFILE_FICLONE);
   chmodSync(target, mode & 0o111 ? 0o755 : 0o644);

@@ -1,7 +1,7 @@
 // What a network needs, as steps: pure functions of what the caller asks for, and of the facts about this host.
 import { readdirSync, readFileSync } from 'node:fs';
+import { scriptPath } from '../helpers/called.ts';
 import { Failure } from '../helpers/cli.ts';
-import { scriptPath } from '../helpers/messages.ts';
 import { attempt } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
 import type { Step } from '../helpers/steps.ts';

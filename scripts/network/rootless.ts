@@ -2,8 +2,8 @@
 // the user. It is found again by its command line, and ends when the container has ended.
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { scriptPath } from '../helpers/called.ts';
 import { Failure, reason } from '../helpers/cli.ts';
-import { scriptPath } from '../helpers/messages.ts';
 import {
   attempt,
   commandLine,

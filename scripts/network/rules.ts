@@ -233,8 +233,11 @@ function nftTables(chains: Chain[]): string {
   const chainText = ({ table, rules }: Chain, hook: string) => {
     // the priorities of iptables' own hooks
     const priority = { raw: -300, nat: hook === 'postrouting' ? 100 : -100, filter: 0 }[table];
-    const type = `type ${table === 'nat' ? 'nat' : 'filter'} hook ${hook} priority ${priority}`;
-    return `  chain ${hook} {\n${[type, ...rules].map((line) => `    ${line}\n`).join('')}  }\n`;
+    const type = `type ${table === 'nat' ? 'nat' : 'filter'} hook ${hook} priority ${priority};`;
+    const short = `  chain ${hook} { ${type} ${rules.map((rule) => `${rule};`).join(' ')} }\n`;
+    // several rules, or a long one, are a line each
+    if (rules.length === 1 && short.length <= 160) return short;
+    return `  chain ${hook} { ${type}\n${rules.map((rule) => `    ${rule}\n`).join('')}  }\n`;
   };
   const tables = [...groupBy(chains, ({ name }) => name)].map(([name, own]) => {
     const texts = own.flatMap((chain) => chain.hooks.map((hook) => chainText(chain, hook)));

@@ -2,9 +2,11 @@
 import { existsSync, readdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { typedLine } from '../helpers/called.ts';
 import {
   cgroupDirectory,
   cgroupPath,
+  cgroupsBelow,
   findHierarchy,
   type Hierarchy,
   lockDirectory,
@@ -13,9 +15,10 @@ import {
   readHierarchies,
 } from '../helpers/cgroups.ts';
 import { Failure, reason } from '../helpers/cli.ts';
+import { labelFile } from '../helpers/containers.ts';
 import { type Lock, lock } from '../helpers/lock.ts';
-import { typedLine } from '../helpers/messages.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
+import { sh } from '../helpers/shell.ts';
 import { makeDirectory, perform, type Step } from '../helpers/steps.ts';
 import { findDelegation, whyNoCgroups } from '../limit/delegation.ts';
 import { controllersOf, type Limits, launchWrites, namesOf, type Write } from '../limit/table.ts';
@@ -34,19 +37,19 @@ export interface CgroupPlan {
   directories: string[];
   /** values that are written, in this order, before PID 1 joins the cgroups */
   before: Write[];
-  /** values that are written just before the command starts: limits that would slow the launch down */
+  /** values that are written just before the command starts: limits that would hinder the launch */
   last: Write[];
   /** version of the first hierarchy; 2: the container gets a mount of its own tree */
   version: 1 | 2;
 }
 
-/** Files of limits that make a process wait, for the CPU or for a disk. */
-const slowing = /^(cpu\.max|cpu\.cfs_|io\.max|blkio\.throttle)/;
+/** Files of limits that would hinder the launch: a wait for the CPU or for a disk, or no process for a shell of it. */
+const hindering = /^(cpu\.max|cpu\.cfs_|io\.max|blkio\.throttle|pids\.max)/;
 
 /** Plans the cgroups of a container in these hierarchies, of which there is at least one. */
 function planCgroups(hierarchies: Hierarchy[], name: string, limits: Limits): CgroupPlan {
   const writes = launchWrites(hierarchies, name, limits);
-  const isSlowing = ({ to }: Write) => slowing.test(basename(to));
+  const isHindering = ({ to }: Write) => hindering.test(basename(to));
   const lock = lockDirectory(hierarchies);
   const first = hierarchies.find(({ mountPoint }) => mountPoint === lock) as Hierarchy;
   const ordered = [first, ...hierarchies.filter((hierarchy) => hierarchy !== first)];
@@ -54,8 +57,8 @@ function planCgroups(hierarchies: Hierarchy[], name: string, limits: Limits): Cg
     lock,
     leave: undefined,
     directories: ordered.map(({ mountPoint }) => join(mountPoint, parent, name)),
-    before: writes.filter((write) => !isSlowing(write)),
-    last: writes.filter(isSlowing),
+    before: writes.filter((write) => !isHindering(write)),
+    last: writes.filter(isHindering),
     version: first.version,
   };
 }
@@ -119,25 +122,43 @@ export function makingSteps({ directories, before, leave }: CgroupPlan): Step[] 
   ];
 }
 
+/** The step that notes a container's labels. Pure. */
+export const labelStep = ({ runDirectory, labels }: Launch): Step => ({
+  write: `${labels.join('\n')}\n`,
+  to: join(runDirectory, labelFile),
+});
+
 /** Steps that move PID 1 into the cgroups. `pid` is its PID on the host. Pure. */
 export const joiningSteps = ({ directories }: CgroupPlan, pid: string): Step[] =>
   directories.map((directory) => ({ write: pid, to: join(directory, 'cgroup.procs') }));
 
 /** Steps that remove the cgroups when no process is left in them. Pure. */
 export function removingSteps({ directories, leave }: CgroupPlan): Step[] {
-  const parents = directories.map((directory) => dirname(directory));
-  const steps: Step[] = directories.map((rmdir) => ({ rmdir, unlessUsed: true }));
-  if (leave !== undefined) {
-    const sibling = siblingOf(directories);
-    // controllers are disabled from the innermost cgroup outwards; then the delegated cgroup may have processes again
-    const write = ['-cpu', '-cpuset', '-io', '-memory', '-pids'];
-    for (const level of [parents[0] as string, leave])
-      for (const word of write)
-        steps.push({ write: word, to: join(level, 'cgroup.subtree_control'), ignore: true });
-    steps.push({ moveAll: sibling, to: leave }, { rmdir: sibling, unlessUsed: true });
-  }
-  return [...steps, ...parents.map((rmdir) => ({ rmdir, unlessUsed: true }))];
+  if (leave === undefined) return directories.map((rmdir) => ({ rmdir, withParent: true, unlessUsed: true }));
+  const parents = [...new Set(directories.map((directory) => dirname(directory)))];
+  const sibling = siblingOf(directories);
+  // controllers are disabled from the innermost cgroup outwards; then the delegated cgroup may have processes again
+  const off = ['-cpu', '-cpuset', '-io', '-memory', '-pids'];
+  return [
+    ...directories.map((rmdir): Step => ({ rmdir, unlessUsed: true })),
+    ...[parents[0] as string, leave].flatMap((level) =>
+      off.map((write): Step => ({ write, to: join(level, 'cgroup.subtree_control'), ignore: true })),
+    ),
+    { moveAll: sibling, to: leave },
+    ...[sibling, ...parents].map((rmdir): Step => ({ rmdir, unlessUsed: true })),
+  ];
 }
+
+/** Removes a cgroup and those in it, such as those of limit-*.ts for a part of the container, as far as they are empty. */
+const removeTree = (directory: string) => {
+  for (const cgroup of [directory, ...cgroupsBelow(directory)].reverse()) attempt(() => rmdirSync(cgroup));
+};
+
+/** The command that removes the cgroups in those of a container, before removingSteps. */
+export const removingInner = ({ directories }: CgroupPlan): Step => ({
+  run: sh`find ${directories} -mindepth 1 -depth -type d -exec rmdir {} +`,
+  ignore: true,
+});
 
 /** Removes the cgroups without processes that killed launches have left. The caller holds the lock. */
 function sweep(directories: string[]): void {
@@ -146,7 +167,7 @@ function sweep(directories: string[]): void {
   for (const { name } of entries.filter((entry) => entry.isDirectory())) {
     // pid-N belongs to limit-*.ts
     if (/^pid-\d+$/.test(name) || attempt(() => processesIn(join(first, name)).length) !== 0) continue;
-    for (const folder of [first, ...others]) attempt(() => rmdirSync(join(folder, name)));
+    for (const folder of [first, ...others]) removeTree(join(folder, name));
   }
 }
 
@@ -165,7 +186,7 @@ export interface ReservedName {
  * the name is in use, or if the directories can't be made.
  */
 export async function reserveName(launch: Launch): Promise<ReservedName> {
-  const { name, cgroups, runDirectory, stopSignal } = launch;
+  const { name, cgroups, runDirectory, stopSignal, labels } = launch;
   const hasNotes = needsNotes(launch);
   const lockPath = cgroups?.lock;
   let held: Lock | undefined;
@@ -185,7 +206,7 @@ export async function reserveName(launch: Launch): Promise<ReservedName> {
   try {
     if (cgroups && lockPath) sweep(cgroups.directories);
     for (const directory of cgroups?.directories ?? []) {
-      attempt(() => rmdirSync(directory)); // a killed launch may have left an empty one
+      removeTree(directory); // a killed launch may have left an empty one
       if (existsSync(directory))
         throw new Failure(
           `the name ${name} is in use by PID ${attempt(() => processesIn(directory)[0]) ?? '?'}: choose another --name, or end that one`,
@@ -202,6 +223,7 @@ export async function reserveName(launch: Launch): Promise<ReservedName> {
       makeRunDirectory(runDirectory);
       for (const file of readdirSync(runDirectory)) rmSync(join(runDirectory, file));
       if (stopSignal) writeFileSync(join(runDirectory, 'stop-signal'), `${stopSignal}\n`);
+      if (labels.length > 0) await perform([labelStep(launch)]);
     }
     if (cgroups) await perform(makingSteps(cgroups));
   } catch (error) {
@@ -218,6 +240,7 @@ async function removeCgroups(cgroups: CgroupPlan): Promise<void> {
     for (const directory of cgroups.directories)
       for (const pid of attempt(() => processesIn(directory)) ?? [])
         attempt(() => process.kill(pid, 'SIGKILL'));
+    for (const below of cgroups.directories.flatMap(cgroupsBelow).reverse()) attempt(() => rmdirSync(below));
     await perform(removingSteps(cgroups)).catch(() => {});
     if (!cgroups.directories.some((directory) => existsSync(directory))) break;
     await sleep(20);

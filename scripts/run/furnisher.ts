@@ -6,7 +6,6 @@ import {
   closeSync,
   existsSync,
   fstatSync,
-  mkdirSync,
   openSync,
   readFileSync,
   readlinkSync,
@@ -17,9 +16,10 @@ import {
 } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { Failure, reason } from '../helpers/cli.ts';
-import { type InRoot, O_PATH, ofDescriptor, openInRoot, openRoot, statsInRoot } from '../helpers/in-root.ts';
+import { type InRoot, O_PATH, ofDescriptor, openInRoot, openRoot } from '../helpers/in-root.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
 import { quote, sh } from '../helpers/shell.ts';
+import { makeDirectory } from '../helpers/steps.ts';
 import { enterCommand, type Launch } from './container.ts';
 import { type Binding, copyCommands, fstab, type Mount, planFurnishing, type StageFile } from './furnish.ts';
 import { hostShell, unnamedFile } from './held.ts';
@@ -64,10 +64,9 @@ export class Furnisher {
   async makeFiles(): Promise<void> {
     const { directories, files, deviceNodes } = this.plan;
     for (const name of directories) this.makeDirectory(name);
-    const $ = await hostShell({ descriptors: [this.stage] });
-    const copies = copyCommands(deviceNodes, `${stage}/store`).map((command) => $`exec ${command}`);
     for (const file of files) this.makeFile(file);
-    await Promise.all(copies);
+    const $ = await hostShell({ descriptors: [this.stage] });
+    await Promise.all(copyCommands(deviceNodes, `${stage}/store`).map((command) => $`exec ${command}`));
   }
 
   /** Makes the mounts that show PID 1's cgroup namespace, and bind-mounts everything from the stage to the root. */
@@ -96,20 +95,42 @@ export class Furnisher {
   }
 
   /**
-   * Throws Failure if the working directory or a program of the command is missing, or can't be executed; for a program
-   * with the exit code for that.
+   * Makes the working directory if it is missing, as Docker does: in the root with all its mounts. Throws Failure if it
+   * can't be made.
    */
-  checkCommand(): void {
-    const { programs, environment, workdir } = this.launch;
+  makeWorkdir(): void {
+    const { workdir, readOnly, rootfs } = this.launch;
+    // whatever is there is for PID 1 to find, which changes to it as the container's user; /proc has its own processes
+    if (/^\/+(proc|sys)(\/|$)/.test(workdir)) return;
     const root = this.openFurnishedRoot();
-    // only the kernel can tell where what is not seen from here leads, such as links of proc(5)
-    const seen = attempt(() => ({ stats: statsInRoot(root, workdir) }));
-    if (seen && !seen.stats?.isDirectory())
+    try {
+      const found = openInRoot(root, workdir);
+      if (found) {
+        this.keep(found.fd);
+        if (!found.stats.isDirectory())
+          throw new Failure(
+            `can't cd to the working directory ${workdir}: it is no directory: choose another -w`,
+          );
+      } else {
+        const made = this.asContainerRoot(() => openInRoot(root, workdir, { make: 'directory' }));
+        if (made) this.keep(made.fd);
+      }
+    } catch (error) {
+      const why = reason(error);
+      if (why.startsWith("can't cd ")) throw error;
       throw new Failure(
-        `can't cd to the working directory ${workdir}: it is ${seen.stats ? 'no directory' : 'missing in the container'}: choose another -w`,
+        readOnly && why.includes('EROFS')
+          ? `--workdir: there is no ${workdir}, and with --read-only it can't be made: mkdir -p ${rootfs}${workdir}`
+          : `--workdir: there is no ${workdir}, and ${why}: mkdir -p ${rootfs}${workdir}`,
       );
+    }
+  }
+
+  /** Throws Failure, with the exit code for that, if a program of the command is missing or can't be executed. */
+  checkPrograms(): void {
+    const { programs, environment, workdir } = this.launch;
     for (const program of programs) {
-      const obstacle = findObstacle(root, program, environment, workdir);
+      const obstacle = findObstacle(this.openFurnishedRoot(), program, environment, workdir);
       if (obstacle) throw new Failure(obstacle.text, obstacle);
     }
   }
@@ -138,14 +159,14 @@ export class Furnisher {
 
   private makeDirectory(name: string): string {
     const path = ofDescriptor(this.stage, name);
-    this.asContainerRoot(() => mkdirSync(path, { recursive: true }));
+    this.asContainerRoot(() => makeDirectory(path));
     return path;
   }
 
   private makeFile(file: StageFile): void {
     const path = ofDescriptor(this.stage, file.path);
     this.asContainerRoot(() => {
-      mkdirSync(dirname(path), { recursive: true });
+      makeDirectory(dirname(path));
       if ('link' in file) symlinkSync(file.link, path);
       else writeFileSync(path, file.text, { mode: 0o644 });
     });

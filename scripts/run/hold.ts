@@ -13,6 +13,7 @@ const startShell = withoutComments(embedded(import.meta.url, './start.sh'));
 const holdShell = withoutComments(embedded(import.meta.url, './hold.sh'));
 export const releaseShell = withoutComments(embedded(import.meta.url, './release.sh'));
 export const consoleShell = withoutComments(embedded(import.meta.url, './console.sh'));
+export const oomKillsShell = withoutComments(embedded(import.meta.url, './oom-kills.sh'));
 export const keepShell = withoutComments(embedded(import.meta.url, './keep.sh'));
 
 /** The namespaces that --isolate accepts. unshare(1) has an option of the same name for each. */
@@ -27,10 +28,13 @@ const shellCommand = (shell: string): Command =>
     ? [shell, ...(basename(shell) === 'bash' ? ['--norc'] : []), '-p', '-c']
     : [shell, '-c'];
 
-/** The second part of the chain, from the shell of hold.sh to the command. PID 1 drops privileges, and waits again. */
-export function dropCommand(launch: Launch, release = releaseShell): Command {
+/**
+ * The second part of the chain, from the shell of hold.sh to the command. PID 1 drops privileges, and waits again. Each
+ * list is one program, or several short ones: it begins a line of the runbook.
+ */
+export function dropLists(launch: Launch, release = releaseShell): Command[] {
   const { isolate, rootfs, user, capabilities, privileged, newPrivileges, seccomp, limits } = launch;
-  const { environment, workdir, command, shell, chroot, userNamespace, terminal } = launch;
+  const { environment, workdir, umask, command, shell, chroot, userNamespace, terminal } = launch;
   const pivots = isolate.has('mount');
   const setpriv: string[] = [];
   if (pivots) {
@@ -44,52 +48,65 @@ export function dropCommand(launch: Launch, release = releaseShell): Command {
       '--pdeathsig=KILL',
     );
   }
+  if (!newPrivileges) setpriv.push('--no-new-privs');
   // execve(2) gives root all capabilities of the bounding set
   if (!privileged)
     setpriv.push('--inh-caps=-all', `--bounding-set=-all${capabilities.map((name) => `,+${name}`).join('')}`);
-  if (!newPrivileges) setpriv.push('--no-new-privs');
   // the caller, or a shell in the chain, may have these signals ignored, which execve(2) keeps
   const signals = '--default-signal=HUP,INT,QUIT,TERM,USR1,USR2,TSTP,PIPE,XFSZ';
-  return [
-    ...(isolate.has('cgroup') ? sh`unshare --cgroup` : []),
-    ...(limits.length > 0 ? ['prlimit', ...limits] : []),
-    // a filter needs CAP_SYS_ADMIN or no_new_privs, seccomp(2); after setpriv, PID 1 may have neither
-    ...(seccomp ? (seccomp.file ? ['setpriv', ...seccomp.words] : seccomp.words) : []),
-    ...(setpriv.length > 0 ? ['setpriv', ...setpriv] : []),
-    ...sh`env -i ${signals} ${environment.filter((variable) => !forLoader(variable))}`,
-    ...sh`${shellCommand(shell)} ${release} run ${terminal && pivots ? '/dev/console' : ''} ${pivots ? workdir : ''}`,
-    ...sh`${environment.filter(forLoader)} -- ${pivots ? command : [chroot, rootfs, ...command]}`,
+  const lists = [
+    [
+      ...(umask === undefined ? [] : sh`sh -c ${'umask "$0" && exec "$@"'} ${umask}`),
+      ...(isolate.has('cgroup') ? sh`unshare --cgroup` : []),
+      ...(limits.length > 0 ? ['prlimit', ...limits] : []),
+      // a filter needs CAP_SYS_ADMIN or no_new_privs, seccomp(2); after setpriv, PID 1 may have neither
+      ...(seccomp ? (seccomp.file ? ['setpriv', ...seccomp.words] : seccomp.words) : []),
+    ],
+    setpriv.length > 0 ? ['setpriv', ...setpriv] : [],
+    sh`env -i ${signals} ${environment.filter((variable) => !forLoader(variable))}`,
+    [
+      ...sh`${shellCommand(shell)} ${release} run ${terminal && pivots ? '/dev/console' : ''} ${pivots ? workdir : ''}`,
+      ...sh`${environment.filter(forLoader)} --`,
+    ],
+    pivots ? command : [chroot, rootfs, ...command],
   ];
+  return lists.filter((list) => list.length > 0);
 }
 
 /**
  * The whole chain. `holder` is the PID of the process that holds the user namespace. Descriptor 5 is the network
  * namespace to join. The variable `parent` of the environment is the PID of the process that starts the chain.
  */
-export function holdCommand(
+export const holdCommand = (launch: Launch, holder: string | undefined): Command =>
+  holdLists(launch, holder).flat();
+
+/** The whole chain as lists, see dropLists. */
+export function holdLists(
   launch: Launch,
   holder: string | undefined,
-  { hold = holdShell, drop = dropCommand(launch) } = {},
-): Command {
-  const { isolate, rootfs, hostname, joins, userNamespace, idmap } = launch;
+  {
+    hold = sh`sh -c ${holdShell} hold ${launch.rootfs} ${launch.hostname ?? ''}`,
+    drop = dropLists(launch),
+  } = {},
+): Command[] {
+  const { isolate, rootfs, joins, userNamespace, idmap } = launch;
   // a mount namespace is made in any case, so that the host does not see the mounts; the cgroup namespace is made when
   // PID 1 is in its cgroups
   const made = namespaces.filter((name) => name === 'mount' || (isolate.has(name) && name !== 'cgroup'));
-  const chain: Command = joins ? sh`nsenter --net=/proc/self/fd/5 sh -c ${startShell} start` : [];
+  const lists: Command[] = joins ? [sh`nsenter --net=/proc/self/fd/5 sh -c ${startShell} start`] : [];
+  const unshare: Command = [];
   if (userNamespace && holder !== undefined) {
     const namespace = `/proc/${holder}/ns/user`;
-    // files of the host's root belong to the container's root in an ID-mapped mount
-    if (userNamespace.byRoot)
-      chain.push(...sh`unshare --mount --propagation private ${idmap ?? []} ${namespace} ${rootfs}`);
     // nsenter sets user and group to 0 of the namespace; for a caller without root, they are that already
-    chain.push(
-      ...sh`nsenter --user=${namespace}`,
-      ...(userNamespace.byRoot ? [] : ['--preserve-credentials']),
-    );
+    if (!userNamespace.byRoot) lists.push(sh`nsenter --user=${namespace} --preserve-credentials`);
+    else {
+      // files of the host's root belong to the container's root in an ID-mapped mount
+      lists.push(sh`unshare --mount --propagation private ${idmap ?? []} ${namespace} ${rootfs}`);
+      unshare.push(...sh`nsenter --user=${namespace}`);
+    }
   }
   // a change of user clears the death signal, prctl(2), so it is set after nsenter
-  chain.push(...sh`setpriv --pdeathsig=KILL`);
-  chain.push(...sh`unshare ${made.map((name) => `--${name}`)} --fork --kill-child --propagation private`);
-  chain.push(...sh`sh -c ${hold} hold ${rootfs} ${hostname ?? ''} ${drop}`);
-  return chain;
+  unshare.push(...sh`setpriv --pdeathsig=KILL`);
+  unshare.push(...sh`unshare ${made.map((name) => `--${name}`)} --fork --kill-child --propagation private`);
+  return [...lists, unshare, hold, ...drop];
 }

@@ -5,7 +5,9 @@ import { installCommand } from '../helpers/programs.ts';
 import { findProgram, runProgram } from '../helpers/shell.ts';
 import { withoutComments } from './hold.ts';
 
-const perl = withoutComments(embedded(import.meta.url, './idmap.pl'));
+/** The program for hosts whose mount(8) is older, and the form in which it is an argument. */
+export const idmapProgram = embedded(import.meta.url, './idmap.pl');
+export const idmapPerl = withoutComments(idmapProgram);
 
 const mount = `mount --bind -o X-mount.idmap="$1" -- "$2" "$2" && shift 2 && exec "$@"`;
 
@@ -18,7 +20,7 @@ export async function idmapCommand(): Promise<string[]> {
   const { stdout } = await runProgram(['mount', '--version']);
   const [, major = '0', minor = '0'] = /util-linux (\d+)\.(\d+)/.exec(stdout) ?? [];
   if (Number(major) > 2 || Number(minor) >= 39) return ['sh', '-c', mount, 'run'];
-  if (findProgram('perl')) return ['perl', '-e', perl];
+  if (findProgram('perl')) return ['perl', '-e', idmapPerl];
   throw new Failure(
     `--userns needs mount(8) of util-linux 2.39 or later, or perl: ${installCommand(['perl'])}`,
   );

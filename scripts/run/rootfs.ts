@@ -1,9 +1,10 @@
 // The root file system that a container is started in.
 import { readdirSync, statSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
+import { scriptPath } from '../helpers/called.ts';
 import { UsageError } from '../helpers/cli.ts';
 import { statsInRoot, withRoot } from '../helpers/in-root.ts';
-import { didYouMean, scriptPath } from '../helpers/messages.ts';
+import { didYouMean } from '../helpers/messages.ts';
 import { attempt } from '../helpers/pids.ts';
 import { rootfsFolder } from '../helpers/rootfs.ts';
 import { quote } from '../helpers/shell.ts';
@@ -34,10 +35,8 @@ function noRootfs(operand: string): string {
   const known = entries
     .filter((entry) => entry.isDirectory() && !entry.name.startsWith('.'))
     .map(({ name }) => name);
-  const word = basename(operand);
-  const meant = didYouMean(word, known, (name) =>
-    join(rootfsFolder, name) === resolve(dirname(operand), name) ? join(dirname(operand), name) : name,
-  );
+  const inFolder = resolve(dirname(operand)) === resolve(rootfsFolder) && operand.includes('/');
+  const meant = didYouMean(basename(operand), known, inFolder ? `${dirname(operand)}/` : '');
   if (meant) return missing + meant;
   const folder = relative('', rootfsFolder);
   const there = `${missing}; ${folder.startsWith('..') ? rootfsFolder : folder || '.'} has ${known.slice(0, 5).join(', ') || 'none'}`;

@@ -1,9 +1,10 @@
 // User namespaces: maps from a container's user and group IDs to those of the host, user_namespaces(7), subuid(5).
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { userInfo } from 'node:os';
-import { Failure } from '../helpers/cli.ts';
+import { dirname } from 'node:path';
+import { Failure, UsageError } from '../helpers/cli.ts';
 import { attempt } from '../helpers/pids.ts';
-import { findProgram } from '../helpers/shell.ts';
+import { findProgram, quote } from '../helpers/shell.ts';
 import type { User } from './command.ts';
 
 /** One line of uid_map: `count` IDs of the container, from `inside` on, are the host's IDs from `outside` on. */
@@ -30,9 +31,13 @@ export function hostId(ranges: Range[] | undefined, id: number): number | undefi
   return range && id - range.inside + range.outside;
 }
 
-/** The ranges as words of newuidmap(1). For a single range, they are a line of uid_map too. */
+/** The ranges as words of newuidmap(1). */
 export const mapWords = (ranges: Range[]): string[] =>
   ranges.flatMap(({ inside, outside, count }) => [inside, outside, count].map(String));
+
+/** The ranges as the text of uid_map or gid_map, which is written at once, user_namespaces(7). */
+export const mapText = (ranges: Range[]): string =>
+  ranges.map((range) => mapWords([range]).join(' ')).join('\n');
 
 /** The text of a file, or an empty text if the file can't be read. */
 const readText = (file: string) => attempt(() => readFileSync(file, 'utf8')) ?? '';
@@ -51,11 +56,45 @@ export function subordinateRange(text: string, user: string, uid: number): Range
  * The user namespace of a container. undefined: the container shares the host's, since root starts it without --userns.
  * Throws Failure if this host forbids user namespaces to this user.
  */
-export function findUserNamespace(name: string, userns: boolean): UserNamespace | undefined {
-  if (process.getuid?.() === 0) return userns ? freeNamespace(name) : undefined;
+export function findUserNamespace(
+  name: string,
+  userns: boolean,
+  uidmap: Range[] = [],
+  gidmap: Range[] = [],
+): UserNamespace | undefined {
+  const isMapped = uidmap.length + gidmap.length > 0;
+  if (process.getuid?.() === 0)
+    return isMapped ? givenNamespace(uidmap, gidmap) : userns ? freeNamespace(name) : undefined;
+  if (isMapped)
+    throw new UsageError(
+      '--uidmap and --gidmap need root: other users have the IDs of /etc/subuid and /etc/subgid',
+    );
   const locked = lockedBy();
   if (locked) throw new Failure(locked);
   return rootlessNamespace();
+}
+
+/** The user namespace with these maps. As in Podman, one map without the other is for both. Throws UsageError. */
+export function givenNamespace(uidmap: Range[], gidmap: Range[]): UserNamespace {
+  const uids = uidmap.length > 0 ? uidmap : gidmap;
+  const gids = gidmap.length > 0 ? gidmap : uidmap;
+  for (const [option, ranges] of [
+    ['--uidmap', uids],
+    ['--gidmap', gids],
+  ] as const) {
+    if (hostId(ranges, 0) === undefined)
+      throw new UsageError(`${option}: the container has no ID 0: add 0:HOST-ID:1, for its root`);
+    // uid_map takes 340 lines, user_namespaces(7)
+    if (ranges.length > 340) throw new UsageError(`${option}: ${ranges.length} ranges: at most 340`);
+    for (const side of ['inside', 'outside'] as const)
+      for (const [index, one] of ranges.entries())
+        for (const other of ranges.slice(0, index))
+          if (one[side] < other[side] + other.count && other[side] < one[side] + one.count)
+            throw new UsageError(
+              `${option}: ${mapWords([other]).join(':')} and ${mapWords([one]).join(':')} overlap`,
+            );
+  }
+  return { uids, gids, single: false, byRoot: true };
 }
 
 /** The user namespace of a container that a user other than root starts. This user is root in the container. */
@@ -124,6 +163,45 @@ export function lockedBy(
 ): string | undefined {
   const lock = locks.find(([file, forbids]) => read(file)?.trim() === forbids);
   return lock && `this host forbids user namespaces to users other than root: as root: ${lock[2]}`;
+}
+
+/**
+ * Calls `act` with the effective user and group of the container's root, for root of the host. Without supplementary
+ * groups: a group of the host's root would open directories that are closed to the container's.
+ */
+function asContainerRoot<Value>({ uids, gids }: UserNamespace, act: () => Value): Value {
+  const groups = process.getgroups?.() ?? [];
+  process.setgroups?.([]);
+  process.setegid?.(hostId(gids, 0) as number);
+  process.seteuid?.(hostId(uids, 0) as number);
+  try {
+    return act();
+  } finally {
+    process.seteuid?.(0);
+    process.setegid?.(0);
+    process.setgroups?.(groups);
+  }
+}
+
+/**
+ * The message if a directory above one of these paths is closed to the container's root, who is an unprivileged user of
+ * the host and has to enter all of them, path_resolution(7). The caller is root.
+ */
+export function unreachable(paths: string[], namespace: UserNamespace): string | undefined {
+  const above = (path: string): string[] => (path === '/' ? [] : [...above(dirname(path)), dirname(path)]);
+  const isClosed = (directory: string) => {
+    try {
+      statSync(`${directory}/.`);
+      return false;
+    } catch (error) {
+      return (error as NodeJS.ErrnoException).code === 'EACCES';
+    }
+  };
+  const directories = [...new Set(paths.flatMap(above))];
+  const closed = asContainerRoot(namespace, () => directories.find(isClosed));
+  if (closed === undefined) return undefined;
+  const path = paths.find((one) => above(one).includes(closed));
+  return `the container's root is user ${hostId(namespace.uids, 0)} of this host, who may not enter ${closed}, which ${path} lies below: chmod o+x ${quote(closed)}`;
 }
 
 /** Throws Failure if the container's user namespace does not map the user and the user's groups. */

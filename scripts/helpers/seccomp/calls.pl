@@ -17,13 +17,17 @@ sub list {
 my ($script, @numbers) = list();
 my %number = map { /^(\w+):(\d+)$/ ? ($1, $2 + 0) : () } @numbers;
 
+my $messages = \*STDERR;
 # What a message quotes may hold anything: it stays one line, and nothing that a terminal acts on.
 sub say_line {
   my ($text) = @_;
   $text =~ s/\n/\\n/g;
   $text =~ s/([\x00-\x1f\x7f])/sprintf "\\x%02x", ord $1/ge;
-  print STDERR "$script: $text\n";
+  print $messages "$script: $text\n";
 }
+
+# Keeps what is standard error now for messages, until execve(2) closes it.
+sub keep_messages { open my $copy, ">&", STDERR; $messages = $copy }
 
 # Says what failed and why, and ends with what tells that no command was run.
 sub fail {
@@ -43,7 +47,7 @@ sub prctl { return call("prctl", @_, (0) x (5 - @_)) }
 # keyrings(7): a session keyring that is not the caller's. Where there are none, none can be reached.
 sub leave_keyring { call("keyctl", 1, 0) }
 
-# The rules of seccomp.ts as instructions, struct sock_filter of linux/filter.h.
+# The rules of seccomp.ts as instructions, struct sock_filter of linux/filter.h. A rule with no number gets that of its call.
 sub filter {
   my ($audit, @rules) = @_;
   my $code   = sub { pack "S C C L", @_ };
@@ -60,7 +64,8 @@ sub filter {
   };
   my $program = $load->(4) . $code->(0x15, 1, 0, $audit =~ /(\d+)/) . $enosys . $load->(0);
   for (@rules) {
-    my ($numbers, $mask, $values, $error) = /^\w+:([\d-]+)(?:&(\d+)|!([\d,-]+)|(=ENOSYS))?$/;
+    my ($name, $numbers, $mask, $values, $error) = /^(\w+)(?::([\d-]+))?(?:&(\d+)|!([\d,-]+)|(=ENOSYS))?$/;
+    $numbers //= $number{$name} // die "no number was given for $name\n";
     my $then = $error ? $enosys : $eperm;
     $then = $load->(16) . $code->(0x45, 0, 1, $mask) . $eperm . $allow if $mask;
     $then = join "", $load->(16), (map { $within->($_, $allow) } split /,/, $values), $eperm if $values;

@@ -30,12 +30,21 @@ script, *numbers = take_list()
 number = {name: int(value) for name, value in (word.split(":") for word in numbers)}
 
 
+messages = 2
+
+
+def keep_messages():
+    """Keeps what is standard error now for messages, until execve(2) closes it."""
+    global messages
+    messages = os.dup(2)
+
+
 # what a message quotes may hold anything: it stays one line, and nothing that a terminal acts on
 escapes = {code: f"\\x{code:02x}" for code in (*range(32), 127)} | {10: "\\n"}
 
 
 def say(text):
-    os.write(2, os.fsencode(f"{script}: {text.translate(escapes)}\n"))
+    os.write(messages, os.fsencode(f"{script}: {text.translate(escapes)}\n"))
 
 
 def fail(what, error):
@@ -104,10 +113,12 @@ def within(span, then):
 
 
 def make_filter(audit, *rules):
-    """The rules of seccomp.ts as instructions."""
+    """The rules of seccomp.ts as instructions. A rule with no number gets that of its call."""
     program = load(4) + code(0x15, 1, 0, int(audit.split(":")[1])) + enosys + load(0)
     for rule in rules:
-        numbers, mask, values, error = re.match(r"\w+:([\d-]+)(?:&(\d+)|!([\d,-]+)|(=ENOSYS))?$", rule).groups()
+        form = r"(\w+)(?::([\d-]+))?(?:&(\d+)|!([\d,-]+)|(=ENOSYS))?$"
+        name, numbers, mask, values, error = re.match(form, rule).groups()
+        numbers = numbers or str(number[name])
         then = enosys if error else eperm
         if mask:
             then = load(16) + code(0x45, 0, 1, int(mask)) + eperm + allow
