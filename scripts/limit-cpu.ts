@@ -1,5 +1,4 @@
 #!/bin/sh
-import { typedLine } from './helpers/called.ts';
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
 limit-cpu.ts: limit the CPU time of a container, or of any process with its descendants
@@ -50,6 +49,7 @@ UNDO
 SEE ALSO
   cgroups(7), cpuset(7), sched(7), the kernel's admin-guide/cgroup-v2 and scheduler/sched-bwc, limit-memory.ts
 */
+import { typedLine } from './helpers/called.ts';
 import { main, UsageError } from './helpers/cli.ts';
 import { parseNumber } from './helpers/units.ts';
 import { carryOut, printSteps, report } from './limit/perform.ts';

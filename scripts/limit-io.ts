@@ -1,5 +1,4 @@
 #!/bin/sh
-import { typedLine } from './helpers/called.ts';
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
 limit-io.ts: limit the disk I/O of a container, or of any process with its descendants
@@ -53,6 +52,7 @@ SEE ALSO
   cgroups(7), lsblk(8), the kernel's admin-guide/cgroup-v2 (IO, Writeback) and admin-guide/cgroup-v1/blkio-controller,
   limit-memory.ts
 */
+import { typedLine } from './helpers/called.ts';
 import { main, UsageError } from './helpers/cli.ts';
 import { parseNumber, parseSize } from './helpers/units.ts';
 import { findDisk } from './limit/disk.ts';

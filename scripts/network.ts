@@ -1,5 +1,4 @@
 #!/bin/sh
-import { scriptPath, typedLine } from './helpers/called.ts';
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
 network.ts: give a container a network of its own: veth, bridge, NAT, published ports
@@ -64,6 +63,7 @@ UNDO
 SEE ALSO
   ip-link(8), veth(4), bridge(8), nft(8), tc-tbf(8), network_namespaces(7), pasta(1), slirp4netns(1), stop.ts
 */
+import { scriptPath, typedLine } from './helpers/called.ts';
 import { hasCapability } from './helpers/capabilities.ts';
 import { Failure, HelpNeeded, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
 import { didYouMean } from './helpers/messages.ts';
