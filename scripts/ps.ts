@@ -81,8 +81,10 @@ SEE ALSO
 */
 
 import { uptime } from 'node:os';
+import { scriptPath } from './helpers/called.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { readLabels } from './helpers/containers.ts';
+import { didYouMean, escapeControls } from './helpers/messages.ts';
 import { readMounts } from './helpers/mounts.ts';
 import { namespaceInode, printable, startTicks } from './helpers/pids.ts';
 import { gap, table } from './helpers/table.ts';
@@ -297,7 +299,7 @@ function withEnded(rows: Row[], ended: EndedContainer[]) {
  */
 function readPages(words: string[]): { pages: Page[]; failed: boolean } {
   const wrong = words.find((word) => !/^\d+$/.test(word) && !isName(word));
-  if (wrong !== undefined) throw new UsageError(`neither a name nor a PID: ${JSON.stringify(wrong)}`);
+  if (wrong !== undefined) throw new UsageError(`neither a name nor a PID: "${wrong}"`);
   // read before all else: it tells a process from a later one with its PID
   const ticks = new Map(words.map((word) => [word, startTicks(Number(word))]));
   const reading = containerReader()();
@@ -312,18 +314,23 @@ function readPages(words: string[]): { pages: Page[]; failed: boolean } {
       const ended = pids.length === 0 ? readEnded(word) : undefined;
       if (ended)
         throw new Failure(
-          `${word} has ended, ${statusText({ ended }, Date.now())}: logs.ts ${word} shows its output`,
+          `${word} has ended, ${statusText({ ended }, Date.now())}: ${scriptPath('logs')} ${word} shows its output`,
         );
       if (pids.length === 0)
         throw new Failure(
           /^\d+$/.test(word)
-            ? `there is no process ${word}: ps.ts shows containers, ps(1) processes`
-            : `there is no container ${word}: ps.ts shows those there are`,
+            ? `there is no process ${word}: ${scriptPath('ps')} shows containers, ps(1) processes`
+            : `there is no container ${word}${
+                didYouMean(
+                  word,
+                  reading.containers.map(({ shown }) => shown.name ?? ''),
+                ) || `: ${scriptPath('ps')} shows those there are`
+              }`,
         );
       return pids.map(([pid, started]) => readPage(pid, started, reading, mounts, readCpuSeconds));
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
-      console.error(`ps: ${error.message}`);
+      console.error(escapeControls(`ps: ${error.message}`));
       failed = true;
       return [];
     }

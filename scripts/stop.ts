@@ -51,6 +51,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { scriptPath } from './helpers/called.ts';
 import { processesIn } from './helpers/cgroups.ts';
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
 import { findContainers, notesFolder } from './helpers/containers.ts';
@@ -59,6 +60,7 @@ import {
   descendants,
   hasSignal,
   type Process,
+  printable,
   readProc,
   readProcesses,
   startTicks,
@@ -248,7 +250,7 @@ function find(text: string): WholeContainer | Failure {
 await main(import.meta.url, { options, operands: [0, Infinity] }, async (values, operands) => {
   const { all, pause, resume, dryRun, signal, timeout = 10 } = values;
   if ([all || operands.length > 0, values.sweep].filter(Boolean).length !== 1 || (all && operands.length > 0))
-    throw new UsageError('either TARGETs, or --all, or --sweep');
+    throw new UsageError(`name a TARGET, or give --all or --sweep: ${scriptPath('ps')} shows containers`);
   if (pause && resume) throw new UsageError('either --pause or --resume');
   if ((pause || resume || values.sweep) && (signal !== undefined || values.timeout !== undefined))
     throw new UsageError('--signal and --timeout go with stopping');
@@ -285,7 +287,7 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
   const results = await Promise.allSettled(targets.filter(isFirst).map(work));
   for (const result of results) {
     if (result.status === 'fulfilled') process.stdout.write(result.value);
-    else console.error(`stop: ${reason(result.reason)}`);
+    else console.error(printable(`stop: ${reason(result.reason)}`));
   }
   return results.some(({ status }) => status === 'rejected') ? 1 : 0;
 });
