@@ -15,7 +15,8 @@ USAGE
   disk of its own.
 
   A container, a service and any tree of processes that has a cgroup to itself are limited there, in place. Any other
-  tree is moved into a new cgroup, barehand/pid-PID.
+  tree is moved into a new cgroup, barehand/pid-PID; a part of a container into one in the container's cgroup, whose
+  limits still apply.
 
 OPTIONS
   --read-bps SIZE   read at most SIZE per second: 1M is 1024^2 bytes, 1MB is 1000^2 bytes

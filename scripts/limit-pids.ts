@@ -14,7 +14,8 @@ USAGE
   that exist are not ended, even if they are more than NUMBER.
 
   A container, a service and any tree of processes that has a cgroup to itself are limited there, in place. Any other
-  tree is moved into a new cgroup, barehand/pid-PID.
+  tree is moved into a new cgroup, barehand/pid-PID; a part of a container into one in the container's cgroup, whose
+  limits still apply.
 
 OPTIONS
   --reset           lift the limits: restore those the container was started with, or its engine or systemd had set;

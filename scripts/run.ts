@@ -45,8 +45,8 @@ OPTIONS
   --add-host NAME:ADDRESS  add an entry to the container's /etc/hosts; may be repeated
   --dns ADDRESS         use this name server, in the container's /etc/resolv.conf; may be repeated
 
-  -m, --memory SIZE     memory limit, without swap unless --memory-swap is given: 100M is 100 * 1024^2 bytes, 100MB is
-                        100 * 1000^2
+  -m, --memory SIZE     memory limit from 6M, without swap unless --memory-swap is given: 100M is 100 * 1024^2 bytes,
+                        100MB is 100 * 1000^2
   --memory-swap SIZE|-1  limit for memory and swap together; -1 is unlimited swap
   --memory-reservation SIZE  soft limit: under memory pressure, usage up to SIZE is reclaimed last
   --cpus N              CPU time limit, as a number of CPUs: 1.5
@@ -64,12 +64,18 @@ OPTIONS
   --sysctl NAME=VALUE   sysctl of the container's own IPC or network namespace: kernel.shm*, kernel.msg*, kernel.sem,
                         fs.mqueue.*; net.* if it has its own network; may be repeated
   --ulimit NAME=SOFT[:HARD]  resource limit of getrlimit(2): nofile=1024; may be repeated
-  --network NETWORK     also --net; host: the host's network, with its name servers if ROOTFS names none that answers
-                        (default); none: a loopback interface only;
+  --network NETWORK     also --net; host (default): the network of the host: its interfaces, ports and localhost,
+                        without isolation; with the host's name servers if ROOTFS names none that answers;
+                        none: a loopback interface only;
                         bridge: an interface on a bridge of network.ts; without root, by pasta(1) or slirp4netns(1);
                         container:NAME: the network of another container
   -p, --publish PORTS   with --network bridge: [IP:]HOSTPORT:PORT[/udp] forwards HOSTPORT of the host to PORT of the
-                        container, on the host address IP only if given; may be repeated
+                        container, on the host address IP only if given; its URL is printed on standard error; may be
+                        repeated
+  --sandbox             for a command that you do not trust: --network none, --read-only with a tmpfs on /tmp, /run
+                        and /var/tmp, --cap-drop ALL, --memory 512M, --pids-limit 256; and --userns, if host and
+                        ROOTFS allow it, else a message says why not. Options that are given win: --memory 1G;
+                        instead of --read-only, --ephemeral discards changes
   --userns              map the container's root to an unprivileged user of the host (always, without root)
   --uidmap CONTAINER:HOST:COUNT  the same, with these user IDs; may be repeated (default: those of --gidmap)
   --gidmap CONTAINER:HOST:COUNT  and with these group IDs; may be repeated (default: those of --uidmap)
@@ -86,6 +92,7 @@ OPTIONS
   -h, --help            print this text
   --version             print name and version
 
+  On a terminal a shell shows where one is, root@web:/#, unless its own start files, the image or -e set PS1.
   Options you leave out default to ROOTFS/.image.json, if present: entrypoint, command, environment, user, working
   directory and stop signal of the image that ROOTFS was made from.
   The exit code is COMMAND's; 128+n if signal n killed it; 127 if it was not found; 126 if it could not be executed;
@@ -95,6 +102,7 @@ EXAMPLES
   run.ts rootfs/host                            an interactive shell
   run.ts --memory 100M --name web rootfs/host /bin/sh -c 'echo $$'
   run.ts -d --name web --init --ephemeral -v /srv/www:/srv:ro rootfs/host sleep infinity
+  run.ts --sandbox -v ./src:/src:ro rootfs/host make -n -C /src
   run.ts --isolate chroot rootfs/host ps aux    the article's step 2: ps still sees the whole host
   run.ts --isolate pid,mount rootfs/host ps aux its step 3: ps sees the container
   run.ts --dry-run rootfs/host | less           the launch as shell
@@ -125,6 +133,7 @@ import { notesFolder } from './helpers/containers.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { findInPath } from './helpers/shell.ts';
 import { parseNumber, parseSignal, parseSize } from './helpers/units.ts';
+import { checkMemoryToStart, checkPidsToStart } from './limit/smallest.ts';
 import { type Limits, readBfq } from './limit/table.ts';
 import { parseCpus, parseList } from './limit/units.ts';
 import { parsePort } from './network/addresses.ts';
@@ -132,6 +141,7 @@ import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
 import { findCgroups } from './run/cgroups.ts';
 import { findGroups, findUser, parseGroup, parseUser, parseVariable, parseWorkdir } from './run/command.ts';
 import type { Launch } from './run/container.ts';
+import type { Volume } from './run/furnish.ts';
 import { changeMasks, findVolumes, launchPrograms, mountFlags, planSeccomp, readHost } from './run/host.ts';
 import { idmapCommand } from './run/idmap.ts';
 import { type ImageConfig, imageUser, readImageConfig } from './run/image.ts';
@@ -161,9 +171,11 @@ import {
   parseVolume,
 } from './run/options.ts';
 import { printLaunch } from './run/print.ts';
+import { prompt } from './run/prompt.ts';
 import { hostResolver } from './run/resolver.ts';
 import { defaultShell, findRootfs } from './run/rootfs.ts';
-import { checkUser, findUserNamespace } from './run/userns.ts';
+import { addSandbox, sandboxNamespace } from './run/sandbox.ts';
+import { checkUser, findUserNamespace, type UserNamespace, unreachable } from './run/userns.ts';
 
 export const options = {
   name: { parse: parseName },
@@ -211,6 +223,7 @@ export const options = {
   ulimit: { parse: parseLimit, many: true },
   network: { alias: 'net', parse: parseNetwork },
   publish: { short: 'p', parse: parsePort, many: true },
+  sandbox: {},
   userns: {},
   uidmap: { parse: parseRange('--uidmap'), many: true },
   gidmap: { parse: parseRange('--gidmap'), many: true },
@@ -226,7 +239,7 @@ type Options = Values<typeof options>;
 
 /** Options that need a mount namespace. */
 const needMount =
-  'user groupAdd workdir volume mount tmpfs device shmSize readOnly ephemeral addHost dns userns uidmap gidmap init'.split(
+  'sandbox user groupAdd workdir volume mount tmpfs device shmSize readOnly ephemeral addHost dns userns uidmap gidmap init'.split(
     ' ',
   );
 
@@ -266,8 +279,8 @@ function checkOptions(values: Options, isolate: Set<string>): void {
   if (process.getuid?.() !== 0 && !(isolate.has('mount') && isolate.has('pid')))
     throw new UsageError('without root --isolate must have mount and pid');
   if (isolate.has('mount')) return;
-  for (const [option, given] of Object.entries(values))
-    if (needMount.includes(option) && isGiven(given))
+  for (const option of needMount)
+    if (isGiven(values[option as keyof Options]))
       throw new UsageError(`--${kebab(option)} needs --isolate mount: chroot(2) alone cannot do it`);
 }
 
@@ -284,6 +297,8 @@ function planLimits(values: Options): Limits {
     throw new UsageError(
       '--memory-swap limits memory and swap together: it needs --memory, and must not be less',
     );
+  checkMemoryToStart(memory);
+  checkPidsToStart(values.pidsLimit, values.init);
   return {
     memoryBytes: memory,
     swapBytes: memorySwap && memorySwap - (memory ?? 0),
@@ -326,8 +341,32 @@ function planCommand(values: Options, words: string[], image: ImageConfig, rootf
   return command.length > 0 ? command : [defaultShell(rootfs)];
 }
 
+/** The user namespace of the container, if it gets one. Throws Failure if --userns, or the caller, can't have it. */
+async function planUserNamespace(
+  name: string,
+  rootfs: string,
+  { userns, uidmap, gidmap, sandbox }: Options,
+  volumes: Volume[],
+): Promise<UserNamespace | undefined> {
+  const isRoot = process.getuid?.() === 0;
+  const sources = volumes.map(({ source }) => source);
+  if (sandbox && !userns && uidmap.length + gidmap.length === 0 && isRoot) {
+    const found = await sandboxNamespace(name, rootfs, sources);
+    if (typeof found !== 'string') return found;
+    console.error(
+      `run: --sandbox: without --userns, so root in this container is root for the kernel: ${found}`,
+    );
+    return undefined;
+  }
+  const namespace = findUserNamespace(name, userns, uidmap, gidmap);
+  const obstacle = namespace && isRoot ? unreachable([rootfs, ...sources], namespace) : undefined;
+  if (obstacle !== undefined) throw new Failure(`--userns: ${obstacle}`);
+  return namespace;
+}
+
 /** The plan of the launch, from options and facts about the host. Throws UsageError or Failure if it can't be done. */
-async function planLaunch(values: Options, [operand = '', ...words]: string[]): Promise<Launch> {
+async function planLaunch(given: Options, [operand = '', ...words]: string[]): Promise<Launch> {
+  const values = addSandbox(given);
   const { privileged, network: choice = { kind: 'host' } } = values;
   const rootfs = realpathSync(findRootfs(operand));
   if (rootfs === '/')
@@ -339,7 +378,11 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
 
   const name = values.name ?? defaultName(rootfs);
   const image = readImageConfig(rootfs);
-  const userNamespace = findUserNamespace(name, values.userns, values.uidmap, values.gidmap);
+  const volumes = [
+    ...values.volume,
+    ...values.mount.flatMap((mount) => ('volume' in mount ? mount.volume : [])),
+  ];
+  const userNamespace = await planUserNamespace(name, rootfs, values, volumes);
   const limits = planLimits(values);
   if (values.blkioWeight !== undefined && readBfq().isThere && !readBfq().isUsed)
     console.error(
@@ -360,10 +403,8 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
   if (!pivots && !kept.includes('sys_chroot'))
     throw new UsageError('a chroot needs CAP_SYS_CHROOT: do not drop it, or add mount to --isolate');
   const security = mergeSecurity(values);
-  const volumes = [
-    ...values.volume,
-    ...values.mount.flatMap((mount) => ('volume' in mount ? mount.volume : [])),
-  ];
+  const terminal = !values.detach && isatty(0) && isatty(1);
+  const command = planCommand(values, words, image, rootfs);
   const tmpfs = [...values.tmpfs, ...values.mount.flatMap((mount) => ('tmpfs' in mount ? mount.tmpfs : []))];
   if (volumes.some(({ relabels }) => relabels))
     console.error(
@@ -372,6 +413,10 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
         : 'run: --volume: z and Z change nothing: this host has no SELinux',
     );
   const environment = planEnvironment(values, image, user.home, hostname ?? osHostname());
+  if (terminal)
+    environment.push(
+      ...prompt(rootfs, command, { ...user, hostname: hostname ?? osHostname(), environment }),
+    );
   const { init, words: initWords } = values.init ? planInit() : { init: undefined, words: [] };
 
   const network = await planNetwork({
@@ -410,7 +455,7 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
     texts: [...network.texts, ...(resolver ? [resolver] : [])],
     devices: values.device,
     shmBytes: values.shmSize ?? 64 * 1024 * 1024,
-    command: [...initWords, ...planCommand(values, words, image, rootfs)],
+    command: [...initWords, ...command],
     init,
     hasInit: values.init,
     environment,
@@ -435,7 +480,7 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
         : planSeccomp(kept, pivots && !security.newPrivileges),
     cgroups: findCgroups(name, limits, values.device),
     runDirectory: notesFolder(name),
-    terminal: !values.detach && isatty(0) && isatty(1),
+    terminal,
     detached: values.detach ? { logBytes: values.logSize ?? 1024 * 1024 } : undefined,
     stopSignal: values.stopSignal ?? (image.stopSignal && parseSignal(image.stopSignal)),
     ...host,

@@ -3,16 +3,15 @@ import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { isBuiltin } from 'node:module';
-import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
 import { container, newName } from './helpers/container.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { rootfs, top } from './helpers/script.ts';
 
 const scripts = readdirSync(join(top, 'scripts')).filter((name) => name.endsWith('.ts'));
 const nodes = [process.execPath, process.env.BAREHAND_NODE ?? ''].filter(Boolean);
-const folder = mkdtempSync(join(tmpdir(), 'barehand-build-'));
-after(() => rmSync(folder, { recursive: true }));
+const folder = scratchFolder('build');
 before(() => execFileSync(process.execPath, [join(top, 'scripts/helpers/build.mjs')]));
 
 /** A copy of dist/NAME.mjs in a folder of its own. */

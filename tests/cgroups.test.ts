@@ -1,9 +1,8 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import {
   cgroupDirectory,
   cgroupPath,
@@ -14,9 +13,9 @@ import {
 } from '../scripts/helpers/cgroups.ts';
 import { unescapeMountinfo } from '../scripts/helpers/mounts.ts';
 import { memoryFiles, readBytes } from '../scripts/limit/table.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'barehand-cgroup-'));
-after(() => rmSync(folder, { recursive: true }));
+const folder = scratchFolder('cgroup');
 
 // /proc/self/mountinfo, as it is on hosts of each kind
 const v2 = `22 28 0:20 / /sys rw,nosuid,nodev,noexec,relatime shared:7 - sysfs sysfs rw

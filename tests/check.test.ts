@@ -1,14 +1,13 @@
 // What `npm run check` says of programs that are not TypeScript.
 import assert from 'node:assert/strict';
-import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { cpSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { execute, top } from './helpers/script.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'barehand-check-'));
-after(() => rmSync(folder, { recursive: true }));
+const folder = scratchFolder('check');
 mkdirSync(join(folder, 'scripts/helpers'), { recursive: true });
 cpSync(join(top, 'scripts/helpers/check-programs.mjs'), join(folder, 'scripts/helpers/check-programs.mjs'));
 

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { Failure, parseArguments, reason, UsageError } from '../scripts/helpers/cli.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 
 const options = {
   memory: { short: 'm', alias: 'storage', parse: (text: string) => text },
@@ -232,8 +232,7 @@ test("an error is told in the kernel's words, once", () => {
 });
 
 // The rest starts a script of its own, in a folder beside nothing.
-const folder = mkdtempSync(join(tmpdir(), 'barehand-cli-'));
-after(() => rmSync(folder, { recursive: true }));
+const folder = scratchFolder('cli');
 const cli = new URL('../scripts/helpers/cli.ts', import.meta.url).href;
 const stripTypes = new URL('../scripts/helpers/strip-types.mjs', import.meta.url).href;
 

@@ -2,10 +2,9 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { Failure, UsageError } from '../scripts/helpers/cli.ts';
 import { parseSignal } from '../scripts/helpers/units.ts';
 import { parseVariable, parseWorkdir } from '../scripts/run/command.ts';
@@ -14,11 +13,11 @@ import { readImageConfig } from '../scripts/run/image.ts';
 import { findInit, shellInit } from '../scripts/run/init.ts';
 import * as options from '../scripts/run/options.ts';
 import { freeNamespace, lockedBy, rootlessNamespace, subordinateRange } from '../scripts/run/userns.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { execute, until } from './helpers/script.ts';
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-container-options-'));
-after(() => rmSync(scratch, { recursive: true }));
+const scratch = scratchFolder('container-options');
 const make = (name: string, text: string | Buffer = '') => {
   writeFileSync(join(scratch, name), text);
   return join(scratch, name);

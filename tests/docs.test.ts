@@ -4,12 +4,12 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { test } from 'node:test';
 import { parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { top } from './helpers/script.ts';
 
@@ -128,7 +128,7 @@ for (const page of pages) {
     test(`${page}: what it says to type works, and leaves nothing behind`, {
       skip: needs('root', 'namespaces', 'cgroup'),
     }, async () => {
-      const home = mkdtempSync(join(tmpdir(), 'barehand-docs-'));
+      const home = scratchFolder('docs');
       const before = traces(0, page);
       const script = `export ${mark}=$$\n${toRun.map(({ line, code }) => `echo '== ${page}:${line}' >&2\n${code}`).join('')}`;
       // a session of its own tells its processes from those of other tests
@@ -153,7 +153,6 @@ for (const page of pages) {
       } finally {
         clearTimeout(timer);
         killSession(session);
-        rmSync(home, { recursive: true });
       }
     });
 

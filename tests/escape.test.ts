@@ -8,7 +8,6 @@ import {
   copyFileSync,
   existsSync,
   mkdirSync,
-  mkdtempSync,
   readFileSync,
   readlinkSync,
   realpathSync,
@@ -17,7 +16,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { hostname, tmpdir } from 'node:os';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { after } from 'node:test';
 import { findProgram } from '../scripts/helpers/shell.ts';
@@ -26,6 +25,7 @@ import { findInit } from '../scripts/run/init.ts';
 import { Attempts, byHand } from './helpers/attempts.ts';
 import { container, namespace, newName } from './helpers/container.ts';
 import { hiding } from './helpers/inside.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { execute, script, until } from './helpers/script.ts';
 import { before, test } from './helpers/slow.ts';
@@ -38,7 +38,7 @@ const skip =
 /** For what starts a lot, and depends little on the kernel. */
 const slow = skip || needs('speed');
 
-const scratch = realpathSync(mkdtempSync(join(tmpdir(), 'barehand-escape-')));
+const scratch = realpathSync(scratchFolder('escape'));
 /** A root file system with perl in it. */
 const root = join(scratch, 'root');
 /** What is not in it. */
@@ -91,7 +91,6 @@ after(async () => {
   victim?.kill('SIGKILL');
   if (segment) await execute(['ipcrm', '-m', segment]);
   if (disk) await execute(['losetup', '--detach', disk]);
-  rmSync(scratch, { recursive: true, force: true });
 });
 
 const attempts = new Attempts(root, waysOut, variables);

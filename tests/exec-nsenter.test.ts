@@ -1,11 +1,10 @@
 // exec.ts on a host without perl and python3, where nsenter(1) enters: what holds there too, and what it says does not.
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { before, test } from 'node:test';
-import { attempt, readProcesses } from '../scripts/helpers/pids.ts';
+import { statusField } from '../scripts/helpers/pids.ts';
 import { alive, container, namespace, type Running, start } from './helpers/container.ts';
+import { enter, paste, signalArrives } from './helpers/enter.ts';
 import { hiding } from './helpers/inside.ts';
 import { needs } from './helpers/needs.ts';
 import { execute, script, until } from './helpers/script.ts';
@@ -22,29 +21,19 @@ before(async () => {
 
 const exec = (...words: string[]) => execute([...launch, ...words]);
 
-const field = (pid: number, name: string) =>
-  new RegExp(`^${name}:[ \\t]*(.*)$`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
-
 test(
   'nsenter: a command is where the first process is, in its cgroups, and has its capabilities',
   container,
   async () => {
-    const [program = '', ...words] = [...launch, web.name, 'sleep', '7001'];
-    const child = spawn(program, words, { stdio: 'ignore' });
-    const end = once(child, 'exit');
-    const { pid } = await until('the command', () =>
-      [...readProcesses().values()].find(
-        ({ pid }) => attempt(() => readFileSync(`/proc/${pid}/cmdline`, 'utf8')) === 'sleep\x007001\0',
-      ),
-    );
+    const { pid, child, end } = await enter(launch, web.name);
     const standing = (pid: number) => ({
       namespaces: readdirSync('/proc/self/ns').map((kind) => namespace(pid, kind)),
       root: [statSync(`/proc/${pid}/root`).dev, statSync(`/proc/${pid}/root`).ino],
       cgroups: readFileSync(`/proc/${pid}/cgroup`, 'utf8'),
-      privileges: ['CapPrm', 'CapEff', 'CapBnd', 'NoNewPrivs', 'Uid'].map((name) => field(pid, name)),
+      privileges: ['CapPrm', 'CapEff', 'CapBnd', 'NoNewPrivs', 'Uid'].map((name) => statusField(pid, name)),
     });
     assert.deepEqual(standing(pid), standing(web.first));
-    assert.equal(field(pid, 'Seccomp'), '0', 'there would be no need to warn of it');
+    assert.equal(statusField(pid, 'Seccomp'), '0', 'there would be no need to warn of it');
     child.kill('SIGTERM');
     assert.deepEqual(await end, [143, null]);
     await until('its end', () => !alive(pid));
@@ -80,33 +69,12 @@ test(
     const { stdout } = await execute([...launch, web.name, 'cat'], { input: 'a\nb\0c' });
     assert.equal(stdout, 'a\nb\0c');
 
-    const trap = 'trap "echo got it; exit 3" TERM; echo ready; while :; do sleep 0.1; done';
-    const [program = '', ...words] = [...launch, web.name, '/bin/sh', '-c', trap];
-    const child = spawn(program, words, { stdio: ['ignore', 'pipe', 'ignore'] });
-    let shown = '';
-    child.stdout.on('data', (data) => {
-      shown += data;
-      if (shown === 'ready\n') child.kill('SIGTERM');
-    });
-    assert.deepEqual(await once(child, 'exit'), [3, null]);
-    assert.equal(shown, 'ready\ngot it\n');
+    await signalArrives(launch, web.name);
   },
 );
 
 test('nsenter: --dry-run prints what has the same effect', container, async () => {
-  const { stdout } = await exec(
-    '--dry-run',
-    '-e',
-    "A=it's",
-    web.name,
-    '/bin/sh',
-    '-c',
-    'echo "$A $(hostname)"; exit 5',
-  );
-  for (const shell of ['sh', 'bash']) {
-    const pasted = await execute([shell, '-c', `${stdout}echo "code $?"`]);
-    assert.deepEqual([pasted.stdout, pasted.stderr], [`it's ${web.name}\ncode 5\n`, '']);
-  }
+  await paste(launch, web.name, 'echo "$A $(hostname)"', `it's ${web.name}`);
 });
 
 test('nsenter: --host-tools are not weaker, and nothing is said', {

@@ -1,32 +1,28 @@
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
-  chmodSync,
   cpSync,
   existsSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
   readlinkSync,
   realpathSync,
-  rmdirSync,
   rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
-import { cgroupDirectory, cgroupPath, readHierarchies } from '../scripts/helpers/cgroups.ts';
-import { attempt, readProcesses } from '../scripts/helpers/pids.ts';
+import { before, test } from 'node:test';
+import { attempt, readProcesses, statusField } from '../scripts/helpers/pids.ts';
 import { findProgram, quote } from '../scripts/helpers/shell.ts';
 import {
   alive,
   cgroups,
+  commandOf,
+  findCommand,
   found,
   container as hosts,
-  makeBundle,
   memoryFile,
   namespace,
   newName,
@@ -35,13 +31,14 @@ import {
   startByHand,
   stat,
 } from './helpers/container.ts';
+import { engines, makeBundle, programOf, withEngine, withRunc } from './helpers/engines.ts';
+import { enter as enterBy, left, newSeconds, paste, signalArrives } from './helpers/enter.ts';
 import { hiding } from './helpers/inside.ts';
-import { cgroupVersion, needs } from './helpers/needs.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
+import { needs } from './helpers/needs.ts';
 import { become, call, execute, rootfs, script, top, until } from './helpers/script.ts';
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-exec-'));
-chmodSync(scratch, 0o755);
-after(() => rmSync(scratch, { recursive: true, force: true }));
+const scratch = scratchFolder('exec', 0o755);
 
 /** What enters: perl, or where exec-python.test.ts says that there is none, python3. */
 const tool = process.env.BAREHAND_LACKS === 'perl' ? 'python3' : 'perl';
@@ -71,34 +68,8 @@ before(async () => {
   );
 });
 
-let lasting = 5000;
-const left: ChildProcess[] = [];
-after(() => {
-  for (const child of left) child.kill('SIGKILL');
-});
-
 /** Starts a command that lasts, and gives what it is on the host. */
-async function enter(target: string, options: string[] = [], by = launch) {
-  const seconds = String(++lasting);
-  const [program = '', ...words] = by;
-  const child = spawn(program, [...words, ...options, target, 'sleep', seconds], {
-    stdio: ['ignore', 'ignore', 'pipe'],
-  });
-  left.push(child);
-  const end = once(child, 'exit') as Running['end'];
-  let said = '';
-  child.stderr?.on('data', (data) => {
-    said += data;
-  });
-  const pid = await until(`sleep ${seconds}`, () => {
-    if (child.exitCode !== null) throw new Error(`it ended with ${child.exitCode}: ${said}`);
-    return readdirSync('/proc')
-      .filter((name) => /^\d+$/.test(name))
-      .map(Number)
-      .find((pid) => commandLine(pid) === `sleep\0${seconds}\0`);
-  });
-  return { pid, child, end };
-}
+const enter = (target: string, options: string[] = [], by = launch) => enterBy(by, target, options);
 
 const commandLine = (pid: number) => attempt(() => readFileSync(`/proc/${pid}/cmdline`, 'utf8')) ?? '';
 /** The PIDs of the processes with this command line. */
@@ -106,8 +77,7 @@ const processesOf = (line: string) =>
   readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name) && commandLine(Number(name)) === line)
     .join(' ');
-const status = (pid: number, field: string) =>
-  new RegExp(`^${field}:[ \\t]*(.*)$`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]?.trim();
+
 const kinds = ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user', 'time'];
 const privileges = ['CapPrm', 'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs', 'Seccomp'];
 
@@ -121,8 +91,8 @@ function standing(pid: number) {
     root: [root.dev, root.ino, readlinkSync(`/proc/${pid}/root`)],
     directory: readlinkSync(`/proc/${pid}/cwd`),
     cgroups: readFileSync(`/proc/${pid}/cgroup`, 'utf8'),
-    privileges: Object.fromEntries(privileges.map((name) => [name, status(pid, name)])),
-    user: [status(pid, 'Uid'), status(pid, 'Gid'), status(pid, 'Groups')],
+    privileges: Object.fromEntries(privileges.map((name) => [name, statusField(pid, name)])),
+    user: [statusField(pid, 'Uid'), statusField(pid, 'Gid'), statusField(pid, 'Groups')],
     limits: readFileSync(`/proc/${pid}/limits`, 'utf8'),
   };
 }
@@ -152,7 +122,7 @@ test(
 );
 
 test('-d returns when the command runs, which stays; what cannot be started is told', container, async () => {
-  const seconds = String(++lasting);
+  const seconds = newSeconds();
   const words = ['-d', '-it', '-w', '/usr', web.name, 'sh', '-c', `sleep ${seconds}; echo said >&2`];
   const { code, stdout, stderr } = await exec(...words);
   assert.deepEqual([code, stdout, stderr], [0, '', '']);
@@ -271,7 +241,7 @@ test("what can't be is refused in a clear line, with 125", {
     [['--host-tools', '-u', '0', web.name, 'true'], 125, 'exec: --host-tools keeps the user and privileges'],
     [[web.name], 125, 'exec: COMMAND is missing'],
     [['no-such-container', 'true'], 125, 'exec: there is no container no-such-container: ps.ts shows'],
-    [[String(process.pid), 'true'], 125, `exec: ${process.pid} is not the first process of a container`],
+    [[String(process.pid), 'true'], 125, `exec: ${process.pid} is in no container, and holds none`],
   ]);
 });
 
@@ -300,18 +270,7 @@ test(
   'a signal reaches the command, and SIGKILL of exec.ts or of what waits for it kills it',
   container,
   async () => {
-    const trap = 'trap "echo got it; exit 3" TERM; echo ready; while :; do sleep 0.1; done';
-    const child = spawn(launch[0] as string, [...launch.slice(1), web.name, '/bin/sh', '-c', trap], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    });
-    left.push(child);
-    let shown = '';
-    child.stdout.on('data', (data) => {
-      shown += data;
-      if (shown === 'ready\n') child.kill('SIGTERM');
-    });
-    assert.deepEqual(await once(child, 'exit'), [3, null]);
-    assert.equal(shown, 'ready\ngot it\n');
+    await signalArrives(launch, web.name);
 
     for (const whom of ['exec.ts', 'its waiting process']) {
       const { pid, child, end } = await enter(web.name);
@@ -369,26 +328,14 @@ test('--privileged lifts what holds the container back', container, async () => 
   const { pid, child, end } = await enter(web.name, ['--privileged']);
   assert.deepEqual(standing(pid).namespaces, standing(web.first).namespaces);
   assert.deepEqual(standing(pid).cgroups, standing(web.first).cgroups);
-  const caller = Object.fromEntries(privileges.map((name) => [name, status(process.pid, name)]));
+  const caller = Object.fromEntries(privileges.map((name) => [name, statusField(process.pid, name)]));
   assert.deepEqual(standing(pid).privileges, caller);
   child.kill();
   await end;
 });
 
 test('--dry-run prints what has the same effect, and that of one process only', container, async () => {
-  const { stdout } = await exec(
-    '--dry-run',
-    '-e',
-    "A=it's",
-    web.name,
-    '/bin/sh',
-    '-c',
-    'echo "$A" $PPID; exit 5',
-  );
-  for (const shell of ['sh', 'bash']) {
-    const pasted = await execute([shell, '-c', `${stdout}echo "code $?"`]);
-    assert.deepEqual([pasted.stdout, pasted.stderr], ["it's 0\ncode 5\n", '']);
-  }
+  const stdout = await paste(launch, web.name, 'echo "$A" $PPID', "it's 0");
   const others = stdout.replace(/("\$\{20\}" = )\d+/, '$11');
   const later = await execute(['sh', '-c', others]);
   assert.match(later.stderr, /^exec: process \d+ has ended, and another has its PID$/m);
@@ -452,7 +399,7 @@ test('what has lost its parent on the way in starts nothing', {
   const { code, stdout: said } = await execute(['sh', '-c', orphan]);
   assert.deepEqual([code, said], [125, '']);
 
-  const seconds = String(++lasting);
+  const seconds = newSeconds();
   for (let delay = 0; delay < 200; delay += 10) {
     const [program = '', ...words] = [...launch, web.name, 'sleep', seconds];
     const child = spawn(program, words, { stdio: 'ignore' });
@@ -461,7 +408,7 @@ test('what has lost its parent on the way in starts nothing', {
     child.kill('SIGKILL');
     await end;
   }
-  const isOurs = (pid: number) => commandLine(pid).includes(`sleep\0${seconds}`);
+  const isOurs = (pid: number) => commandOf(pid).includes(seconds);
   await until('the end of all', () => ![...readProcesses().keys()].some((pid) => alive(pid) && isOurs(pid)));
 });
 
@@ -469,8 +416,8 @@ test('containers made by hand: their first process has more, and so has the comm
   const chroot = spawn('chroot', [rootfs, 'sleep', '1001'], { stdio: 'ignore' });
   left.push(chroot);
   const byHand = await startByHand(['sleep', '1003']);
-  await until('the chroot', () => commandLine(chroot.pid as number) === 'sleep\x001001\0');
-  assert.equal(status(byHand.first, 'NoNewPrivs'), '0');
+  await until('the chroot', () => commandOf(chroot.pid as number).join(' ') === 'sleep 1001');
+  assert.equal(statusField(byHand.first, 'NoNewPrivs'), '0');
   await Promise.all([byHand.first, chroot.pid as number].map((pid) => assertAlike(String(pid), pid)));
 });
 
@@ -495,7 +442,7 @@ test('one in a user namespace is entered by the user whose it is, and by root', 
   left.push(holder);
   const first = await until('its first process', () =>
     [...readProcesses().values()].find(
-      ({ pid, ppid }) => ppid === holder.pid && commandLine(pid) === 'sleep\x001004\0',
+      ({ pid, ppid }) => ppid === holder.pid && commandOf(pid).join(' ') === 'sleep 1004',
     ),
   );
   const words = [...(tool === 'perl' ? [] : hiding(['perl'], [])), ...become(65534), process.execPath, copy];
@@ -514,70 +461,27 @@ test('one in a user namespace is entered by the user whose it is, and by root', 
 test('a container of runc', { skip: container.skip || needs('runc') }, async () => {
   const bundle = join(scratch, 'bundle');
   await makeBundle(bundle, ['sleep', '1005']);
-  const id = newName();
-  const run = spawn('runc', ['run', '--bundle', bundle, id], { stdio: 'ignore' });
-  const end = once(run, 'exit');
-  try {
-    const first = await until('its first process', async () => {
-      const { stdout } = await execute(['runc', 'state', id]);
-      const pid = attempt(() => JSON.parse(stdout).pid as number);
-      return pid && commandLine(pid) === 'sleep\x001005\0' && pid;
-    });
+  await withRunc(bundle, newName(), async (first) => {
     const expected = standing(first);
     // not what is for programs that know nothing of capabilities
     expected.privileges.CapAmb = '0'.repeat(16);
     await assertAlike(String(first), first, expected);
-  } finally {
-    await execute(['runc', 'kill', id, 'KILL']);
-    await end;
-    await execute(['runc', 'delete', '--force', id]);
-  }
+  });
 });
 
-for (const [engine, words] of [
-  [
-    'bwrap',
-    ['--bind', rootfs, '/', '--proc', '/proc', '--dev', '/dev', '--unshare-pid', '--die-with-parent'],
-  ],
-  ['systemd-nspawn', ['-q', '--register=no', '--keep-unit', '-M', newName(), '-D', rootfs]],
-] as const)
-  test(`a container of ${engine}`, { skip: container.skip || needs(engine) }, async () => {
-    // systemd-nspawn guesses from the rootfs which cgroup version the container needs, and misses the host's
-    const env = { ...process.env, ...(cgroupVersion === 2 && { SYSTEMD_NSPAWN_UNIFIED_HIERARCHY: '1' }) };
-    const child = spawn(engine, [...words, 'sleep', '1006'], { stdio: 'ignore', detached: true, env });
-    const end = once(child, 'exit');
-    const sleeping = () =>
-      [...readProcesses().values()].find(
-        ({ pid, nsPids }) => nsPids.length > 1 && commandLine(pid) === 'sleep\x001006\0',
-      );
-    try {
-      const { pid } = await until('its command', sleeping);
+for (const engine of engines)
+  test(`a container of ${engine}`, { skip: container.skip || needs(programOf(engine)) }, () =>
+    withEngine(engine, newName(), 1006, async (sleep) => {
       const first = [...readProcesses().values()].find(
-        (other) =>
-          other.nsPids.at(-1) === 1 && attempt(() => namespace(other.pid, 'pid')) === namespace(pid, 'pid'),
+        ({ pid, nsPids }) =>
+          nsPids.at(-1) === 1 && attempt(() => namespace(pid, 'pid')) === namespace(sleep, 'pid'),
       ) as { pid: number };
       const expected = standing(first.pid);
       // as root it has less than all of its bounding set, which is what root gets at every execve(2)
-      expected.privileges.CapBnd = expected.privileges.CapPrm;
+      expected.privileges.CapBnd = expected.privileges.CapPrm as string;
       await assertAlike(String(first.pid), first.pid, expected);
-    } finally {
-      // SIGKILL of systemd-nspawn would leave the container running
-      child.kill('SIGTERM');
-      await end;
-      await until('its end', () => !sleeping());
-      removeCgroupsOfNspawn();
-    }
-  });
-
-/** systemd-nspawn --keep-unit leaves these below the cgroup that it was started in. */
-function removeCgroupsOfNspawn(): void {
-  const own = readFileSync('/proc/self/cgroup', 'utf8');
-  for (const hierarchy of readHierarchies()) {
-    const directory = cgroupDirectory(hierarchy, cgroupPath(own, hierarchy) ?? '');
-    for (const name of ['payload', 'supervisor'])
-      if (directory && existsSync(join(directory, name))) rmdirSync(join(directory, name));
-  }
-}
+    }),
+  );
 
 /** Starts a container on a root of its own, which is out to get the host. */
 async function startHostile(options: string[]): Promise<Running & { root: string }> {
@@ -587,10 +491,12 @@ async function startHostile(options: string[]): Promise<Running & { root: string
   // what the host's perl would need, if it ran in there
   for (const [path] of (await execute(['ldd', toolPath])).stdout.matchAll(/\/\S+/g))
     await execute(['cp', '-nL', path, join(root, path)]);
-  const words = ['--name', name, ...options, root, '/bin/bash', '-c', 'while :; do read -t 1; done'];
-  const launcher = spawn(script('run'), words, { stdio: ['pipe', 'ignore', 'ignore'] });
+  const command = ['/bin/bash', '-c', 'while :; do read -t 1; done'];
+  const launcher = spawn(script('run'), ['--name', name, ...options, root, ...command], {
+    stdio: ['pipe', 'ignore', 'ignore'],
+  });
   const end = once(launcher, 'exit') as Running['end'];
-  return { ...(await found(name, launcher, end, '/bin/bash')), root };
+  return { ...(await found(name, launcher, end, command)), root };
 }
 
 /** A hostile container with no more capabilities than others. */
@@ -629,7 +535,7 @@ test(
         [...readProcesses().values()].find(
           ({ pid, nsPids }) =>
             nsPids.length > 1 &&
-            commandLine(pid).startsWith('exec.ts: true') &&
+            commandOf(pid)[0]?.startsWith('exec.ts: true') &&
             standing(pid).cgroups.includes(name),
         ),
       );
@@ -710,9 +616,7 @@ test("when the terminal goes, or is not for both directions, the command can't u
     sleep 1; send "words\r"; expect eof`);
   assert.match(shown, /^got words\r$/m);
   assert.match(shown, /cannot (create|open) \/dev\/tty: No such device or address/);
-  const seconds = String(++lasting);
-  const sleeping = () =>
-    [...readProcesses().keys()].find((pid) => commandLine(pid) === `sleep\0${seconds}\0`);
+  const seconds = newSeconds();
   await onTerminal(`spawn -noecho sh -c {exec $SCRIPT $NAME sleep ${seconds}}; sleep 1.5; close; wait`);
-  await until('its end', () => !sleeping());
+  await until('its end', () => !findCommand('sleep', seconds));
 });

@@ -39,9 +39,7 @@ done
 for program in debootstrap npm flock unshare pivot_root; do
   command -v $program >/dev/null || fail 3 "$program is missing: apt-get install debootstrap npm util-linux"
 done
-cache=${BAREHAND_HOSTS_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/barehand-tests}
-mkdir -p "$cache"
-cache=$(readlink -f "$cache")
+. tests/helpers/user-spaces.sh
 case $cache/ in "$project"/*) fail 2 "the cache $cache is in the project's folder: set BAREHAND_HOSTS_CACHE" ;; esac
 
 # what the tests compare with and run in, beside what every Debian has
@@ -57,16 +55,9 @@ is_whole() { # HOST
 }
 
 make_host() { # HOST
-  is_whole "$1" && return
-  echo "hosts: making $1 in $cache" >&2
-  rm -rf --one-file-system "${cache:?}/$1" "$cache/$1.partial"
-  debootstrap --variant=minbase --include="$packages" "$1" "$cache/$1.partial" >"$cache/$1.log" 2>&1 || {
-    tail -n 5 "$cache/$1.log" >&2
-    return 1
-  }
-  rm -rf "$cache/$1.partial"/var/cache/apt/archives/*.deb "$cache/$1.partial/var/lib/apt/lists"
-  echo "$packages" >"$cache/$1.partial/.stamp"
-  mv "$cache/$1.partial" "$cache/$1"
+  ! is_whole "$1" || return 0
+  make_user_space "$1" "$1" --include="$packages" || return
+  echo "$packages" >"$cache/$1/.stamp"
 }
 
 make_node() { # MAJOR
@@ -95,7 +86,7 @@ done
 # what tests share is made here, once; each host makes its own rootfs/host of its own programs
 npm run --silent build
 
-run=$(mktemp -d "$cache/run.XXXXXX")
+make_run_folder
 job_pid=
 
 # processes that a job has left, by a variable that they inherit
@@ -134,25 +125,6 @@ trap 'stop_job; exit 143' TERM
 
 # ---- a job: in mount namespaces of its own, on a copy of the user space
 
-# shellcheck disable=SC2016 # a program for the shell in there
-enter='
-root=$1 project=$2 node=$3
-shift 3
-# pivot_root(2) wants a mount point; with chroot(2) only, unshare(2) would refuse user namespaces: EPERM
-mount --bind "$root" "$root"
-for directory in /proc /sys /dev; do mount --rbind $directory "$root$directory"; done
-mount -t tmpfs -o mode=755 run "$root/run"
-mkdir -p "$root$project"
-mount --bind "$project" "$root$project"
-mount --bind "${root%/*}/rootfs" "$root$project/rootfs"
-mount --bind "$node" "$root/usr/local/bin"
-cd "$root"
-pivot_root . .
-umount --lazy .
-cd "$project"
-exec "$@"
-'
-
 # shellcheck disable=SC2016
 tests='
 scripts/fetch-rootfs.ts --quiet host: rootfs/host >/dev/null
@@ -179,8 +151,9 @@ run_job() { # JOB: its output into $log
   environment=(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=dumb)
   environment+=("BAREHAND_REQUIRE=root,namespaces,cgroup" "BAREHAND_HOSTS=$run" ${BAREHAND_CI:+"BAREHAND_CI=$BAREHAND_CI"})
   timeout --kill-after=10 "${BAREHAND_HOSTS_TIMEOUT:-1800}" unshare --mount --propagation private \
-    sh -ec "$enter" enter "$root" "$project" "$cache/node-$node/node_modules/node/bin" \
-    env -i "${environment[@]}" bash -ec "$tests" tests "${options[@]}" "${files[@]}" </dev/null >"$log" 2>&1 &
+    tests/helpers/enter-root.sh "$root" "$project" "$project" "$project" "$run/rootfs" "$project/rootfs" \
+    "$cache/node-$node/node_modules/node/bin" /usr/local/bin -- \
+    env -i "${environment[@]}" bash -ec "$tests" tests "${options[@]}" "${files[@]}" </dev/null >"$log" 2>&1 8>&- &
   job_pid=$!
   wait "$job_pid"
 }

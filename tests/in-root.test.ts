@@ -3,14 +3,11 @@ import {
   closeSync,
   lstatSync,
   mkdirSync,
-  mkdtempSync,
   readdirSync,
   readlinkSync,
-  rmSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { Worker } from 'node:worker_threads';
@@ -24,8 +21,9 @@ import {
   type Walk,
 } from '../scripts/helpers/in-root.ts';
 import { attempt } from '../scripts/helpers/pids.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'barehand-in-root-'));
+const folder = scratchFolder('in-root');
 const outside = join(folder, 'outside');
 const root = join(folder, 'root');
 for (const path of [outside, join(outside, 'dir'), root, join(root, 'etc'), join(root, 'usr/lib')])
@@ -46,7 +44,6 @@ for (const [name, target] of Object.entries(links)) symlinkSync(target, join(roo
 const rootFd = openRoot(root);
 after(() => {
   closeSync(rootFd);
-  rmSync(folder, { recursive: true });
 });
 
 /** Where a path leads, with the descriptor closed; the kernel's own word for it must be the same. */

@@ -2,16 +2,14 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after } from 'node:test';
 import { container, newName } from './helpers/container.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { rootfs, top } from './helpers/script.ts';
 import { test } from './helpers/slow.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'barehand-invocation-'));
-after(() => rmSync(folder, { recursive: true }));
+const folder = scratchFolder('invocation');
 
 const names = readdirSync(join(top, 'scripts'))
   .filter((name) => name.endsWith('.ts'))

@@ -1,18 +1,18 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { findDisk } from '../scripts/limit/disk.ts';
 import { readLimit } from '../scripts/limit/table.ts';
 import { container, start } from './helpers/container.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, script, until } from './helpers/script.ts';
 import { cgroupIn, hierarchyOf, lacks, lastTree, startTree, succeed } from './helpers/trees.ts';
 
 const io = hierarchyOf('io');
-const folder = mkdtempSync(join(tmpdir(), 'barehand-io-'));
+const folder = scratchFolder('io');
 const run = (...argv: string[]) =>
   execFileSync(argv[0] as string, argv.slice(1), { encoding: 'utf8' }).trim();
 
@@ -27,7 +27,6 @@ before(() => {
 });
 after(() => {
   if (disk) run('losetup', '--detach', disk);
-  rmSync(folder, { recursive: true });
 });
 const skip = container.skip || lacks('io') || needs('losetup');
 
@@ -59,7 +58,9 @@ test('wrong usage ends with 2 and a clear line, a path without a disk with 1', {
   }
 });
 
-test('a partition is limited as its disk, an overlay as what is written to', { skip }, async (t) => {
+test('a partition is limited as its disk, an overlay as what is written to', {
+  skip: skip || needs('mkfs.ext4'),
+}, async (t) => {
   if (!disk) return t.skip('needs a loop device');
   assert.deepEqual(findDisk(disk), { device: number(disk), name: disk.slice('/dev/'.length), type: '' });
   run('mkfs.ext4', '-q', disk);

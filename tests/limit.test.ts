@@ -1,22 +1,15 @@
 // What all limit-*.ts share: values and files of each version, plans, whole trees, several limits of one process.
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import {
-  chmodSync,
   chownSync,
   existsSync,
   mkdirSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
-  rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { after } from 'node:test';
 import { type Hierarchy, moveTree, processesIn } from '../scripts/helpers/cgroups.ts';
 import { descendants, readProcesses } from '../scripts/helpers/pids.ts';
 import { toShell } from '../scripts/helpers/steps.ts';
@@ -38,7 +31,9 @@ import {
   weightToShares,
   writes,
 } from '../scripts/limit/table.ts';
-import { container, makeBundle, start } from './helpers/container.ts';
+import { container, start } from './helpers/container.ts';
+import { makeBundle, withRunc } from './helpers/engines.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, call, execute, rootfs, script, until } from './helpers/script.ts';
 import { test } from './helpers/slow.ts';
@@ -56,9 +51,7 @@ import {
   succeed,
 } from './helpers/trees.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'barehand-limit-'));
-chmodSync(folder, 0o755);
-after(() => rmSync(folder, { recursive: true }));
+const folder = scratchFolder('limit', 0o755);
 
 /** A tree of files as a host of each kind has them, and its hierarchies. */
 function fakeHost(kind: 'v1' | 'hybrid' | 'v2', files: Record<string, string>): Hierarchy[] {
@@ -241,9 +234,22 @@ const part = (version: 1 | 2, some: Partial<Part>): Part => ({
   isShared: false,
   enabled: [],
   processes: 1,
+  below: [],
   ...some,
 });
 const top = { ...readProcesses().get(process.pid), pid: 7, ppid: 1 } as NonNullable<Part['top']>;
+
+test('a v1 cgroup applies its limits to those below before one is made there', () => {
+  const [memory] = fakeHost('v1', { 'memory/barehand/web/memory.use_hierarchy': '0' }) as [Hierarchy];
+  const web = join(memory.mountPoint, 'barehand/web');
+  const directory = join(web, 'barehand/pid-7');
+  const its = { ...part(1, {}), directory, toMove: [top], top, origin: web };
+  const steps = planLimit({ ...its, prepare: prepared(memory, directory, ['memory']) }, []);
+  assert.deepEqual(steps.slice(0, 2), [
+    { write: '1', to: join(web, 'memory.use_hierarchy') },
+    { why: 'a cgroup of its own', mkdir: directory },
+  ]);
+});
 
 test('memory is set in the order that the kernel takes, and that kills nobody between', () => {
   const none = { 1: '-1', 2: 'max' } as const;
@@ -663,14 +669,7 @@ test('runc sets the same limits: the files hold the same, and its own are put ba
       pids: { limit: 33 },
     },
   });
-  const runc = spawn('runc', ['run', id], { cwd: bundle, stdio: 'ignore' });
-  const end = once(runc, 'exit');
-  try {
-    const pid = await until('its process', async () => {
-      const { code, stdout } = await execute(['runc', 'state', id]);
-      const state = code === 0 && JSON.parse(stdout);
-      return state && state.status === 'running' && (state.pid as number);
-    });
+  await withRunc(bundle, id, async (pid) => {
     const names: LimitName[] = ['memory', 'swap', 'reserve', 'cpu', 'weight', 'cpuset', 'pids'];
     const values = (directoryOf: (hierarchy: Hierarchy) => string) =>
       names.flatMap((name) => {
@@ -712,9 +711,5 @@ test('runc sets the same limits: the files hold the same, and its own are put ba
       its,
     );
     assert.equal(existsSync(`/run/barehand/pid-${pid}`), false);
-  } finally {
-    await execute(['runc', 'kill', id, 'KILL']);
-    await end;
-    await execute(['runc', 'delete', '--force', id]);
-  }
+  });
 });

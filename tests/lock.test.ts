@@ -1,20 +1,19 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, readdirSync, readlinkSync, rmdirSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, readdirSync, readlinkSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, test } from 'node:test';
 import { Failure } from '../scripts/helpers/cli.ts';
 import { lock } from '../scripts/helpers/lock.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { execute, top, until } from './helpers/script.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'barehand-lock-'));
+const folder = scratchFolder('lock');
 const children: ChildProcess[] = [];
 after(() => {
   for (const child of children) child.kill('SIGKILL');
-  rmSync(folder, { recursive: true });
 });
 
 const isFree = async (path = folder) => (await execute(['flock', '--nonblock', path, 'true'])).code === 0;

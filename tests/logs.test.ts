@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync, statSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, test } from 'node:test';
 import { lastLines } from '../scripts/logs.ts';
 import { container, newName } from './helpers/container.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs, script, until } from './helpers/script.ts';
 
@@ -91,8 +91,7 @@ test(
   'a log that can not be written holds nobody up: its folder is full, or has gone',
   container,
   async () => {
-    const seen = mkdtempSync(join(tmpdir(), 'barehand-logs-'));
-    after(() => rmSync(seen, { recursive: true }));
+    const seen = scratchFolder('logs');
     for (const [what, before, meanwhile] of [
       ['full', 'mount -t tmpfs -o size=16k tmpfs /run/barehand', ':'],
       ['gone', 'mount -t tmpfs tmpfs /run/barehand', 'rm -r /run/barehand/*'],

@@ -32,6 +32,7 @@ import {
   withIptables,
 } from './helpers/network-lab.ts';
 import { become, execute, rootfs, script, top, until } from './helpers/script.ts';
+import { test as long } from './helpers/slow.ts';
 
 test(
   'two containers reach each other and the outside, which sees the host; detach leaves nothing',
@@ -311,36 +312,40 @@ test(
   },
 );
 
-test('fifty at the same moment have addresses of their own; a subnet that is full says so', {
-  skip: skip || needs('speed'),
-}, async () => {
-  const before = await snapshot();
-  const pids = await Promise.all(Array.from({ length: 50 }, container));
-  const results = await Promise.all(pids.map((pid) => network('attach', '--bridge', 'crowd', String(pid))));
-  const addresses = results.map(({ stdout }) => addressIn(stdout));
-  assert.equal(new Set(addresses).size, 50, results.map(({ stderr }) => stderr).join(''));
-  assert(addresses.every((address) => address.startsWith('10.88.0.')));
-  for (const pid of pids.slice(1, 4))
-    assert(await sh(pids[0] as number, `ping -c 1 -W 2 ${addresses[pids.indexOf(pid)]}`));
-  await Promise.all(pids.slice(0, 3).map((pid) => done('detach', String(pid))));
-  await endAll(pids.slice(6));
-  await done('sweep');
-  for (const pid of pids.slice(3, 6)) await done('detach', String(pid));
-  same(await snapshot(), before);
+long(
+  'fifty at the same moment have addresses of their own; a subnet that is full says so',
+  {
+    skip: skip || needs('speed'),
+  },
+  async () => {
+    const before = await snapshot();
+    const pids = await Promise.all(Array.from({ length: 50 }, container));
+    const results = await Promise.all(pids.map((pid) => network('attach', '--bridge', 'crowd', String(pid))));
+    const addresses = results.map(({ stdout }) => addressIn(stdout));
+    assert.equal(new Set(addresses).size, 50, results.map(({ stderr }) => stderr).join(''));
+    assert(addresses.every((address) => address.startsWith('10.88.0.')));
+    for (const pid of pids.slice(1, 4))
+      assert(await sh(pids[0] as number, `ping -c 1 -W 2 ${addresses[pids.indexOf(pid)]}`));
+    await Promise.all(pids.slice(0, 3).map((pid) => done('detach', String(pid))));
+    await endAll(pids.slice(6));
+    await done('sweep');
+    for (const pid of pids.slice(3, 6)) await done('detach', String(pid));
+    same(await snapshot(), before);
 
-  const few = pids.slice(0, 6);
-  const small = await Promise.all(
-    few.map((pid) => network('attach', '--bridge', 'small', '--subnet', '10.7.7.8/29', String(pid))),
-  );
-  assert.equal(small.filter(({ code }) => code === 0).length, 5);
-  assert.match(small.map(({ stderr }) => stderr).join(''), /all addresses of 10\.7\.7\.8\/29 are in use/);
-  const free = few.find((_, index) => small[index]?.code === 1);
-  const taken = await network('attach', '--bridge', 'small', '--ip', '10.7.7.10', String(free));
-  assert.match(taken.stderr, /10\.7\.7\.10 is in use/);
-  await endAll(few);
-  await done('sweep');
-  same(await snapshot(), before);
-});
+    const few = pids.slice(0, 6);
+    const small = await Promise.all(
+      few.map((pid) => network('attach', '--bridge', 'small', '--subnet', '10.7.7.8/29', String(pid))),
+    );
+    assert.equal(small.filter(({ code }) => code === 0).length, 5);
+    assert.match(small.map(({ stderr }) => stderr).join(''), /all addresses of 10\.7\.7\.8\/29 are in use/);
+    const free = few.find((_, index) => small[index]?.code === 1);
+    const taken = await network('attach', '--bridge', 'small', '--ip', '10.7.7.10', String(free));
+    assert.match(taken.stderr, /10\.7\.7\.10 is in use/);
+    await endAll(few);
+    await done('sweep');
+    same(await snapshot(), before);
+  },
+);
 
 test('limit: so much and no more, each way', { skip: skip || needs('iperf3', 'tc', 'speed') }, async () => {
   const [one, other] = [await container(), await container()];
@@ -418,7 +423,7 @@ const plain = (text: string) =>
     .replace(/\b([\da-f]{2}:){5}[\da-f]{2}\b|fe80::[\da-f:]+/g, '#')
     .replace(/^.*(neigh|inet6 #|\/bh\d|ff00).*$/gm, '');
 
-test('what --dry-run prints has the same effect, and changes nothing until it is typed', slow, async () => {
+long('what --dry-run prints has the same effect, and changes nothing until it is typed', slow, async () => {
   const before = await snapshot();
   const [{ name, pid }, other] = [await runContainer(['--ephemeral']), await runContainer(['--ephemeral'])];
   await done('attach', other.name);
@@ -465,7 +470,7 @@ test('what --dry-run prints has the same effect, and changes nothing until it is
   assert.match(typed, / typed /);
 });
 
-test('what is printed for a container that is not there yet attaches it', slow, async () => {
+long('what is printed for a container that is not there yet attaches it', slow, async () => {
   const before = await snapshot();
   const one = await container();
   const module = `const { printAttach } = await import('${top}/scripts/network/network.ts');
@@ -529,7 +534,7 @@ test('what ended containers and killed calls have left is swept', lab, async () 
   assert.equal(await done('sweep'), '');
 });
 
-test(
+long(
   'a call that is killed at any of its programs leaves nothing that sweep does not remove',
   lab,
   async () => {

@@ -130,13 +130,13 @@ function stateOf({ first, name }: Running) {
 }
 
 /** Has a shell read a runbook; waits until its container runs. */
-async function paste(shell: string, name: string, text: string, what: string): Promise<Running> {
+async function paste(shell: string, name: string, text: string, command: string[]): Promise<Running> {
   // what else is open here is this test's, and not for the shell to hand on
   const close =
     'for fd in /proc/self/fd/*; do fd=${fd##*/}; [ $fd -le 2 ] || eval "exec $fd>&-"; done; exec "$@"';
   const launcher = spawn('bash', ['-c', close, 'bash', shell], { stdio: ['pipe', 'ignore', 'ignore'] });
   launcher.stdin.end(text);
-  return found(name, launcher, once(launcher, 'exit') as Running['end'], what);
+  return found(name, launcher, once(launcher, 'exit') as Running['end'], command);
 }
 
 for (const [what, options] of [
@@ -160,7 +160,7 @@ for (const [what, options] of [
     for (const shell of ['dash', 'bash']) {
       const name = newName();
       const text = await print(['--name', name, ...options], ['sleep', '100']);
-      assert.deepEqual(stateOf(await paste(shell, name, text, 'sleep')), launched, shell);
+      assert.deepEqual(stateOf(await paste(shell, name, text, ['sleep', '100'])), launched, shell);
     }
   });
 

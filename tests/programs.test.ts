@@ -1,24 +1,15 @@
 // Programs of the host that are missing: every script says so before it begins, and which package has them.
 import assert from 'node:assert/strict';
-import {
-  existsSync,
-  mkdtempSync,
-  readFileSync,
-  realpathSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, mkdtempSync, readFileSync, realpathSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { findInPath, findProgram, quote } from '../scripts/helpers/shell.ts';
 import { alive, cgroups, container, newName, start } from './helpers/container.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, call, execute, rootfs, script } from './helpers/script.ts';
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-programs-'));
-after(() => rmSync(scratch, { recursive: true, force: true }));
+const scratch = scratchFolder('programs');
 
 const osReleases = {
   debian: 'ID=debian\n',

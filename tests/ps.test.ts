@@ -1,42 +1,22 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  readlinkSync,
-  rmdirSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { cpSync, existsSync, mkdirSync, readFileSync, readlinkSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
-import { cgroupDirectory, cgroupPath, readHierarchies } from '../scripts/helpers/cgroups.ts';
+import { test } from 'node:test';
 import { descendants, readProcesses } from '../scripts/helpers/pids.ts';
 import { levelOf, parseLoggedKill } from '../scripts/limit/oom.ts';
+import { guessLevel } from '../scripts/limit/oom-kills.ts';
 import { memoryFiles } from '../scripts/limit/table.ts';
-import { guessLevel } from '../scripts/ps/oom.ts';
 import { readLimits } from '../scripts/ps/usage.ts';
 import { formatDuration, type Row, toTable } from '../scripts/ps.ts';
-import {
-  alive,
-  container,
-  makeBundle,
-  memory,
-  namespace,
-  newName,
-  start,
-  startByHand,
-} from './helpers/container.ts';
-import { cgroupVersion, needs } from './helpers/needs.ts';
+import { container, memory, namespace, newName, start, startByHand } from './helpers/container.ts';
+import { engines, makeBundle, programOf, withEngine, withRunc } from './helpers/engines.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
+import { needs } from './helpers/needs.ts';
 import { become, call, execute, rootfs, top, until } from './helpers/script.ts';
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-ps-'));
-after(() => rmSync(scratch, { recursive: true, force: true }));
+const scratch = scratchFolder('ps');
 
 async function list(): Promise<Row[]> {
   const { code, stdout } = await call('ps', ['--json']);
@@ -71,14 +51,15 @@ const plain: Row = {
   limits: { memoryBytes: null, cpus: null, pids: null },
   pids: 5,
   cpuSeconds: 1,
-  oomKills: { count: 0, level: null, cgroup: null, process: null, at: null },
+  oomKills: { count: 0, level: null, cgroup: null, limitBytes: null, process: null, at: null },
   labels: {},
   namespaces: {},
+  ports: [],
   engine: 'barehand',
 };
 
 test('limits and OOM kills have a column only where there are some', () => {
-  const head = (row: Row) => toTable([plain, row], 0, true, 120).split('\n', 1)[0]?.split(/ +/);
+  const head = (row: Row) => toTable([plain, row], 0, true, { width: 120 }).split('\n', 1)[0]?.split(/ +/);
   const always = ['NAME', 'PID', 'PROCS', 'COMMAND', 'ROOTFS', 'UP', 'MEMORY'];
   assert.deepEqual(head(plain), always);
   const limits = { memoryBytes: 1, cpus: 0.5, pids: null };
@@ -87,22 +68,48 @@ test('limits and OOM kills have a column only where there are some', () => {
   const killed = {
     ...plain,
     limits: { memoryBytes: 1, cpus: 1.5, pids: 10 },
-    oomKills: { count: 2, level: 'parent' as const, cgroup: '/a', process: null, at: null },
+    oomKills: { count: 2, level: 'parent' as const, cgroup: '/a', limitBytes: null, process: null, at: null },
   };
   assert.deepEqual(head(killed), [...always, 'CPUS', 'PIDS', 'OOM']);
-  const [, one, other] = toTable([plain, killed], 0, true, 200).split('\n');
+  const [, one, other] = toTable([plain, killed], 0, true, { width: 200 }).split('\n');
   assert.match(one ?? '', / {3}none +5 \/ none +0$/);
   assert.match(other ?? '', / {3}1\.5 +5 \/ 10 +2 \(parent\)$/);
 });
 
 test('the table is no wider than it may be, commands and paths give way', () => {
   for (const width of [90, 100, 120, 140])
-    for (const line of toTable([plain, { ...plain, name: 'a-longer-name' }], 0, true, width).split('\n'))
+    for (const line of toTable([plain, { ...plain, name: 'a-longer-name' }], 0, true, { width }).split('\n'))
       assert.ok(line.length <= width, `${line.length}: ${line}`);
-  assert.match(toTable([plain], 0, true, 120), /nginx -g daemon off; master pro… +…/);
-  assert.match(toTable([plain], 0, true, 100), /nginx -g daemon off; master pro… {3}…hand\/|nginx.* {3}…/);
-  assert.ok(toTable([plain], 0, false, 90).includes(plain.command));
-  assert.ok(toTable([plain], 0, false, 90).includes(plain.rootfs ?? ''));
+  assert.match(toTable([plain], 0, true, { width: 120 }), /nginx -g daemon off; master pro… +…/);
+  assert.match(
+    toTable([plain], 0, true, { width: 100 }),
+    /nginx -g daemon off; master pro… {3}…hand\/|nginx.* {3}…/,
+  );
+  assert.ok(toTable([plain], 0, false, { width: 90 }).includes(plain.command));
+  assert.ok(toTable([plain], 0, false, { width: 90 }).includes(plain.rootfs ?? ''));
+});
+
+test('on a terminal the table fits: columns go in one order, the name is cut last', () => {
+  const row = {
+    ...plain,
+    name: 'a-name-of-twenty-one',
+    memory: { usedBytes: 96 * 1024 * 1024, limitBytes: 100 * 1024 * 1024, source: 'cgroup' as const },
+    limits: { memoryBytes: 1, cpus: 1.5, pids: 10 },
+    oomKills: { count: 2, level: 'own' as const, cgroup: '/a', limitBytes: null, process: null, at: null },
+  };
+  const at = (width: number, colour = false) =>
+    toTable([row], 0, true, { width, terminal: true, colour }).split('\n');
+  const titles = (width: number) => at(width)[0]?.split(/ +/) ?? [];
+  const all = titles(200);
+  const gone: string[] = [];
+  for (let width = 199; width > 50; width--) {
+    for (const title of all) if (!titles(width).includes(title) && !gone.includes(title)) gone.push(title);
+    if (width > 65) for (const line of at(width)) assert.ok(line.length <= width, `${width}: ${line}`);
+  }
+  assert.deepEqual(gone, ['ROOTFS', 'CPUS', 'PROCS', 'PIDS', 'UP']);
+  assert.match(at(80)[1] ?? '', /^a-name-of-twenty-one /);
+  assert.match(at(80, true)[1] ?? '', /\x1b\[31m96 MiB \/ 100 MiB\x1b\[m +\x1b\[31m2 \(own\)\x1b\[m$/);
+  assert.deepEqual(toTable([row], 0, true, { width: 80 }).split('\n')[0]?.split(/ +/), all, 'a pipe has all');
 });
 
 test("an OOM kill is read from a record of the kernel's log", () => {
@@ -130,8 +137,7 @@ test('the level of an OOM kill is where the limit lies', () => {
 });
 
 test('limits are said in bytes, CPUs and processes, whatever version of cgroups has them', () => {
-  const directory = mkdtempSync(join(tmpdir(), 'barehand-limits-'));
-  after(() => rmSync(directory, { recursive: true }));
+  const directory = scratchFolder('limits');
   const limitsOf = (version: 1 | 2, files: Record<string, string>) => {
     for (const [file, text] of Object.entries(files)) writeFileSync(join(directory, file), `${text}\n`);
     const place = { version, directory };
@@ -172,8 +178,10 @@ test('a container of ours is shown with all there is to know', container, async 
     command: '/bin/sh -c sleep 100 & sleep 101',
     rootfs,
     limits: { memoryBytes: 64 * 1024 * 1024, cpus: null, pids: null },
-    oomKills: { count: 0, level: null, cgroup: null, process: null, at: null },
+    oomKills: { count: 0, level: null, cgroup: null, limitBytes: null, process: null, at: null },
     engine: 'barehand',
+    labels: {},
+    ports: [],
   });
   assert.ok(pids >= 3 && pids < 10, String(pids));
   assert.ok(cpuSeconds !== null && cpuSeconds > 0 && cpuSeconds < 60, String(cpuSeconds));
@@ -217,7 +225,7 @@ test('an OOM kill is shown, with its own limit as the cause', container, async (
   const blind = ['unshare', '-m', 'sh', '-c', 'mount --bind /dev/null /dev/kmsg && exec "$@"', 'sh', ...ps];
   const rows: Row[] = JSON.parse((await execute(blind)).stdout);
   assert.deepEqual(rows.find(({ pid }) => pid === first)?.oomKills, {
-    ...{ count: 1, level: 'own', cgroup, process: null, at: null },
+    ...{ count: 1, level: 'own', cgroup, limitBytes: 20 * 1024 ** 2, process: null, at: null },
   });
 });
 
@@ -322,101 +330,33 @@ test('a container in a container is shown below it', container, async () => {
   assert.equal(rows[outer + 1]?.processes, 1);
 });
 
-for (const [engine, program, words] of [
-  [
-    'bubblewrap',
-    'bwrap',
-    [
-      '--bind',
-      rootfs,
-      '/',
-      '--proc',
-      '/proc',
-      '--dev',
-      '/dev',
-      '--unshare-pid',
-      '--die-with-parent',
-      'sleep',
-      '88',
-    ],
-  ],
-  [
-    'systemd-nspawn',
-    'systemd-nspawn',
-    ['-q', '--register=no', '--keep-unit', '-M', 'ps-test', '-D', rootfs, 'sleep', '88'],
-  ],
-] as [string, string, string[]][])
+for (const engine of engines)
   test(`a container of ${engine} is told from others`, {
-    skip: container.skip || needs(program),
+    skip: container.skip || needs(programOf(engine)),
   }, async () => {
-    // systemd-nspawn guesses from the rootfs which cgroup version the container needs, and misses the host's
-    const env = { ...process.env, ...(cgroupVersion === 2 && { SYSTEMD_NSPAWN_UNIFIED_HIERARCHY: '1' }) };
-    const child = spawn(program, words, { stdio: 'ignore', detached: true, env });
-    const end = once(child, 'exit');
-    try {
-      const sleep = await until('its sleep', () =>
-        [...readProcesses().values()].find(
-          ({ name, nsPids, pid }) => name === 'sleep' && nsPids.length > 1 && commandLine(pid).includes('88'),
-        ),
-      );
+    const name = newName();
+    await withEngine(engine, name, 88, async (sleep) => {
       const row = (await list()).find(
-        ({ namespaces }) => `pid:[${namespaces.pid}]` === namespace(sleep.pid, 'pid'),
+        ({ namespaces }) => `pid:[${namespaces.pid}]` === namespace(sleep, 'pid'),
       );
       assert.equal(row?.engine, engine);
-      if (engine === 'systemd-nspawn') assert.equal(row?.name, 'ps-test');
+      if (engine === 'systemd-nspawn') assert.equal(row?.name, name);
       assert.equal(row?.rootfs, rootfs);
-    } finally {
-      // SIGKILL of systemd-nspawn would leave the container running
-      child.kill('SIGTERM');
-      await end;
-      await until(
-        'its end',
-        () =>
-          ![...readProcesses().values()].some(
-            ({ pid, name }) => name === 'sleep' && alive(pid) && commandLine(pid).includes('\0' + '88\0'),
-          ) || undefined,
-      );
-      removeCgroupsOfNspawn();
-    }
+    });
   });
-
-/** The words of a process; none of one that has ended meanwhile. */
-function commandLine(pid: number): string {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, 'utf8');
-  } catch {
-    return '';
-  }
-}
-
-/** systemd-nspawn --keep-unit leaves these below the cgroup that it was started in. */
-function removeCgroupsOfNspawn(): void {
-  const own = readFileSync('/proc/self/cgroup', 'utf8');
-  for (const hierarchy of readHierarchies()) {
-    const directory = cgroupDirectory(hierarchy, cgroupPath(own, hierarchy) ?? '');
-    for (const name of ['payload', 'supervisor'])
-      if (directory && existsSync(join(directory, name))) rmdirSync(join(directory, name));
-  }
-}
 
 test('a container of runc is told from others, with its ID and limit', {
   skip: container.skip || needs('runc'),
 }, async () => {
   const bundle = join(scratch, 'bundle');
   await makeBundle(bundle, ['sleep', '99'], { resources: { memory: { limit: 77 * 1024 * 1024 } } });
-  const id = `ps-test-${process.pid}`;
-  const run = spawn('runc', ['run', '--bundle', bundle, id], { stdio: 'ignore' });
-  const end = once(run, 'exit');
-  try {
+  const id = newName();
+  await withRunc(bundle, id, async () => {
     const row = await until('its row', async () => (await list()).find(({ name }) => name === id));
     assert.equal(row.engine, 'runc');
     assert.equal(row.command, 'sleep 99');
     assert.equal(row.memory.limitBytes, 77 * 1024 * 1024);
-  } finally {
-    await execute(['runc', 'kill', id, 'KILL']);
-    await end;
-    await execute(['runc', 'delete', '--force', id]);
-  }
+  });
 });
 
 test('what a container writes into its command line does not reach the terminal', container, async () => {
@@ -430,9 +370,14 @@ test('what a container writes into its command line does not reach the terminal'
 test('a long command is cut, unless asked not to', { skip: container.skip || needs('speed') }, async () => {
   const long = `sleep 100; : ${'long '.repeat(50)}`;
   const { name } = await start([], ['sh', '-c', long]);
+  let locale = 'C.UTF-8';
   const lineOf = async (...words: string[]) =>
-    (await call('ps', words)).stdout.split('\n').find((line) => line.includes(name)) ?? '';
+    (await call('ps', words, { env: { ...process.env, LC_ALL: locale } })).stdout
+      .split('\n')
+      .find((line) => line.includes(name)) ?? '';
   assert.match(await lineOf(), /…/);
+  locale = 'C';
+  assert.match(await lineOf(), /^[ -~]*> +[ -~]*$/);
   assert.ok((await lineOf('--no-trunc')).includes(`sh -c ${long}`.trim()));
 });
 
@@ -461,7 +406,8 @@ test('a user without root sees what there is to see, and is told what is not', c
 });
 
 test('wrong usage ends with 2', { skip: needs('speed') }, async () => {
-  const wrong = '--all|web|--count 2|--interval 1|--watch --interval 0|--watch --count x|--watch --no-trunc';
+  const wrong =
+    '--all web|--watch web|--all --watch|--count 2|--interval 1|--watch --interval 0|--watch --count x|--watch --no-trunc';
   await Promise.all(
     wrong.split('|').map(async (words) => assert.equal((await call('ps', words.split(' '))).code, 2, words)),
   );

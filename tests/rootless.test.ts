@@ -6,26 +6,23 @@ import {
   copyFileSync,
   existsSync,
   mkdirSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after } from 'node:test';
 import { attempt } from '../scripts/helpers/pids.ts';
 import { newName } from './helpers/container.ts';
 import { needsAttributes, state } from './helpers/folders.ts';
 import { each, inside, mounted, refused, said, says } from './helpers/inside.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, execute, rootfs, top, until } from './helpers/script.ts';
 import { before, test } from './helpers/slow.ts';
 
 const id = 65534;
-const folder = mkdtempSync(join(tmpdir(), 'barehand-rootless-'));
-after(() => rmSync(folder, { recursive: true }));
+const folder = scratchFolder('rootless');
 const root = join(folder, 'root');
 const source = join(folder, 'source');
 const file = join(folder, 'run.mjs');

@@ -1,28 +1,16 @@
 // Where cgroups can't be made, or only some: run.ts says why in one line, and leaves nothing behind.
 import assert from 'node:assert/strict';
-import {
-  chmodSync,
-  chownSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { chownSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { container, newName } from './helpers/container.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, execute, rootfs, script, top } from './helpers/script.ts';
 import { enable, hierarchyOf, lacks, makeCgroup, startTree } from './helpers/trees.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'barehand-cgroups-'));
-chmodSync(folder, 0o755);
-after(() => rmSync(folder, { recursive: true }));
+const folder = scratchFolder('cgroups', 0o755);
 
 /** Starts a container where a program in shell has changed what is mounted; returns what run.ts says. */
 async function runWhere(program: string, options: string[] = [], name = newName()) {

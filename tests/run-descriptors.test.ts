@@ -3,53 +3,32 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  chownSync,
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  rmSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { chownSync, copyFileSync, existsSync, mkdirSync, readdirSync, readlinkSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { lockDirectory, readHierarchies } from '../scripts/helpers/cgroups.ts';
-import { attempt } from '../scripts/helpers/pids.ts';
-import { container, newName, stat } from './helpers/container.ts';
+import { attempt, readProc, readProcesses } from '../scripts/helpers/pids.ts';
+import { commandOf, container, newName, stat } from './helpers/container.ts';
 import { mounted } from './helpers/inside.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, call, execute, onTerminal, rootfs, script, top, until } from './helpers/script.ts';
+import { test as slow } from './helpers/slow.ts';
 import { needsMappedIds } from './helpers/userns.ts';
 
 const mappedIds = await needsMappedIds();
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-descriptors-'));
-after(() => rmSync(scratch, { recursive: true }));
+const scratch = scratchFolder('descriptors');
 
 /** A program with descriptors that are nobody else's business: a file, and one that only bash can close. */
 const careless = ['bash', '-c', 'exec 7</etc/passwd 200</etc/passwd; exec "$@"', 'bash'];
 
 /** The living processes that were started with this mark, and what is in their containers. */
 function marked(mark: string): number[] {
-  const pids = readdirSync('/proc').filter((word) => /^\d+$/.test(word));
-  return pids
-    .filter((pid) =>
-      attempt(() => readFileSync(`/proc/${pid}/environ`, 'latin1'))?.includes(`MARK=${mark}\0`),
-    )
-    .map(Number);
+  return [...readProcesses().keys()].filter((pid) => readProc(pid, 'environ')?.includes(`MARK=${mark}\0`));
 }
-const cmdline = (pid: number) =>
-  attempt(() => readFileSync(`/proc/${pid}/cmdline`, 'utf8'))?.split('\0') ?? [];
 const children = (pid: number) =>
-  (attempt(() => readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8')) ?? '')
-    .trim()
-    .split(' ')
-    .filter(Boolean)
-    .map(Number);
+  (readProc(pid, `task/${pid}/children`) ?? '').trim().split(' ').filter(Boolean).map(Number);
 /** What a process has open above its three standard streams: number and what it leads to. */
 const opened = (pid: number) =>
   (attempt(() => readdirSync(`/proc/${pid}/fd`)) ?? [])
@@ -57,12 +36,9 @@ const opened = (pid: number) =>
     .map((fd) => [fd, attempt(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) ?? ''] as const);
 /** Whether it holds a lock of flock(2) that others may wait for. */
 const locks = (pid: number) =>
-  opened(pid).filter(([fd]) =>
-    /^lock:.*FLOCK/m.test(attempt(() => readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8')) ?? ''),
-  );
+  opened(pid).filter(([fd]) => /^lock:.*FLOCK/m.test(readProc(pid, `fdinfo/${fd}`) ?? ''));
 
-const carries = (pid: number) =>
-  /^(pass?ta?|slirp4netns)/.test(attempt(() => readFileSync(`/proc/${pid}/comm`, 'utf8')) ?? '');
+const carries = (pid: number) => /^(pass?ta?|slirp4netns)/.test(readProc(pid, 'comm') ?? '');
 
 interface Case {
   words: string[];
@@ -127,7 +103,7 @@ for (const [what, { words, terminal, detached, user, skip }] of Object.entries(c
       const first = await until('its PID 1', () =>
         marked(name)
           .flatMap(children)
-          .find((pid) => cmdline(pid)[0] === 'sleep' && cmdline(pid)[1] === '1000'),
+          .find((pid) => commandOf(pid)[0] === 'sleep' && commandOf(pid)[1] === '1000'),
       );
       const others = marked(name).filter((pid) => pid !== launcher.pid && pid !== first);
       const holder = Number(stat(first)[1]);
@@ -136,9 +112,9 @@ for (const [what, { words, terminal, detached, user, skip }] of Object.entries(c
       // the terminal's own program in the test is not of the launch
       const launching = terminal ? children(launcher.pid as number) : [launcher.pid as number];
       for (const pid of others) {
-        const said = `${pid} ${cmdline(pid).join(' ').slice(0, 100)}`;
+        const said = `${pid} ${commandOf(pid).join(' ').slice(0, 100)}`;
         const isNode = /node/.test(attempt(() => readlinkSync(`/proc/${pid}/exe`)) ?? '');
-        const isLauncher = launching.includes(pid) || cmdline(pid).includes(`run.ts ${name}`) || isNode;
+        const isLauncher = launching.includes(pid) || commandOf(pid).includes(`run.ts ${name}`) || isNode;
         const open = opened(pid);
         if (detached || !isLauncher)
           assert.deepEqual(
@@ -168,7 +144,7 @@ for (const [what, { words, terminal, detached, user, skip }] of Object.entries(c
       }
     } finally {
       for (const pid of marked(name).filter((pid) => pid !== launcher.pid))
-        if (children(pid).some((child) => cmdline(child)[0] === 'sleep'))
+        if (children(pid).some((child) => commandOf(child)[0] === 'sleep'))
           for (const child of children(pid)) attempt(() => process.kill(child, 'SIGKILL'));
       launcher.stdin.end();
       if (!detached) await end;
@@ -237,7 +213,7 @@ async function hold(seconds: number): Promise<ChildProcess> {
   return holder;
 }
 
-test('who waits for a lock says for whom, and not for ever', container, async () => {
+slow('who waits for a lock says for whom, and not for ever', container, async () => {
   const name = newName();
   mkdirSync(ownLock);
   mkdirSync(place);
@@ -247,8 +223,9 @@ test('who waits for a lock says for whom, and not for ever', container, async ()
     await execute(['find', ownLock, '-depth', '-type', 'd', '-exec', 'rmdir', '{}', ';']);
     assert.ok(!existsSync(ownLock), ended.stderr);
   });
-  const run = (...words: string[]) => execute(apart([script('run'), ...words]));
-  const stop = (...words: string[]) => execute(apart([script('stop'), ...words]));
+  const told = (...words: string[]) => execute(apart(words), { tellsWaits: true });
+  const run = (...words: string[]) => told(script('run'), ...words);
+  const stop = (...words: string[]) => told(script('stop'), ...words);
   const waiting = (pid: number | undefined) =>
     new RegExp(`^(run|stop): waiting for the lock on ${lock}, which PID ${pid} \\(sleep \\d+\\) holds\\n`);
 

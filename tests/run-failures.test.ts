@@ -3,22 +3,22 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { after, test } from 'node:test';
+import { test as quick } from 'node:test';
 import { attempt } from '../scripts/helpers/pids.ts';
 import { cgroups, container, newName } from './helpers/container.ts';
 import { mounted } from './helpers/inside.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { call, onTerminal, rootfs, top, until } from './helpers/script.ts';
+import { test as slow } from './helpers/slow.ts';
 import { needsMappedIds } from './helpers/userns.ts';
 
 const mappedIds = await needsMappedIds();
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-failures-'));
-after(() => rmSync(scratch, { recursive: true }));
+const scratch = scratchFolder('failures');
 const broken = join(scratch, 'broken');
 writeFileSync(broken, '#!/bin/sh\necho "$0 is broken" >&2\nexit 3\n', { mode: 0o755 });
 
@@ -38,12 +38,12 @@ const programs =
     ' ',
   );
 
-for (const [what, options, terminal, skip] of [
-  ['without a terminal', [], false, container.skip],
-  ['on a terminal', [], true, container.skip || needs('script')],
-  ['in the background', ['-d'], false, container.skip],
-  ['as root of its own', ['--userns'], false, mappedIds],
-] as [string, string[], boolean, string | false][])
+for (const [what, options, terminal, skip, test] of [
+  ['without a terminal', [], false, container.skip, quick],
+  ['on a terminal', [], true, container.skip || needs('script'), slow],
+  ['in the background', ['-d'], false, container.skip, slow],
+  ['as root of its own', ['--userns'], false, mappedIds, slow],
+] as [string, string[], boolean, string | false, typeof quick][])
   test(`${what}: a launch in which a program fails ends, and says so`, {
     skip: skip || needs('speed'),
   }, async (t) => {

@@ -2,14 +2,13 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { readdirSync, readFileSync } from 'node:fs';
+import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { attempt } from '../scripts/helpers/pids.ts';
 import { container, newName } from './helpers/container.ts';
 import { mounted } from './helpers/inside.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { call, rootfs, script, until } from './helpers/script.ts';
 import { needsMappedIds } from './helpers/userns.ts';
 
@@ -34,8 +33,7 @@ const below = (pid: number | string): string[] =>
     .flatMap((child) => [child, ...below(child)]);
 
 // setpriv(1) sets the death signal: where it takes its time, the moment before is long enough to be met
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-early-'));
-after(() => rmSync(scratch, { recursive: true }));
+const scratch = scratchFolder('early');
 const slowly = mounted(
   `real=$(readlink -f "$(command -v setpriv)"); cp "$real" '${scratch}/real'
   printf '#!/bin/sh\\nsleep 0.3\\nexec %s "$@"\\n' '${scratch}/real' >'${scratch}/slow'; chmod 755 '${scratch}' '${scratch}/slow'

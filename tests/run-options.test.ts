@@ -5,7 +5,6 @@ import { once } from 'node:events';
 import {
   existsSync,
   mkdirSync,
-  mkdtempSync,
   readFileSync,
   realpathSync,
   rmdirSync,
@@ -13,20 +12,18 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after } from 'node:test';
 import { attempt } from '../scripts/helpers/pids.ts';
 import { backgroundName, detach, ended, kept, keptFile } from './helpers/background.ts';
 import { cgroups, container, newName, start } from './helpers/container.ts';
 import { link, needsAttributes, state } from './helpers/folders.ts';
 import { each, inside, launch, mounted, refused, said, says, without } from './helpers/inside.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs, until } from './helpers/script.ts';
 import { before, test } from './helpers/slow.ts';
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-run-options-'));
-after(() => execute(['rm', '-r', scratch]));
+const scratch = scratchFolder('run-options');
 const slow = { skip: container.skip || needs('speed') };
 
 /** A root file system that a test may change, and whose path has all that shells and mount(8) trip over. */

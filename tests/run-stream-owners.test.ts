@@ -1,20 +1,19 @@
 // Whose the standard streams are that run.ts hands on: the container's user can open them by their names in /dev.
 import assert from 'node:assert/strict';
-import { chownSync, copyFileSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { chownSync, copyFileSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { detach, ended, kept } from './helpers/background.ts';
 import { container } from './helpers/container.ts';
 import { mounted } from './helpers/inside.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, execute, rootfs, script, top } from './helpers/script.ts';
 import { needsMappedIds } from './helpers/userns.ts';
 
 const mappedIds = await needsMappedIds();
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-owners-'));
-after(() => rmSync(scratch, { recursive: true }));
+const scratch = scratchFolder('owners');
 
 /** Writes to and reads from the three by their names. */
 const program = 'read -r line </dev/stdin; echo "$line"; echo out >>/dev/stdout; echo err >>/dev/stderr';

@@ -1,11 +1,10 @@
 // The standard streams that run.ts was given: they block, as they came, for what runs inside, and for the caller
 // afterwards. Node makes a pipe O_NONBLOCK that it has touched, which all who share its file description see.
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, symlinkSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdtempSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
-import { after } from 'node:test';
 import { container } from './helpers/container.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { execute, rootfs, top } from './helpers/script.ts';
 import { test } from './helpers/slow.ts';
@@ -13,8 +12,7 @@ import { needsMappedIds } from './helpers/userns.ts';
 
 const mappedIds = await needsMappedIds();
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-streams-'));
-after(() => rmSync(scratch, { recursive: true }));
+const scratch = scratchFolder('streams');
 
 /** A PATH that leads to each node that there is. */
 const paths = [process.execPath, process.env.BAREHAND_NODE ?? ''].filter(Boolean).map((node) => {

@@ -1,16 +1,16 @@
 // Who a command runs as: what is asked for, what the container's own passwd and group say, and where there is no such user.
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
+import { findUser, parseUser } from '../scripts/run/command.ts';
 import { container, start } from './helpers/container.ts';
 import { each, inside, refused, said } from './helpers/inside.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs } from './helpers/script.ts';
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-run-user-'));
-after(() => rmSync(scratch, { recursive: true }));
+const scratch = scratchFolder('run-user');
 const root = join(scratch, 'root');
 const how = { root };
 
@@ -101,18 +101,33 @@ const lines =
   'beyond nobody-changes wraps wraps-far group-beyond group-wraps negative blank signed hexadecimal empty short';
 for (const name of lines.split(' ')) wrong.push([name, /no user \S+ in \S+\/etc\/passwd with IDs/]);
 
-test(
-  'run: a number is an ID, a name is looked up in the container; lines out of range are none',
-  container,
-  async () => {
-    for (const [user, uid, gid, groups, home] of given)
-      assert.equal(await said(['-u', user], show, how), `${uid}\n${gid}\n${groups}\n${home}\n`, user);
-  },
+/** Of these, what each script is asked: all that they do with it is the same. */
+const shown = given.filter(([user]) =>
+  /^(0|0:77|1234|plain|01000|plain:staff|5000:5001|last:last)$/.test(user),
 );
+const refusedUsers = wrong
+  .slice(0, wrong.length - lines.split(' ').length + 1)
+  .map(([users, expected]) => [users.split(' ')[0] as string, expected] as const);
 
-test('run: no other user than the one that is asked for, nor an empty one', container, async () => {
+test('a number is an ID, a name is looked up in the container; lines out of range are none', {
+  skip: container.skip,
+}, () => {
+  for (const [user, uid, gid, groups, home] of given) {
+    const found = findUser(root, parseUser(user));
+    const all = [...new Set([found.gid, ...found.groups])].join(' ');
+    assert.deepEqual([found.uid, found.gid, all, found.home], [uid, gid, groups, home], user);
+  }
+});
+
+test('no other user than the one that is asked for, nor an empty one', { skip: container.skip }, () => {
   for (const [users, expected] of wrong)
-    for (const user of users.split(' ')) await refused(expected, [`--user=${user}`], how);
+    for (const user of users.split(' ')) assert.throws(() => findUser(root, parseUser(user)), expected, user);
+});
+
+test('run: a user, his groups and his home are those of the container', container, async () => {
+  for (const [user, uid, gid, groups, home] of shown)
+    assert.equal(await said(['-u', user], show, how), `${uid}\n${gid}\n${groups}\n${home}\n`, user);
+  for (const [user, expected] of refusedUsers) await refused(expected, [`--user=${user}`], how);
   await refused(/--user needs a value/, ['-u', ''], how);
 });
 
@@ -121,7 +136,7 @@ test("run: the image's user is read in the same way", container, async () => {
   await execute(['cp', '-a', root, image]);
   const configure = (user: string) =>
     writeFileSync(join(image, '.image.json'), JSON.stringify({ config: { User: user } }));
-  for (const [user, uid, gid] of given.filter(([user]) => /^0?1000$|^1234|:/.test(user))) {
+  for (const [user, uid, gid] of shown.filter(([user]) => /^0?1000$|^1234|:/.test(user))) {
     configure(user);
     assert.equal(await said([], 'id -u; id -g', { root: image }), `${uid}\n${gid}\n`, user);
   }
@@ -135,16 +150,15 @@ test("run: the image's user is read in the same way", container, async () => {
 test('exec: the same', { skip: container.skip || needs('perl') }, async () => {
   const files = ['passwd', 'group'].map((name) => `${root}/etc/${name}:/etc/${name}:ro`);
   const { name } = await start(each('-v', files), ['sleep', '1000']);
-  for (const [user, uid, gid, groups, home] of given) {
+  for (const [user, uid, gid, groups, home] of shown) {
     const { stdout, stderr } = await call('exec', ['-u', user, name, 'sh', '-c', show]);
     assert.equal(stdout + stderr, `${uid}\n${gid}\n${groups}\n${home}\n`, user);
   }
-  for (const [users, expected] of wrong)
-    for (const user of users.split(' ')) {
-      const { code, stdout, stderr } = await call('exec', [`--user=${user}`, name, 'echo', 'started']);
-      assert.deepEqual([code, stdout], [125, ''], user);
-      assert.match(stderr.replace('the container: ', '/'), expected, user);
-    }
+  for (const [user, expected] of refusedUsers) {
+    const { code, stdout, stderr } = await call('exec', [`--user=${user}`, name, 'echo', 'started']);
+    assert.deepEqual([code, stdout], [125, ''], user);
+    assert.match(stderr.replace('the container: ', '/'), expected, user);
+  }
 });
 
 test('a user that a user namespace does not have is named, with those that it has', {

@@ -4,7 +4,6 @@ import { once } from 'node:events';
 import {
   existsSync,
   mkdirSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
   readlinkSync,
@@ -12,9 +11,9 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { constants, tmpdir } from 'node:os';
+import { constants } from 'node:os';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { cgroupDirectory, cgroupPath, parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { memoryFiles } from '../scripts/limit/table.ts';
 import {
@@ -30,11 +29,11 @@ import {
   start,
   stat,
 } from './helpers/container.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs, script, until } from './helpers/script.ts';
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-run-'));
-after(() => rmSync(scratch, { recursive: true, force: true }));
+const scratch = scratchFolder('run');
 
 const run = (...words: string[]) => call('run', words);
 const stdout = async (...words: string[]) => {
@@ -527,7 +526,8 @@ test('--dry-run prints what has the same effect when it is pasted', container, a
       'for fd in /proc/self/fd/*; do fd=${fd##*/}; [ $fd -le 2 ] || eval "exec $fd>&-"; done; exec "$@"';
     const launcher = spawn('bash', ['-c', close, 'bash', shell], { stdio: ['pipe', 'ignore', 'inherit'] });
     launcher.stdin.end(program);
-    const pasted = await found(name, launcher, once(launcher, 'exit') as Running['end'], 'sleep');
+    const end = once(launcher, 'exit') as Running['end'];
+    const pasted = await found(name, launcher, end, command);
     assert.deepEqual(state(pasted), launched, shell);
   }
 });

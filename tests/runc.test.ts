@@ -1,19 +1,17 @@
 // The same container by runc and by run.ts, looked at from inside: equal but for what is listed here, and explained in
 // docs/security.md.
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readFileSync, realpathSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after } from 'node:test';
 import { defaultCapabilities } from '../scripts/run/capabilities.ts';
 import { container, newName } from './helpers/container.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { execute, rootfs, script, top } from './helpers/script.ts';
 import { before, test } from './helpers/slow.ts';
 
 const skip = container.skip || needs('runc');
-const bundle = mkdtempSync(join(tmpdir(), 'barehand-runc-'));
-after(() => rmSync(bundle, { recursive: true }));
+const bundle = scratchFolder('runc');
 
 /** How the containers differ: what of, which differences those are, and whether they need not be there on each host. */
 const explained: { what: string; differences: RegExp; perhaps?: true }[] = [

@@ -15,10 +15,10 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { isBuiltin } from 'node:module';
-import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import type { Option } from '../scripts/helpers/cli.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { top } from './helpers/script.ts';
 
@@ -27,8 +27,7 @@ const scripts = readdirSync(join(top, 'scripts')).filter((name) => name.endsWith
 const nodes = [process.execPath, process.env.BAREHAND_NODE ?? ''].filter(Boolean);
 const passesOnExitCodes = ['run.ts', 'exec.ts'];
 
-const folder = mkdtempSync(join(tmpdir(), 'barehand-scripts-'));
-after(() => rmSync(folder, { recursive: true }));
+const folder = scratchFolder('scripts');
 
 const source = (name: string) => readFileSync(join(top, 'scripts', name), 'utf8');
 const header = (name: string) => /\/\*\n([\s\S]*?)\*\//.exec(source(name))?.[1] ?? '';

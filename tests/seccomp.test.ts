@@ -1,15 +1,13 @@
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { capabilities } from '../scripts/helpers/capabilities.ts';
 import {
   callsPerl,
   callsPython,
   deniedCalls,
   perlWords,
-  printfFormat,
   pythonWords,
   seccompFilter,
   seccompLoader,
@@ -18,6 +16,7 @@ import {
 import { findProgram, systemDirectories } from '../scripts/helpers/shell.ts';
 import { callTables } from '../scripts/helpers/system-calls.ts';
 import { defaultCapabilities } from '../scripts/run/capabilities.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { execute } from './helpers/script.ts';
 
@@ -205,8 +204,7 @@ for (const [by, program, words, print] of [
 
 // from here on the kernel runs the filter
 
-const folder = mkdtempSync(join(tmpdir(), 'barehand-seccomp-'));
-after(() => rmSync(folder, { recursive: true }));
+const folder = scratchFolder('seccomp');
 
 /** Whether this machine's setpriv(1) loads filters. */
 const path = '/proc/self/fd/0';
@@ -220,16 +218,13 @@ function filtered(
 ) {
   const loader = seccompLoader('x64', load, (name) => (name === by ? findProgram(name) : undefined), path);
   assert.ok(loader, by);
-  return execute(
-    [
-      'sh',
-      '-c',
-      'f=$1; shift; printf "$f" | "$@"',
-      'sh',
-      printfFormat(loader.file ?? Buffer.alloc(0)),
-    ].concat('setpriv', options, loader.words, command),
-    { env: { ...process.env, ...env } },
-  );
+  // it may be longer than an argument can be
+  const file = join(folder, `filter-${by}`);
+  writeFileSync(file, loader.file ?? '');
+  const feed = ['sh', '-c', 'file=$1; shift; cat "$file" | "$@"', 'sh', file];
+  return execute([...feed, 'setpriv', ...options, ...loader.words, ...command], {
+    env: { ...process.env, ...env },
+  });
 }
 
 /** Options of setpriv(1) for a user without capabilities. */

@@ -1,25 +1,17 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { Failure } from '../scripts/helpers/cli.ts';
 import { quote, sh, variable } from '../scripts/helpers/shell.ts';
 import { perform, type Step, toShell } from '../scripts/helpers/steps.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'barehand-plan-'));
-after(() => rmSync(folder, { recursive: true }));
+const folder = scratchFolder('plan');
 
 /** Options of node that let it run the project's TypeScript. */
 const stripTypes = ['--import', new URL('../scripts/helpers/strip-types.mjs', import.meta.url).href];

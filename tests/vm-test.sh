@@ -26,7 +26,7 @@ for kind in "${kinds[@]}"; do
     [ ${#files[@]} -gt 0 ] || case $kind:${file#tests/} in
       # what these test does not depend on the kernel, and would be slow here
       *:build.* | *:cgroups.* | *:cli.* | *:container-options.* | *:docs.* | *:fetch-rootfs* | *:network-plan.* | *:steps.*) continue ;;
-      *:run-crash.* | *:scripts.* | *:units.*) continue ;;
+      *:leftovers.* | *:run-crash.* | *:scripts.* | *:units.*) continue ;;
       "$native":limit-*.* | "$native":stop.*) ;;
       "$native":*) continue ;;
     esac

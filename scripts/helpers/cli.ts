@@ -1,10 +1,11 @@
 // The edge of every script: argv becomes typed options, errors become one line and an exit code.
 import { readFileSync, realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import minimist from 'minimist';
 import { embedded } from './embedded.ts';
+import { didYouMean, escapeControls } from './messages.ts';
 import { OutputError, print, useOutput } from './output.ts';
 
 /**
@@ -42,7 +43,16 @@ interface Spec<Table> {
 export class Failure extends Error {}
 
 /** The command line is wrong; the message says how. */
-export class UsageError extends Failure {}
+export class UsageError extends Failure {
+  /** what is printed after the message: the nearest option */
+  hint = '';
+}
+
+function unknownOption(word: string, table: [key: string, Option][]): UsageError {
+  const [, name = ''] = /^--?([^=]*)/.exec(word) ?? [];
+  const names = table.map(([key]) => kebab(key));
+  return Object.assign(new UsageError(`unknown option ${word}`), { hint: didYouMean(name, names, '--') });
+}
 
 /** The kernel's reason for an error, such as `EBUSY: resource busy or locked`; for other errors their message. */
 export function reason(error: unknown): string {
@@ -112,7 +122,7 @@ function plainWords(table: [key: string, Option][], command: boolean, argv: stri
   for (let index = 0; index < argv.length; index++) {
     const word = argv[index] as string;
     const next = argv[index + 1] ?? '--';
-    const unknown = new UsageError(`unknown option ${word}`);
+    const unknown = unknownOption(word, table);
     const [, long, letters = '', value] = /^(?:--([^=]+)|-([^-=][^=]*))(?:=(.*))?$/s.exec(word) ?? [];
     const isOperand = !long && !letters;
     if (isOperand && /^-(?!-?$)/.test(word)) throw unknown;
@@ -150,6 +160,12 @@ function helpText(url: string): string {
 function versionText(): string {
   const { name, version } = JSON.parse(embedded(import.meta.url, '../../package.json'));
   return `${name} ${version}\n`;
+}
+
+/** The path of another script beside this one, as this one was called: `./scripts/ps.ts` for `ps`. */
+export function scriptBeside(name: string): string {
+  const called = process.argv[1] ?? '';
+  return `${dirname(called)}/${name}${extname(called)}`;
 }
 
 /** Whether node was started with this module, or with the file built from it; false if a test has imported it. */
@@ -212,8 +228,11 @@ export async function main<Table extends Record<string, Option>>(
     // a reader that has closed the pipe (| head) is no error
     if (error instanceof OutputError && error.code === 'EPIPE') return 0;
     if (process.env.BAREHAND_TRACE) console.error(error);
-    console.error(`${script}: ${reason(error)}${remark}`);
-    if (!(error instanceof UsageError)) return exitCodes.failed;
+    const isUsage = error instanceof UsageError;
+    const lines = reason(error).split('\n').map(escapeControls);
+    const text = lines.join(isUsage ? '\\n' : '\n') + (isUsage ? error.hint : '');
+    console.error(`${script}: ${text}${remark}`);
+    if (!isUsage) return exitCodes.failed;
     console.error(`Try '${script}.ts --help'.`);
     return exitCodes.usage;
   };

@@ -50,6 +50,10 @@ export type LimitName = keyof typeof limits;
 
 export const limitNames = Object.keys(limits) as LimitName[];
 
+/** The name of a limit in --json: v1's limit for swap is that of memory and swap together, as Docker's --memory-swap. */
+export const jsonName = (version: 1 | 2, limit: LimitName): string =>
+  limit === 'swap' && version === 1 ? 'memorySwapLimitBytes' : limits[limit].json;
+
 /**
  * The file of a limit, and its value without a limit; undefined: the value of the parent cgroup. A file with `key` has a
  * line for each device: the device's number, and the key directly before the value.
@@ -373,6 +377,9 @@ export function prepare(hierarchy: Hierarchy, directory: string, controllers: st
     const write = controllers.map((word) => `+${word}`).join(' ');
     return write === '' ? [] : levels.map((level) => ({ write, to: join(level, 'cgroup.subtree_control') }));
   }
+  // before Linux 5.11, a v1 memory limit applies to cgroups below only if this is set
+  const toBelow = join(levels[0], 'memory.use_hierarchy');
+  if (levels[0] !== hierarchy.mountPoint && readText(toBelow) === '0') return [{ write: '1', to: toBelow }];
   if (!hierarchy.controllers.includes('cpuset')) return [];
   return [levels[1], directory].flatMap((level) =>
     ['cpuset.cpus', 'cpuset.mems'].map((file) => ({

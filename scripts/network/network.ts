@@ -123,10 +123,13 @@ export const printAttach = (
 /** Removes all that a container with this network namespace had; it may have ended long ago. */
 export const leave = (inode: number): Promise<void> => change((facts) => planLeave(facts, inode));
 
+/** Whether there can be networks of ours: only root makes them, and with these programs only. */
+const canHaveNetworks = () =>
+  process.getuid?.() === 0 && findInPath('ip') && (findInPath('nft') || findInPath('iptables'));
+
 /** Removes what killed calls and ended containers have left of their networks. Returns what that was. */
 export async function sweepNetworks(): Promise<string[]> {
-  if (process.getuid?.() !== 0 || !findInPath('ip') || !(findInPath('nft') || findInPath('iptables')))
-    return [];
+  if (!canHaveNetworks()) return [];
   let found: string[] = [];
   await change((facts) => {
     found = leftovers(facts);
@@ -134,4 +137,5 @@ export async function sweepNetworks(): Promise<string[]> {
   });
   return found;
 }
-export const printSweep = (): Promise<Step[]> => print(planSweep);
+/** The steps by which `sweepNetworks` removes them, for --dry-run. */
+export const printSweep = async (): Promise<Step[]> => (canHaveNetworks() ? print(planSweep) : []);

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import {
   cgroupDirectory,
   cgroupPath,
+  cgroupsBelow,
   findHierarchy,
   type Hierarchy,
   lockDirectory,
@@ -16,6 +17,7 @@ import { Failure, reason } from '../helpers/cli.ts';
 import { labelFile } from '../helpers/containers.ts';
 import { type Lock, lock } from '../helpers/lock.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
+import { sh } from '../helpers/shell.ts';
 import { makeDirectory, perform, type Step } from '../helpers/steps.ts';
 import { findDelegation, whyNoCgroups } from '../limit/delegation.ts';
 import { deviceNumber } from '../limit/disk.ts';
@@ -36,14 +38,14 @@ export interface CgroupPlan {
   directories: string[];
   /** values that are written, in this order, before PID 1 joins the cgroups */
   before: Write[];
-  /** values that are written just before the command starts: limits that would slow the launch down */
+  /** values that are written just before the command starts: limits that would hinder the launch */
   last: Write[];
   /** version of the first hierarchy; 2: the container gets a mount of its own tree */
   version: 1 | 2;
 }
 
-/** Files of limits that make a process wait, for the CPU or for a disk. */
-const slowing = /^(cpu\.max|cpu\.cfs_|io\.max|blkio\.throttle)/;
+/** Files of limits that would hinder the launch: a wait for the CPU or for a disk, or no process for a shell of it. */
+const hindering = /^(cpu\.max|cpu\.cfs_|io\.max|blkio\.throttle|pids\.max)/;
 
 /**
  * What denies a container what it may not do with devices: v1's devices controller, admin-guide/cgroup-v1/devices. Throws
@@ -75,7 +77,7 @@ function planCgroups(
   devices: Device[] = [],
 ): CgroupPlan {
   const writes = [...launchWrites(hierarchies, name, limits), ...denials(hierarchies, name, devices)];
-  const isSlowing = ({ to }: Write) => slowing.test(basename(to));
+  const isHindering = ({ to }: Write) => hindering.test(basename(to));
   const lock = lockDirectory(hierarchies);
   const first = hierarchies.find(({ mountPoint }) => mountPoint === lock) as Hierarchy;
   const ordered = [first, ...hierarchies.filter((hierarchy) => hierarchy !== first)];
@@ -83,8 +85,8 @@ function planCgroups(
     lock,
     leave: undefined,
     directories: ordered.map(({ mountPoint }) => join(mountPoint, parent, name)),
-    before: writes.filter((write) => !isSlowing(write)),
-    last: writes.filter(isSlowing),
+    before: writes.filter((write) => !isHindering(write)),
+    last: writes.filter(isHindering),
     version: first.version,
   };
 }
@@ -178,6 +180,17 @@ export function removingSteps({ directories, leave }: CgroupPlan): Step[] {
   ];
 }
 
+/** Removes a cgroup and those in it, such as those of limit-*.ts for a part of the container, as far as they are empty. */
+const removeTree = (directory: string) => {
+  for (const cgroup of [directory, ...cgroupsBelow(directory)].reverse()) attempt(() => rmdirSync(cgroup));
+};
+
+/** The command that removes the cgroups in those of a container, before removingSteps. */
+export const removingInner = ({ directories }: CgroupPlan): Step => ({
+  run: sh`find ${directories} -mindepth 1 -depth -type d -exec rmdir {} +`,
+  ignore: true,
+});
+
 /** Removes the cgroups without processes that killed launches have left. The caller holds the lock. */
 function sweep(directories: string[]): void {
   const [first = '', ...others] = directories.map((directory) => dirname(directory));
@@ -185,7 +198,7 @@ function sweep(directories: string[]): void {
   for (const { name } of entries.filter((entry) => entry.isDirectory())) {
     // pid-N belongs to limit-*.ts
     if (/^pid-\d+$/.test(name) || attempt(() => processesIn(join(first, name)).length) !== 0) continue;
-    for (const folder of [first, ...others]) attempt(() => rmdirSync(join(folder, name)));
+    for (const folder of [first, ...others]) removeTree(join(folder, name));
   }
 }
 
@@ -224,7 +237,7 @@ export async function reserveName(launch: Launch): Promise<ReservedName> {
   try {
     if (cgroups && lockPath) sweep(cgroups.directories);
     for (const directory of cgroups?.directories ?? []) {
-      attempt(() => rmdirSync(directory)); // a killed launch may have left an empty one
+      removeTree(directory); // a killed launch may have left an empty one
       if (existsSync(directory))
         throw new Failure(
           `the name ${name} is in use by PID ${attempt(() => processesIn(directory)[0]) ?? '?'}: choose another --name, or end that one`,
@@ -258,6 +271,7 @@ async function removeCgroups(cgroups: CgroupPlan): Promise<void> {
     for (const directory of cgroups.directories)
       for (const pid of attempt(() => processesIn(directory)) ?? [])
         attempt(() => process.kill(pid, 'SIGKILL'));
+    for (const below of cgroups.directories.flatMap(cgroupsBelow).reverse()) attempt(() => rmdirSync(below));
     await perform(removingSteps(cgroups)).catch(() => {});
     if (!cgroups.directories.some((directory) => existsSync(directory))) break;
     await sleep(20);

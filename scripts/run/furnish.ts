@@ -177,7 +177,8 @@ export function planFurnishing(
     // in a user namespace overlayfs can't set its extended attributes trusted.*, and uses user.*
     const attributes = userNamespace ? 'userxattr' : '';
     const writable = flags.filter((flag) => flag !== 'ro');
-    earlyMounts.push(mount('overlay', root, 'overlay', [...writable, attributes, ...layers, mkdir]));
+    // overlayfs ignores the source: ps.ts finds ROOTFS there, which the layers, by descriptors, do not tell
+    earlyMounts.push(mount(launch.rootfs, root, 'overlay', [...writable, attributes, ...layers, mkdir]));
   } else earlyMounts.push(bind(cwd, root, ...flags, mkdir));
 
   // CVE-2019-5736: the container can open the host's program that becomes its command, by /proc/self/exe, so that

@@ -5,7 +5,6 @@ import {
   chownSync,
   closeSync,
   fstatSync,
-  mkdirSync,
   openSync,
   readFileSync,
   readlinkSync,
@@ -19,6 +18,7 @@ import { Failure, reason } from '../helpers/cli.ts';
 import { type InRoot, O_PATH, ofDescriptor, openInRoot, openRoot } from '../helpers/in-root.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
+import { makeDirectory } from '../helpers/steps.ts';
 import { enterCommand, type Launch } from './container.ts';
 import { type Binding, copyCommands, fstab, type Mount, planFurnishing, type StageFile } from './furnish.ts';
 import { hostShell, unnamedFile } from './held.ts';
@@ -62,10 +62,9 @@ export class Furnisher {
   async makeFiles(): Promise<void> {
     const { directories, files, deviceNodes } = this.plan;
     for (const name of directories) this.makeDirectory(name);
-    const $ = await hostShell({ descriptors: [this.stage] });
-    const copies = copyCommands(deviceNodes, `${stage}/store`).map((command) => $`exec ${command}`);
     for (const file of files) this.makeFile(file);
-    await Promise.all(copies);
+    const $ = await hostShell({ descriptors: [this.stage] });
+    await Promise.all(copyCommands(deviceNodes, `${stage}/store`).map((command) => $`exec ${command}`));
   }
 
   /** Makes the mounts that show PID 1's cgroup namespace, and bind-mounts everything from the stage to the root. */
@@ -143,14 +142,14 @@ export class Furnisher {
 
   private makeDirectory(name: string): string {
     const path = ofDescriptor(this.stage, name);
-    this.asContainerRoot(() => mkdirSync(path, { recursive: true }));
+    this.asContainerRoot(() => makeDirectory(path));
     return path;
   }
 
   private makeFile(file: StageFile): void {
     const path = ofDescriptor(this.stage, file.path);
     this.asContainerRoot(() => {
-      mkdirSync(dirname(path), { recursive: true });
+      makeDirectory(dirname(path));
       if ('link' in file) symlinkSync(file.link, path);
       else writeFileSync(path, file.text, { mode: 0o644 });
     });

@@ -1,14 +1,14 @@
 // Containers for tests: started by run.ts or by hand, looked at from the host, ended whatever becomes of the test.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before } from 'node:test';
 import { findHierarchy, parent, readHierarchies } from '../../scripts/helpers/cgroups.ts';
-import { attempt, readProcesses } from '../../scripts/helpers/pids.ts';
+import { attempt, readProc, readProcesses } from '../../scripts/helpers/pids.ts';
 import { memoryFiles } from '../../scripts/limit/table.ts';
 import { needs } from './needs.ts';
-import { call, execute, rootfs, script, until } from './script.ts';
+import { call, rootfs, script, until } from './script.ts';
 
 /** For tests that make containers. */
 export const container = { skip: needs('root', 'namespaces', 'cgroup') };
@@ -37,6 +37,11 @@ export const stat = (pid: number) =>
   readFileSync(`/proc/${pid}/stat`, 'utf8')
     .replace(/^.*\) /s, '')
     .split(' ');
+/** The words of a process's command; none where it has ended. */
+export const commandOf = (pid: number): string[] => readProc(pid, 'cmdline')?.split('\0').slice(0, -1) ?? [];
+/** A process that runs just this command. */
+export const findCommand = (...words: string[]) =>
+  [...readProcesses().values()].find(({ pid }) => commandOf(pid).join('\0') === words.join('\0'));
 /** True until it has ended; a zombie has. */
 export const alive = (pid: number) => !['Z', undefined].includes(attempt(() => stat(pid)[0]));
 /** What a process's namespace of a kind is called. */
@@ -76,32 +81,36 @@ export async function start(
     stdio: 'ignore',
   });
   const end = once(launcher, 'exit') as Running['end'];
-  return found(name, launcher, end, command[0] as string);
+  return found(name, launcher, end, command);
 }
 
-/** Waits until a container runs `command`, and has it ended with the test file. */
+/**
+ * Waits until a container runs `command`, and has it ended with the test file. All its words count: the shell that waits to
+ * become the command, scripts/run/release.sh, may be called as the command is.
+ */
 export async function found(
   name: string,
   launcher: ChildProcess,
   end: Running['end'],
-  command: string,
+  command: string[],
 ): Promise<Running> {
   const [unshare, first] = await until(`the container ${name}`, () => {
     const procs = `${cgroups(name)[0]}/cgroup.procs`;
     const pids = existsSync(procs) ? readFileSync(procs, 'utf8').trim().split('\n').map(Number) : [];
-    const isCommand = (pid: number) => {
-      try {
-        return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')[0] === command;
-      } catch {
-        return false;
-      }
-    };
-    const pid = pids.find((pid) => isCommand(pid) && namespace(pid, 'mnt') !== namespace('self', 'mnt'));
+    const isCommand = (pid: number) => commandOf(pid).join('\0') === command.join('\0');
     const { exitCode, signalCode } = launcher;
+    for (const pid of pids) {
+      // it may end at any moment
+      const inside = attempt(() => isCommand(pid) && namespace(pid, 'mnt') !== namespace('self', 'mnt'));
+      const unshare = inside && attempt(() => Number(stat(pid)[1]));
+      if (unshare) return [unshare, pid] as const;
+    }
     // what never started is not waited for
-    if (pid === undefined && (exitCode || signalCode))
-      throw new Error(`${name} ended with ${exitCode ?? signalCode}, and was not seen to run ${command}`);
-    return pid !== undefined && ([Number(stat(pid)[1]), pid] as const);
+    if (exitCode !== null || signalCode)
+      throw new Error(
+        `${name} ended with ${exitCode ?? signalCode}, and was not seen to run ${command.join(' ')}`,
+      );
+    return undefined;
   });
   const result = { name, launcher, first, unshare, end };
   running.push(result);
@@ -115,18 +124,6 @@ after(async () => {
   }
 });
 
-/** Makes a bundle of what `runc spec` says, with the rootfs and a command; `linux` is added to that part of it. */
-export async function makeBundle(bundle: string, args: string[], linux: object = {}): Promise<void> {
-  mkdirSync(bundle);
-  await execute(['runc', 'spec'], { cwd: bundle });
-  const file = join(bundle, 'config.json');
-  const config = JSON.parse(readFileSync(file, 'utf8'));
-  Object.assign(config.process, { terminal: false, args });
-  config.root = { path: rootfs, readonly: true };
-  Object.assign(config.linux, linux);
-  writeFileSync(file, JSON.stringify(config));
-}
-
 /** Starts a container as the article does: no cgroup, no name, held by the unshare(1) whose PID comes first. */
 export async function startByHand(command: string[]): Promise<Omit<Running, 'name'>> {
   const words = ['--pid', '--fork', `--mount-proc=${rootfs}/proc`, 'chroot', rootfs, ...command];
@@ -135,9 +132,7 @@ export async function startByHand(command: string[]): Promise<Omit<Running, 'nam
   const unshare = launcher.pid as number;
   const first = await until('its first process', () => {
     const children = [...readProcesses().values()].filter(({ ppid }) => ppid === unshare);
-    return children
-      .map(({ pid }) => pid)
-      .find((pid) => readFileSync(`/proc/${pid}/cmdline`, 'utf8').startsWith(`${command[0]}\0`));
+    return children.map(({ pid }) => pid).find((pid) => commandOf(pid)[0] === command[0]);
   });
   const result = { launcher, first, unshare, end };
   byHand.push(result);

@@ -1,8 +1,8 @@
 // Runs fetch-rootfs.ts in a sandbox of its own, and looks at what it left.
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, readdirSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { chmodSync, copyFileSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { scratchFolder } from './leftovers.ts';
 import { type Result, top } from './script.ts';
 
 /** The script under test. */
@@ -54,7 +54,7 @@ export function run(args: string[], options: Options = {}): Promise<Result> {
 
 /** A folder to work in, with a canary beside it that must never change. */
 export class Sandbox {
-  top = mkdtempSync(join(tmpdir(), 'barehand-fetch-'));
+  top = scratchFolder('fetch');
   work = join(this.top, 'work');
   outside = join(this.top, 'outside');
   dest = join(this.work, 'dest');

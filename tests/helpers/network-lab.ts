@@ -3,11 +3,10 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { readFileSync } from 'node:fs';
 import { after, afterEach, before } from 'node:test';
 import { namespace, newName } from './container.ts';
+import { scratchFolder } from './leftovers.ts';
 import { needs } from './needs.ts';
 import { execute, rootfs, script, until } from './script.ts';
 
@@ -33,7 +32,7 @@ export async function withIptables(flavour: string, run: () => Promise<void>): P
     await sh(host, `umount ${file('iptables')}`);
   }
 }
-export const folder = mkdtempSync(join(tmpdir(), 'barehand-network-'));
+export const folder = scratchFolder('network');
 
 const children: ChildProcess[] = [];
 /** Starts a process that ends with this file at the latest. */
@@ -181,7 +180,6 @@ after(async () => {
       child.kill('SIGKILL');
       await once(child, 'exit');
     }
-  rmSync(folder, { recursive: true, force: true });
   if (skip) return;
   const now = await execute([
     'sh',
