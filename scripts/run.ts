@@ -113,7 +113,7 @@ CHANGES
   Mounts are made in the container's own mount namespace; the host's mount table stays the same.
   In ROOTFS: the directories proc, sys and dev, and mount points of options, if they are missing; and what COMMAND
   writes. --ephemeral keeps both out of ROOTFS.
-  --detach keeps output and exit status in /run/barehand/NAME, or $XDG_RUNTIME_DIR/barehand/NAME.
+  --detach keeps output and exit status in /run/barehand/NAME, or for a user in $XDG_RUNTIME_DIR/barehand/NAME.
 
 UNDO
   Everything but what --detach keeps is removed when COMMAND ends. stop.ts NAME removes that as well. SIGKILL may

@@ -282,7 +282,11 @@ function makeRunDirectory(runDirectory: string): void {
   try {
     makeDirectory(runDirectory);
   } catch (error) {
-    throw new Failure(`cannot make the directory ${runDirectory}: ${reason(error)}`);
+    const hint =
+      process.getuid?.() === 0
+        ? ''
+        : ': mkdir -m 700 ~/.barehand && export XDG_RUNTIME_DIR=~/.barehand takes a directory of yours';
+    throw new Failure(`cannot make the directory ${runDirectory}: ${reason(error)}${hint}`);
   }
 }
 
