@@ -44,7 +44,8 @@ USAGE
 
 OPTIONS
   -a, --all               list also containers of run.ts --detach that have ended and still have a log, and a column
-                          STATUS: running, exited (EXIT CODE), or killed by SIGNAL, and how long ago
+                          STATUS: running, exited (EXIT CODE), or killed by SIGNAL (128+n), the number of
+                          OOM kills, and how long ago
       --watch             show a live table of CPU, memory, I/O and throttling per second, 100% is one CPU; its second
                           line names the keys that sort it and the one that quits. ~ marks sums over the processes of
                           a container that has no cgroup of its own. Without a terminal: print one table for each
@@ -55,8 +56,8 @@ OPTIONS
                           (usedBytes, limitBytes, source: "cgroup" or "rss"), limits (memoryBytes, cpus, pids), pids,
                           cpuSeconds, oomKills (count; level, cgroup, limitBytes, process with its residentBytes, and
                           at of the last one), labels (those of run.ts), namespaces (inode numbers), engine, ports
-                          (host, hostPort, port, protocol), with --all also ended (code, signal, at; null while it
-                          runs); null if a value does not exist or cannot be read.
+                          (host, hostPort, port, protocol), with --all also ended (code, signal, oomKills, at; null
+                          while it runs); null if a value does not exist or cannot be read.
                           With PID or NAME: pid, command, container (name, engine, pid, command, rootfs, role: "first",
                           "member" or "holder"), parents and startedBy (pid, command, unit), unit, cgroups (controllers,
                           path), limits (limit, device, value, used, level, cgroup, text), usage (memoryBytes, pids,
@@ -267,7 +268,7 @@ type EndedContainer = ReturnType<typeof readAllEnded>[number];
 
 /** How a container has ended, and how long ago. `now`: milliseconds, as Date.now(). */
 const statusText = ({ ended }: Pick<EndedContainer, 'ended'>, now: number) =>
-  `${endedText(ended)}${ended.at ? ` ${formatDuration(Math.max(0, (now - Date.parse(ended.at)) / 1000))} ago` : ''}`;
+  `${endedText(ended)}${ended.at ? `, ${formatDuration(Math.max(0, (now - Date.parse(ended.at)) / 1000))} ago` : ''}`;
 
 const namespaces = ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user'];
 

@@ -6,6 +6,7 @@ import { readHierarchies } from '../helpers/cgroups.ts';
 import { notesFolder } from '../helpers/containers.ts';
 import { attempt } from '../helpers/pids.ts';
 import { namedContainer, ownContainers } from '../helpers/target.ts';
+import { numberOf } from '../limit/counters.ts';
 
 /** How a container has ended. */
 export interface Ended {
@@ -13,10 +14,12 @@ export interface Ended {
   code: number | null;
   /** the signal that killed its command, by the exit code 128+n */
   signal: string | null;
+  /** how many of its processes the kernel has killed for lack of memory; null: unknown */
+  oomKills: number | null;
   at: string | null;
 }
 
-/** The only reader of the status that keep.sh has written. undefined: the container runs, or has no log. */
+/** Reads the status that keep.sh has written: all of ps.ts takes it from here. undefined: the container runs, or has no log. */
 export function readEnded(name: string): Ended | undefined {
   const folder = notesFolder(name);
   if (!['log', 'log.1'].some((log) => existsSync(join(folder, log)))) return undefined;
@@ -25,13 +28,13 @@ export function readEnded(name: string): Ended | undefined {
   if (text === undefined) {
     const container = attempt(() => namedContainer(readHierarchies(), name));
     const isLeft = container && !container.first && container.cgroups.length === 0;
-    return isLeft ? { code: null, signal: null, at: null } : undefined;
+    return isLeft ? { code: null, signal: null, oomKills: null, at: null } : undefined;
   }
-  // the first line has the exit code
+  // the first line has the exit code, the others what oom-kills.sh knows
   const code = Number.parseInt(text, 10);
   const [signal = null] = Object.entries(constants.signals).find(([, number]) => number === code - 128) ?? [];
   const at = attempt(() => statSync(file).mtime.toISOString()) ?? null;
-  return { code: Number.isNaN(code) ? null : code, signal, at };
+  return { code: Number.isNaN(code) ? null : code, signal, oomKills: numberOf(text, 'oom_kill') ?? 0, at };
 }
 
 /** All such containers, by name. */
@@ -44,7 +47,8 @@ export const readAllEnded = (): { name: string; ended: Ended }[] =>
     });
 
 /** How a container has ended, for people: `exited (3)`. */
-export function endedText({ code, signal }: Ended): string {
+export function endedText({ code, signal, oomKills }: Ended): string {
   if (code === null) return 'ended, exit code unknown';
-  return signal ? `killed by ${signal} (${code})` : `exited (${code})`;
+  const oom = oomKills ? `, ${oomKills} OOM kill${oomKills > 1 ? 's' : ''}` : '';
+  return (signal ? `killed by ${signal} (${code})` : `exited (${code})`) + oom;
 }
