@@ -15,7 +15,8 @@ USAGE
   disk of its own.
 
   A container, a service and any tree of processes that has a cgroup to itself are limited there, in place. Any other
-  tree is moved into a new cgroup, barehand/pid-PID.
+  tree is moved into a new cgroup, barehand/pid-PID; a part of a container into one in the container's cgroup, whose
+  limits still apply.
 
 OPTIONS
   --read-bps SIZE   read at most SIZE per second: 1M is 1024^2 bytes, 1MB is 1000^2 bytes
@@ -27,6 +28,7 @@ OPTIONS
   --json            print the result as a JSON object
   --dry-run         print the steps as shell, and change nothing
   -h, --help        print this text
+  --version         print name and version
 
   cgroup v1 does not throttle buffered writes: the kernel writes them back later, in its own name. It throttles reads,
   O_DIRECT writes and fsync(2). v2 throttles buffered writes too, on file systems that support cgroup writeback (ext4,

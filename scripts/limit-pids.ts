@@ -14,7 +14,8 @@ USAGE
   that exist are not ended, even if they are more than NUMBER.
 
   A container, a service and any tree of processes that has a cgroup to itself are limited there, in place. Any other
-  tree is moved into a new cgroup, barehand/pid-PID.
+  tree is moved into a new cgroup, barehand/pid-PID; a part of a container into one in the container's cgroup, whose
+  limits still apply.
 
 OPTIONS
   --reset           lift the limits: restore those the container was started with, or its engine or systemd had set;
@@ -22,6 +23,7 @@ OPTIONS
   --json            print the result as a JSON object
   --dry-run         print the steps as shell, and change nothing
   -h, --help        print this text
+  --version         print name and version
 
 EXAMPLES
   limit-pids.ts web 100

@@ -8,12 +8,14 @@ USAGE
   stop.ts [OPTION...] --all
   stop.ts [--dry-run] --sweep
 
-  TARGET is a container's name, or the PID of the first process of any container, or of the unshare(1) that holds it.
+  TARGET is a container's name, or the PID of any process in any container, or of the unshare(1) that holds it. A PID
+  means the whole container; a message on stderr names it, if the PID is not that of its first process.
   The name of a container in the background is valid until its log is removed, even after the container has ended.
 
 OPTIONS
-  --signal NAME     the signal to send first (default: the one of run.ts --stop-signal, else TERM)
-  --timeout SECONDS time between that signal and SIGKILL (default: 10)
+  -s, --signal NAME the signal to send first, by name or number: INT, 37, RTMIN+3 (default: the one of
+                    run.ts --stop-signal, else TERM)
+  -t, --timeout SECONDS  time between that signal and SIGKILL, also --time (default: 10)
   --all             stop every container that run.ts has made
   --pause           freeze the container: it keeps its memory and gets no CPU time
   --resume          thaw the container, also where somebody else has frozen it, if nothing else is frozen there
@@ -21,6 +23,7 @@ OPTIONS
                     status, and unused interfaces, rules and bridges of network.ts
   --dry-run         print the steps as shell, and change nothing
   -h, --help        print this text
+  --version         print name and version
 
   PID 1 of a namespace gets only signals that it handles, pid_namespaces(7). If the first process does not handle the
   signal, stop.ts sends SIGKILL at once.
@@ -29,7 +32,7 @@ OPTIONS
 
 EXAMPLES
   stop.ts web
-  stop.ts --timeout 60 --signal INT database
+  stop.ts -t 60 -s INT database
   stop.ts --pause web; stop.ts --resume web
   stop.ts --dry-run web | less
   stop.ts --all
@@ -69,8 +72,8 @@ import { planThawOthers } from './stop/frozen.ts';
 import { explain, hierarchies, ourContainers, planRemoval, planSweep, remove, sweep } from './stop/remove.ts';
 
 export const options = {
-  signal: { parse: parseSignal },
-  timeout: { parse: parseSeconds },
+  signal: { short: 's', parse: parseSignal },
+  timeout: { short: 't', alias: 'time', parse: parseSeconds },
   all: {},
   pause: {},
   resume: {},
@@ -287,6 +290,8 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
     ? ourContainers().filter(({ first, cgroups }) => first ?? cgroups[0])
     : operands.map(find);
   if (targets.length === 0) console.error('stop: there is no container of barehand here');
+  for (const target of targets)
+    if (!(target instanceof Failure) && target.remark) console.error(`stop: ${target.remark}`);
   const work = async (target: WholeContainer | Failure): Promise<string> => {
     if (target instanceof Failure) throw target;
     if (pause || resume) {
@@ -298,7 +303,13 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
     if (dryRun) return toShell(planStop(target, asked, timeout));
     return `${target.label}: ${await stop(target, asked, timeout)}\n`;
   };
-  const results = await Promise.allSettled(targets.map(work));
+  // several PIDs may mean the same container
+  const keyOf = ({ first, startTicks: started, label }: WholeContainer) =>
+    first ? `${first.pid} ${started}` : label;
+  const isFirst = (target: WholeContainer | Failure, at: number) =>
+    target instanceof Failure ||
+    targets.findIndex((other) => !(other instanceof Failure) && keyOf(other) === keyOf(target)) === at;
+  const results = await Promise.allSettled(targets.filter(isFirst).map(work));
   for (const result of results) {
     if (result.status === 'fulfilled') process.stdout.write(result.value);
     else console.error(`stop: ${reason(result.reason)}`);

@@ -8,12 +8,15 @@ import { basename, dirname } from 'node:path';
 import { groupBy } from '../helpers/pids.ts';
 import { type Command, sh } from '../helpers/shell.ts';
 import type { Launch } from './container.ts';
+import { hostId } from './userns.ts';
 
 /** A directory or file of the host that is bind-mounted at `path`, with options of mount(8). */
 export interface Volume {
   source: string;
   path: string;
   options: string[];
+  /** its options have z or Z, Docker's words for a label of SELinux */
+  relabels?: boolean;
 }
 
 /** A volume and its mounts on this host: the mount that `source` lies on, then those below `source`. */
@@ -35,10 +38,14 @@ export interface Text {
   text: string;
 }
 
-/** A device of the host. `path` is its path in the container, and begins with /dev/. */
+/**
+ * A device of the host. `path` is its path in the container, and begins with /dev/. `denied`: what the container may not
+ * do with the device, `r`, `w` and `m` for mknod(2).
+ */
 export interface Device {
   source: string;
   path: string;
+  denied?: string;
 }
 
 /** A mount: one line of fstab(5). `source` and `target` are paths for mount(2). */
@@ -170,7 +177,8 @@ export function planFurnishing(
     // in a user namespace overlayfs can't set its extended attributes trusted.*, and uses user.*
     const attributes = userNamespace ? 'userxattr' : '';
     const writable = flags.filter((flag) => flag !== 'ro');
-    earlyMounts.push(mount('overlay', root, 'overlay', [...writable, attributes, ...layers, mkdir]));
+    // overlayfs ignores the source: ps.ts finds ROOTFS there, which the layers, by descriptors, do not tell
+    earlyMounts.push(mount(launch.rootfs, root, 'overlay', [...writable, attributes, ...layers, mkdir]));
   } else earlyMounts.push(bind(cwd, root, ...flags, mkdir));
 
   // CVE-2019-5736: the container can open the host's program that becomes its command, by /proc/self/exe, so that
@@ -234,8 +242,8 @@ function planDev(launch: Launch, plan: Furnishing, stage: string, terminal: stri
   const { earlyMounts, lateMounts, files } = plan;
   const dev = `${stage}/dev`;
   const flags = ['mode=755,size=64k,nosuid', ...nodevOf(launch), 'noexec', mkdir];
-  // group 5 is tty; a namespace with a single group does not map it
-  const tty = userNamespace?.single ? '' : 'gid=5';
+  // group 5 is tty; a user namespace may not map it
+  const tty = hostId(userNamespace?.gids, 5) === undefined ? '' : 'gid=5';
   earlyMounts.push(
     mount('tmpfs', dev, 'tmpfs', flags),
     mount('devpts', `${dev}/pts`, 'devpts', [
