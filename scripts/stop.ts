@@ -18,7 +18,7 @@ OPTIONS
   -t, --timeout SECONDS  time between that signal and SIGKILL, also --time (default: 10)
   --all             stop every container that run.ts has made
   --pause           freeze the container: it keeps its memory and gets no CPU time
-  --resume          thaw the container
+  --resume          thaw the container, also where somebody else has frozen it, if nothing else is frozen there
   --sweep           remove only what crashed launches have left: cgroups without a process, logs without an exit
                     status, and unused interfaces, rules and bridges of network.ts
   --dry-run         print the steps as shell, and change nothing
@@ -70,6 +70,7 @@ import { requirePrograms } from './helpers/programs.ts';
 import { holds, perform, type Step, toShell } from './helpers/steps.ts';
 import { findContainer, type WholeContainer } from './helpers/target.ts';
 import { parseSignal, signalNumber } from './helpers/units.ts';
+import { planThawOthers } from './stop/frozen.ts';
 import { explain, hierarchies, ourContainers, planRemoval, planSweep, remove, sweep } from './stop/remove.ts';
 
 export const options = {
@@ -143,6 +144,29 @@ async function setFrozen(container: WholeContainer, frozen: boolean): Promise<vo
     );
 }
 
+/** The steps that thaw what others have frozen of a container, in v1. Throws Failure if they freeze more than that. */
+const planThaw = (container: WholeContainer): Step[] =>
+  planThawOthers(
+    hierarchies,
+    container.label,
+    livingProcesses(container).map(({ pid }) => pid),
+    container.cgroups.map(({ directory }) => directory),
+  );
+
+/** The steps of letGoOn, for --dry-run. */
+function planResume(container: WholeContainer): Step[] {
+  const others = planThaw(container);
+  const own = others.length > 0 ? attempt(() => planFreeze(container, false)) : planFreeze(container, false);
+  return [...(own ?? []), ...others];
+}
+
+/** Lets a container go on, whoever has frozen it. Throws Failure if that is not possible, or takes too long. */
+async function letGoOn(container: WholeContainer): Promise<void> {
+  const others = planThaw(container);
+  await perform(others);
+  if (others.length === 0 || attempt(() => planFreeze(container, false))) await setFrozen(container, false);
+}
+
 /** The step that sends a signal to a container; none if its first process would not get it. */
 function planSignal(container: WholeContainer, signal: string): Step[] {
   const { first, label } = container;
@@ -186,9 +210,11 @@ function planKill(container: WholeContainer): Step[] {
 function planStop(container: WholeContainer, signal: string, timeoutSeconds: number): Step[] {
   const thaw = attempt(() => planFreeze(container, false));
   const isFrozen = thaw && !attempt(() => holds(thaw[1].until));
+  const thawOthers = planThaw(container);
   const asking = planSignal(container, signal);
   return [
     ...(isFrozen ? explain(`${container.label}: a frozen cgroup handles no signal`, thaw) : []),
+    ...thawOthers,
     ...asking,
     ...(asking.length > 0 ? planWait(container, timeoutSeconds) : []),
     ...planKill(container),
@@ -216,6 +242,7 @@ async function stop(container: WholeContainer, signal: string, timeoutSeconds: n
   const { first, label, cgroups, name } = container;
   if (name) requirePrograms(['flock'], 'stop a container');
   await setFrozen(container, false).catch(() => {}); // a frozen v1 cgroup can't be killed until it is thawed
+  await perform(planThaw(container));
   const asking = planSignal(container, signal);
   await perform(asking);
   const isAnswered = asking.length > 0 && (await waitForEnd(container, timeoutSeconds));
@@ -270,8 +297,8 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
   const work = async (target: WholeContainer | Failure): Promise<string> => {
     if (target instanceof Failure) throw target;
     if (pause || resume) {
-      if (dryRun) return toShell(planFreeze(target, pause));
-      await setFrozen(target, pause);
+      if (dryRun) return toShell(pause ? planFreeze(target, true) : planResume(target));
+      await (pause ? setFrozen(target, true) : letGoOn(target));
       return `${target.label}: ${pause ? 'paused' : 'resumed'}\n`;
     }
     const asked = signal ?? stopSignal(target);
