@@ -143,6 +143,18 @@ test('logs.ts --status tells of a kill after the end, and while the container li
   assert.deepEqual(rest, { name, status: 'ended', exitCode: 137, oomKilled: true });
   assert.deepEqual([oomKills.count, oomKills.level, oomKills.process.name], [1, 'own', 'tail']);
   assert.match(kept(name, 'status'), /^137\noom_kill 1\n/);
+  // ps.ts lists it, and says the same
+  const list = await call('ps', ['-a', '--json']);
+  const row = JSON.parse(list.stdout).find((one: { name: string }) => one.name === name);
+  assert.deepEqual([row.ended.code, row.ended.oomKilled], [137, true]);
+  // the clock since boot has hundredths of a second
+  assert.deepEqual({ ...row.oomKills, at: null }, { ...oomKills, at: null });
+  assert.ok(Math.abs(Date.parse(row.oomKills.at) - Date.parse(oomKills.at)) < 1000);
+  assert.match(list.stderr, line(`ps: ${name}: `, '--memory 40M'));
+  assert.match(
+    (await call('ps', [name])).stderr,
+    / has ended, .*; the kernel killed tail .* --memory 40M\n$/,
+  );
 
   const living = backgroundName();
   const started = await run(
