@@ -36,7 +36,8 @@ OPTIONS
                         type=tmpfs,target=DST[,tmpfs-size=SIZE][,tmpfs-mode=MODE]; may be repeated
   --tmpfs DST[:OPTIONS] mount a tmpfs at DST; options: size=, mode=, uid=, gid=, ro, exec, suid (default: nosuid and
                         noexec, with mode and owner of DST if it exists); may be repeated
-  --device SRC[:DST]    make the device SRC of the host available in /dev; may be repeated
+  --device SRC[:DST[:ACCESS]]  make the device SRC of the host available in /dev; ACCESS: read, write, mknod, rwm by
+                        default, less needs cgroup v1; may be repeated
   --shm-size SIZE       size of /dev/shm (default: 64M)
   --read-only           mount the root file system read-only
   --ephemeral           keep changes to the root file system in memory, and discard them at the end
@@ -52,6 +53,8 @@ OPTIONS
   --cpuset-cpus LIST    run on these CPUs only: 0-1,3
   --cpuset-mems LIST    allocate memory from these NUMA nodes only: 0
   -c, --cpu-shares N    relative CPU weight under contention, 2 to 262144 (default: 1024)
+  --blkio-weight N      relative I/O weight under contention, 10 to 1000 (default: 100), on disks whose I/O scheduler is
+                        bfq or, without bfq, that have io.cost of cgroup v2
   --pids-limit N|-1     limit for the number of processes and threads; -1 is unlimited
   --device-read-bps PATH:SIZE  read at most SIZE per second from the disk that PATH is or lies on; may be repeated
   --device-write-bps PATH:SIZE  write at most SIZE per second; may be repeated
@@ -110,7 +113,7 @@ CHANGES
   Mounts are made in the container's own mount namespace; the host's mount table stays the same.
   In ROOTFS: the directories proc, sys and dev, and mount points of options, if they are missing; and what COMMAND
   writes. --ephemeral keeps both out of ROOTFS.
-  --detach keeps output and exit status in /run/barehand/NAME, or $XDG_RUNTIME_DIR/barehand/NAME.
+  --detach keeps output and exit status in /run/barehand/NAME, or for a user in $XDG_RUNTIME_DIR/barehand/NAME.
 
 UNDO
   Everything but what --detach keeps is removed when COMMAND ends. stop.ts NAME removes that as well. SIGKILL may
@@ -131,7 +134,7 @@ import { requirePrograms } from './helpers/programs.ts';
 import { findInPath } from './helpers/shell.ts';
 import { parseNumber, parseSignal, parseSize } from './helpers/units.ts';
 import { checkMemoryToStart, checkPidsToStart } from './limit/smallest.ts';
-import type { Limits } from './limit/table.ts';
+import { type Limits, readBfq } from './limit/table.ts';
 import { parseCpus, parseList } from './limit/units.ts';
 import { parsePort } from './network/addresses.ts';
 import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
@@ -146,6 +149,7 @@ import { planInit } from './run/init.ts';
 import { launchContainer } from './run/launch.ts';
 import { parseNetwork, planNetwork } from './run/network.ts';
 import {
+  checkDevices,
   checkTargets,
   orUnlimited,
   parseDevice,
@@ -208,6 +212,7 @@ export const options = {
   cpusetCpus: { parse: (text: string) => parseList('--cpuset-cpus', text) },
   cpusetMems: { parse: (text: string) => parseList('--cpuset-mems', text) },
   cpuShares: { short: 'c', parse: (text: string) => parseNumber('--cpu-shares', text, 2, 262_144) },
+  blkioWeight: { parse: (text: string) => parseNumber('--blkio-weight', text, 10, 1000) },
   pidsLimit: { parse: orUnlimited((text) => parseNumber('--pids-limit', text, 1, 4_194_304)) },
   deviceReadBps: { parse: parseRate('readBps'), many: true },
   deviceWriteBps: { parse: parseRate('writeBps'), many: true },
@@ -303,6 +308,7 @@ function planLimits(values: Options): Limits {
     mems: values.cpusetMems,
     cpuShares: values.cpuShares,
     pids: values.pidsLimit,
+    ioWeight: values.blkioWeight,
     devices: [
       ...values.deviceReadBps,
       ...values.deviceWriteBps,
@@ -378,6 +384,10 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
   ];
   const userNamespace = await planUserNamespace(name, rootfs, values, volumes);
   const limits = planLimits(values);
+  if (values.blkioWeight !== undefined && readBfq().isThere && !readBfq().isUsed)
+    console.error(
+      'run: --blkio-weight has no effect while no disk uses bfq: echo bfq >/sys/block/DISK/queue/scheduler',
+    );
   const user = findUser(rootfs, values.user ?? imageUser(rootfs, pivots ? image.user : undefined));
   if (values.groupAdd.length > 0 && userNamespace?.single)
     throw new Failure(
@@ -432,6 +442,7 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
   const resolver =
     sharesNetwork && values.dns.length === 0 ? hostResolver(rootfs, volumes, tmpfs) : undefined;
 
+  checkDevices(values.device);
   const host = readHost(environment);
   return {
     name,
@@ -467,7 +478,7 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
       privileged || security.seccomp === false
         ? undefined
         : planSeccomp(kept, pivots && !security.newPrivileges),
-    cgroups: findCgroups(name, limits),
+    cgroups: findCgroups(name, limits, values.device),
     runDirectory: notesFolder(name),
     terminal,
     detached: values.detach ? { logBytes: values.logSize ?? 1024 * 1024 } : undefined,
