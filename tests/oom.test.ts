@@ -94,9 +94,21 @@ test(
     const eater = await run('--name', name, '--memory', '20M', rootfs, 'tail', '/dev/zero');
     assert.equal(eater.code, 137);
     assert.match(eater.stderr, said);
-    const parent = await run('--name', name, '--memory', '20M', rootfs, 'sh', '-c', 'tail /dev/zero; exit 5');
-    assert.equal(parent.code, 5);
-    assert.match(parent.stderr, said);
+    const swaps = await run('--memory', '20M', '--memory-swap', '21M', rootfs, 'tail', '/dev/zero');
+    const countsSwap = memory.version === 2 ? '/proc/swaps' : join(memory.mountPoint, memoryFiles[1].swap);
+    if (existsSync(countsSwap)) assert.match(swaps.stderr, / with --memory 40M --memory-swap 42991616\n$/);
+    const handles = await run(
+      '--name',
+      name,
+      '--memory',
+      '20M',
+      rootfs,
+      'sh',
+      '-c',
+      'tail /dev/zero; exit 5',
+    );
+    assert.equal(handles.code, 5);
+    assert.match(handles.stderr, said);
     const other = await run(
       '--memory',
       '20M',
