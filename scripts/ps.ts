@@ -45,7 +45,8 @@ USAGE
 OPTIONS
   -a, --all               list also containers of run.ts --detach that have ended and still have a log, and a column
                           STATUS: running, exited (EXIT CODE), or killed by SIGNAL (128+n), the number of
-                          OOM kills, and how long ago
+                          OOM kills, and how long ago; on stderr, which of their processes the kernel has killed
+                          for lack of memory
       --watch             show a live table of CPU, memory, I/O and throttling per second, 100% is one CPU; its second
                           line names the keys that sort it and the one that quits. ~ marks sums over the processes of
                           a container that has no cgroup of its own. Without a terminal: print one table for each
@@ -56,8 +57,8 @@ OPTIONS
                           (usedBytes, limitBytes, source: "cgroup" or "rss"), limits (memoryBytes, cpus, pids), pids,
                           cpuSeconds, oomKills (count; level, cgroup, limitBytes, process with its residentBytes, and
                           at of the last one), labels (those of run.ts), namespaces (inode numbers), engine, ports
-                          (host, hostPort, port, protocol), with --all also ended (code, signal, oomKills, at; null
-                          while it runs); null if a value does not exist or cannot be read.
+                          (host, hostPort, port, protocol), with --all also ended (code, signal, oomKills, oomKilled,
+                          at; null while it runs); null if a value does not exist or cannot be read.
                           With PID or NAME: pid, command, container (name, engine, pid, command, rootfs, role: "first",
                           "member" or "holder"), parents and startedBy (pid, command, unit), unit, cgroups (controllers,
                           path), limits (limit, device, value, used, level, cgroup, text), usage (memoryBytes, pids,
@@ -93,7 +94,7 @@ import { isName } from './helpers/target.ts';
 import { formatSize, parseNumber } from './helpers/units.ts';
 import { formatPort, type Port } from './network/addresses.ts';
 import { containerReader, type Shown } from './ps/containers.ts';
-import { endedText, readAllEnded, readEnded } from './ps/ended.ts';
+import { endedText, killsText, readAllEnded, readEnded } from './ps/ended.ts';
 import { type Page, pageText, readPage } from './ps/page.ts';
 import { readPorts } from './ps/ports.ts';
 import { rootfsPath } from './ps/rootfs.ts';
@@ -282,9 +283,10 @@ function withEnded(rows: Row[], ended: EndedContainer[]) {
   const nothing = Object.fromEntries(['pid', ...keys].map((key) => [key, null]));
   return [
     ...rows.map((row) => ({ ...row, ended: null })),
-    ...ended.map(({ name, ended }) => ({
+    ...ended.map(({ name, ended, oomKills }) => ({
       name,
       ...nothing,
+      oomKills,
       processes: 0,
       pids: 0,
       engine: 'barehand',
@@ -312,11 +314,14 @@ function readPages(words: string[]): { pages: Page[]; failed: boolean } {
       ? [[Number(word), ticks.get(word)]]
       : named.map(({ shown }) => [shown.pid, shown.ticks]);
     try {
-      const ended = pids.length === 0 ? readEnded(word) : undefined;
-      if (ended)
+      const end = pids.length === 0 ? readEnded(word) : undefined;
+      if (end) {
+        const kills = killsText(end.oomKills);
+        const why = kills ? `; ${kills}` : '';
         throw new Failure(
-          `${word} has ended, ${statusText({ ended }, Date.now())}: ${scriptPath('logs')} ${word} shows its output`,
+          `${word} has ended, ${statusText(end, Date.now())}: ${scriptPath('logs')} ${word} shows its output${why}`,
         );
+      }
       if (pids.length === 0)
         throw new Failure(
           /^\d+$/.test(word)
@@ -408,5 +413,9 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, 
     }));
     console.log(toJson(ended ? withEnded(all, ended) : all, 2));
   } else if (!isEmpty) console.log(toTable(rows, Date.now(), !noTrunc, place, ended));
+  for (const { name, oomKills } of ended ?? []) {
+    const kills = killsText(oomKills);
+    if (kills) console.error(`ps: ${name}: ${kills}`);
+  }
   return 0;
 });
