@@ -13,6 +13,7 @@ USAGE
 OPTIONS
   --keep       keep the root file system in rootfs/
   -h, --help   print this text
+  --version    print name and version
 
 EXAMPLES
   demo.ts

@@ -14,12 +14,16 @@ OPTIONS
                         up to 2147483647, is always an ID (default: those of the first process)
   -e, --env KEY=VALUE   set an environment variable; KEY alone takes the caller's value; may be repeated
   -w, --workdir DIR     working directory inside the container (default: that of the first process)
+  -d, --detach          run COMMAND in the background, without standard streams: exec.ts ends when COMMAND has started
+  -i, --interactive     accepted, changes nothing: COMMAND always gets the standard input of exec.ts, unless -d is given
+  -t, --tty             accepted, changes nothing: COMMAND gets a terminal whenever exec.ts has one
   --privileged          keep the capabilities and label of the caller; set no no_new_privs, load no seccomp filter
   --host-tools          run COMMAND from the host, such as tcpdump, ip, ss, strace or ps: it keeps the host's files
                         and the caller's user, privileges, environment and limits, and sees the network and the
                         processes of the container
   --dry-run             print the steps as shell, and run nothing
   -h, --help            print this text
+  --version             print name and version
 
   COMMAND gets the namespaces, root directory, cgroups, resource limits, environment, capabilities and no_new_privs of
   the container's first process. If a seccomp filter applies to that process, the filter of run.ts applies to COMMAND.
@@ -28,14 +32,17 @@ OPTIONS
   A program in perl enters the container; without perl, one in python3. Without either it is nsenter(1), which is
   weaker: a message on stderr says in what.
 
+  If the kernel kills processes of the container at a memory limit meanwhile, exec.ts says which, and what raises it.
+
   The exit code is COMMAND's; 128+n if signal n killed it; 127 if it was not found; 126 if it could not be executed;
-  125 if the container could not be entered.
+  125 if the container could not be entered. With -d: 0 once COMMAND has started, else 125 to 127.
 
 EXAMPLES
   exec.ts web sh                                an interactive shell
   exec.ts -u nobody -w /tmp -e COLOUR=blue web env
   exec.ts 10028 ps aux                          in a container of Docker's, by the PID of its first process
   exec.ts --host-tools web ss -tlnp             listening sockets of a container that has no ss
+  exec.ts -d web /srv/reload                    in the background
   exec.ts --dry-run web sh | less               the steps as shell
 
 CHANGES
@@ -44,7 +51,8 @@ CHANGES
   Changes that COMMAND makes in the container stay.
 
 UNDO
-  chown(1) restores the owner of such a file. COMMAND ends with exec.ts, also if that is killed with SIGKILL.
+  chown(1) restores the owner of such a file. Without -d, COMMAND ends with exec.ts, also if that is killed with
+  SIGKILL.
 
 SEE ALSO
   setns(2), nsenter(1), chroot(2), cgroups(7), capabilities(7), credentials(7), prctl(2), pty(7), unshare(1)
@@ -52,22 +60,33 @@ SEE ALSO
 import { closeSync, readdirSync, readFileSync, realpathSync } from 'node:fs';
 import { join } from 'node:path';
 import { isatty } from 'node:tty';
-import { become, canBecome, startAndWait } from './exec/become.ts';
+import { become, canBecome, startAndWait, startDetached } from './exec/become.ts';
 import { type Entry, enterCommand, enterRunbook, type Tool } from './exec/enter.ts';
 import { planInside } from './exec/inside.ts';
-import { cgroupDirectory, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
+import { cgroupDirectory, findHierarchy, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
 import { attempt, namespaceInode, readProc, readProcesses, startTicks } from './helpers/pids.ts';
 import { installCommand, requirePrograms } from './helpers/programs.ts';
 import { findInPath, findProgram, sh } from './helpers/shell.ts';
 import { numberedArchitectures } from './helpers/system-calls.ts';
 import { findContainer } from './helpers/target.ts';
+import {
+  countKills,
+  describeOomKills,
+  hasMemoryLimit,
+  raiseCommand,
+  settledOomKills,
+} from './limit/oom-kills.ts';
+import type { Cgroup } from './limit/table.ts';
 import { parseUser, parseVariable, parseWorkdir } from './run/command.ts';
 
 export const options = {
   user: { short: 'u', parse: parseUser },
   env: { short: 'e', parse: parseVariable, many: true },
   workdir: { short: 'w', parse: parseWorkdir },
+  detach: { short: 'd' },
+  interactive: { short: 'i' },
+  tty: { short: 't' },
   privileged: {},
   hostTools: {},
   dryRun: {},
@@ -123,7 +142,7 @@ function planParts(pid: number, isRoot: boolean, hostTools: boolean): string[] {
 
 /** Plans an entry from options and facts. Throws UsageError for options that contradict each other. */
 function planEntry(values: Values<typeof options>, [target = '', ...command]: string[]): Entry {
-  const { hostTools, user, privileged, env, workdir } = values;
+  const { hostTools, user, privileged, env, workdir, detach } = values;
   if (command.length === 0) throw new UsageError('COMMAND is missing');
   if (hostTools && (user !== undefined || privileged))
     throw new UsageError(
@@ -154,7 +173,7 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
     ? [
         ...(isSet('PATH') ? [] : ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin']),
         ...(isSet('HOME') && user === undefined ? [] : [`HOME=${inside.user.home}`]),
-        ...(isatty(0) && isatty(1) ? [`TERM=${process.env.TERM ?? 'xterm'}`] : []),
+        ...(isatty(0) && isatty(1) && !detach ? [`TERM=${process.env.TERM ?? 'xterm'}`] : []),
       ]
     : [];
   // ps(1) and the like need a /proc with the container's processes, which only they see, unshare(1)
@@ -169,6 +188,7 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
     variables,
     environment: [...environment, ...env.filter(Boolean)],
     workdir: workdir ?? (hostTools ? process.cwd() : undefined),
+    detach,
     inside,
     isRoot,
   };
@@ -194,6 +214,30 @@ function holdOn({ pid, startTicks: started }: Entry): void {
   if (its !== started) throw new Failure(`process ${pid} has ended, and another has its PID`);
 }
 
+/** The limited memory cgroup that COMMAND joins; undefined if there is none, and no limit that could be exceeded. */
+function findMemory({ cgroups }: Entry): { place: Cgroup; hierarchy: Hierarchy } | undefined {
+  const hierarchy = findHierarchy(readHierarchies(), 'memory');
+  const directory = hierarchy && cgroups.find((one) => one.startsWith(`${hierarchy.mountPoint}/`));
+  if (!hierarchy || directory === undefined) return undefined;
+  const place = { version: hierarchy.version, directory };
+  return hasMemoryLimit(place, hierarchy) ? { place, hierarchy } : undefined;
+}
+
+/** Prints one line if the kernel has killed more processes of the container than `before`, for lack of memory. */
+async function reportKills(
+  target: string,
+  memory: ReturnType<typeof findMemory>,
+  before: number,
+): Promise<void> {
+  const count = (memory && countKills(memory.place)) ?? 0;
+  if (!memory || count <= before) return;
+  const kills = await settledOomKills(memory.place, memory.hierarchy, 0);
+  if (kills)
+    console.error(
+      `exec: ${target}: ${describeOomKills({ ...kills, count: count - before }, raiseCommand(target), memory.hierarchy)}`,
+    );
+}
+
 /** Enters by nsenter(1), and waits. Signals go to the command, which is a child of nsenter. */
 async function enterByNsenter(argv: string[], env: NodeJS.ProcessEnv, passesKeys: boolean): Promise<number> {
   // nsenter(1) passes on all descriptors: those of the caller are closed here, those of node by execve(2)
@@ -216,7 +260,12 @@ await main(
   { options, operands: [1, 1], command: true, exitCodes: { failed: 125, usage: 125 } },
   async (values, operands) => {
     const entry = planEntry(values, operands);
+    const [target = ''] = operands;
     const tool = findTool();
+    if (tool.name === 'nsenter' && entry.detach)
+      throw new Failure(
+        `-d needs perl or python3, to tell whether COMMAND has started: ${installCommand(['perl'])}`,
+      );
     if (tool.name === 'nsenter' && entry.inside)
       console.error(
         "exec: no perl or python3, so nsenter(1) enters: the container's own setpriv and env start COMMAND, as root at first, without a seccomp filter, on this terminal: apt-get install perl-base",
@@ -232,7 +281,16 @@ await main(
       : process.env;
     // a terminal sends SIGINT and SIGQUIT to all its processes; if it is raw, as when it is relayed, it sends none
     const passesKeys = (entry.inside && tool.name !== 'nsenter' && isatty(0) && isatty(1)) || !isatty(0);
-    if (tool.name === 'nsenter') return enterByNsenter(enterCommand(entry, tool), env, passesKeys);
-    return become(enterCommand(entry, tool, canBecome ? undefined : process.pid), env, passesKeys);
+    if (entry.detach) return startDetached(enterCommand(entry, tool), env);
+    // node stays where a limit of memory can be exceeded: what the kernel kills is told when COMMAND has ended
+    const memory = findMemory(entry);
+    const killsBefore = (memory && countKills(memory.place)) ?? 0;
+    const waits = memory !== undefined || !canBecome;
+    const words = enterCommand(entry, tool, waits && tool.name !== 'nsenter' ? process.pid : undefined);
+    let code: number;
+    if (tool.name === 'nsenter') code = await enterByNsenter(words, env, passesKeys);
+    else code = waits ? await startAndWait(words, env, passesKeys) : await become(words, env, passesKeys);
+    await reportKills(target, memory, killsBefore);
+    return code;
   },
 );

@@ -30,6 +30,7 @@ OPTIONS
   -q, --quiet       print nothing but errors on standard error
   --dry-run         print the steps as shell, and make nothing. A FILE is read and checked
   -h, --help        print this text
+  --version         print name and version
 
 EXAMPLES
   fetch-rootfs.ts                                  # rootfs/host

@@ -27,6 +27,7 @@ OPTIONS
   --json            print the result as a JSON object
   --dry-run         print the steps as shell, and change nothing
   -h, --help        print this text
+  --version         print name and version
 
   cgroup v1 does not throttle buffered writes: the kernel writes them back later, in its own name. It throttles reads,
   O_DIRECT writes and fsync(2). v2 throttles buffered writes too, on file systems that support cgroup writeback (ext4,

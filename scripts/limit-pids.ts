@@ -22,6 +22,7 @@ OPTIONS
   --json            print the result as a JSON object
   --dry-run         print the steps as shell, and change nothing
   -h, --help        print this text
+  --version         print name and version
 
 EXAMPLES
   limit-pids.ts web 100

@@ -40,6 +40,7 @@ OPTIONS
   --json            ls: print a JSON array of objects
   --dry-run         print the steps as shell commands instead of performing them
   -h, --help        print this text
+  --version         print name and version
 
   Without root, attach uses pasta(1) or slirp4netns(1), if installed. There is no bridge then.
 

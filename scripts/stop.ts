@@ -12,8 +12,8 @@ USAGE
   The name of a container in the background is valid until its log is removed, even after the container has ended.
 
 OPTIONS
-  --signal NAME     the signal to send first (default: the one of run.ts --stop-signal, else TERM)
-  --timeout SECONDS time between that signal and SIGKILL (default: 10)
+  -s, --signal NAME the signal to send first (default: the one of run.ts --stop-signal, else TERM)
+  -t, --timeout SECONDS  time between that signal and SIGKILL, also --time (default: 10)
   --all             stop every container that run.ts has made
   --pause           freeze the container: it keeps its memory and gets no CPU time
   --resume          thaw the container
@@ -21,6 +21,7 @@ OPTIONS
                     status, and unused interfaces, rules and bridges of network.ts
   --dry-run         print the steps as shell, and change nothing
   -h, --help        print this text
+  --version         print name and version
 
   PID 1 of a namespace gets only signals that it handles, pid_namespaces(7). If the first process does not handle the
   signal, stop.ts sends SIGKILL at once.
@@ -29,7 +30,7 @@ OPTIONS
 
 EXAMPLES
   stop.ts web
-  stop.ts --timeout 60 --signal INT database
+  stop.ts -t 60 -s INT database
   stop.ts --pause web; stop.ts --resume web
   stop.ts --dry-run web | less
   stop.ts --all
@@ -68,8 +69,8 @@ import { parseSignal, signalNumber } from './helpers/units.ts';
 import { explain, hierarchies, ourContainers, planRemoval, planSweep, remove, sweep } from './stop/remove.ts';
 
 export const options = {
-  signal: { parse: parseSignal },
-  timeout: { parse: parseSeconds },
+  signal: { short: 's', parse: parseSignal },
+  timeout: { short: 't', alias: 'time', parse: parseSeconds },
   all: {},
   pause: {},
   resume: {},

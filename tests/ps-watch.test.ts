@@ -168,7 +168,14 @@ const look: Look = {
   memory: { usedBytes: 96 * 1024 * 1024, limitBytes: 100 * 1024 * 1024, source: 'cgroup' },
   limits: { memoryBytes: 100 * 1024 * 1024, cpus: 0.5, pids: 20 },
   pids: 3,
-  oomKills: { count: 1, level: 'own', cgroup: '/barehand/web', process: null, at: null },
+  oomKills: {
+    count: 1,
+    level: 'own',
+    cgroup: '/barehand/web',
+    limitBytes: 100 * 1024 ** 2,
+    process: null,
+    at: null,
+  },
   counters,
 };
 const only = (tracks: ReturnType<typeof track>) => [...tracks.values()];

@@ -6,8 +6,8 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { descendants, readProcesses } from '../scripts/helpers/pids.ts';
 import { levelOf, parseLoggedKill } from '../scripts/limit/oom.ts';
+import { guessLevel } from '../scripts/limit/oom-kills.ts';
 import { memoryFiles } from '../scripts/limit/table.ts';
-import { guessLevel } from '../scripts/ps/oom.ts';
 import { readLimits } from '../scripts/ps/usage.ts';
 import { formatDuration, type Row, toTable } from '../scripts/ps.ts';
 import { container, memory, namespace, newName, start, startByHand } from './helpers/container.ts';
@@ -51,7 +51,8 @@ const plain: Row = {
   limits: { memoryBytes: null, cpus: null, pids: null },
   pids: 5,
   cpuSeconds: 1,
-  oomKills: { count: 0, level: null, cgroup: null, process: null, at: null },
+  oomKills: { count: 0, level: null, cgroup: null, limitBytes: null, process: null, at: null },
+  labels: {},
   namespaces: {},
   engine: 'barehand',
 };
@@ -66,7 +67,7 @@ test('limits and OOM kills have a column only where there are some', () => {
   const killed = {
     ...plain,
     limits: { memoryBytes: 1, cpus: 1.5, pids: 10 },
-    oomKills: { count: 2, level: 'parent' as const, cgroup: '/a', process: null, at: null },
+    oomKills: { count: 2, level: 'parent' as const, cgroup: '/a', limitBytes: null, process: null, at: null },
   };
   assert.deepEqual(head(killed), [...always, 'CPUS', 'PIDS', 'OOM']);
   const [, one, other] = toTable([plain, killed], 0, true, 200).split('\n');
@@ -150,8 +151,9 @@ test('a container of ours is shown with all there is to know', container, async 
     command: '/bin/sh -c sleep 100 & sleep 101',
     rootfs,
     limits: { memoryBytes: 64 * 1024 * 1024, cpus: null, pids: null },
-    oomKills: { count: 0, level: null, cgroup: null, process: null, at: null },
+    oomKills: { count: 0, level: null, cgroup: null, limitBytes: null, process: null, at: null },
     engine: 'barehand',
+    labels: {},
   });
   assert.ok(pids >= 3 && pids < 10, String(pids));
   assert.ok(cpuSeconds !== null && cpuSeconds > 0 && cpuSeconds < 60, String(cpuSeconds));
@@ -195,7 +197,7 @@ test('an OOM kill is shown, with its own limit as the cause', container, async (
   const blind = ['unshare', '-m', 'sh', '-c', 'mount --bind /dev/null /dev/kmsg && exec "$@"', 'sh', ...ps];
   const rows: Row[] = JSON.parse((await execute(blind)).stdout);
   assert.deepEqual(rows.find(({ pid }) => pid === first)?.oomKills, {
-    ...{ count: 1, level: 'own', cgroup, process: null, at: null },
+    ...{ count: 1, level: 'own', cgroup, limitBytes: 20 * 1024 ** 2, process: null, at: null },
   });
 });
 

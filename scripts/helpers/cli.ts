@@ -1,15 +1,20 @@
 // The edge of every script: argv becomes typed options, errors become one line and an exit code.
 import { readFileSync, realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import minimist from 'minimist';
+import { embedded } from './embedded.ts';
 import { didYouMean, escapeControls } from './messages.ts';
 import { OutputError, print, useOutput } from './output.ts';
 
-/** An option: without `parse` a flag; with it, one value, or with `many` one for each time it is given. */
+/**
+ * An option: without `parse` a flag; with it, one value, or with `many` one for each time it is given. `alias` is
+ * another long name, as it is typed, by which other programs call the same option.
+ */
 export interface Option {
   short?: string;
+  alias?: string;
   parse?: (text: string) => unknown;
   many?: boolean;
 }
@@ -66,11 +71,16 @@ export const isGiven = (value: unknown) => [value].flat().some((one) => one !== 
 
 /**
  * Parses argv (without node and the script) by the table. `dryRun` in the table is `--dry-run`, `noTrunc` is
- * `--no-trunc`. Returns the values of the options and the operands, including the words of a command; or `help: true`.
+ * `--no-trunc`. Returns the values of the options and the operands, including the words of a command; or, if --help or
+ * --version is asked for, which of them.
  * Throws UsageError for an unknown option, a missing or unwanted value, or a wrong number of operands.
  */
 export function parseArguments<Table extends Record<string, Option>>(spec: Spec<Table>, argv: string[]) {
-  const table: [key: string, Option][] = Object.entries({ ...spec.options, help: { short: 'h' } });
+  const table: [key: string, Option][] = Object.entries({
+    ...spec.options,
+    help: { short: 'h' },
+    version: {},
+  });
   const keysWhere = (hasValue: boolean) =>
     table.flatMap(([key, { parse }]) => ((parse !== undefined) === hasValue ? key : []));
   const parsed = minimist(plainWords(table, spec.command ?? false, argv), {
@@ -80,6 +90,7 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
     '--': true,
   });
   if (parsed.help === true) return { help: true } as const;
+  if (parsed.version === true) return { version: true } as const;
 
   const values: Record<string, unknown> = {};
   for (const [key, { parse, many }] of table) {
@@ -97,7 +108,7 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
   const operands = keepDashes ? [...before, '--', ...after] : [...before, ...after];
   if (operands.length < min) throw new UsageError('an operand is missing');
   if (operands.length > max && !spec.command) throw new UsageError(`one operand too many: ${operands[max]}`);
-  return { help: false, values: values as Values<Table>, operands } as const;
+  return { values: values as Values<Table>, operands } as const;
 }
 
 /**
@@ -118,7 +129,9 @@ function plainWords(table: [key: string, Option][], command: boolean, argv: stri
     if (word === '--' || (isOperand && command)) return [...words, ...argv.slice(index)];
     if (isOperand) words.push(word);
     for (const [position, name] of (long ? [long] : [...letters]).entries()) {
-      const found = table.find(([key, { short }]) => (long ? kebab(key) : short) === name);
+      const found = table.find(([key, { short, alias }]) =>
+        long ? kebab(key) === name || alias === name : short === name,
+      );
       if (!found) throw unknown;
       const [key, option] = found;
       const rest = long ? '' : letters.slice(position + 1);
@@ -141,6 +154,18 @@ function plainWords(table: [key: string, Option][], command: boolean, argv: stri
 function helpText(url: string): string {
   const source = readFileSync(fileURLToPath(url), 'utf8');
   return /\/\*\n([\s\S]*?)\*\//.exec(source)?.[1] ?? '';
+}
+
+/** What --version prints: name and version of the project. */
+function versionText(): string {
+  const { name, version } = JSON.parse(embedded(import.meta.url, '../../package.json'));
+  return `${name} ${version}\n`;
+}
+
+/** The path of another script beside this one, as this one was called: `./scripts/ps.ts` for `ps`. */
+export function scriptBeside(name: string): string {
+  const called = process.argv[1] ?? '';
+  return `${dirname(called)}/${name}${extname(called)}`;
 }
 
 /** Whether node was started with this module, or with the file built from it; false if a test has imported it. */
@@ -216,6 +241,7 @@ export async function main<Table extends Record<string, Option>>(
     refuseTakenWords();
     const parsed = parseArguments(spec, process.argv.slice(2));
     if (parsed.help) print(helpText(url));
+    else if (parsed.version) print(versionText());
     else process.exitCode = (await body(parsed.values, parsed.operands)) ?? 0;
   } catch (error) {
     process.exitCode = fail(error);

@@ -102,9 +102,9 @@ export async function zx() {
 export async function runProgram(argv: Command, input?: string) {
   const $ = await zx();
   // without exec, dash starts another process and waits for it
-  const run = (input === undefined ? $ : $({ input, stdio: 'pipe' }))`exec ${argv}`;
-  run.child?.stdin?.on('error', () => {}); // EPIPE: it has ended without reading all
-  return run;
+  const running = (input === undefined ? $ : $({ input, stdio: 'pipe' }))`exec ${argv}`;
+  if (input !== undefined) running.stdin.on('error', () => {}); // EPIPE: it has ended, and says why
+  return running;
 }
 
 /** The flags of an open descriptor of this process, open(2), as /proc/self/fdinfo has them. */

@@ -2,8 +2,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { printable } from '../helpers/pids.ts';
 import { formatSize } from '../helpers/units.ts';
+import type { OomKills } from '../limit/oom-kills.ts';
 import type { Shown } from './containers.ts';
-import type { OomKills } from './oom.ts';
 import {
   bar,
   type Cell,

@@ -13,6 +13,7 @@ import {
   readHierarchies,
 } from '../helpers/cgroups.ts';
 import { Failure, reason } from '../helpers/cli.ts';
+import { labelFile } from '../helpers/containers.ts';
 import { type Lock, lock } from '../helpers/lock.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
 import { makeDirectory, perform, type Step } from '../helpers/steps.ts';
@@ -33,19 +34,19 @@ export interface CgroupPlan {
   directories: string[];
   /** values that are written, in this order, before PID 1 joins the cgroups */
   before: Write[];
-  /** values that are written just before the command starts: limits that would slow the launch down */
+  /** values that are written just before the command starts: limits that would hinder the launch */
   last: Write[];
   /** version of the first hierarchy; 2: the container gets a mount of its own tree */
   version: 1 | 2;
 }
 
-/** Files of limits that make a process wait, for the CPU or for a disk. */
-const slowing = /^(cpu\.max|cpu\.cfs_|io\.max|blkio\.throttle)/;
+/** Files of limits that would hinder the launch: a wait for the CPU or for a disk, or no process for a shell of it. */
+const hindering = /^(cpu\.max|cpu\.cfs_|io\.max|blkio\.throttle|pids\.max)/;
 
 /** Plans the cgroups of a container in these hierarchies, of which there is at least one. */
 function planCgroups(hierarchies: Hierarchy[], name: string, limits: Limits): CgroupPlan {
   const writes = launchWrites(hierarchies, name, limits);
-  const isSlowing = ({ to }: Write) => slowing.test(basename(to));
+  const isHindering = ({ to }: Write) => hindering.test(basename(to));
   const lock = lockDirectory(hierarchies);
   const first = hierarchies.find(({ mountPoint }) => mountPoint === lock) as Hierarchy;
   const ordered = [first, ...hierarchies.filter((hierarchy) => hierarchy !== first)];
@@ -53,8 +54,8 @@ function planCgroups(hierarchies: Hierarchy[], name: string, limits: Limits): Cg
     lock,
     leave: undefined,
     directories: ordered.map(({ mountPoint }) => join(mountPoint, parent, name)),
-    before: writes.filter((write) => !isSlowing(write)),
-    last: writes.filter(isSlowing),
+    before: writes.filter((write) => !isHindering(write)),
+    last: writes.filter(isHindering),
     version: first.version,
   };
 }
@@ -118,6 +119,12 @@ export function makingSteps({ directories, before, leave }: CgroupPlan): Step[] 
   ];
 }
 
+/** The step that notes a container's labels. Pure. */
+export const labelStep = ({ runDirectory, labels }: Launch): Step => ({
+  write: `${labels.join('\n')}\n`,
+  to: join(runDirectory, labelFile),
+});
+
 /** Steps that move PID 1 into the cgroups. `pid` is its PID on the host. Pure. */
 export const joiningSteps = ({ directories }: CgroupPlan, pid: string): Step[] =>
   directories.map((directory) => ({ write: pid, to: join(directory, 'cgroup.procs') }));
@@ -165,7 +172,7 @@ export interface ReservedName {
  * the name is in use, or if the directories can't be made.
  */
 export async function reserveName(launch: Launch): Promise<ReservedName> {
-  const { name, cgroups, runDirectory, stopSignal } = launch;
+  const { name, cgroups, runDirectory, stopSignal, labels } = launch;
   const hasNotes = needsNotes(launch);
   const lockPath = cgroups?.lock;
   let held: Lock | undefined;
@@ -202,6 +209,7 @@ export async function reserveName(launch: Launch): Promise<ReservedName> {
       makeRunDirectory(runDirectory);
       for (const file of readdirSync(runDirectory)) rmSync(join(runDirectory, file));
       if (stopSignal) writeFileSync(join(runDirectory, 'stop-signal'), `${stopSignal}\n`);
+      if (labels.length > 0) await perform([labelStep(launch)]);
     }
     if (cgroups) await perform(makingSteps(cgroups));
   } catch (error) {

@@ -13,6 +13,7 @@ const startShell = withoutComments(embedded(import.meta.url, './start.sh'));
 const holdShell = withoutComments(embedded(import.meta.url, './hold.sh'));
 export const releaseShell = withoutComments(embedded(import.meta.url, './release.sh'));
 export const consoleShell = withoutComments(embedded(import.meta.url, './console.sh'));
+export const oomKillsShell = withoutComments(embedded(import.meta.url, './oom-kills.sh'));
 export const keepShell = withoutComments(embedded(import.meta.url, './keep.sh'));
 
 /** The namespaces that --isolate accepts. unshare(1) has an option of the same name for each. */
@@ -33,7 +34,7 @@ const shellCommand = (shell: string): Command =>
  */
 export function dropLists(launch: Launch, release = releaseShell): Command[] {
   const { isolate, rootfs, user, capabilities, privileged, newPrivileges, seccomp, limits } = launch;
-  const { environment, workdir, command, shell, chroot, userNamespace, terminal } = launch;
+  const { environment, workdir, umask, command, shell, chroot, userNamespace, terminal } = launch;
   const pivots = isolate.has('mount');
   const setpriv: string[] = [];
   if (pivots) {
@@ -55,6 +56,7 @@ export function dropLists(launch: Launch, release = releaseShell): Command[] {
   const signals = '--default-signal=HUP,INT,QUIT,TERM,USR1,USR2,TSTP,PIPE,XFSZ';
   const lists = [
     [
+      ...(umask === undefined ? [] : sh`sh -c ${'umask "$0" && exec "$@"'} ${umask}`),
       ...(isolate.has('cgroup') ? sh`unshare --cgroup` : []),
       ...(limits.length > 0 ? ['prlimit', ...limits] : []),
       // a filter needs CAP_SYS_ADMIN or no_new_privs, seccomp(2); after setpriv, PID 1 may have neither

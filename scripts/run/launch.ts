@@ -11,7 +11,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { constants } from 'node:os';
+import { constants, uptime } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Failure } from '../helpers/cli.ts';
@@ -23,7 +23,9 @@ import { joiningSteps, type ReservedName, removingSteps, reserveName } from './c
 import { enterCommand, type Launch, needsNotes } from './container.ts';
 import { Furnisher } from './furnisher.ts';
 import { type HeldProcess, hold, holdUserNamespace, hostShell } from './held.ts';
-import { releaseShell } from './hold.ts';
+import { oomKillsShell, releaseShell } from './hold.ts';
+import { limitFailure, memoryWords, reportKills } from './killed.ts';
+import { applySettings } from './settings.ts';
 import { Signals } from './signals.ts';
 import { closeInherited, giveStreams } from './streams.ts';
 import { hostId } from './userns.ts';
@@ -41,6 +43,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
   const { cgroups, detached, isolate, connection, userNamespace } = launch;
   closeInherited();
   const signals = new Signals();
+  const startedBootSeconds = uptime();
   let reserved: ReservedName | undefined;
   let holder: HeldProcess | undefined;
   let held: HeldProcess | undefined;
@@ -71,6 +74,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
     reserved ??= await reserveName(launch);
     if (cgroups) await perform(joiningSteps(cgroups, String(pid)));
     reserved.unlock();
+    await applySettings(launch, String(pid));
     await furnishing;
 
     // drop privileges, and meanwhile furnish the rest
@@ -80,6 +84,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
     await Promise.all([held.waitForLine(/^ready$/), furnishing]);
     checkSignal(signals);
     await furnisher.mountLate();
+    if (isolate.has('mount')) furnisher.makeWorkdir();
     if (isolate.has('net') && launch.hasIp && !connection)
       await (await hostShell())`exec ${enterCommand(launch, String(pid))} ip link set lo up`;
     await giveStreams(launch, pid);
@@ -97,14 +102,17 @@ export async function launchContainer(launch: Launch): Promise<number> {
     cleansUpLater = detached !== undefined;
     if (held.hasEnded) throw held.failure();
     held.resume();
-    return detached ? await reportStart(launch, held) : await exitCode(held, signals);
+    if (detached) return await reportStart(launch, held);
+    const code = await exitCode(held, signals);
+    await reportKills(launch, startedBootSeconds);
+    return code;
   } catch (error) {
     // the furnisher closes its descriptors when it does not use them any more: their numbers are reused
     await Promise.all([held?.abort(), holder?.abort(), furnishing.catch(() => {})]);
     furnisher?.close();
     cleansUpLater = false;
     if (error instanceof Interrupted) return 128 + constants.signals[signals.ending as NodeJS.Signals];
-    throw error;
+    throw (await limitFailure(launch, startedBootSeconds)) ?? error;
   } finally {
     if (!cleansUpLater) {
       await disconnect?.();
@@ -122,11 +130,19 @@ function openNetwork({ pid, inode, label }: NonNullable<Launch['joins']>): numbe
   throw new Failure(`${label} has ended`);
 }
 
-/** Writes the program by which keep.sh cleans up after a detached container. It fails while a cgroup is in use. */
+/**
+ * Writes the programs that keep.sh runs after a detached container: one prints what the kernel has killed, one cleans up.
+ * The second one fails while a cgroup is in use.
+ */
 function writeCleanup({ runDirectory, cgroups, connection }: Launch, pid: number): void {
   // a container of root is found by its cgroups
   if (!cgroups?.lock) writeFileSync(join(runDirectory, 'pid'), `${pid} ${startTicks(pid)}\n`);
   if (!cgroups && !connection) return;
+  const memory = cgroups && memoryWords(cgroups);
+  if (memory) {
+    const run = sh`sh -c ${oomKillsShell} oom-kills ${memory} ${(startTicks(pid) ?? 0) / 100}`;
+    writeFileSync(join(runDirectory, 'oom-kills'), toShell([{ run }]));
+  }
   const steps: Step[] = [{ run: sh`rm -rf ${notesAbout(pid)}` }];
   const detach = connection?.afterwards(pid) ?? [];
   if (detach.length > 0) steps.push({ run: detach, ignore: true });
@@ -170,7 +186,9 @@ async function reportStart({ runDirectory, hasInit, name, chroot }: Launch, held
     if (startTicks(pid) === since && runs()) break;
     await sleep(5);
   }
-  const code = held.hasEnded ? Number(attempt(() => readFileSync(join(runDirectory, 'status'), 'utf8'))) : 0;
+  const code = held.hasEnded
+    ? Number.parseInt(attempt(() => readFileSync(join(runDirectory, 'status'), 'utf8')) ?? '', 10)
+    : 0;
   if ([125, 126, 127].includes(code)) {
     const message = attempt(() => readFileSync(join(runDirectory, 'log'), 'utf8').trim());
     if (message) writeSync(2, `${message}\n`);
