@@ -6,22 +6,26 @@ logs.ts: print the output of a container in the background
 USAGE
   logs.ts [OPTION...] NAME
 
-  NAME is the name of a container that run.ts --detach has started. The log has its standard output and standard error
-  in the order in which they were written. Of a long log only the end is kept, see --log-size of run.ts.
-
-OPTIONS
-  -f, --follow    print new output too, until the container ends
-      --tail N    print the last N lines only; --follow continues after them
-      --status    print the exit code of the container instead, or "running"
-  -h, --help      print this text
+  NAME is the name of a container that run.ts --detach has started. The log has
+  its standard output and standard error in the order in which they were
+  written. Of a long log only the end is kept, see --log-size of run.ts.
 
 EXAMPLES
   logs.ts web
   logs.ts -f --tail 20 web
   logs.ts --status backup
 
+OPTIONS
+* -f, --follow    print new output too, until the container ends
+*     --tail N    print the last N lines only; --follow continues after them
+*     --status    print the exit code of the container instead, or "running"
+* -h, --help      print the usual options; --help all: print all of this
+
 CHANGES
   Nothing.
+
+EXIT CODES
+  0 done; 1 failed, as for a NAME without a log; 2 wrong usage.
 
 SEE ALSO
   run.ts, stop.ts (which removes the log), tail(1)

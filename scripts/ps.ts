@@ -7,50 +7,67 @@ USAGE
   ps.ts [--json] [--no-trunc]
   ps.ts --watch [--interval SECONDS] [--count TICKS] [--json]
 
-  A container is any process tree in a PID namespace or with a root directory of its own: barehand's, Docker's,
-  Podman's, Kubernetes', LXC's, systemd-nspawn's, bubblewrap's, or one made by hand with unshare(1) or chroot(8).
+  A container is any process tree in a PID namespace or with a root directory of
+  its own: barehand's, Docker's, Podman's, Kubernetes', LXC's, systemd-nspawn's,
+  bubblewrap's, or one made by hand with unshare(1) or chroot(8).
   exec.ts, stop.ts, network.ts and limit-*.ts take its name or PID.
 
-  NAME      name of the container, a short ID for Docker and Podman; - if it has none
-  PID       PID of its first process on the host: PID 1 inside, or the top of a chroot's process tree
+  NAME      name of the container, a short ID for Docker and Podman; - if it has
+            none
+  PID       PID of its first process on the host: PID 1 inside, or the top of a
+            chroot's process tree
   PROCS     number of processes in it and in the containers inside it
   COMMAND   command line of the first process
-  ROOTFS    path of its root directory on the host; / is the host's own; ? if the host has no path to it
+  ROOTFS    path of its root directory on the host; / is the host's own; ? if
+            the host has no path to it
   UP        time since the first process started
-  MEMORY    memory usage / limit of its cgroup; ~ if it shares a cgroup with others: sum of the resident memory of its
-            processes, which counts shared pages once for each process
+  MEMORY    memory usage / limit of its cgroup; ~ if it shares a cgroup with
+            others: sum of the resident memory of its processes, which counts
+            shared pages once for each process
   Further columns appear if they apply to a container in the list:
   CPUS      CPU quota, as a number of CPUs
   PIDS      number of processes and threads / limit
-  OOM       number of processes that the kernel killed for lack of memory, and where the last one exceeded a limit:
-            own: the container's, parent: of a cgroup above it, inside: of a cgroup below it, host: the host's memory;
-            ? if unknown
-
-OPTIONS
-      --watch             show a live table of CPU, memory, I/O and throttling per second, 100% is one CPU; its second
-                          line names the keys that sort it and the one that quits. ~ marks sums over the processes of
-                          a container that has no cgroup of its own. Without a terminal: print one table for each
-                          interval, or with --json one line
-      --interval SECONDS  with --watch: time between two readings (default: 2)
-      --count TICKS       with --watch: end after this number of readings
-      --json              print an array of objects: name, pid, processes, command, rootfs, startedAt, memory
-                          (usedBytes, limitBytes, source: "cgroup" or "rss"), limits (memoryBytes, cpus, pids), pids,
-                          cpuSeconds, oomKills (count; level, cgroup, process and at of the last one), namespaces
-                          (inode numbers), engine; null if a value does not exist or cannot be read
-      --no-trunc          print long commands and paths in full
-  -h, --help              print this text
+  OOM       number of processes that the kernel killed for lack of memory, and
+            where the last one exceeded a limit: own: the container's, parent:
+            of a cgroup above it, inside: of a cgroup below it, host: the host's
+            memory; ? if unknown
 
 EXAMPLES
   ps.ts
   ps.ts --json | jq -r '.[] | select(.engine == "docker") | .pid'
-  ps.ts --watch --json --interval 10 | jq -c '.containers[] | [.name, .cpuPercent]'
+  ps.ts --watch --json | jq -c '.containers[] | [.name, .cpuPercent]'
+
+OPTIONS
+*     --watch             show a live table: CPU, memory, I/O, throttling
+                          per second, 100% is one CPU; its second line names the
+                          keys that sort it and the one that quits. ~ marks sums
+                          over the processes of a container that has no cgroup
+                          of its own. Without a terminal: print one table for
+                          each interval, or with --json one line
+*     --interval SECONDS  with --watch: time between two readings (default: 2)
+*     --count TICKS       with --watch: end after this number of readings
+*     --json              print an array of objects
+                          name, pid, processes, command, rootfs, startedAt,
+                          memory (usedBytes, limitBytes, source: "cgroup" or
+                          "rss"), limits (memoryBytes, cpus, pids), pids,
+                          cpuSeconds, oomKills (count; level, cgroup, process
+                          and at of the last one), namespaces (inode numbers),
+                          engine; null if a value does not exist or cannot be
+                          read
+*     --no-trunc          print long commands and paths in full
+* -h, --help              print the usual options; --help all: all of this
 
 CHANGES
-  Nothing. Without root it lists what it can read, and prints how many processes it could not.
+  Nothing. Without root it lists what it can read, and prints how many processes
+  it could not.
+
+EXIT CODES
+  0 done, also if there is no container; 1 failed; 2 wrong usage.
 
 SEE ALSO
-  lsns(8), pid_namespaces(7), mount_namespaces(7), chroot(2), pivot_root(2), cgroups(7), proc(5), the kernel's
-  admin-guide/cgroup-v2 and admin-guide/cgroup-v1
+  lsns(8), pid_namespaces(7), mount_namespaces(7), chroot(2), pivot_root(2),
+  cgroups(7), proc(5), the kernel's admin-guide/cgroup-v2 and
+  admin-guide/cgroup-v1
 */
 
 import { uptime } from 'node:os';

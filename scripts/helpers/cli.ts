@@ -4,6 +4,7 @@ import { createRequire } from 'node:module';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import minimist from 'minimist';
+import { page, shortHelp, wholeHelp } from './help.ts';
 import { OutputError, print, useOutput } from './output.ts';
 
 /** An option: without `parse` a flag; with it, one value, or with `many` one for each time it is given. */
@@ -56,7 +57,8 @@ export const isGiven = (value: unknown) => [value].flat().some((one) => one !== 
 
 /**
  * Parses argv (without node and the script) by the table. `dryRun` in the table is `--dry-run`, `noTrunc` is
- * `--no-trunc`. Returns the values of the options and the operands, including the words of a command; or `help: true`.
+ * `--no-trunc`. Returns the values of the options and the operands, including the words of a command; or `help: true`,
+ * and for `--help all` `help: 'all'`.
  * Throws UsageError for an unknown option, a missing or unwanted value, or a wrong number of operands.
  */
 export function parseArguments<Table extends Record<string, Option>>(spec: Spec<Table>, argv: string[]) {
@@ -69,7 +71,7 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
     stopEarly: spec.command ?? false,
     '--': true,
   });
-  if (parsed.help === true) return { help: true } as const;
+  if (parsed.help === true) return { help: parsed._[0] === 'all' ? 'all' : true } as const;
 
   const values: Record<string, unknown> = {};
   for (const [key, { parse, many }] of table) {
@@ -111,6 +113,7 @@ function plainWords(table: [key: string, Option][], command: boolean, argv: stri
       const found = table.find(([key, { short }]) => (long ? kebab(key) : short) === name);
       if (!found) throw unknown;
       const [key, option] = found;
+      if (key === 'help' && value === 'all') return ['--help', 'all'];
       const rest = long ? '' : letters.slice(position + 1);
       if (option.parse) {
         // the rest of this word, or the next word, is the value; only a number may follow a letter directly
@@ -125,12 +128,6 @@ function plainWords(table: [key: string, Option][], command: boolean, argv: stri
     }
   }
   return words;
-}
-
-/** The header comment of a script, which is its help. `url`: the script's import.meta.url. */
-function helpText(url: string): string {
-  const source = readFileSync(fileURLToPath(url), 'utf8');
-  return /\/\*\n([\s\S]*?)\*\//.exec(source)?.[1] ?? '';
 }
 
 /** Whether node was started with this module, or with the file built from it; false if a test has imported it. */
@@ -202,7 +199,9 @@ export async function main<Table extends Record<string, Option>>(
   try {
     refuseTakenWords();
     const parsed = parseArguments(spec, process.argv.slice(2));
-    if (parsed.help) print(helpText(url));
+    const source = () => readFileSync(fileURLToPath(url), 'utf8');
+    if (parsed.help === 'all') page(wholeHelp(source()));
+    else if (parsed.help) print(shortHelp(source()));
     else process.exitCode = (await body(parsed.values, parsed.operands)) ?? 0;
   } catch (error) {
     process.exitCode = fail(error);
