@@ -8,8 +8,13 @@ USAGE
   fetch-rootfs.ts [OPTION...] --article [DEST]
 
   SOURCE  https://… or http://…: download a tarball
+<<<<<<< HEAD
           FILE: a local tarball, plain or compressed with gzip, xz, zstd or
           bzip2; its content tells which
+=======
+          FILE: a local tarball, plain or compressed with gzip, xz, zstd, bzip2 or compress; its content
+          tells which
+>>>>>>> main
           -: a tarball on standard input
           host:  (default) copy programs of this host and their libraries; needs
           no network
@@ -60,7 +65,7 @@ EXIT CODES
 SEE ALSO
   tar(1), unshare(1), chroot(1), mount_namespaces(7), debootstrap(8), ldd(1)
 */
-import { createHash, type Hash } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import {
   createReadStream,
   existsSync,
@@ -68,16 +73,21 @@ import {
   mkdirSync,
   readdirSync,
   renameSync,
+  type Stats,
   statfsSync,
   statSync,
 } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
-import type { Limits } from './fetch-rootfs/archive.ts';
+import { TarInspector } from './fetch-rootfs/archive.ts';
 import { planByHand } from './fetch-rootfs/by-hand.ts';
 import { download, shown, withProgress } from './fetch-rootfs/download.ts';
-import { asRoot, planHostRootfs } from './fetch-rootfs/host-rootfs.ts';
-import { inspect, unpack } from './fetch-rootfs/unpack.ts';
+import { describeImage } from './fetch-rootfs/formats.ts';
+import { asRoot, isRoot, planHostRootfs } from './fetch-rootfs/host-rootfs.ts';
+import { decompress, mayMakeDevices, unpack } from './fetch-rootfs/unpack.ts';
+import { asCalled } from './helpers/called.ts';
 import { Failure, main, reason, UsageError, type Values } from './helpers/cli.ts';
+import { didYouMean, escapeControls } from './helpers/messages.ts';
+import { attempt } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
 import { quote, sh } from './helpers/shell.ts';
@@ -108,148 +118,173 @@ function parseCount(text: string): number {
   throw new UsageError(`not a number: ${JSON.stringify(text)}`);
 }
 
-/** SOURCE and the path of DEST. Throws UsageError if DEST is missing and the name of SOURCE gives none. */
-export function planFetch(
-  article: boolean,
-  operands: string[],
-  folder: string,
-): { source: string; dest: string } {
-  const [source = 'host:', given] = article ? [articleUrl, ...operands] : operands;
-  if (isUrl(source) && !URL.canParse(source)) throw new UsageError(`no URL: ${source}`);
-  if (operands.length > 1 && article) throw new UsageError(`one operand too many: ${operands[1]}`);
-  const dest = given ?? defaultName(source);
-  if (dest.includes('/') || /^\.\.?$/.test(dest)) return { source, dest: resolve(dest) };
-  if (!/^\w[\w.+-]*$/.test(dest))
+/** Where a root file system comes from, and where it is made. */
+interface Fetch {
+  source: string;
+  dest: string;
+  /** SOURCE, if it is one */
+  url: URL | undefined;
+  /** programs to copy besides the default ones, if SOURCE is this host */
+  programs: string[] | undefined;
+}
+
+/** What the operands mean. Throws UsageError if DEST is missing and the name of SOURCE gives none. */
+export function planFetch(article: boolean, operands: string[], folder: string): Fetch {
+  const [source = 'host:', given, excess] = article ? [articleUrl, ...operands] : operands;
+  if (excess !== undefined) throw new UsageError(`one operand too many: ${excess}`);
+  const isUrl = /^https?:/i.test(source);
+  if (isUrl && !URL.canParse(source)) throw new UsageError(`no URL: ${source}`);
+  const url = isUrl ? new URL(source) : undefined;
+  const programs = /^host:(.*)$/s.exec(source)?.[1]?.split(',').filter(Boolean);
+  const names = programs
+    ? ['host', ...programs.map((path) => basename(path))]
+    : [
+        basename(url ? decodeURIComponent(url.pathname) : source).replace(
+          /\.tar(\.\w+)?$|\.t[gxb]z2?$|\.tzst$/,
+          '',
+        ),
+      ];
+  const dest = given ?? (source === articleUrl ? 'article' : names.join('-'));
+  const isPath = dest.includes('/') || /^\.\.?$/.test(dest);
+  if (!isPath && !/^\w[\w.+-]*$/.test(dest))
     throw new UsageError(`no name for a root file system: ${JSON.stringify(dest)}: give DEST`);
-  return { source, dest: join(folder, dest) };
+  return { source, url, programs, dest: isPath ? resolve(dest) : join(folder, dest) };
 }
 
-function defaultName(source: string): string {
-  if (source === articleUrl) return 'article';
-  if (source.startsWith('host:'))
-    return ['host', ...hostPrograms(source).map((path) => basename(path))].join('-');
-  const name = isUrl(source) ? decodeURIComponent(basename(new URL(source).pathname)) : basename(source);
-  return name.replace(/\.tar(\.\w+)?$|\.t[gxb]z2?$|\.tzst$/, '');
-}
-
-const isUrl = (source: string) => /^https?:/i.test(source);
-const hostPrograms = (source: string) => source.slice('host:'.length).split(',').filter(Boolean);
-
-/** The bytes of SOURCE, and their number as soon as it is known. */
-function openSource(
-  source: string,
-  say: (text: string) => void,
-): { chunks: AsyncIterable<Buffer>; length?: number } {
-  if (isUrl(source)) {
-    const opened: { chunks: AsyncIterable<Buffer>; length?: number } = {
-      chunks: download(new URL(source), {
-        onLength: (bytes) => {
-          opened.length = bytes;
-        },
-        onRetry: say,
-      }),
-    };
-    return opened;
+/** The status of a file that is SOURCE. Throws a Failure with the nearest name if there is none. */
+function statSource(source: string): Stats {
+  try {
+    return statSync(source);
+  } catch (error) {
+    const folder = source.slice(0, source.lastIndexOf('/') + 1);
+    const names = attempt(() => readdirSync(folder || '.')) ?? [];
+    const near = didYouMean(source.slice(folder.length), folder ? names : ['host:', ...names], folder);
+    throw new Failure(`${reason(error)}${near}`, { cause: error });
   }
+}
+
+/** The bytes of SOURCE. `total` gets their number as soon as it is known. */
+function openSource(
+  fetch: Fetch,
+  total: { length?: number | undefined },
+  onRetry: (text: string) => void,
+): AsyncIterable<Buffer> {
+  const { source, url, dest } = fetch;
+  if (url) return download(url, { total, onRetry });
   if (source === '-') {
     if (process.stdin.isTTY) throw new UsageError('standard input is a terminal, no tarball');
-    return { chunks: process.stdin };
+    return process.stdin;
   }
-  const stat = statSync(source);
+  const stat = statSource(source);
+  if (stat.isDirectory() && existsSync(join(source, 'oci-layout')))
+    throw new Failure(describeImage('oci', fetch));
   if (stat.isDirectory())
     throw new Failure(
-      `EISDIR: it is a directory: pack it: tar -C ${quote(source)} -c . | fetch-rootfs.ts - NAME`,
+      `EISDIR: it is a directory: pack it: tar -C ${quote(source)} -c . | ${asCalled()} - ${quote(dest)}`,
     );
-  return {
-    chunks: createReadStream(source, { highWaterMark: 1 << 18 }),
-    ...(stat.isFile() && { length: stat.size }),
-  };
+  if (stat.isFile()) total.length = stat.size;
+  return createReadStream(source, { highWaterMark: 1 << 18 });
 }
 
-/** The limits that the options set. No archive may unpack to more than `freeBytes`. */
-function readLimits(values: Values<typeof options>, freeBytes = Infinity): Limits {
-  const maxBytes = values.maxSize ?? parseSize('20G');
-  return {
-    maxBytes: Math.min(maxBytes, freeBytes),
+/**
+ * Reads and checks the archive SOURCE. `checked` is what tar(1) may read of it; it throws at its end if --sha256 is
+ * another sum. No archive may unpack to more than `freeBytes`.
+ */
+function openArchive(
+  fetch: Fetch,
+  values: Values<typeof options>,
+  freeBytes: number,
+  say: (text: string) => void,
+) {
+  const { maxSize = parseSize('20G'), maxEntries = 1_000_000, strip = 'auto' } = values;
+  const inspector = new TarInspector({
+    maxBytes: Math.min(maxSize, freeBytes),
     maxBytesReason:
-      maxBytes <= freeBytes ? ': --max-size allows more' : ', and no more is free on this file system',
-    maxEntries: values.maxEntries ?? 1_000_000,
-    strip: values.strip ?? 'auto',
-    skipDevices: values.skipDevices ? 'unusual' : undefined,
-  };
-}
-
-async function* hashing(chunks: AsyncIterable<Buffer>, hash: Hash): AsyncGenerator<Buffer> {
-  for await (const chunk of chunks) {
-    hash.update(chunk);
-    yield chunk;
+      maxSize <= freeBytes ? ': --max-size allows more' : ', and no more is free on this file system',
+    maxEntries,
+    strip,
+    skipDevices: !mayMakeDevices ? 'all' : values.skipDevices ? 'unusual' : undefined,
+  });
+  const hash = createHash('sha256');
+  const total = {};
+  async function* read() {
+    for await (const chunk of openSource(fetch, total, say)) {
+      hash.update(chunk);
+      yield chunk;
+    }
   }
-}
-
-/** The sum of what was read. Throws a Failure if another one was expected. */
-function checkedSum(hash: Hash, expected: string | undefined): string {
-  const sum = hash.digest('hex');
-  if (expected && sum !== expected) throw new Failure(`its sha256 is ${sum}, not ${expected}`);
-  return sum;
+  const archive = { inspector, sha256: '', checked: check() };
+  async function* check() {
+    const bytes = values.quiet ? read() : withProgress(read(), total, escapeControls(basename(fetch.source)));
+    try {
+      for await (const chunk of decompress(bytes, fetch)) yield* inspector.push(chunk);
+      inspector.end();
+    } catch (error) {
+      throw inspector.image ? new Failure(describeImage(inspector.image, fetch)) : error;
+    }
+    if (inspector.image) throw new Failure(describeImage(inspector.image, fetch));
+    archive.sha256 = hash.digest('hex');
+    if (values.sha256 && archive.sha256 !== values.sha256)
+      throw new Failure(`its sha256 is ${archive.sha256}, not ${values.sha256}`);
+  }
+  return archive;
 }
 
 /** Makes the root file system in the empty directory `root`. Returns a sentence that describes it. */
 async function fill(
   root: string,
-  source: string,
+  fetch: Fetch,
   values: Values<typeof options>,
   say: (text: string) => void,
-  signal: AbortSignal,
+  interrupted: Promise<never>,
 ): Promise<string> {
-  if (source.startsWith('host:')) {
-    const made = await planHostRootfs(root, hostPrograms(source));
-    await perform(made.steps);
-    const lacks = made.missing.length > 0 ? `; this host has no ${made.missing.join(', ')}` : '';
-    return `${made.programs.length} programs of this host, ${made.files} files, ${formatSize(made.bytes)}${lacks}`;
+  if (fetch.programs) {
+    const { steps, summary } = await planHostRootfs(root, fetch.programs);
+    await perform(steps);
+    return summary;
   }
   const { bavail, bsize } = statfsSync(root);
-  const opened = openSource(source, say);
-  const hash = createHash('sha256');
-  const hashed = hashing(opened.chunks, hash);
-  const chunks = values.quiet ? hashed : withProgress(hashed, opened, basename(source));
-  const { inspector, warnings } = await unpack(chunks, root, readLimits(values, bavail * bsize), signal);
-  const sum = checkedSum(hash, values.sha256);
+  const archive = openArchive(fetch, values, bavail * bsize, say);
+  const { inspector } = archive;
+  const warnings = await unpack(archive.checked, inspector, root, interrupted);
   if (readdirSync(root).length === 0)
     throw new Failure(`nothing is left of it after --strip ${inspector.strip}`);
   for (const warning of warnings) say(warning);
-  if (asRoot.length > 0)
+  if (!isRoot)
     say(
       'without root: every file is yours; set-user-ID bits, extended attributes and device nodes are left out',
     );
   else if (inspector.skippedDevices > 0) say(`${inspector.skippedDevices} device nodes left out`);
   if (!['bin', 'usr', 'sbin'].some((name) => lstatSync(join(root, name), { throwIfNoEntry: false })))
     say('warning: neither /bin nor /usr in it: is it a root file system?');
-  return `${inspector.entries} entries, ${formatSize(inspector.bytes)}, sha256 ${sum}`;
+  return `${inspector.entries} entries, ${formatSize(inspector.bytes)}, sha256 ${archive.sha256}`;
 }
 
 /** Has `dest` made under another name beside it, then renames it: it exists completely or not at all, even after SIGKILL. */
 async function intoPlace(
   dest: string,
-  make: (partial: string, signal: AbortSignal) => Promise<string>,
+  make: (partial: string, interrupted: Promise<never>) => Promise<string>,
 ): Promise<string> {
   const partial = join(dirname(dest), `.${basename(dest)}.partial-${process.pid}`);
-  const abort = new AbortController();
   let interruption: NodeJS.Signals | undefined;
-  const interrupt = (signal: NodeJS.Signals) => {
-    interruption = signal;
-    abort.abort(new Failure('interrupted'));
-  };
-  process.on('SIGINT', interrupt).on('SIGTERM', interrupt);
+  const interrupted = new Promise<never>((_, reject) => {
+    const interrupt = (signal: NodeJS.Signals) => {
+      interruption = signal;
+      reject(new Failure('interrupted'));
+    };
+    process.on('SIGINT', interrupt).on('SIGTERM', interrupt);
+  });
+  interrupted.catch(() => undefined);
   mkdirSync(partial, { mode: 0o755 });
   try {
-    const made = await make(partial, abort.signal);
-    abort.signal.throwIfAborted();
+    const made = await make(partial, interrupted);
+    await Promise.race([interrupted, made]);
     renameSync(partial, dest);
     return made;
   } finally {
     await remove(partial);
-    process.off('SIGINT', interrupt).off('SIGTERM', interrupt);
     // end by the signal: a shell that runs a script ends its script too then
+    process.removeAllListeners('SIGINT').removeAllListeners('SIGTERM');
     if (interruption) process.kill(process.pid, interruption);
   }
 }
@@ -270,6 +305,14 @@ async function sweep(dest: string): Promise<void> {
   }
 }
 
+/** Makes the directory of DEST if it is missing, and says so: it may be a mistyped path. */
+function makeParents(dest: string, say: (text: string) => void): void {
+  const missing: string[] = [];
+  for (let path = dirname(dest); !existsSync(path); path = dirname(path)) missing.unshift(path);
+  makeDirectory(dirname(dest));
+  if (missing.length > 0) say(`made ${missing.join(' and ')}, which did not exist`);
+}
+
 /** Throws a Failure where DEST exists and is not an empty directory that can be replaced. */
 function check(dest: string): void {
   const stat = lstatSync(dest, { throwIfNoEntry: false });
@@ -282,64 +325,50 @@ function check(dest: string): void {
     throw new Failure('EBUSY: it is a mount point: give a new folder in it');
 }
 
-/** What --dry-run prints: the steps of `host:`; for an archive what an engineer would type. */
-async function planDest(dest: string, source: string, values: Values<typeof options>): Promise<Step[]> {
+/** What --dry-run prints: the steps of `host:`; for an archive what an engineer would type. A file is checked first. */
+async function planDest(fetch: Fetch, values: Values<typeof options>): Promise<Step[]> {
+  const { source, dest, url, programs } = fetch;
   const making: Step = { run: sh`mkdir -p -m 755 ${dest}` };
-  if (source.startsWith('host:')) {
-    const { steps } = await planHostRootfs(dest, hostPrograms(source));
-    return [making, ...steps];
-  }
-  const { sha256, skipDevices } = values;
-  const isFile = source !== '-' && !isUrl(source);
-  const known = isFile ? await inspectFile(source, values) : undefined;
-  const strip = source === articleUrl ? 1 : undefined; // it has all below rootfs/
-  const given = typeof values.strip === 'number' ? values.strip : strip;
-  const archive = {
-    ...{ file: isUrl(source) ? `${dest}.tar` : isFile ? resolve(source) : source, sha256, skipDevices },
-    ...{ url: isUrl(source) ? source : undefined, strip: given, rootAttributes: undefined },
-    ...known,
-    isChecked: known !== undefined,
-  };
-  return [making, ...planByHand(dest, archive)];
-}
-
-/** Checks an archive that is a file, as a call without --dry-run does. Returns what its steps depend on. */
-async function inspectFile(source: string, values: Values<typeof options>) {
-  const { chunks } = openSource(source, () => {});
-  const hash = createHash('sha256');
-  const inspector = await inspect(hashing(chunks, hash), readLimits(values));
-  const sha256 = checkedSum(hash, values.sha256);
-  return { strip: inspector.strip, rootAttributes: inspector.rootAttributes, sha256 };
+  if (programs) return [making, ...(await planHostRootfs(dest, programs)).steps];
+  const isFile = !url && source !== '-';
+  const archive = isFile ? openArchive(fetch, values, Infinity, () => {}) : undefined;
+  if (archive) for await (const _ of archive.checked);
+  const { inspector, sha256 = values.sha256 } = archive ?? {};
+  const given = typeof values.strip === 'number' ? values.strip : undefined;
+  const strip = inspector?.strip ?? given ?? (source === articleUrl ? 1 : undefined); // it has all below rootfs/
+  const file = url ? `${dest}.tar` : isFile ? resolve(source) : source;
+  const steps = planByHand(dest, { file, url: url && source, sha256, strip, inspector }, values.skipDevices);
+  return [making, ...steps];
 }
 
 await main(import.meta.url, { options, operands: [0, 2] }, async (values, operands) => {
-  const { source, dest } = planFetch(values.article, operands, rootfsFolder);
-  const say = (text: string) => values.quiet || console.error(text);
+  const fetch = planFetch(values.article, operands, rootfsFolder);
+  const { source, dest, url, programs } = fetch;
+  const say = (text: string) => values.quiet || console.error(escapeControls(text));
   process.umask(0o022);
-  const isArchive = !source.startsWith('host:');
-  const programs = isArchive ? ['unshare', 'mount', 'chroot', 'tar', 'ldd'] : ['ldd', ...asRoot.slice(0, 1)];
-  if (!values.dryRun || !isArchive) requirePrograms(programs, `make ${dest}`);
+  const needed = programs ? ['ldd', ...asRoot.slice(0, 1)] : ['unshare', 'mount', 'chroot', 'tar', 'ldd'];
+  if (!values.dryRun || programs) requirePrograms(needed, `make ${dest}`);
   try {
     check(dest);
     if (!values.dryRun) {
-      makeDirectory(dirname(dest));
+      makeParents(dest, say);
       await sweep(dest);
     }
   } catch (error) {
-    throw new Failure(`cannot make ${dest}: ${reason(error)}`, { cause: error });
+    throw new Failure(escapeControls(`cannot make ${dest}: ${reason(error)}`), { cause: error });
   }
   try {
     if (values.dryRun) {
-      process.stdout.write(toShell(await planDest(dest, source, values)));
+      process.stdout.write(toShell(await planDest(fetch, values)));
       return 0;
     }
-    say(await intoPlace(dest, (partial, signal) => fill(partial, source, values, say, signal)));
+    say(await intoPlace(dest, (partial, interrupted) => fill(partial, fetch, values, say, interrupted)));
   } catch (error) {
     // an open source, or a child that reads it, would keep this process alive
     setImmediate(() => process.exit());
     if (error instanceof UsageError) throw error;
-    const what = isUrl(source) ? shown(new URL(source)) : source;
-    throw new Failure(`cannot fetch ${what}: ${reason(error)}`, { cause: error });
+    const what = url ? shown(url) : source;
+    throw new Failure(escapeControls(`cannot fetch ${what}: ${reason(error)}`), { cause: error });
   }
   console.log(dest);
   return 0;

@@ -445,7 +445,7 @@ test('a SOURCE that cannot be read is an error in one line', async (t) => {
   const { work, dest, file, left } = bound(sandbox(t));
   for (const [source, message] of [
     [join(work, 'missing'), /ENOENT: no such file or directory\n$/],
-    [work, /EISDIR: it is a directory: pack it: tar -C .* -c \. \| fetch-rootfs\.ts - NAME\n$/],
+    [work, /EISDIR: it is a directory: pack it: tar -C .* -c \. \| \/.*\/fetch-rootfs\.mjs - \S+\/dest\n$/],
     [`${file('x.tar', small)}/y`, /ENOTDIR: not a directory\n$/],
     ['ftp://example.org/x.tar', /ENOENT/],
   ] as const) {

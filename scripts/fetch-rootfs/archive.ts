@@ -5,7 +5,7 @@ import { formatSize } from '../helpers/units.ts';
 
 const block = 512;
 const none = Buffer.alloc(0);
-const zeros = Buffer.alloc(1 << 16);
+const noMagic = '\0'.repeat(8);
 /** longest payload of a pax header: file systems end extended attributes at 64 KiB */
 const maxMetadataBytes = 1 << 20;
 /** longest path that the kernel takes, path_resolution(7) */
@@ -47,13 +47,27 @@ interface Entry extends Attributes {
   end: number;
 }
 
-// null, zero, full, random, urandom, tty, console, ptmx: what debootstrap(8) makes. Other devices give access to the host.
-const usualDevices = ['1:3', '1:5', '1:7', '1:8', '1:9', '5:0', '5:1', '5:2'];
+/** The character devices in /dev that debootstrap(8) makes. Others give access to the host. */
+export const usualDevices = {
+  null: '1:3',
+  zero: '1:5',
+  full: '1:7',
+  random: '1:8',
+  urandom: '1:9',
+  tty: '5:0',
+  console: '5:1',
+  ptmx: '5:2',
+};
 
 const rootDirectories =
   'bin boot dev etc home lib lib32 lib64 libx32 media mnt opt proc root run sbin selinux srv sys tmp usr var'.split(
     ' ',
   );
+
+/** What docker save, and others who write images of layers, put into an archive, and nothing else. */
+const imageDirectory = /^(blobs\/)?[^/]+$/;
+const imageFile =
+  /^(oci-layout|repositories|[^/]+\.(json|tar)|[^/]+\/(VERSION|json|layer\.tar)|blobs\/\w+\/\w+)$/;
 
 /**
  * Reads the headers of a tar archive that comes in chunks, and throws a Failure at the first thing that is wrong.
@@ -66,9 +80,16 @@ export class TarInspector {
   skippedDevices = 0;
   /** leading components that tar has to strip; undefined until the first entries are read */
   strip: number | undefined;
-  /** of the directory that becomes the root, where its name is stripped to nothing */
+  /** of the entry that becomes the root */
   rootAttributes: Attributes | undefined;
 
+  /** what the archive is if all its entries are those of an image of layers: a transport of skopeo(1) */
+  get image(): 'docker-archive' | 'oci-archive' | undefined {
+    return this.#isImage ? this.#image : undefined;
+  }
+
+  #isImage = true;
+  #image: 'docker-archive' | 'oci-archive' | undefined;
   #limits: Limits;
   /** the begin of a header whose rest is yet to come, and what is good but must wait for `strip` */
   #held: Buffer = none;
@@ -88,7 +109,6 @@ export class TarInspector {
   /** Checks the next chunk. Returns the checked part: whole headers and data, but nothing after the end marker. */
   push(chunk: Buffer): Buffer[] {
     this.#received += chunk.length;
-    if (this.#received > this.#limits.maxBytes) this.#refuseSize();
     const buffer = this.#held.length ? Buffer.concat([this.#held, chunk]) : chunk;
     let from = 0;
     let at = 0;
@@ -119,9 +139,16 @@ export class TarInspector {
     this.#held = buffer.subarray(at);
     if (this.#zeroBlocks === 2) {
       this.strip ??= 0;
-      this.#checkPadding(this.#held);
+      this.#padding += this.#held.length;
+      if (!isZero(this.#held)) throw new Failure('data follow the end marker');
+      if (this.#padding > maxPaddingBytes)
+        throw new Failure(`more than ${formatSize(maxPaddingBytes)} of zeros follow the end marker`);
       this.#held = none;
     }
+    if (Math.max(this.#received, this.bytes) > this.#limits.maxBytes)
+      throw new Failure(
+        `it unpacks to more than ${formatSize(this.#limits.maxBytes)}${this.#limits.maxBytesReason}`,
+      );
     return this.strip === undefined ? [] : this.#waiting.splice(0).filter((part) => part.length > 0);
   }
 
@@ -140,7 +167,6 @@ export class TarInspector {
 
   #read(buffer: Buffer, at: number): Entry | undefined {
     try {
-      if (this.entries === 0) checkFirst(buffer.subarray(at, at + block));
       return readEntry(buffer, at);
     } catch (error) {
       if (this.entries === 0) throw error;
@@ -149,7 +175,7 @@ export class TarInspector {
   }
 
   #judge(entry: Entry): void {
-    const { type, name, link, size, realSize, end: _, ...attributes } = entry;
+    const { type, name, link, size, realSize } = entry;
     const refuse = (why: string) => {
       throw new Failure(`entry ${show(name)}: ${why}`);
     };
@@ -157,7 +183,6 @@ export class TarInspector {
     if (++this.entries > this.#limits.maxEntries)
       throw new Failure(`it has more than ${this.#limits.maxEntries} entries: --max-entries allows more`);
     this.bytes += Math.max(size, realSize);
-    if (this.bytes > this.#limits.maxBytes) this.#refuseSize();
 
     if (name === '') refuse('it has no name');
     if (/[\x00-\x1f\x7f]/.test(name + link)) refuse('a control character in a name');
@@ -173,8 +198,13 @@ export class TarInspector {
     if (type !== '0' && size > 0) refuse('data where none can be: only files have data');
     if (type === '0' && name.endsWith('/')) refuse('a file whose name ends in /');
 
+    const path = parts.filter((part) => part !== '.').join('/');
+    if (!isRoot && !(type === '5' ? imageDirectory : imageFile).test(path)) this.#isImage = false;
+    if (path === 'manifest.json' || path.endsWith('/layer.tar')) this.#image ??= 'docker-archive';
+    if (path === 'oci-layout' || path.startsWith('blobs/sha256/')) this.#image = 'oci-archive';
+    if (/^(blobs\/sha256|[0-9a-f]{64})\//.test(path) && this.image) refuse('a layer of an image');
     if (this.#limits.strip === 'auto' && !isRoot) this.#checkTop(type, name, parts);
-    if (type === '5' && this.strip && parts.length === this.strip) this.rootAttributes = attributes;
+    if ((isRoot && !this.strip) || (type === '5' && parts.length === this.strip)) this.rootAttributes = entry;
   }
 
   /** The first entry tells whether the names have a top directory to be stripped; the others have to agree. */
@@ -187,6 +217,7 @@ export class TarInspector {
       } else {
         this.#top = top;
         this.strip = parts.indexOf(top) + 1;
+        this.rootAttributes = undefined; // those of ./, which is stripped too
       }
     } else if (this.#top !== undefined && (top !== this.#top || parts.indexOf(top) + 1 !== this.strip)) {
       throw new Failure(
@@ -197,7 +228,7 @@ export class TarInspector {
 
   #leavesOut({ type, name, device }: Entry): boolean {
     if (type !== '3' && type !== '4') return false;
-    const usual = type === '3' && usualDevices.includes(device);
+    const usual = type === '3' && Object.values(usualDevices).includes(device);
     if (usual && this.#limits.skipDevices !== 'all') return false;
     if (!this.#limits.skipDevices)
       throw new Failure(
@@ -206,80 +237,60 @@ export class TarInspector {
     this.skippedDevices++;
     return true;
   }
-
-  #checkPadding(rest: Buffer): void {
-    this.#padding += rest.length;
-    if (!isZero(rest)) throw new Failure('data follow the end marker');
-    if (this.#padding > maxPaddingBytes)
-      throw new Failure(`more than ${formatSize(maxPaddingBytes)} of zeros follow the end marker`);
-  }
-
-  #refuseSize(): never {
-    throw new Failure(
-      `it unpacks to more than ${formatSize(this.#limits.maxBytes)}${this.#limits.maxBytesReason}`,
-    );
-  }
 }
 
-/** The entry whose header begins at `start`, with the headers that belong to it. undefined: more bytes are needed. */
+/** Headers that say something of the entry whose own header follows them. */
+const extraTypes: Record<string, string> = {
+  x: 'pax header',
+  g: 'global pax header',
+  L: 'GNU long name',
+  K: 'GNU long link',
+};
+
+/** The entry whose first header begins at `start`. undefined: more bytes are needed. */
 function readEntry(buffer: Buffer, start: number): Entry | undefined {
-  let pax: Map<string, string> | undefined;
-  let global = false;
-  const long: { name?: string; link?: string } = {};
+  const extras = new Map<string, Buffer>();
   for (let at = start; buffer.length >= at + block; ) {
     const header = buffer.subarray(at, at + block);
     checkHeader(header);
     const type = header.toString('latin1', 156, 157);
+    const what = isOld(header) ? undefined : extraTypes[type];
     const size = parseNumber(header, 124, 12, 'size');
     at += block;
-    if (!'xgLK'.includes(type)) return completeEntry(buffer, header, at, type, size, pax, long);
-
+    if (!what) return completeEntry(buffer, header, at, extras);
     if (size > maxMetadataBytes) throw new Failure(`a ${type} header of ${formatSize(size)}`);
-    const end = at + Math.ceil(size / block) * block;
-    if (buffer.length < end) return undefined;
-    const payload = buffer.subarray(at, at + size);
-    at = end;
-    if (type === 'g') {
-      if (global) throw new Failure('two global pax headers in a row');
-      global = true;
-      const key = [...parsePax(payload).keys()].find((key) => key !== 'comment');
-      if (key) throw new Failure(`a global pax header sets ${show(key)} for all that follow`);
-    } else if (type === 'x') {
-      if (pax) throw new Failure('two pax headers for one entry');
-      pax = parsePax(payload);
-    } else {
-      const which = type === 'L' ? 'name' : 'link';
-      if (long[which] !== undefined) throw new Failure(`two GNU long ${which}s for one entry`);
-      const [, text] = /^([^\0]+)\0*$/.exec(payload.toString('latin1')) ?? [];
-      if (text === undefined) throw new Failure(`a GNU long ${which} that is none`);
-      long[which] = text;
-    }
+    if (extras.has(what)) throw new Failure(`two ${what}s for one entry`);
+    extras.set(what, buffer.subarray(at, at + size));
+    at += Math.ceil(size / block) * block;
   }
   return undefined;
 }
 
+/** The entry that has this own header; `end`: where that ends in the buffer. undefined: more bytes are needed. */
 function completeEntry(
   buffer: Buffer,
   header: Buffer,
   dataStart: number,
-  typeflag: string,
-  headerSize: number,
-  pax: Map<string, string> | undefined,
-  long: { name?: string; link?: string },
+  extras: Map<string, Buffer>,
 ): Entry | undefined {
-  const type = typeflag === '\0' || typeflag === '7' ? '0' : typeflag;
-  if (!'0123456S'.includes(type)) throw new Failure(`an entry of the unknown type ${show(typeflag)}`);
-  const isUstar = header[262] === 0;
-  const prefix = isUstar ? text(header, 345, 155) : '';
+  const typeflag = header.toString('latin1', 156, 157);
+  let type = typeflag === '\0' || typeflag === '7' ? '0' : typeflag;
+  if (!(isOld(header) ? '\x000125' : '\x0001234567S').includes(typeflag))
+    throw new Failure(`an entry of the unknown type ${show(typeflag)}`);
+  const pax = parsePax(extras.get('pax header'));
+  const global = [...parsePax(extras.get('global pax header')).keys()].find((key) => key !== 'comment');
+  if (global) throw new Failure(`a global pax header sets ${show(global)} for all that follow`);
+  const prefix = !isOld(header) && header[262] === 0 ? text(header, 345, 155) : '';
   const shortName = text(header, 0, 100);
-  const ustarName = prefix ? `${prefix}/${shortName}` : shortName;
 
-  const name = agreeing('name', long.name, pax?.get('path'), ustarName);
-  const link = agreeing('link', long.link, pax?.get('linkpath'), text(header, 157, 100));
+  const name = agreeing('name', extras, pax.get('path'), prefix ? `${prefix}/${shortName}` : shortName);
+  const link = agreeing('link', extras, pax.get('linkpath'), text(header, 157, 100));
+  const headerSize = parseNumber(header, 124, 12, 'size');
   const size = paxNumber(pax, 'size') ?? headerSize;
   // only what does not fit into the header's eleven octal digits may say otherwise there
   if (size !== headerSize && size <= 0o77777777777)
     throw new Failure(`entry ${show(name)}: the pax header says ${size} bytes, the header ${headerSize}`);
+  if (isOld(header) && type === '0' && name.endsWith('/')) type = '5';
   let end = dataStart;
   let realSize = paxNumber(pax, 'GNU.sparse.realsize') ?? paxNumber(pax, 'GNU.sparse.size') ?? size;
   if (type === 'S') {
@@ -293,7 +304,7 @@ function completeEntry(
   }
   return {
     type: type === 'S' ? '0' : type,
-    name: pax?.get('GNU.sparse.name') ?? name,
+    name: pax.get('GNU.sparse.name') ?? name,
     link,
     size,
     realSize,
@@ -301,59 +312,69 @@ function completeEntry(
     mode: parseNumber(header, 100, 8, 'mode') & 0o7777,
     uid: paxNumber(pax, 'uid') ?? parseNumber(header, 108, 8, 'uid'),
     gid: paxNumber(pax, 'gid') ?? parseNumber(header, 116, 8, 'gid'),
-    mtime: pax?.get('mtime') ?? `${parseNumber(header, 136, 12, 'mtime')}`,
+    mtime: pax.get('mtime') ?? `${parseNumber(header, 136, 12, 'mtime')}`,
     end,
   };
 }
 
 /** A GNU long name and a pax one: either stands for the header's, which may be cut, but not each for another. */
-function agreeing(what: string, gnu: string | undefined, pax: string | undefined, short: string): string {
-  if (gnu !== undefined && pax !== undefined && gnu !== pax)
+function agreeing(
+  what: 'name' | 'link',
+  extras: Map<string, Buffer>,
+  pax: string | undefined,
+  short: string,
+): string {
+  const payload = extras.get(`GNU long ${what}`);
+  if (!payload) return pax ?? short;
+  const [, gnu] = /^([^\0]+)\0*$/.exec(payload.toString('latin1')) ?? [];
+  if (gnu === undefined) throw new Failure(`a GNU long ${what} that is none`);
+  if (pax !== undefined && gnu !== pax)
     throw new Failure(`two ${what}s for one entry: ${show(gnu)} and ${show(pax)}`);
-  return gnu ?? pax ?? short;
+  return gnu;
 }
 
-function checkHeader(header: Buffer): void {
+/** Throws a Failure if a block is no header: POSIX, GNU, or as before them, without a magic. */
+export function checkHeader(header: Buffer): void {
+  // the checksum itself counts as spaces
   let sum = 8 * 0x20;
-  for (let index = 0; index < 148; index++) sum += header[index] as number;
-  for (let index = 156; index < block; index++) sum += header[index] as number;
-  if (sum !== parseNumber(header, 148, 8, 'checksum')) throw new Failure('a header with a wrong checksum');
-  const magic = header.toString('latin1', 257, 265);
-  if (magic !== 'ustar\x0000' && magic !== 'ustar  \0') throw new Failure('a header neither POSIX nor GNU');
+  for (let index = 0; index < header.length; index++)
+    if (index < 148 || index >= 156) sum += header[index] as number;
+  const expected = parseNumber(header, 148, 8, 'checksum');
+  // some old programs add signed bytes
+  if (sum !== expected && header.reduce((sum, byte) => sum - (byte & 0x80) * 2, sum) !== expected)
+    throw new Failure('a header with a wrong checksum');
+  if (!['ustar\x0000', 'ustar  \0', noMagic].includes(header.toString('latin1', 257, 265)))
+    throw new Failure('a header neither POSIX nor GNU');
 }
 
-function checkFirst(header: Buffer): void {
-  try {
-    checkHeader(header);
-  } catch (error) {
-    const start = JSON.stringify(header.toString('latin1', 0, 16));
-    throw new Failure(`it is no tar archive, plain or compressed: ${reason(error)}; it begins with ${start}`);
-  }
-}
+/** As tars before POSIX wrote them: files, links, and directories, whose names end in /. */
+const isOld = (header: Buffer) => header[257] === 0;
 
 /** Octal digits, or where these are too few GNU's base 256: the highest bit set, then a two's complement number. */
 function parseNumber(header: Buffer, offset: number, length: number, what: string): number {
   const field = header.subarray(offset, offset + length);
-  const first = field[0] as number;
   let value: number;
-  if (first & 0x80) {
-    const bits = BigInt(8 * length);
-    const raw = BigInt(`0x${field.toString('hex')}`);
-    value = Number(first === 0xff ? raw - (1n << bits) : raw - (1n << (bits - 1n)));
+  if ((field[0] as number) & 0x80) {
+    value = Number(BigInt.asIntN(8 * length - 1, BigInt(`0x${field.toString('hex')}`)));
   } else {
     const [, digits] = /^ *([0-7]*)[ \0]*$/.exec(field.toString('latin1')) ?? [];
     if (digits === undefined) throw new Failure(`a header whose ${what} is no number`);
     value = Number.parseInt(digits || '0', 8);
   }
+  return inRange(value, what, `a header whose ${what}`);
+}
+
+/** A number that can be what it stands for. */
+function inRange(value: number, what: string, subject: string): number {
   const isId = what === 'uid' || what === 'gid';
   // -1 as an owner means "leave it" to chown(2)
   if (!Number.isSafeInteger(value) || (value < 0 && what !== 'mtime') || (isId && value >= 0xffffffff))
-    throw new Failure(`a header whose ${what} is out of range`);
+    throw new Failure(`${subject} is out of range`);
   return value;
 }
 
 /** Records are `LENGTH KEY=VALUE\n`, LENGTH counting all of it. Keys that decide what is written come once. */
-function parsePax(payload: Buffer): Map<string, string> {
+function parsePax(payload: Buffer = none): Map<string, string> {
   const records = new Map<string, string>();
   for (let at = 0; at < payload.length; ) {
     const [prefix, digits] = /^([1-9]\d{0,6}) /.exec(payload.toString('latin1', at, at + 8)) ?? [];
@@ -377,29 +398,17 @@ function parsePax(payload: Buffer): Map<string, string> {
 
 const decisive = /^(path|linkpath|size|uid|gid|mtime|GNU\.sparse\.(name|realsize|size))$/;
 
-function paxNumber(pax: Map<string, string> | undefined, key: string): number | undefined {
-  const value = pax?.get(key);
+function paxNumber(pax: Map<string, string>, key: string): number | undefined {
+  const value = pax.get(key);
   if (value === undefined) return undefined;
-  const isId = key === 'uid' || key === 'gid';
   const number = /^\d{1,16}$/.test(value) ? Number(value) : Number.NaN;
-  if (!Number.isSafeInteger(number) || (isId && number >= 0xffffffff))
-    throw new Failure(`a pax header whose ${key} is out of range: ${show(value)}`);
-  return number;
+  return inRange(number, key, `a pax header whose ${key}`);
 }
 
-function text(header: Buffer, offset: number, length: number): string {
-  const field = header.toString('latin1', offset, offset + length);
-  const nul = field.indexOf('\0');
-  return nul < 0 ? field : field.slice(0, nul);
-}
+const text = (header: Buffer, offset: number, length: number) =>
+  header.toString('latin1', offset, offset + length).replace(/\0.*/s, '');
 
-function isZero(bytes: Buffer): boolean {
-  for (let at = 0; at < bytes.length; at += zeros.length) {
-    const part = bytes.subarray(at, at + zeros.length);
-    if (!part.equals(zeros.subarray(0, part.length))) return false;
-  }
-  return true;
-}
+export const isZero = (bytes: Buffer) => bytes.every((byte) => byte === 0);
 
 /** A name from an archive, safe for a terminal. */
 function show(name: string): string {

@@ -1,6 +1,12 @@
 // Downloads over HTTP(S): retried and resumed after errors; the bytes are those that the server has.
 import { createHash } from 'node:crypto';
-import { request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http';
+import { once } from 'node:events';
+import {
+  type ClientRequest,
+  request as httpRequest,
+  type IncomingMessage,
+  type RequestOptions,
+} from 'node:http';
 import { request as httpsRequest } from 'node:https';
 import { isIP, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -19,41 +25,45 @@ export interface DownloadOptions {
   timeoutMilliseconds?: number;
   /** before the first retry; doubled for each one more */
   backoffMilliseconds?: number;
-  /** called with the length when the server has sent it */
-  onLength?: (bytes: number) => void;
+  /** gets the length when the server has sent it */
+  total?: { length?: number | undefined };
   /** called with a message before each retry */
   onRetry?: (message: string) => void;
   env?: NodeJS.ProcessEnv;
 }
 
+type Options = { timeout: number; env: NodeJS.ProcessEnv };
+type Headers = Record<string, string>;
+
 /** An error that a retry cannot fix. */
 class Final extends Failure {}
 
-/** Yields the bytes at `url`, in order and each once, over as many connections as it takes. Throws a Failure. */
+const changed = () => new Final(`it changed on the server while it was being read: start again`);
+
+/** Yields the bytes at `url`, in order and each once, over as many connections as it takes. */
 export async function* download(url: URL, options: DownloadOptions = {}): AsyncGenerator<Buffer> {
-  const { timeoutMilliseconds = 30_000, backoffMilliseconds = 500 } = options;
+  const { timeoutMilliseconds: timeout = 30_000, backoffMilliseconds = 500 } = options;
+  const { total = {}, env = process.env } = options;
   const hash = createHash('sha256');
   let received = 0;
-  let length: number | undefined;
   let validator: string | undefined;
   let failures = 0;
   for (;;) {
     const receivedBefore = received;
     try {
       // If-Range: the rest is sent only of the file that was begun, RFC 9110 section 13.1.5
-      const range: Record<string, string> =
+      const range: Headers =
         received > 0 && validator ? { Range: `bytes=${received}-`, 'If-Range': validator } : {};
-      const response = await get(url, range, timeoutMilliseconds, options.env ?? process.env);
-      const whole = wholeLength(response, received);
-      if (length !== undefined && whole !== undefined && whole !== length) throw changed();
-      length ??= whole;
+      const response = await get(url, range, { timeout, env });
+      const length = wholeLength(response, received);
+      total.length ??= length;
+      if (length !== undefined && length !== total.length) throw changed();
       validator ??= strongValidator(response);
-      if (received === 0 && length !== undefined) options.onLength?.(length);
 
       // a server that can't resume sends the whole file again: the known bytes are compared and skipped
       let known = response.statusCode === 200 ? received : 0;
       const again = createHash('sha256');
-      for await (const chunk of withIdleTimeout(response, timeoutMilliseconds)) {
+      for await (const chunk of body(response, timeout)) {
         const old = chunk.subarray(0, known);
         const fresh = chunk.subarray(old.length);
         if (old.length > 0) {
@@ -65,38 +75,23 @@ export async function* download(url: URL, options: DownloadOptions = {}): AsyncG
         received += fresh.length;
         if (fresh.length > 0) yield fresh;
       }
-      if (known > 0 || (length !== undefined && received < length))
-        throw new Error(`the connection ended after ${received} of ${length ?? 'unknown'} bytes`);
-      return;
+      if (known === 0 && received >= (total.length ?? 0)) return;
+      throw new Error(`the connection ended after ${received} of ${total.length ?? 'unknown'} bytes`);
     } catch (error) {
-      if (error instanceof Final || isHopeless(error, received)) throw failure(error);
+      const { code = '' } = error as NodeJS.ErrnoException;
+      if (/CERT|SIGNATURE|ISSUER/.test(code))
+        throw new Failure(`${reason(error)}: NODE_EXTRA_CA_CERTS=FILE adds an authority of your own`);
+      const isHopeless = /ERR_TLS|ERR_INVALID/.test(code) || (received === 0 && unreachable.includes(code));
       failures = received - receivedBefore >= worthwhileBytes ? 1 : failures + 1;
-      if (failures > maxFailures) throw failure(error);
+      if (error instanceof Final || isHopeless || failures > maxFailures) throw error;
       options.onRetry?.(`${reason(error)}: going on at byte ${received} (attempt ${failures + 1})`);
       await sleep(Math.min(backoffMilliseconds * 2 ** (failures - 1), 10_000));
     }
   }
 }
 
-const changed = () => new Final(`it changed on the server while it was being read: start again`);
-
-function failure(error: unknown): Failure {
-  if (error instanceof Failure) return error;
-  const { code = '' } = error as NodeJS.ErrnoException;
-  const hint = /CERT|SIGNATURE|ISSUER/.test(code)
-    ? ': NODE_EXTRA_CA_CERTS=FILE adds an authority of your own'
-    : '';
-  return new Failure(`${reason(error)}${hint}`);
-}
-
-/** Whether a retry is useless: unknown host, refused connection, untrusted certificate. */
-function isHopeless(error: unknown, received: number): boolean {
-  const { code = '' } = error as NodeJS.ErrnoException;
-  return (
-    /CERT|SIGNATURE|ISSUER|ERR_TLS|ERR_INVALID/.test(code) ||
-    (received === 0 && ['ENOTFOUND', 'ECONNREFUSED', 'EHOSTUNREACH', 'ENETUNREACH'].includes(code))
-  );
-}
+/** What the kernel says of a host that is not to be reached, rather than of a connection that breaks. */
+const unreachable = ['ENOTFOUND', 'ECONNREFUSED', 'EHOSTUNREACH', 'ENETUNREACH'];
 
 /** A URL for messages: without a password in it. */
 export function shown(url: URL): string {
@@ -122,38 +117,41 @@ function strongValidator({ headers }: IncomingMessage): string | undefined {
   return headers.etag && !headers.etag.startsWith('W/') ? headers.etag : headers['last-modified'];
 }
 
-async function* withIdleTimeout(response: IncomingMessage, milliseconds: number): AsyncGenerator<Buffer> {
-  // the clock stands still while a slow disk, not the server, is what is waited for
-  let timer: NodeJS.Timeout | undefined;
-  const start = () => {
-    timer = setTimeout(
-      () => response.destroy(new Error(`no data for ${milliseconds / 1000} s`)),
-      milliseconds,
-    );
-  };
+/** Waits for what a stream is to bring, and destroys the stream if that takes too long. */
+async function within<T>(
+  milliseconds: number,
+  what: string,
+  stream: { destroy(error: Error): unknown },
+  wanted: Promise<T>,
+): Promise<T> {
+  const late = () => stream.destroy(new Error(`no ${what} for ${milliseconds / 1000} s`));
+  const timer = setTimeout(late, milliseconds);
   try {
-    start();
-    for await (const chunk of response) {
-      clearTimeout(timer);
-      yield chunk as Buffer;
-      start();
-    }
+    return await wanted;
   } finally {
     clearTimeout(timer);
+  }
+}
+
+/** The chunks of an answer. The clock stands still while a slow disk, not the server, is what is waited for. */
+async function* body(response: IncomingMessage, timeout: number): AsyncGenerator<Buffer> {
+  const chunks = response[Symbol.asyncIterator]();
+  try {
+    for (;;) {
+      const { value, done } = await within(timeout, 'data', response, chunks.next());
+      if (done) return;
+      yield value;
+    }
+  } finally {
     response.destroy();
   }
 }
 
 /** Asks, follows redirects, and returns an answer of 200 or 206. Other answers are errors: some worth a retry. */
-async function get(
-  url: URL,
-  headers: Record<string, string>,
-  timeout: number,
-  env: NodeJS.ProcessEnv,
-): Promise<IncomingMessage> {
+async function get(url: URL, headers: Headers, options: Options): Promise<IncomingMessage> {
   let target = url;
   for (let redirects = 0; redirects <= maxRedirects; redirects++) {
-    const response = await ask(target, headers, timeout, env);
+    const response = await ask(target, headers, options);
     const { statusCode = 0, statusMessage } = response;
     if (statusCode === 200 || (statusCode === 206 && headers.Range)) return response;
     response.destroy();
@@ -174,87 +172,65 @@ async function get(
   throw new Final(`more than ${maxRedirects} redirects`);
 }
 
-async function ask(
-  url: URL,
-  headers: Record<string, string>,
-  timeout: number,
-  env: NodeJS.ProcessEnv,
-): Promise<IncomingMessage> {
+/** Asks once, directly or through a proxy. */
+async function ask(url: URL, headers: Headers, { timeout, env }: Options): Promise<IncomingMessage> {
   const isHttps = url.protocol === 'https:';
   const proxy = proxyFor(url, env);
   const options: RequestOptions = {
     headers: { 'User-Agent': 'barehand', Accept: '*/*', 'Accept-Encoding': 'identity', ...headers },
     agent: false,
   };
-  if (proxy && isHttps) {
-    const socket = await tunnel(url, proxy, timeout);
+  const socket = proxy && isHttps ? await tunnel(url, proxy, timeout) : undefined;
+  if (socket) {
     const host = bareHost(url);
     options.createConnection = () => tlsConnect({ socket, host, servername: isIP(host) ? '' : host });
-    // TLS ends without closing what is below it, which would keep node alive
-    return answer(
-      httpsRequest(url, options).on('close', () => socket.destroy()),
-      timeout,
-    );
   }
-  if (proxy) {
-    return answer(
-      httpRequest({
-        ...options,
-        host: bareHost(proxy),
-        port: proxy.port || 80,
-        path: url.href,
-        headers: { ...options.headers, Host: url.host, ...proxyAuthorization(proxy) },
-      }),
-      timeout,
-    );
-  }
-  return answer(isHttps ? httpsRequest(url, options) : httpRequest(url, options), timeout);
+  const asked = isHttps
+    ? httpsRequest(url, options)
+    : proxy
+      ? askProxy(proxy, url.href, url.host, options)
+      : httpRequest(url, options);
+  // TLS ends without closing what is below it, which would keep node alive
+  asked.on('close', () => socket?.destroy());
+  const [response] = await answer(asked, 'response', 'answer', timeout);
+  return response;
 }
 
-function answer(asked: ReturnType<typeof httpRequest>, timeout: number): Promise<IncomingMessage> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => asked.destroy(new Error(`no answer for ${timeout / 1000} s`)), timeout);
-    asked.on('error', reject).on('response', resolve);
-    asked.on('close', () => clearTimeout(timer)).on('response', () => clearTimeout(timer));
-    asked.end();
+/** Sends a request, and waits for what `event` brings. */
+function answer(asked: ClientRequest, event: 'response' | 'connect', what: string, timeout: number) {
+  // once there is an answer, it is the answer that fails
+  asked.on('error', () => undefined).end();
+  return within(timeout, what, asked, once(asked, event));
+}
+
+/** A request to an http proxy, of a whole URL or of a connection. */
+function askProxy(proxy: URL, path: string, host: string, options: RequestOptions): ClientRequest {
+  const { username, password } = proxy;
+  const credentials = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
+  const authorization = username && {
+    'Proxy-Authorization': `Basic ${Buffer.from(credentials).toString('base64')}`,
+  };
+  return httpRequest({
+    ...options,
+    host: bareHost(proxy),
+    port: proxy.port || 80,
+    path,
+    headers: { ...options.headers, Host: host, ...authorization },
   });
 }
 
 /** A connection through an http proxy, RFC 9110 section 9.3.6. */
-function tunnel(url: URL, proxy: URL, timeout: number): Promise<Socket> {
+async function tunnel(url: URL, proxy: URL, timeout: number): Promise<Socket> {
   const authority = `${url.hostname}:${url.port || 443}`;
-  return new Promise((resolve, reject) => {
-    const asked = httpRequest({
-      host: bareHost(proxy),
-      port: proxy.port || 80,
-      method: 'CONNECT',
-      path: authority,
-      headers: { Host: authority, ...proxyAuthorization(proxy) },
-      agent: false,
-    });
-    const timer = setTimeout(
-      () => asked.destroy(new Error(`no answer of the proxy for ${timeout / 1000} s`)),
-      timeout,
-    );
-    asked.on('error', reject).on('close', () => clearTimeout(timer));
-    asked.on('connect', ({ statusCode, statusMessage }, socket) => {
-      clearTimeout(timer);
-      if (statusCode === 200) return resolve(socket as Socket);
-      socket.destroy();
-      reject(new Final(`the proxy ${proxy.host} answers ${statusCode} ${statusMessage}`));
-    });
-    asked.end();
-  });
+  const asked = askProxy(proxy, authority, authority, { method: 'CONNECT', agent: false });
+  const [response, socket] = await answer(asked, 'connect', 'answer of the proxy', timeout);
+  if (response.statusCode === 200) return socket;
+  socket.destroy();
+  throw new Final(`the proxy ${proxy.host} answers ${response.statusCode} ${response.statusMessage}`);
 }
 
 /** An IPv6 address without its brackets. */
 const bareHost = (url: URL) => url.hostname.replace(/^\[(.*)\]$/, '$1');
-
-function proxyAuthorization({ username, password }: URL): Record<string, string> {
-  if (!username) return {};
-  const credentials = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
-  return { 'Proxy-Authorization': `Basic ${Buffer.from(credentials).toString('base64')}` };
-}
 
 /**
  * The proxy that the environment names for a URL, as curl(1) reads it: https_proxy, http_proxy (or in capitals),
@@ -265,13 +241,9 @@ export function proxyFor(url: URL, env: NodeJS.ProcessEnv): URL | undefined {
   const proxy = variable(url.protocol === 'https:' ? 'https_proxy' : 'http_proxy') || variable('all_proxy');
   const direct = variable('no_proxy')
     .split(/[\s,]+/)
-    .map((entry) => entry.replace(/^\*?\./, ''))
-    .some(
-      (entry) =>
-        entry === '*' ||
-        (entry !== '' &&
-          [url.hostname, url.host].some((host) => host === entry || host.endsWith(`.${entry}`))),
-    );
+    .filter((entry) => entry !== '')
+    .map((entry) => `.${entry.replace(/^\*?\./, '')}`)
+    .some((end) => end === '.*' || [url.hostname, url.host].some((host) => `.${host}`.endsWith(end)));
   if (!proxy || direct) return undefined;
   const parsed = new URL(proxy.includes('://') ? proxy : `http://${proxy}`);
   if (parsed.protocol !== 'http:')
@@ -316,8 +288,7 @@ export function progressLine(
   width: number,
 ): string {
   const rate = bytes / Math.max(seconds, 0.001);
-  const share = length ? Math.min(bytes / length, 1) : undefined;
-  const bar = share === undefined ? '' : ` [${'#'.repeat(Math.round(share * 20)).padEnd(20)}]`;
+  const bar = length ? ` [${'#'.repeat(Math.round(Math.min(bytes / length, 1) * 20)).padEnd(20)}]` : '';
   const of = length ? ` of ${formatSize(length)}` : '';
   const left = length && bytes > 0 ? `, ${Math.ceil((length - bytes) / rate)} s left` : '';
   return `${label}${bar} ${formatSize(bytes)}${of}, ${formatSize(Math.round(rate))}/s${left}`.slice(

@@ -2,12 +2,16 @@
 import { existsSync, readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, relative } from 'node:path';
 import { Failure } from '../helpers/cli.ts';
+import { didYouMean } from '../helpers/messages.ts';
 import { attempt } from '../helpers/pids.ts';
 import { findProgram, runProgram, sh, systemDirectories } from '../helpers/shell.ts';
 import type { Step } from '../helpers/steps.ts';
+import { formatSize } from '../helpers/units.ts';
+import { usualDevices } from './archive.ts';
 
+export const isRoot = process.getuid?.() === 0;
 /** What makes a user root of a namespace, in which unshare(1), mount(8) and chroot(1) are allowed. */
-export const asRoot = process.getuid?.() === 0 ? [] : ['unshare', '--user', '--map-root-user'];
+export const asRoot = isRoot ? [] : ['unshare', '--user', '--map-root-user'];
 
 const defaultPrograms = `
   sh bash dash env printenv true false test [ expr seq sleep timeout nice nohup yes date uname arch
@@ -27,12 +31,6 @@ const directories = (
   'dev etc home media mnt opt proc root run srv sys tmp usr usr/bin usr/sbin usr/lib usr/local usr/share var var/lib ' +
   'var/log var/tmp'
 ).split(' ');
-
-/** The modes of the directories that do not have mode 755. */
-const modes: [mode: string, directories: string[]][] = [
-  ['700', ['root']],
-  ['1777', ['tmp', 'var/tmp']],
-];
 
 /** Files that any rootfs has. Nothing here comes from the host: no password, no key, no machine-id. */
 const files: Record<string, string> = {
@@ -60,89 +58,86 @@ const terminals =
     ' ',
   );
 
-/** A root file system of this host's programs: its steps, and what it has. `missing`: default programs that this host lacks. */
-export interface HostRootfs {
-  steps: Step[];
-  programs: string[];
-  missing: string[];
-  files: number;
-  bytes: number;
-}
-
 /**
  * Plans to fill the empty directory `root` with the default programs and `extra` ones (names, or absolute paths), their
  * libraries and interpreters, and the files that any rootfs has. Setuid bits and file capabilities are not copied.
- * Throws a Failure where an extra program, or any shell, is missing.
+ * Returns the steps, and a sentence that describes what they make. Throws a Failure where an extra program, or any shell,
+ * is missing.
  */
-export async function planHostRootfs(root: string, extra: string[]): Promise<HostRootfs> {
-  const found = new Map(
-    [...new Set([...defaultPrograms, ...extra])].map((name) => [name, findProgram(name)] as const),
-  );
-  const missing = [...found].filter(([, path]) => !path).map(([name]) => name);
+export async function planHostRootfs(
+  root: string,
+  extra: string[],
+): Promise<{ steps: Step[]; summary: string }> {
+  const names = [...new Set([...defaultPrograms, ...extra])];
+  const found = new Map(names.map((name) => [name, findProgram(name)]));
+  const programs = [...found.values()].filter((path) => path !== undefined);
+  const missing = names.filter((name) => !found.get(name));
   const wanted = ['sh', ...extra].find((name) => missing.includes(name));
-  if (wanted)
-    throw new Failure(
-      `cannot find ${wanted} in ${systemDirectories.join(' ')}: install it, or give a tarball as SOURCE`,
+  if (wanted) {
+    const folders = wanted.includes('/') ? [dirname(wanted)] : systemDirectories;
+    const near = didYouMean(
+      wanted,
+      folders.flatMap(list).map((path) => (wanted.includes('/') ? path : basename(path))),
     );
+    throw new Failure(
+      `cannot find ${wanted} in ${folders.join(' ')}${near || ': install it, or give a tarball as SOURCE'}`,
+    );
+  }
 
-  const merged = mergedDirectories();
+  const tops = ['bin', 'sbin', 'lib', 'lib32', 'lib64', 'libx32'].filter((name) => existsSync(`/${name}`));
+  /** Those of them that are links, as on most hosts, and their targets. */
+  const merged = new Map<string, string>();
+  for (const name of tops) {
+    const target = attempt(() => readlinkSync(`/${name}`));
+    if (target) merged.set(name, target.replace(/^\//, ''));
+  }
   /** A path in the rootfs without links: /usr/bin/sh for /bin/sh if /bin is a link to usr/bin. */
   const place = (path: string) => {
     const [, top = '', rest = ''] = /^\/([^/]+)(.*)$/.exec(path) ?? [];
     const target = merged.get(top);
     return target === undefined ? path : join('/', target, rest);
   };
-  const parents = new Set([...directories, ...[...merged].map(([name, target]) => target ?? name)]);
-
   const copied = new Map<string, string>(); // paths on this host by their paths in the rootfs
   const copy = (path: string) => copied.has(place(path)) || copied.set(place(path), path);
-  const binaries = new Set<string>();
-  const pythons = new Set<string>();
-  for (const path of found.values()) {
-    if (!path) continue;
-    const real = realpathSync(path);
-    for (const file of [real, ...interpreters(real)]) {
-      copy(file);
-      binaries.add(file);
-    }
-    if (/^python3[.\d]*$/.test(basename(real))) pythons.add(real);
-  }
-  const libraries = await Promise.all([...pythons].map(pythonDirectories)).then((found) => [
-    ...new Set(found.flat()),
-  ]);
-  for (const directory of libraries) for (const module of pythonModules(directory)) binaries.add(module);
-  for (const library of await lddLibraries([...binaries])) if (!inAny(libraries, library)) copy(library);
+  const copyIfThere = (path: string) => existsSync(path) && copy(path);
+
+  const binaries = new Set(
+    programs.map((path) => realpathSync(path)).flatMap((file) => [file, ...interpreters(file)]),
+  );
+  for (const file of binaries) copy(file);
+  const pythons = [...binaries].filter((path) => /^python3[.\d]*$/.test(basename(path)));
+  const libraries = [...new Set((await Promise.all(pythons.map(pythonDirectories))).flat())];
+  const modules = libraries.flatMap(pythonModules);
+  for (const library of await lddLibraries([...binaries, ...modules]))
+    if (!libraries.some((directory) => library.startsWith(`${directory}/`))) copy(library);
   // the C library loads these by name when it looks up a user or a host: ldd does not show them
   const libc = [...copied.values()].find((path) => /\/libc\.so\.6$/.test(path));
   for (const name of ['libnss_files.so.2', 'libnss_dns.so.2', 'libnss_compat.so.2', 'libresolv.so.2'])
-    if (libc && existsSync(join(dirname(libc), name))) copy(join(dirname(libc), name));
+    if (libc) copyIfThere(join(dirname(libc), name));
   for (const directory of ['/usr/share/terminfo', '/lib/terminfo', '/etc/terminfo'])
-    for (const name of terminals) {
-      const path = join(directory, name.charAt(0), name);
-      if (existsSync(path)) copy(path);
-    }
-  for (const path of ['/usr/lib/os-release', ...listConf()]) if (existsSync(path)) copy(path);
+    for (const name of terminals) copyIfThere(join(directory, name.charAt(0), name));
+  for (const path of ['/usr/lib/os-release', ...list('/etc/ld.so.conf.d')]) copyIfThere(path);
 
   // each name links directly to the program's file, not through /etc/alternatives
   const links = new Map<string, string>();
-  for (const path of found.values()) {
-    if (!path || copied.has(place(path)) || links.has(place(path))) continue;
-    parents.add(dirname(place(path)).slice(1));
+  for (const path of programs.filter((path) => !copied.has(place(path))))
     links.set(place(path), relative(dirname(place(path)), realpathSync(path)));
-  }
+  const parents = [...links.keys()].map((path) => dirname(path).slice(1));
   if (copied.has('/usr/lib/os-release')) links.set('/etc/os-release', '../usr/lib/os-release');
   links.set('/var/run', '/run');
 
   const shell = found.get('bash') ? '/bin/bash' : '/bin/sh';
   const inRoot = (path: string) => join(root, path);
-  const leaves = [...parents].filter((path) => ![...parents].some((other) => other.startsWith(`${path}/`)));
+  const made = [...directories, ...parents, ...tops.map((name) => merged.get(name) ?? name)];
   const steps: Step[] = [
-    ...because('directories, and those that are links on this host', [
-      { run: sh`mkdir -p ${leaves.map(inRoot)}` },
-      ...modes.map(([mode, paths]) => ({ run: sh`chmod ${mode} ${paths.map(inRoot)}` })),
-      ...[...merged].flatMap(([name, target]) => (target ? [{ link: target, at: inRoot(name) }] : [])),
-    ]),
-    ...because('programs and their libraries', [{ copy: [...copied.values()], to: root }]),
+    {
+      why: 'directories, and those that are links on this host',
+      run: sh`mkdir -p ${[...new Set(made)].map(inRoot)}`,
+    },
+    { run: sh`chmod 700 ${inRoot('root')}` },
+    { run: sh`chmod 1777 ${inRoot('tmp')} ${inRoot('var/tmp')}` },
+    ...[...merged].map(([name, target]) => ({ link: target, at: inRoot(name) })),
+    { why: 'programs and their libraries', copy: [...copied.values()], to: root },
     ...libraries.flatMap((directory) => planPython(root, directory)),
     ...[...links].map(([at, link]) => ({ link, at: inRoot(at) })),
     ...because(
@@ -153,34 +148,17 @@ export async function planHostRootfs(root: string, extra: string[]): Promise<Hos
       })),
     ),
     ...planCache(root),
-    ...(process.getuid?.() === 0 ? planDevices(root) : []),
+    ...(isRoot ? planDevices(root) : []),
   ];
-  return {
-    steps,
-    programs: [...found].filter(([, path]) => path).map(([name]) => name),
-    missing: missing.filter((name) => !extra.includes(name)),
-    files: copied.size,
-    bytes: [...copied.values()].reduce((sum, path) => sum + statSync(path).size, 0),
-  };
+  const bytes = [...copied.values()].reduce((sum, path) => sum + statSync(path).size, 0);
+  const lacks = missing.length > 0 ? `; this host has no ${missing.join(', ')}` : '';
+  const summary = `${programs.length} programs of this host, ${copied.size} files, ${formatSize(bytes)}${lacks}`;
+  return { steps, summary };
 }
 
 /** Steps, of which the first says why. */
 const because = (why: string, steps: Step[]): Step[] =>
   steps.map((step, index) => (index > 0 ? step : { ...step, why }));
-
-const inAny = (directories: string[], path: string) =>
-  directories.some((directory) => path.startsWith(`${directory}/`));
-
-/** The directories of / that are links on some hosts, such as /bin, and their targets; undefined for a directory. */
-function mergedDirectories(): Map<string, string | undefined> {
-  const found = new Map<string, string | undefined>();
-  for (const name of ['bin', 'sbin', 'lib', 'lib32', 'lib64', 'libx32']) {
-    const target = attempt(() => readlinkSync(`/${name}`));
-    if (target !== undefined) found.set(name, target.replace(/^\//, ''));
-    else if (existsSync(`/${name}`)) found.set(name, undefined);
-  }
-  return found;
-}
 
 /** The interpreter in the first line of a script, and the program that env(1) runs if that is the interpreter. */
 function interpreters(file: string): string[] {
@@ -193,17 +171,12 @@ function interpreters(file: string): string[] {
 
 /** The libraries that ldd(1) names for these programs, the loader among them. Static programs and scripts have none. */
 export async function lddLibraries(programs: string[]): Promise<string[]> {
-  const half = Math.ceil(programs.length / 2);
-  const ldd = async (part: string[]) => {
-    const { exitCode, stdout, stderr } = await runProgram(
-      sh`env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C ldd ${part}`,
-    );
-    // 1: one of them is no dynamic executable
-    if (exitCode !== 0 && exitCode !== 1) throw new Failure(`cannot run ldd: ${stderr.trim()}`);
-    return [...stdout.matchAll(/(\/\S+) \(0x/g)].map(([, path]) => path as string);
-  };
-  const parts = [programs.slice(0, half), programs.slice(half)].filter((part) => part.length > 0);
-  return [...new Set((await Promise.all(parts.map(ldd))).flat())];
+  const { exitCode, stdout, stderr } = await runProgram(
+    sh`env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C ldd ${programs}`,
+  );
+  // 1: one of them is no dynamic executable
+  if (exitCode !== 0 && exitCode !== 1) throw new Failure(`cannot run ldd: ${stderr.trim()}`);
+  return [...new Set([...stdout.matchAll(/(\/\S+) \(0x/g)].map(([, path]) => path as string))];
 }
 
 /** The directories of python's standard library. */
@@ -215,31 +188,20 @@ async function pythonDirectories(python: string): Promise<string[]> {
 }
 
 /** The modules of python's standard library that are ELF files. */
-const pythonModules = (directory: string): string[] => {
-  const folder = join(directory, 'lib-dynload');
-  return (attempt(() => readdirSync(folder)) ?? []).map((name) => join(folder, name));
-};
+const pythonModules = (directory: string) => list(join(directory, 'lib-dynload'));
 
 /** The steps that copy python's standard library, and remove what the host added to it, and what only developers need. */
-function planPython(root: string, directory: string): Step[] {
-  const unwanted = [
-    '__pycache__',
-    'dist-packages',
-    'site-packages',
-    'test',
-    'idlelib',
-    'ensurepip',
-    'config-*',
-  ];
-  const names = unwanted.flatMap((name, index) => [...(index > 0 ? ['-o'] : []), '-name', name]);
-  return [
-    { why: "python's standard library", run: sh`cp -r -L --parents ${directory} ${root}` },
-    { run: sh`find ${join(root, directory)} -mindepth 1 ( ${names} ) -prune -exec rm -r {} +` },
-  ];
-}
+const planPython = (root: string, directory: string): Step[] => [
+  { why: "python's standard library", run: sh`cp -r -L --parents ${directory} ${root}` },
+  {
+    run: sh`find ${join(root, directory)} -mindepth 1 ( -name __pycache__ -o -name dist-packages -o -name site-packages
+      -o -name test -o -name idlelib -o -name ensurepip -o -name config-* ) -prune -exec rm -r {} +`,
+  },
+];
 
-const listConf = (): string[] =>
-  (attempt(() => readdirSync('/etc/ld.so.conf.d')) ?? []).map((name) => join('/etc/ld.so.conf.d', name));
+/** The paths of what is in a directory of this host; none if there is no such directory. */
+const list = (directory: string): string[] =>
+  (attempt(() => readdirSync(directory)) ?? []).map((name) => join(directory, name));
 
 /** The step that writes the rootfs's own /etc/ld.so.cache. ldconfig -r calls chroot(2), which a user may do in a namespace. */
 function planCache(root: string): Step[] {
@@ -256,11 +218,11 @@ function planCache(root: string): Step[] {
  * namespace may not make them: then there are none.
  */
 function planDevices(root: string): Step[] {
-  const devices = { null: [1, 3], zero: [1, 5], full: [1, 7], random: [1, 8], urandom: [1, 9], tty: [5, 0] };
+  const { console: _, ptmx: __, ...devices } = usualDevices;
   return because(
     'devices, for a bare chroot(1)',
     Object.entries(devices).map(([name, numbers]) => ({
-      run: sh`mknod -m 666 ${join(root, 'dev', name)} c ${numbers.map(String)}`,
+      run: sh`mknod -m 666 ${join(root, 'dev', name)} c ${numbers.split(':')}`,
       ignore: true,
     })),
   );

@@ -5,6 +5,7 @@ import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import minimist from 'minimist';
 import { page, shortHelp, wholeHelp } from './help.ts';
+import { didYouMean, escapeControls } from './messages.ts';
 import { OutputError, print, useOutput } from './output.ts';
 
 /** An option: without `parse` a flag; with it, one value, or with `many` one for each time it is given. */
@@ -38,7 +39,16 @@ interface Spec<Table> {
 export class Failure extends Error {}
 
 /** The command line is wrong; the message says how. */
-export class UsageError extends Failure {}
+export class UsageError extends Failure {
+  /** what is printed after the message: the nearest option */
+  hint = '';
+}
+
+function unknownOption(word: string, table: [key: string, Option][]): UsageError {
+  const [, name = ''] = /^--?([^=]*)/.exec(word) ?? [];
+  const names = table.map(([key]) => kebab(key));
+  return Object.assign(new UsageError(`unknown option ${word}`), { hint: didYouMean(name, names, '--') });
+}
 
 /** The kernel's reason for an error, such as `EBUSY: resource busy or locked`; for other errors their message. */
 export function reason(error: unknown): string {
@@ -103,7 +113,7 @@ function plainWords(table: [key: string, Option][], command: boolean, argv: stri
   for (let index = 0; index < argv.length; index++) {
     const word = argv[index] as string;
     const next = argv[index + 1] ?? '--';
-    const unknown = new UsageError(`unknown option ${word}`);
+    const unknown = unknownOption(word, table);
     const [, long, letters = '', value] = /^(?:--([^=]+)|-([^-=][^=]*))(?:=(.*))?$/s.exec(word) ?? [];
     const isOperand = !long && !letters;
     if (isOperand && /^-(?!-?$)/.test(word)) throw unknown;
@@ -190,8 +200,11 @@ export async function main<Table extends Record<string, Option>>(
     // a reader that has closed the pipe (| head) is no error
     if (error instanceof OutputError && error.code === 'EPIPE') return 0;
     if (process.env.BAREHAND_TRACE) console.error(error);
-    console.error(`${script}: ${reason(error)}${remark}`);
-    if (!(error instanceof UsageError)) return exitCodes.failed;
+    const isUsage = error instanceof UsageError;
+    const lines = reason(error).split('\n').map(escapeControls);
+    const text = lines.join(isUsage ? '\\n' : '\n') + (isUsage ? error.hint : '');
+    console.error(`${script}: ${text}${remark}`);
+    if (!isUsage) return exitCodes.failed;
     console.error(`Try '${script}.ts --help'.`);
     return exitCodes.usage;
   };

@@ -1,0 +1,127 @@
+// Files that are no tarballs: what they are, and how to make a tarball of them.
+
+import { asCalled } from '../helpers/called.ts';
+import { Failure, reason } from '../helpers/cli.ts';
+import { quote, sh } from '../helpers/shell.ts';
+import { checkHeader, isZero } from './archive.ts';
+import { shown } from './download.ts';
+
+/** How many of the first bytes tell what a file is: those of an ISO 9660 image begin with 32 KiB of zeros. */
+export const startBytes = 33 << 10;
+
+/** A compression that fetch-rootfs.ts undoes: by which program, or by node's zlib, which is faster than gzip(1). */
+export interface Compression {
+  name: string;
+  magic: RegExp;
+  command: string[];
+}
+
+const compressions: Compression[] = [
+  { name: 'gzip', magic: /^\x1f\x8b/, command: sh`gzip -dc` },
+  { name: 'compress', magic: /^\x1f\x9d/, command: sh`gzip -dc` },
+  // xz -9 needs less than this limit; without it an archive could make xz allocate gigabytes
+  { name: 'xz', magic: /^\xfd7zXZ\0/, command: sh`xz -dc --memlimit-decompress=100MiB` },
+  { name: 'zstd', magic: /^\x28\xb5\x2f\xfd/, command: sh`zstd -dcq` },
+  { name: 'bzip2', magic: /^BZh/, command: sh`bzip2 -dc` },
+];
+
+// bsdtar(1) makes a tarball of another archive without unpacking it, so nothing of it is written to the host
+const convert = (file: string) => `bsdtar -cf - @${file}`;
+
+/** Other formats: how they begin, and the command that writes a tarball of FILE to its standard output. */
+const others: { name: string; magic: RegExp; command: (file: string) => string }[] = [
+  { name: 'a zip archive', magic: /^PK(\x03\x04|\x05\x06)/, command: convert },
+  { name: 'a cpio archive', magic: /^(07070[127]|\xc7\x71|\x71\xc7)/, command: convert },
+  { name: 'an ISO 9660 image', magic: /^.{32769}CD001/s, command: convert },
+  {
+    name: 'a squashfs image',
+    magic: /^(hsqs|sqsh)/,
+    command: (file) => `unsquashfs -d unpacked ${file} && tar -C unpacked -c .`,
+  },
+  { name: 'lz4 data', magic: /^(\x04"M|\x02!L)\x18/, command: (file) => `lz4 -dc ${file}` },
+  { name: 'lzip data', magic: /^LZIP/, command: (file) => `lzip -dc ${file}` },
+  {
+    name: 'lzma data',
+    magic: /^\]\0\0.{2}(\xff{8}|.{5}\0{3})/s,
+    command: (file) => `xz --format=lzma -dc ${file}`,
+  },
+];
+
+const isTar = (start: Buffer) => {
+  try {
+    checkHeader(start.subarray(0, 512));
+    return true;
+  } catch {
+    return false;
+  }
+};
+
+/** The compression of a file that begins so; undefined for a tar archive, whatever the name of its first entry. */
+export const findCompression = (start: Buffer): Compression | undefined =>
+  isTar(start) ? undefined : compressions.find(({ magic }) => magic.test(start.toString('latin1')));
+
+/** The operands, for hints: SOURCE, also as a URL if it is one, and DEST. */
+export interface Operands {
+  source: string;
+  url: URL | undefined;
+  dest: string;
+}
+
+/** A command line that makes a tarball of SOURCE, and unpacks it. `outer`: a compression to undo first. */
+function unpackBy(
+  command: (file: string) => string,
+  { source, url, dest }: Operands,
+  outer?: Compression,
+): string {
+  const steps = [];
+  let name = url ? 'downloaded' : source === '-' ? 'FILE' : quote(source.replace(/^-/, './-'));
+  if (url) steps.push(`curl -fLo ${name} ${quote(shown(url))}`);
+  if (outer) {
+    steps.push(`${outer.command.join(' ')} <${name} >decompressed`);
+    name = 'decompressed';
+  }
+  return [...steps, `${command(name)} | ${asCalled()} - ${quote(dest)}`].join(' && ');
+}
+
+/**
+ * Throws a Failure if what begins so is certainly no tar archive: it names the format, and a command that makes a tarball
+ * of it. `outer`: the compression that was undone.
+ */
+export function refuseOthers(start: Buffer, operands: Operands, outer?: Compression): void {
+  if (isTar(start)) return;
+  const text = start.toString('latin1');
+  const other = others.find(({ magic }) => magic.test(text));
+  if (other)
+    throw new Failure(`it is ${other.name}, no tarball: try: ${unpackBy(other.command, operands, outer)}`);
+  const inner = findCompression(start);
+  if (outer && inner) {
+    const once = (file: string) => `${outer.command.join(' ')} <${file}`;
+    throw new Failure(
+      `it is compressed twice, ${inner.name} in ${outer.name}: try: ${unpackBy(once, operands)}`,
+    );
+  }
+  const begin = `it begins with ${JSON.stringify(text.slice(0, 16))}`;
+  if (/^(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body)/i.test(text)) {
+    const look = operands.url
+      ? `curl -L ${quote(shown(operands.url))} | head`
+      : `head ${quote(operands.source)}`;
+    throw new Failure(
+      `it is no tar archive but an HTML page, such as a login; ${begin}: look at it: ${look}`,
+    );
+  }
+  // too short, or the end marker: the inspector tells
+  if (start.length < 512 || isZero(start.subarray(0, 512))) return;
+  try {
+    checkHeader(start.subarray(0, 512));
+  } catch (error) {
+    throw new Failure(`it is no tar archive, plain or compressed: ${reason(error)}; ${begin}`);
+  }
+}
+
+/** What is wrong with an image of layers, and a command that puts them together. `kind`: a transport of skopeo(1). */
+export function describeImage(kind: 'docker-archive' | 'oci-archive' | 'oci', operands: Operands): string {
+  const flatten = (file: string) =>
+    `skopeo copy ${kind}:${file} oci:image:latest && umoci raw unpack --image image:latest unpacked && tar -C unpacked -c .`;
+  const what = kind === 'docker-archive' ? 'as docker save makes it' : 'in the OCI layout';
+  return `it is an image ${what}, layers of a root file system: try: ${unpackBy(flatten, operands)}`;
+}
