@@ -8,13 +8,8 @@ USAGE
   fetch-rootfs.ts [OPTION...] --article [DEST]
 
   SOURCE  https://… or http://…: download a tarball
-<<<<<<< HEAD
-          FILE: a local tarball, plain or compressed with gzip, xz, zstd or
-          bzip2; its content tells which
-=======
-          FILE: a local tarball, plain or compressed with gzip, xz, zstd, bzip2 or compress; its content
-          tells which
->>>>>>> main
+          FILE: a local tarball, plain or compressed with gzip, xz, zstd, bzip2
+          or compress; its content tells which
           -: a tarball on standard input
           host:  (default) copy programs of this host and their libraries; needs
           no network
@@ -60,7 +55,7 @@ UNDO
   rm -rf DEST
 
 EXIT CODES
-  0 done; 1 failed, DEST does not exist; 2 wrong usage.
+  0 done; 1 failed: DEST was not made; 2 wrong usage.
 
 SEE ALSO
   tar(1), unshare(1), chroot(1), mount_namespaces(7), debootstrap(8), ldd(1)
