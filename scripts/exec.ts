@@ -41,7 +41,7 @@ OPTIONS
                         privileges, environment and limits, and sees the network
                         and the processes of the container
 * --dry-run             print the steps as shell, and run nothing
-* -h, --help            print the usual options; --help all: print all of this
+* -h, --help            print the usual options; --help all prints all of this
 
 CHANGES
   Owner of standard streams: if COMMAND runs as a user other than root, exec.ts

@@ -41,7 +41,7 @@ OPTIONS
 * -q, --quiet       print nothing but errors on standard error
 * --dry-run         print the steps as shell, and make nothing
                     A FILE is read and checked
-  -h, --help        print the usual options; --help all: print all of this
+  -h, --help        print the usual options; --help all prints all of this
 
 CHANGES
   Makes DEST completely or not at all: a call that fails or is interrupted

@@ -31,7 +31,7 @@ OPTIONS
                     cgroup, unless another limit-*.ts still limits it
 * --json            print the result as a JSON object
 * --dry-run         print the steps as shell, and change nothing
-* -h, --help        print the usual options; --help all: print all of this
+* -h, --help        print the usual options; --help all prints all of this
 
 CHANGES
   pids.max of one cgroup.

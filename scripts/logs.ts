@@ -19,7 +19,7 @@ OPTIONS
 * -f, --follow    print new output too, until the container ends
 *     --tail N    print the last N lines only; --follow continues after them
 *     --status    print the exit code of the container instead, or "running"
-* -h, --help      print the usual options; --help all: print all of this
+* -h, --help      print the usual options; --help all prints all of this
 
 CHANGES
   Nothing.

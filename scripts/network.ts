@@ -56,7 +56,7 @@ OPTIONS
   --rate-out RATE   limit: what TARGET sends
   --json            ls: print a JSON array of objects
 * --dry-run         print the steps as shell, and change nothing
-  -h, --help        print the usual options; --help all: print all of this
+  -h, --help        print the usual options; --help all prints all of this
 
 MORE EXAMPLES
   network.ts attach web

@@ -109,7 +109,7 @@ OTHER OPTIONS
                         (default: mount,pid,uts,ipc,cgroup; net if --network
                         asks for it)
   --dry-run             print the launch as shell, and start nothing
-  -h, --help            print the usual options; --help all: print all of this
+  -h, --help            print the usual options; --help all prints all of this
 
 MORE EXAMPLES
   run.ts --name web rootfs/host /bin/sh -c 'echo $$'

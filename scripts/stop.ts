@@ -35,7 +35,7 @@ OPTIONS
                     cgroups without a process, logs without an exit status, and
                     unused interfaces, rules and bridges of network.ts
 * --dry-run         print the steps as shell, and change nothing
-  -h, --help        print the usual options; --help all: print all of this
+  -h, --help        print the usual options; --help all prints all of this
 
 CHANGES
   Ends processes. Removes the container's cgroup barehand/NAME from every
