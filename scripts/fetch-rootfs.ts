@@ -28,7 +28,9 @@ EXAMPLES
   tar -C debian -c . | fetch-rootfs.ts - debian
 
 OPTIONS
-* --article         get the tarball of the article "Containers from Scratch"
+* --article         get the example root file system of containers-from-scratch
+                    which the article "DIY a Linux container in 5 minutes
+                    without Docker" unpacks
 * --sha256 HEX      refuse SOURCE if its SHA-256 sum differs
 * --strip auto|N    remove N leading components from each name
                     auto (default) removes a single top directory such as
