@@ -19,6 +19,7 @@ EXAMPLES
 OPTIONS
 * --keep       keep the root file system in rootfs/
 * -h, --help   print the usual options; --help all prints all of this
+  --version    print name and version
 
 CHANGES
   A root file system rootfs/demo-PID, a container demo-PID and its cgroups exist

@@ -20,11 +20,11 @@ USAGE
   either it is nsenter(1), which is weaker: a message on stderr says in what.
 
 EXAMPLES
-  exec.ts web sh                                an interactive shell
+  exec.ts -it web sh                            an interactive shell
   exec.ts -u nobody -w /tmp -e COLOUR=blue web env
+  exec.ts -d web /srv/reload                    in the background
   exec.ts 10028 ps aux                          by a PID, as in Docker's
   exec.ts --host-tools web ss -tlnp             if it has no ss of its own
-  exec.ts --dry-run web sh | less               the steps as shell
 
 OPTIONS
 * -u, --user USER[:GROUP]  user and group inside, by name or ID
@@ -34,6 +34,12 @@ OPTIONS
 * -e, --env KEY=VALUE   set an environment variable
                         KEY alone takes the caller's value; may be repeated
 * -w, --workdir DIR     working directory (default: that of the first process)
+* -d, --detach          run COMMAND in the background, without standard streams
+                        exec.ts ends when COMMAND has started
+  -i, --interactive     accepted, changes nothing: COMMAND always gets the
+                        standard input of exec.ts, unless -d is given
+  -t, --tty             accepted, changes nothing: COMMAND gets a terminal
+                        whenever exec.ts has one
 * --privileged          keep the capabilities and label of the caller
                         set no no_new_privs, load no seccomp filter
 * --host-tools          run COMMAND from the host: tcpdump, ip, ss, strace or ps
@@ -42,6 +48,7 @@ OPTIONS
                         and the processes of the container
 * --dry-run             print the steps as shell, and run nothing
 * -h, --help            print the usual options; --help all prints all of this
+  --version             print name and version
 
 CHANGES
   Owner of standard streams: if COMMAND runs as a user other than root, exec.ts
@@ -50,13 +57,13 @@ CHANGES
   Changes that COMMAND makes in the container stay.
 
 UNDO
-  chown(1) restores the owner of such a file. COMMAND ends with exec.ts, also if
-  that is killed with SIGKILL.
+  chown(1) restores the owner of such a file. Without -d, COMMAND ends with
+  exec.ts, also if that is killed with SIGKILL.
 
 EXIT CODES
   The exit code of COMMAND; 128+n if signal n killed it; 127 if it was not
   found; 126 if it could not be executed; 125 if the container could not be
-  entered.
+  entered. With -d: 0 once COMMAND has started, else 125 to 127.
 
 SEE ALSO
   setns(2), nsenter(1), chroot(2), cgroups(7), capabilities(7), credentials(7),
@@ -65,7 +72,7 @@ SEE ALSO
 import { closeSync, readdirSync, readFileSync, realpathSync } from 'node:fs';
 import { join } from 'node:path';
 import { isatty } from 'node:tty';
-import { become, canBecome, startAndWait } from './exec/become.ts';
+import { become, canBecome, startAndWait, startDetached } from './exec/become.ts';
 import { type Entry, enterCommand, enterRunbook, type Tool } from './exec/enter.ts';
 import { planInside } from './exec/inside.ts';
 import { cgroupDirectory, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
@@ -81,6 +88,9 @@ export const options = {
   user: { short: 'u', parse: parseUser },
   env: { short: 'e', parse: parseVariable, many: true },
   workdir: { short: 'w', parse: parseWorkdir },
+  detach: { short: 'd' },
+  interactive: { short: 'i' },
+  tty: { short: 't' },
   privileged: {},
   hostTools: {},
   dryRun: {},
@@ -136,7 +146,7 @@ function planParts(pid: number, isRoot: boolean, hostTools: boolean): string[] {
 
 /** Plans an entry from options and facts. Throws UsageError for options that contradict each other. */
 function planEntry(values: Values<typeof options>, [target = '', ...command]: string[]): Entry {
-  const { hostTools, user, privileged, env, workdir } = values;
+  const { hostTools, user, privileged, env, workdir, detach } = values;
   if (command.length === 0) throw new UsageError('COMMAND is missing');
   if (hostTools && (user !== undefined || privileged))
     throw new UsageError(
@@ -167,7 +177,7 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
     ? [
         ...(isSet('PATH') ? [] : ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin']),
         ...(isSet('HOME') && user === undefined ? [] : [`HOME=${inside.user.home}`]),
-        ...(isatty(0) && isatty(1) ? [`TERM=${process.env.TERM ?? 'xterm'}`] : []),
+        ...(isatty(0) && isatty(1) && !detach ? [`TERM=${process.env.TERM ?? 'xterm'}`] : []),
       ]
     : [];
   // ps(1) and the like need a /proc with the container's processes, which only they see, unshare(1)
@@ -182,6 +192,7 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
     variables,
     environment: [...environment, ...env.filter(Boolean)],
     workdir: workdir ?? (hostTools ? process.cwd() : undefined),
+    detach,
     inside,
     isRoot,
   };
@@ -230,6 +241,10 @@ await main(
   async (values, operands) => {
     const entry = planEntry(values, operands);
     const tool = findTool();
+    if (tool.name === 'nsenter' && entry.detach)
+      throw new Failure(
+        `-d needs perl or python3, to tell whether COMMAND has started: ${installCommand(['perl'])}`,
+      );
     if (tool.name === 'nsenter' && entry.inside)
       console.error(
         "exec: no perl or python3, so nsenter(1) enters: the container's own setpriv and env start COMMAND, as root at first, without a seccomp filter, on this terminal: apt-get install perl-base",
@@ -245,6 +260,7 @@ await main(
       : process.env;
     // a terminal sends SIGINT and SIGQUIT to all its processes; if it is raw, as when it is relayed, it sends none
     const passesKeys = (entry.inside && tool.name !== 'nsenter' && isatty(0) && isatty(1)) || !isatty(0);
+    if (entry.detach) return startDetached(enterCommand(entry, tool), env);
     if (tool.name === 'nsenter') return enterByNsenter(enterCommand(entry, tool), env, passesKeys);
     return become(enterCommand(entry, tool, canBecome ? undefined : process.pid), env, passesKeys);
   },

@@ -44,6 +44,7 @@ OPTIONS
 * --dry-run         print the steps as shell, and make nothing
                     A FILE is read and checked
   -h, --help        print the usual options; --help all prints all of this
+  --version         print name and version
 
 CHANGES
   Makes DEST completely or not at all: a call that fails or is interrupted

@@ -12,7 +12,8 @@ USAGE
   it, or of its launcher. Any other PID means this process and all its
   descendants, with their threads, and whatever they start later.
   CPUS is the CPU time per elapsed time: 1.5 is 150 ms in each period of 100 ms.
-  You may leave it out if you give --weight, --cpuset or --period.
+  You may leave it out if you give --weight, --cpuset, --cpuset-mems or
+  --period.
 
   A container, a service and any tree of processes that has a cgroup to itself
   are limited there, in place. Any other tree is moved into a new cgroup,
@@ -28,7 +29,8 @@ OPTIONS
 * --weight N        relative CPU weight under contention, 1 to 10000
                     (default: 100). cgroup v2: cpu.weight; v1: cpu.shares = N *
                     1024 / 100, which is how the kernel itself converts it
-* --cpuset LIST     run on these CPUs only: 0-1,3
+* --cpuset LIST     run on these CPUs only, also --cpuset-cpus: 0-1,3
+* --cpuset-mems LIST  allocate memory from these NUMA nodes only: 0-1
 * --period TIME     enforce CPUS over this period, 1ms to 1s (default: 100ms)
                     a number without unit is microseconds
 * --reset           lift the limits that limit-*.ts has set
@@ -38,11 +40,12 @@ OPTIONS
 * --json            print the result as a JSON object
 * --dry-run         print the steps as shell, and change nothing
 * -h, --help        print the usual options; --help all prints all of this
+  --version         print name and version
 
 CHANGES
-  cgroup v2: cpu.max, cpu.weight and cpuset.cpus of one cgroup. v1:
+  cgroup v2: cpu.max, cpu.weight, cpuset.cpus and cpuset.mems of one cgroup. v1:
   cpu.cfs_quota_us, cpu.cfs_period_us and cpu.shares of one cgroup, cpuset.cpus
-  of another.
+  and cpuset.mems of another.
   If there is no cgroup to limit in place: the new cgroup barehand/pid-PID, and
   which processes are in it.
   /run/barehand/pid-PID, or $XDG_RUNTIME_DIR/barehand/pid-PID, holds what
@@ -68,7 +71,8 @@ import { parseCpus, parseList } from './limit/units.ts';
 
 export const options = {
   weight: { parse: (text: string) => parseNumber('--weight', text, 1, 10_000) },
-  cpuset: { parse: (text: string) => parseList('--cpuset', text) },
+  cpuset: { alias: 'cpuset-cpus', parse: (text: string) => parseList('--cpuset', text) },
+  cpusetMems: { parse: (text: string) => parseList('--cpuset-mems', text) },
   period: { parse: parsePeriod },
   ...commonOptions,
 } as const;
@@ -84,21 +88,21 @@ export function parsePeriod(text: string): number {
 }
 
 await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text = '', word]) => {
-  const { weight, cpuset, period: periodMicroseconds, reset, json, dryRun } = values;
+  const { weight, cpuset, cpusetMems: mems, period: periodMicroseconds, reset, json, dryRun } = values;
   const cpus = word === undefined || reset ? undefined : parseCpus(word);
-  const limits = { cpus, periodMicroseconds, weight, cpuset };
+  const limits = { cpus, periodMicroseconds, weight, cpuset, mems };
   if (reset && (word !== undefined || namesOf(limits).length > 0))
-    throw new UsageError('--reset takes neither CPUS nor --weight, --cpuset, --period');
+    throw new UsageError('--reset takes neither CPUS nor --weight, --cpuset, --cpuset-mems, --period');
   if (!reset && namesOf(limits).length === 0) throw new UsageError('CPUS is missing');
   const wanted = reset ? undefined : limits;
 
-  const changes = planChanges(text, ['cpu', 'weight', 'cpuset'], wanted);
+  const changes = planChanges(text, ['cpu', 'weight', 'cpuset', 'mems'], wanted);
   if (dryRun) return printSteps(changes);
   const moves = changes.some(({ version, toMove }) => version === 1 && toMove.length > 0);
   const range =
-    'the cgroup above has less to give, or one below has more: see cpu.cfs_quota_us and cpuset.cpus there';
+    'the cgroup above has less to give, or one below has more: see cpu.cfs_quota_us, cpuset.cpus and cpuset.mems there';
   const realTime =
-    'a real-time process can only be in a cgroup that has cpu.rt_runtime_us, sched(7): chrt -o -p 0 PID; or there is no such CPU';
+    'a real-time process can only be in a cgroup that has cpu.rt_runtime_us, sched(7): chrt -o -p 0 PID; or there is no such CPU or node';
   const causes = { EINVAL: moves ? realTime : range, EACCES: range, ERANGE: range };
   const remarks = await carryOut(text, changes, causes);
   report(text, changes, json);

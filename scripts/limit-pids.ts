@@ -32,6 +32,7 @@ OPTIONS
 * --json            print the result as a JSON object
 * --dry-run         print the steps as shell, and change nothing
 * -h, --help        print the usual options; --help all prints all of this
+  --version         print name and version
 
 CHANGES
   pids.max of one cgroup.

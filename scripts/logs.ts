@@ -12,14 +12,16 @@ USAGE
 
 EXAMPLES
   logs.ts web
-  logs.ts -f --tail 20 web
+  logs.ts -fn 20 web
   logs.ts --status backup
 
 OPTIONS
 * -f, --follow    print new output too, until the container ends
-*     --tail N    print the last N lines only; --follow continues after them
+* -n, --tail N    print the last N lines only, also --lines; all: every line
+                  --follow continues after them
 *     --status    print the exit code of the container instead, or "running"
 * -h, --help      print the usual options; --help all prints all of this
+      --version   print name and version
 
 CHANGES
   Nothing.
@@ -45,9 +47,14 @@ import { parseNumber } from './helpers/units.ts';
 
 export const options = {
   follow: { short: 'f' },
-  tail: { parse: (text: string) => parseNumber('--tail, the number of lines,', text, 0, 999_999_999) },
+  tail: { short: 'n', alias: 'lines', parse: parseLines },
   status: {},
 } as const;
+
+/** A number of lines; `all` is Docker's word for every line. */
+function parseLines(text: string): number {
+  return text === 'all' ? Infinity : parseNumber('--tail, the number of lines,', text, 0, 999_999_999);
+}
 
 /** The offset at which the last `count` lines of a text begin. */
 export function lastLines(text: Buffer, count: number): number {

@@ -57,6 +57,7 @@ OPTIONS
   --json            ls: print a JSON array of objects
 * --dry-run         print the steps as shell, and change nothing
   -h, --help        print the usual options; --help all prints all of this
+  --version         print name and version
 
 MORE EXAMPLES
   network.ts attach web

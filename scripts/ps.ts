@@ -51,11 +51,12 @@ OPTIONS
                           memory (usedBytes, limitBytes, source: "cgroup" or
                           "rss"), limits (memoryBytes, cpus, pids), pids,
                           cpuSeconds, oomKills (count; level, cgroup, process
-                          and at of the last one), namespaces (inode numbers),
-                          engine; null if a value does not exist or cannot be
-                          read
+                          and at of the last one), labels (those of run.ts),
+                          namespaces (inode numbers), engine; null if a value
+                          does not exist or cannot be read
 *     --no-trunc          print long commands and paths in full
 * -h, --help              print the usual options; --help all: all of this
+      --version           print name and version
 
 CHANGES
   Nothing. Without root it lists what it can read, and prints how many processes
@@ -72,6 +73,7 @@ SEE ALSO
 
 import { uptime } from 'node:os';
 import { main, UsageError } from './helpers/cli.ts';
+import { readLabels } from './helpers/containers.ts';
 import { readMounts } from './helpers/mounts.ts';
 import { namespaceInode, printable } from './helpers/pids.ts';
 import { gap, table } from './helpers/table.ts';
@@ -103,11 +105,12 @@ export interface Row extends Omit<Shown, 'ticks'> {
   rootfs: string | null;
   startedAt: string;
   cpuSeconds: number | null;
+  labels: Record<string, string>;
   namespaces: Record<string, number | null>;
 }
 
 /** A container in the table, which is read without its namespaces: they take as long as all limits. */
-type TableRow = Omit<Row, 'namespaces'>;
+type TableRow = Omit<Row, 'namespaces' | 'labels'>;
 
 /** A duration in its two largest units: `42s`, `5m 3s`, `3h 20m`, `12d 4h`. */
 export function formatDuration(seconds: number): string {
@@ -210,8 +213,12 @@ await main(import.meta.url, { options, operands: [0, 0] }, async (given) => {
   if (rows.length === 0)
     console.error('ps: no containers: nothing here runs in a PID namespace or root directory of its own');
   if (json) {
-    const withNamespaces: Row[] = rows.map((row) => ({ ...row, namespaces: readNamespaces(row.pid) }));
-    console.log(toJson(withNamespaces, 2));
+    const all: Row[] = rows.map((row) => ({
+      ...row,
+      labels: row.engine === 'barehand' && row.name ? readLabels(row.name) : {},
+      namespaces: readNamespaces(row.pid),
+    }));
+    console.log(toJson(all, 2));
   } else if (rows.length > 0)
     console.log(toTable(rows, Date.now(), !noTrunc, Math.max(80, process.stdout.columns || 120)));
   return 0;

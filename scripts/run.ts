@@ -15,8 +15,8 @@ USAGE
   that ROOTFS was made from.
 
 EXAMPLES
-  run.ts rootfs/host                            an interactive shell
-  run.ts -d --name web --memory 100M rootfs/host sleep infinity
+  run.ts -it --rm rootfs/host                   an interactive shell
+  run.ts -d --name web -m 100M rootfs/host sleep infinity
   run.ts --dry-run rootfs/host | less           the launch as shell
 
 CONTAINER OPTIONS
@@ -29,17 +29,35 @@ CONTAINER OPTIONS
 * -e, --env KEY=VALUE   set an environment variable
                         KEY alone takes the caller's value; may be repeated
   --env-file FILE       set the variables in FILE, one per line; may be repeated
-  -w, --workdir DIR     working directory inside the container (default: /)
+  -w, --workdir DIR     working directory inside the container, made if it is
+                        missing (default: /)
+  --umask MASK          file mode creation mask in octal: 027 (default: the
+                        caller's)
 * -u, --user USER[:GROUP]  user and group inside, by name or ID (default: root)
                         names are those of the container's /etc/passwd and
                         /etc/group; a number, up to 2147483647, is always an ID
+  --group-add GROUP     also a member of this group, by name or ID; may be
+                        repeated
+  -l, --label KEY=VALUE a note about the container, for ps.ts --json; may be
+                        repeated
   --init                run a small init as PID 1: it forwards signals and reaps
                         orphaned processes
   --stop-signal SIGNAL  signal that stop.ts sends first (default: TERM)
+  -i, --interactive     accepted, changes nothing: COMMAND always gets the
+                        standard input of run.ts, unless -d is given
+  -t, --tty             accepted, changes nothing: COMMAND gets a terminal
+                        whenever run.ts has one
+  --rm                  accepted, changes nothing: of a container only the log
+                        of
+                        -d stays, until stop.ts removes it
 
 MOUNT OPTIONS
 * -v, --volume SRC:DST[:OPTIONS]  show SRC of the host at DST, :ro read-only
                         further options: nosuid, noexec; may be repeated
+  --mount TYPE,KEY=VALUE...  the same as
+                        type=bind,source=SRC,target=DST[,readonly], or a tmpfs
+                        as type=tmpfs,target=DST[,tmpfs-size=SIZE]
+                        [,tmpfs-mode=MODE]; may be repeated
   --tmpfs DST[:OPTIONS] mount a tmpfs at DST; options: size=, mode=, uid=, gid=,
                         ro, exec, suid (default: nosuid and noexec, with mode
                         and owner of DST if it exists); may be repeated
@@ -55,7 +73,7 @@ MOUNT OPTIONS
                         /etc/resolv.conf; may be repeated
 
 LIMIT OPTIONS
-* --memory SIZE         memory limit: 100M is 100 * 1024^2, 100MB 100 * 1000^2
+* -m, --memory SIZE     memory limit: 100M is 100 * 1024^2, 100MB 100 * 1000^2
                         without swap, unless --memory-swap is given
   --memory-swap SIZE|-1  limit for memory and swap together; -1 is unlimited
                         swap
@@ -64,7 +82,7 @@ LIMIT OPTIONS
 * --cpus N              CPU time limit, as a number of CPUs: 1.5
   --cpuset-cpus LIST    run on these CPUs only: 0-1,3
   --cpuset-mems LIST    allocate memory from these NUMA nodes only: 0
-  --cpu-shares N        relative CPU weight under contention, 2 to 262144
+  -c, --cpu-shares N    relative CPU weight under contention, 2 to 262144
                         (default: 1024)
   --pids-limit N|-1     limit for the number of processes and threads; -1 is
                         unlimited
@@ -75,16 +93,22 @@ LIMIT OPTIONS
                         repeated
   --device-write-iops PATH:N  at most N write operations per second; may be
                         repeated
+  --oom-score-adj N     how readily the kernel kills it for lack of memory:
+                        -1000, never, to 1000
+  --sysctl NAME=VALUE   sysctl of the container's own IPC or network namespace:
+                        kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.*; net.*
+                        if it has its own network; may be repeated
   --ulimit NAME=SOFT[:HARD]  resource limit of getrlimit(2): nofile=1024; may be
                         repeated
 
 NETWORK OPTIONS
 * --network NETWORK     host (default), none, bridge or container:NAME
-                        host: the host's network, with its name servers if
-                        ROOTFS names none that answers; none: a loopback
-                        interface only; bridge: an interface on a bridge of
-                        network.ts; without root, by pasta(1) or slirp4netns(1);
-                        container:NAME: the network of another container
+                        also --net; host: the host's network, with its name
+                        servers if ROOTFS names none that answers; none: a
+                        loopback interface only; bridge: an interface on a
+                        bridge of network.ts; without root, by pasta(1) or
+                        slirp4netns(1); container:NAME: the network of another
+                        container
 * -p, --publish PORTS   forward a port, HOSTPORT:PORT; needs --network bridge
                         [IP:]HOSTPORT:PORT[/udp] forwards HOSTPORT of the host
                         to PORT of the container, on the host address IP only if
@@ -93,12 +117,18 @@ NETWORK OPTIONS
 SECURITY OPTIONS
   --userns              map the container's root to an unprivileged user of the
                         host (always, without root)
+  --uidmap CONTAINER:HOST:COUNT  the same, with these user IDs; may be repeated
+                        (default: those of --gidmap)
+  --gidmap CONTAINER:HOST:COUNT  and with these group IDs; may be repeated
+                        (default: those of --uidmap)
   --cap-add CAP         keep this capability, see capabilities(7), or ALL; may
                         be repeated
   --cap-drop CAP        drop this capability, or ALL; may be repeated
   --security-opt OPT    seccomp=unconfined: load no seccomp filter;
                         no-new-privileges=false: let set-user-ID programs gain
-                        privileges; may be repeated
+                        privileges; mask=PATH, unmask=PATH, unmask=ALL: hide, or
+                        show and make writable, a path below /proc or /sys; may
+                        be repeated
   --privileged          lift all of these restrictions: keep every capability,
                         load no seccomp filter, set no no_new_privs, allow
                         device files, mount /sys writable, mask nothing in /proc
@@ -110,6 +140,7 @@ OTHER OPTIONS
                         asks for it)
   --dry-run             print the launch as shell, and start nothing
   -h, --help            print the usual options; --help all prints all of this
+  --version             print name and version
 
 MORE EXAMPLES
   run.ts --name web rootfs/host /bin/sh -c 'echo $$'
@@ -143,7 +174,7 @@ SEE ALSO
   capabilities(7), seccomp(2), setpriv(1), nsenter(1), script(1), logs.ts,
   stop.ts, network.ts
 */
-import { realpathSync } from 'node:fs';
+import { existsSync, realpathSync } from 'node:fs';
 import { hostname as osHostname } from 'node:os';
 import { basename } from 'node:path';
 import { isatty } from 'node:tty';
@@ -158,9 +189,9 @@ import { parseCpus, parseList } from './limit/units.ts';
 import { parsePort } from './network/addresses.ts';
 import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
 import { findCgroups } from './run/cgroups.ts';
-import { findUser, parseUser, parseVariable, parseWorkdir } from './run/command.ts';
+import { findGroups, findUser, parseGroup, parseUser, parseVariable, parseWorkdir } from './run/command.ts';
 import type { Launch } from './run/container.ts';
-import { findVolumes, launchPrograms, mountFlags, planSeccomp, readHost } from './run/host.ts';
+import { changeMasks, findVolumes, launchPrograms, mountFlags, planSeccomp, readHost } from './run/host.ts';
 import { idmapCommand } from './run/idmap.ts';
 import { type ImageConfig, imageUser, readImageConfig } from './run/image.ts';
 import { planInit } from './run/init.ts';
@@ -172,12 +203,18 @@ import {
   parseDevice,
   parseHost,
   parseIsolate,
+  parseLabel,
   parseLimit,
+  parseMount,
   parseName,
   parseNameserver,
+  parseOomScore,
+  parseRange,
   parseRate,
   parseSecurity,
+  parseSysctl,
   parseTmpfs,
+  parseUmask,
   parseVariableFile,
   parseVolume,
 } from './run/options.ts';
@@ -195,10 +232,14 @@ export const options = {
   env: { short: 'e', parse: parseVariable, many: true },
   envFile: { parse: parseVariableFile, many: true },
   workdir: { short: 'w', parse: parseWorkdir },
+  umask: { parse: parseUmask },
   user: { short: 'u', parse: parseUser },
+  groupAdd: { parse: parseGroup, many: true },
+  label: { short: 'l', parse: parseLabel, many: true },
   init: {},
   stopSignal: { parse: parseSignal },
   volume: { short: 'v', parse: parseVolume, many: true },
+  mount: { parse: parseMount, many: true },
   tmpfs: { parse: parseTmpfs, many: true },
   device: { parse: parseDevice, many: true },
   shmSize: { parse: parseSize },
@@ -207,22 +248,29 @@ export const options = {
   disk: { parse: parseSize },
   addHost: { parse: parseHost, many: true },
   dns: { parse: parseNameserver, many: true },
-  memory: { parse: parseSize },
+  interactive: { short: 'i' },
+  tty: { short: 't' },
+  rm: {},
+  memory: { short: 'm', parse: parseSize },
   memorySwap: { parse: orUnlimited(parseSize) },
   memoryReservation: { parse: parseSize },
   cpus: { parse: parseCpus },
   cpusetCpus: { parse: (text: string) => parseList('--cpuset-cpus', text) },
   cpusetMems: { parse: (text: string) => parseList('--cpuset-mems', text) },
-  cpuShares: { parse: (text: string) => parseNumber('--cpu-shares', text, 2, 262_144) },
+  cpuShares: { short: 'c', parse: (text: string) => parseNumber('--cpu-shares', text, 2, 262_144) },
   pidsLimit: { parse: orUnlimited((text) => parseNumber('--pids-limit', text, 1, 4_194_304)) },
   deviceReadBps: { parse: parseRate('readBps'), many: true },
   deviceWriteBps: { parse: parseRate('writeBps'), many: true },
   deviceReadIops: { parse: parseRate('readIops'), many: true },
   deviceWriteIops: { parse: parseRate('writeIops'), many: true },
+  oomScoreAdj: { parse: parseOomScore },
+  sysctl: { parse: parseSysctl, many: true },
   ulimit: { parse: parseLimit, many: true },
-  network: { parse: parseNetwork },
+  network: { alias: 'net', parse: parseNetwork },
   publish: { short: 'p', parse: parsePort, many: true },
   userns: {},
+  uidmap: { parse: parseRange('--uidmap'), many: true },
+  gidmap: { parse: parseRange('--gidmap'), many: true },
   capAdd: { parse: parseCapabilities, many: true },
   capDrop: { parse: parseCapabilities, many: true },
   securityOpt: { parse: parseSecurity, many: true },
@@ -234,9 +282,16 @@ export const options = {
 type Options = Values<typeof options>;
 
 /** Options that need a mount namespace. */
-const needMount = 'user workdir volume tmpfs device shmSize readOnly ephemeral addHost dns userns init'.split(
-  ' ',
-);
+const needMount =
+  'user groupAdd workdir volume mount tmpfs device shmSize readOnly ephemeral addHost dns userns uidmap gidmap init'.split(
+    ' ',
+  );
+
+/** All of --security-opt: the last one of a kind counts, but for paths, which add up. */
+function mergeSecurity({ securityOpt }: Options): ReturnType<typeof parseSecurity> {
+  const paths = (kind: 'mask' | 'unmask') => securityOpt.flatMap((security) => security[kind] ?? []);
+  return Object.assign({}, ...securityOpt, { mask: paths('mask'), unmask: paths('unmask') });
+}
 
 /** Throws UsageError for options that contradict each other. */
 function checkOptions(values: Options, isolate: Set<string>): void {
@@ -253,6 +308,18 @@ function checkOptions(values: Options, isolate: Set<string>): void {
     throw new UsageError('--publish needs --network bridge');
   if (values.init && !isolate.has('pid'))
     throw new UsageError('--init needs --isolate pid: an init must be PID 1');
+  for (const { name, namespace } of values.sysctl)
+    if (!isolate.has(namespace))
+      throw new UsageError(
+        namespace === 'net'
+          ? `--sysctl ${name} needs a network namespace of the container's own: --network none, or bridge`
+          : `--sysctl ${name} needs --isolate ipc`,
+      );
+  const { mask = [] } = mergeSecurity(values);
+  if (mask.length > 0 && values.privileged)
+    throw new UsageError('--privileged masks nothing: leave out --security-opt mask=');
+  if (mask.some((path) => path.startsWith('/sys/')) && !isolate.has('mount'))
+    throw new UsageError('--security-opt mask: a path below /sys needs --isolate mount');
   if (process.getuid?.() !== 0 && !(isolate.has('mount') && isolate.has('pid')))
     throw new UsageError('without root --isolate must have mount and pid');
   if (isolate.has('mount')) return;
@@ -328,9 +395,14 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
 
   const name = values.name ?? defaultName(rootfs);
   const image = readImageConfig(rootfs);
-  const userNamespace = findUserNamespace(name, values.userns);
+  const userNamespace = findUserNamespace(name, values.userns, values.uidmap, values.gidmap);
   const limits = planLimits(values);
   const user = findUser(rootfs, values.user ?? imageUser(rootfs, pivots ? image.user : undefined));
+  if (values.groupAdd.length > 0 && userNamespace?.single)
+    throw new Failure(
+      '--group-add: there is only one group in this container, 0: for others you need a line in /etc/subuid and /etc/subgid, and newgidmap(1)',
+    );
+  user.groups = [...new Set([...user.groups, ...findGroups(rootfs, values.groupAdd)])];
   checkUser(user, userNamespace);
   const canSetHostname = isolate.has('uts') && (!userNamespace || findInPath('hostname') !== undefined);
   if (values.hostname && !canSetHostname)
@@ -339,7 +411,18 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
   const kept = privileged ? capabilities : keptCapabilities(values.capAdd.flat(), values.capDrop.flat());
   if (!pivots && !kept.includes('sys_chroot'))
     throw new UsageError('a chroot needs CAP_SYS_CHROOT: do not drop it, or add mount to --isolate');
-  const security = Object.assign({}, ...values.securityOpt) as ReturnType<typeof parseSecurity>;
+  const security = mergeSecurity(values);
+  const volumes = [
+    ...values.volume,
+    ...values.mount.flatMap((mount) => ('volume' in mount ? mount.volume : [])),
+  ];
+  const tmpfs = [...values.tmpfs, ...values.mount.flatMap((mount) => ('tmpfs' in mount ? mount.tmpfs : []))];
+  if (volumes.some(({ relabels }) => relabels))
+    console.error(
+      existsSync('/sys/fs/selinux/enforce')
+        ? 'run: --volume: z and Z relabel nothing: the container keeps the SELinux label of its caller'
+        : 'run: --volume: z and Z change nothing: this host has no SELinux',
+    );
   const environment = planEnvironment(values, image, user.home, hostname ?? osHostname());
   const { init, words: initWords } = values.init ? planInit() : { init: undefined, words: [] };
 
@@ -355,6 +438,7 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
   });
   checkTargets([
     ['--volume', values.volume],
+    ['--mount', values.mount.map((mount) => ('volume' in mount ? mount.volume : mount.tmpfs))],
     ['--tmpfs', values.tmpfs],
     ['--device', values.device],
     ['--add-host, --dns or --network', network.texts],
@@ -363,16 +447,17 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
   // like Docker and Podman, a container on the host's network gets the host's name servers
   const sharesNetwork = choice.kind === 'host' && pivots && !isolate.has('net');
   const resolver =
-    sharesNetwork && values.dns.length === 0 ? hostResolver(rootfs, values.volume, values.tmpfs) : undefined;
+    sharesNetwork && values.dns.length === 0 ? hostResolver(rootfs, volumes, tmpfs) : undefined;
 
+  const host = readHost(environment);
   return {
     name,
     rootfs,
     rootFlags: mountFlags(rootfs),
     ephemeral: values.ephemeral ? { sizeBytes: values.disk } : undefined,
     readOnly: values.readOnly,
-    volumes: findVolumes(values.volume),
-    tmpfs: values.tmpfs,
+    volumes: findVolumes(volumes),
+    tmpfs,
     texts: [...network.texts, ...(resolver ? [resolver] : [])],
     devices: values.device,
     shmBytes: values.shmSize ?? 64 * 1024 * 1024,
@@ -381,6 +466,10 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
     hasInit: values.init,
     environment,
     hostname,
+    umask: values.umask,
+    labels: values.label,
+    oomScore: values.oomScoreAdj,
+    sysctls: values.sysctl,
     workdir: values.workdir ?? (pivots ? image.workdir : undefined) ?? '/',
     user,
     connection: network.connection,
@@ -400,7 +489,8 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
     terminal: !values.detach && isatty(0) && isatty(1),
     detached: values.detach ? { logBytes: values.logSize ?? 1024 * 1024 } : undefined,
     stopSignal: values.stopSignal ?? (image.stopSignal && parseSignal(image.stopSignal)),
-    ...readHost(environment),
+    ...host,
+    masked: changeMasks(host.masked, security.mask ?? [], security.unmask ?? []),
     idmap: userNamespace?.byRoot ? await idmapCommand() : undefined,
   };
 }

@@ -20,14 +20,15 @@ USAGE
 
 EXAMPLES
   stop.ts web
-  stop.ts --timeout 60 --signal INT database
+  stop.ts -t 60 -s INT database
   stop.ts --pause web; stop.ts --resume web
   stop.ts --dry-run web | less
 
 OPTIONS
-* --signal NAME     the signal to send first (default: TERM)
+* -s, --signal NAME the signal to send first (default: TERM)
                     or the one of run.ts --stop-signal
-* --timeout SECONDS time between that signal and SIGKILL (default: 10)
+* -t, --timeout SECONDS  time between that signal and SIGKILL (default: 10)
+                    also --time
 * --all             stop every container that run.ts has made
 * --pause           freeze the container: it keeps its memory, and gets no CPU
 * --resume          thaw the container
@@ -36,6 +37,7 @@ OPTIONS
                     unused interfaces, rules and bridges of network.ts
 * --dry-run         print the steps as shell, and change nothing
   -h, --help        print the usual options; --help all prints all of this
+  --version         print name and version
 
 CHANGES
   Ends processes. Removes the container's cgroup barehand/NAME from every
@@ -75,8 +77,8 @@ import { parseSignal, signalNumber } from './helpers/units.ts';
 import { explain, hierarchies, ourContainers, planRemoval, planSweep, remove, sweep } from './stop/remove.ts';
 
 export const options = {
-  signal: { parse: parseSignal },
-  timeout: { parse: parseSeconds },
+  signal: { short: 's', parse: parseSignal },
+  timeout: { short: 't', alias: 'time', parse: parseSeconds },
   all: {},
   pause: {},
   resume: {},

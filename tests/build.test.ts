@@ -76,6 +76,12 @@ for (const script of scripts) {
       assert.deepEqual(start(node, alone(name), '--help', 'all'), { status: 0, stdout, stderr: '' });
     });
 
+    test(`dist/${name}.mjs, alone in a folder, knows its version, on ${versionOf(node)}`, () => {
+      const { version } = JSON.parse(readFileSync(join(top, 'package.json'), 'utf8'));
+      const expected = { status: 0, stdout: `barehand ${version}\n`, stderr: '' };
+      assert.deepEqual(start(node, alone(name), '--version'), expected);
+    });
+
     test(`dist/${name}.mjs, alone in a folder, refuses what it does not know, on ${versionOf(node)}`, () => {
       const { status, stdout, stderr } = start(node, alone(name), '--no-such-option');
       assert.equal(status, ['run', 'exec'].includes(name) ? 125 : 2);

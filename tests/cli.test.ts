@@ -7,7 +7,7 @@ import { Failure, parseArguments, reason, UsageError } from '../scripts/helpers/
 import { scratchFolder } from './helpers/leftovers.ts';
 
 const options = {
-  memory: { short: 'm', parse: (text: string) => text },
+  memory: { short: 'm', alias: 'storage', parse: (text: string) => text },
   env: { short: 'e', parse: (text: string) => text, many: true },
   interactive: { short: 'i' },
   tty: { short: 't' },
@@ -24,7 +24,7 @@ const parseCommand = (...argv: string[]) =>
 
 /** The options that were given, and the operands. */
 function given(parsed: ReturnType<typeof parse>) {
-  assert(!parsed.help);
+  assert('values' in parsed);
   const values = Object.entries(parsed.values).filter(([, value]) => value && String(value) !== '');
   return [Object.fromEntries(values), parsed.operands];
 }
@@ -37,7 +37,6 @@ const refused = (message: string) => (error: unknown) => {
 
 test('without options, flags are false, lists empty and the rest undefined', () => {
   assert.deepEqual(parse(), {
-    help: false,
     values: {
       memory: undefined,
       env: [],
@@ -47,6 +46,7 @@ test('without options, flags are false, lists empty and the rest undefined', () 
       privileged: false,
       noTrunc: false,
       help: false,
+      version: false,
     },
     operands: [],
   });
@@ -219,8 +219,18 @@ test('help is asked by --help and -h, but not among the words of a command', () 
   ])
     assert.deepEqual(parse(...argv), { help: 'all' }, argv.join(' '));
   assert.deepEqual(parseCommand('--help', 'all'), { help: 'all' });
-  const parsed = parseCommand('root', 'ls', '--help');
-  assert.equal(parsed.help, false);
+  assert('values' in parseCommand('root', 'ls', '--help'));
+});
+
+test('the version is asked by --version, but not among the words of a command', () => {
+  assert.deepEqual(parse('--version'), { version: true });
+  assert.deepEqual(parse('--version', '--help'), { help: true });
+  assert('values' in parseCommand('root', 'ls', '--version'));
+});
+
+test('an option is found by its other name too', () => {
+  assert.deepEqual(given(parse('--storage', '5', '--storage=6')), [{ memory: '6' }, []]);
+  assert.throws(() => parse('--storage'), refused('--memory needs a value'));
 });
 
 test("an error is told in the kernel's words, once", () => {

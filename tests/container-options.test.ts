@@ -8,6 +8,7 @@ import { test } from 'node:test';
 import { Failure, UsageError } from '../scripts/helpers/cli.ts';
 import { parseSignal } from '../scripts/helpers/units.ts';
 import { parseVariable, parseWorkdir } from '../scripts/run/command.ts';
+import type { Volume } from '../scripts/run/furnish.ts';
 import { readImageConfig } from '../scripts/run/image.ts';
 import { findInit, shellInit } from '../scripts/run/init.ts';
 import * as options from '../scripts/run/options.ts';
@@ -85,7 +86,11 @@ test('a volume is SRC:DST[:OPTIONS], where SRC is on this host and found without
   mkdirSync(odd);
   symlinkSync('a:b, c', join(scratch, 'link'));
   const file = make('file');
-  const volume = (source: string, path: string, ...words: string[]) => ({ source, path, options: words });
+  const volume = (source: string, path: string, ...words: string[]): Volume => ({
+    source,
+    path,
+    options: words,
+  });
   const before = process.cwd();
   process.chdir(scratch);
   take(options.parseVolume, [
@@ -97,6 +102,7 @@ test('a volume is SRC:DST[:OPTIONS], where SRC is on this host and found without
     [`${file}:/mnt:ro,nodev`, volume(file, '/mnt', 'ro', 'nodev')],
     // sysfs(5) has no other times
     ['/sys:/mnt:relatime,ro', volume('/sys', '/mnt', 'ro')],
+    ['/tmp:/x:ro,Z', { ...volume('/tmp', '/x', 'ro'), relabels: true }],
     [`${odd.replace(':', '\\:')}:/a\\:b`, volume(odd, '/a:b')],
     ['./link:/x', volume(odd, '/x')],
     ['.:/x', volume(scratch, '/x')],
@@ -118,7 +124,7 @@ test('a volume is SRC:DST[:OPTIONS], where SRC is on this host and found without
   refuse(
     options.parseVolume,
     /^--volume: unknown option .*: use ro, nosuid or noexec; rw, nodev, .* are accepted/,
-    '/tmp:/x:exec|/tmp:/x:|/tmp:/x:ro,|/tmp:/x:dev|/tmp:/x:shared|/tmp:/x:z|/tmp:/x:noatime',
+    '/tmp:/x:exec|/tmp:/x:|/tmp:/x:ro,|/tmp:/x:dev|/tmp:/x:shared|/tmp:/x:zZ|/tmp:/x:noatime',
   );
   refuse(options.parseVolume, /^--volume: ro and rw exclude each other$/, '/tmp:/x:ro,rw');
 });
@@ -218,7 +224,7 @@ test('--security-opt takes what Docker has for lifting a restriction, and for wh
   const wrong = '|seccomp|seccomp=/profile.json|no-new-privileges=0|apparmor=unconfined|label=disable';
   refuse(
     options.parseSecurity,
-    /^--security-opt is seccomp=unconfined or no-new-privileges=false, not /,
+    /^--security-opt is seccomp=unconfined, no-new-privileges=false, mask=PATH or unmask=PATH, not /,
     wrong,
   );
 });

@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import {
   cpSync,
   existsSync,
+  readdirSync,
   readFileSync,
   readlinkSync,
   realpathSync,
@@ -70,6 +71,13 @@ before(async () => {
 /** Starts a command that lasts, and gives what it is on the host. */
 const enter = (target: string, options: string[] = [], by = launch) => enterBy(by, target, options);
 
+const commandLine = (pid: number) => attempt(() => readFileSync(`/proc/${pid}/cmdline`, 'utf8')) ?? '';
+/** The PIDs of the processes with this command line. */
+const processesOf = (line: string) =>
+  readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && commandLine(Number(name)) === line)
+    .join(' ');
+
 const kinds = ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user', 'time'];
 const privileges = ['CapPrm', 'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs', 'Seccomp'];
 
@@ -112,6 +120,24 @@ test(
     await assertAlike(String(web.unshare), web.first);
   },
 );
+
+test('-d returns when the command runs, which stays; what cannot be started is told', container, async () => {
+  const seconds = newSeconds();
+  const words = ['-d', '-it', '-w', '/usr', web.name, 'sh', '-c', `sleep ${seconds}; echo said >&2`];
+  const { code, stdout, stderr } = await exec(...words);
+  assert.deepEqual([code, stdout, stderr], [0, '', '']);
+  const pid = Number(await until('the command', () => /^\d+/.exec(processesOf(`sleep\0${seconds}\0`))?.[0]));
+  assert.equal(namespace(pid, 'pid'), namespace(web.first, 'pid'));
+  assert.equal(readlinkSync(`/proc/${pid}/cwd`), '/usr');
+  for (const fd of [0, 1, 2]) assert.equal(statSync(`/proc/${pid}/fd/${fd}`).rdev, 0x103);
+  process.kill(pid, 'SIGTERM');
+  await assertEnds([
+    [['-d', web.name, 'no-such'], 127, 'exec: no-such: No such file or directory'],
+    [['-d', web.name, '/etc/passwd'], 126, 'exec: /etc/passwd: Permission denied'],
+    [['-d', '-w', '/no/such', web.name, 'true'], 125, 'exec: cannot enter the directory /no/such'],
+    [['-d', web.name, 'sh', '-c', 'exit 3'], 0, ''],
+  ]);
+});
 
 test('it has nothing of the caller: descriptors, environment, signals, keys', container, async () => {
   const inherited = ['bash', '-c', 'trap "" TERM; exec 5</etc/passwd 200</etc/passwd; exec "$0" "$@"'];

@@ -45,6 +45,8 @@ test('wrong usage ends with 2 and a clear line', { skip: needs('speed') }, async
     [['web', '0'], /not a number of CPUs/],
     [['web', '--weight', '0'], /--weight is a whole number from 1 to 10000/],
     [['web', '--cpuset', '3-1'], /--cpuset is a list as 0-2,5, not "3-1"/],
+    [['web', '--cpuset-mems', 'x'], /--cpuset-mems is a list as 0-2,5, not "x"/],
+    [['--reset', 'web', '--cpuset-mems', '0'], /--reset takes neither CPUS/],
     [['web', '1', '--period', '2s'], /--period is from 1ms to 1s, not 2s/],
     [['--reset', 'web', '1'], /--reset takes neither CPUS/],
     [['--reset', 'web', '--weight', '5'], /--reset takes neither CPUS/],
@@ -116,10 +118,14 @@ test('CPUs that are not there are refused, or v2 takes what is there; nothing is
 
 test('a container is limited by its name, in place', { skip }, async () => {
   const { name, first } = await start([], ['sleep', '100']);
-  const { stdout } = await succeed('limit-cpu', name, '0.5', '--cpuset', '0');
-  assert.match(stdout, new RegExp(`^${name}: CPU limit none -> 0.5; CPUs \\S+ -> 0\n1 process in `));
+  const { stdout } = await succeed('limit-cpu', name, '0.5', '--cpuset-cpus', '0', '--cpuset-mems', '0');
+  assert.match(
+    stdout,
+    new RegExp(`^${name}: CPU limit none -> 0.5; CPUs \\S+ -> 0; memory nodes \\S+ -> 0\n1 process in `),
+  );
   assert.equal(valueIn(cpu, 'cpu', first), '50000 100000');
   assert.equal(valueIn(cpuset, 'cpuset', first), '0');
+  assert.equal(valueIn(cpuset, 'mems', first), '0');
   await succeed('limit-cpu', '--reset', name);
   assert.match(valueIn(cpu, 'cpu', first) ?? '', /^(-1|max) 100000$/);
 });
@@ -155,7 +161,7 @@ test('what --dry-run prints does the same in a shell, in two hierarchies as in o
     ...[cpu, cpuset].map((hierarchy) => processesIn(pidCgroupIn(hierarchy, pid)).length),
     ...readdirSync(`/run/barehand/pid-${pid}`),
   ];
-  const words = [String(pid), '0.5', '--weight', '70', '--cpuset', '0'];
+  const words = [String(pid), '0.5', '--weight', '70', '--cpuset', '0', '--cpuset-mems', '0'];
   const { stdout: plan } = await succeed('limit-cpu', '--dry-run', ...words);
   assert.deepEqual([cgroupIn(cpu, pid), cgroupIn(cpuset, pid)], origins);
   await succeed('limit-cpu', ...words);

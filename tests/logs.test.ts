@@ -51,7 +51,9 @@ test('output and errors are in the log, in their order, with the exit code', con
   const name = await detach('echo one; echo two >&2; printf "three\\0"; exit 7');
   await ended(name);
   assert.equal((await call('logs', [name])).stdout, 'one\ntwo\nthree\0');
-  assert.equal((await call('logs', ['--tail', '2', name])).stdout, 'two\nthree\0');
+  for (const words of [['--tail', '2'], ['-n', '2'], ['-n2'], ['--lines=2'], ['-fn', '2']])
+    assert.equal((await call('logs', [...words, name])).stdout, 'two\nthree\0', words.join(' '));
+  assert.equal((await call('logs', ['--tail', 'all', name])).stdout, 'one\ntwo\nthree\0');
   assert.equal((await call('logs', ['--status', name])).stdout, '7\n');
 });
 

@@ -160,7 +160,7 @@ function fields(value: unknown, prefix = ''): string[] {
   return Object.entries(value).flatMap(([key, inner]) => {
     const name = prefix + key.replace(/^\d+:\d+$/, 'MAJOR:MINOR');
     // the limits before a change have the fields of those after it
-    return name === 'before' ? name : [name, ...fields(inner, `${name}.`)];
+    return name === 'before' || name.endsWith('labels') ? name : [name, ...fields(inner, `${name}.`)];
   });
 }
 
@@ -228,7 +228,9 @@ test('limit-*.ts --json prints what their pages list', container, async () => {
   const soft = cgroupVersion === 2 ? ['--high', '25M', '--oom-group'] : [];
   const change = JSON.parse(await json('limit-memory', ...soft, '--reserve', '10M', name, '30M'));
   compare('limit-memory', tables('limit-memory')[0], [change]);
-  const cpu = JSON.parse(await json('limit-cpu', '--weight', '50', '--cpuset', '0', name, '0.5'));
+  const cpu = JSON.parse(
+    await json('limit-cpu', '--weight', '50', '--cpuset', '0', '--cpuset-mems', '0', name, '0.5'),
+  );
   compare('limit-cpu', tables('limit-cpu')[0], [cpu]);
   compare('limit-pids', tables('limit-pids')[0], [JSON.parse(await json('limit-pids', name, '50'))]);
 });

@@ -52,6 +52,7 @@ const plain: Row = {
   pids: 5,
   cpuSeconds: 1,
   oomKills: { count: 0, level: null, cgroup: null, process: null, at: null },
+  labels: {},
   namespaces: {},
   engine: 'barehand',
 };

@@ -102,7 +102,11 @@ for (const name of scripts) {
     const { options } = (await import(path)) as { options?: Record<string, Option> };
     assert(options, `${name} exports no options`);
     const kebab = (key: string) => key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-    const taken = Object.entries({ ...options, help: { short: 'h' } as Option }).map(
+    const taken = Object.entries({
+      ...options,
+      help: { short: 'h' } as Option,
+      version: {} as Option,
+    }).map(
       ([key, { short, parse }]) => `${short ? `-${short}, ` : ''}--${kebab(key)}${parse ? ' VALUE' : ''}`,
     );
     const told = [...optionsSections(name).matchAll(/^ +((?:-\w, )?--[\w-]+)(?: (\S.*?))?(?: {2}|$)/gm)].map(
@@ -141,6 +145,12 @@ for (const name of scripts) {
       const [usual, all] = [describedOptions(stdout), describedOptions(optionsSections(name))];
       assert(usual.length > 0 && usual.every((option) => all.includes(option)), usual.join());
       assert(usual.length <= 10, usual.join());
+    });
+
+    test(`${name} --version is that of package.json, on ${version}`, () => {
+      const { name: project, version: number } = JSON.parse(readFileSync(join(top, 'package.json'), 'utf8'));
+      const expected = { status: 0, stdout: `${project} ${number}\n`, stderr: '' };
+      assert.deepEqual(start([path, '--version'], env), expected);
     });
 
     test(`${name} refuses what it does not know in one line, on ${version}`, () => {

@@ -39,7 +39,7 @@ test('a container that handles SIGTERM ends by itself, and nothing of it is left
 
 test('one that does not handle it is killed without waiting', container, async () => {
   const { name, end, first } = await start([], ['sleep', '100']);
-  const { code, stdout } = await stop('--timeout', '1000', name);
+  const { code, stdout } = await stop('--time', '1000', name);
   assert.deepEqual([code, stdout], [0, `${name}: killed, for its first process does not handle SIGTERM\n`]);
   assert.deepEqual(await end, [137, null]);
   assert.ok(!alive(first) && isGone(name));
@@ -47,7 +47,7 @@ test('one that does not handle it is killed without waiting', container, async (
 
 test('one that handles it and goes on is killed after --timeout', container, async () => {
   const { name, end } = await startHandler('TERM', ': not yet');
-  const { code, stdout } = await stop(name, '--timeout', '1');
+  const { code, stdout } = await stop(name, '-t', '1');
   assert.deepEqual([code, stdout], [0, `${name}: killed, 1 s after SIGTERM\n`]);
   assert.deepEqual(await end, [137, null]);
   assert.ok(isGone(name));
@@ -59,7 +59,7 @@ test('--signal asks with another signal', container, async () => {
     ['USR1', 'SIGUSR1'],
   ] as const) {
     const { name, end } = await startHandler(signal, 'exit 8');
-    const { stdout } = await stop('--signal', given, name);
+    const { stdout } = await stop('-s', given, name);
     assert.equal(stdout, `${name}: ended after SIG${signal}\n`);
     assert.deepEqual(await end, [8, null]);
   }

@@ -1,7 +1,9 @@
 // The command in place of node: node becomes the program that enters, or waits for it.
 import { once } from 'node:events';
+import { writeSync } from 'node:fs';
 import { constants } from 'node:os';
 import { delimiter } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { Failure } from '../helpers/cli.ts';
 import { blockStreams, type Command, findProgram } from '../helpers/shell.ts';
 
@@ -28,6 +30,25 @@ export async function startAndWait(
     });
   const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null];
   return code ?? 128 + constants.signals[signal as NodeJS.Signals];
+}
+
+/**
+ * Starts a program that stays when node ends, in a session of its own, with /dev/null as standard input and output.
+ * Waits until it closes its standard error. Returns 0, or, if it has ended with a message, prints that and returns its
+ * exit code.
+ */
+export async function startDetached(argv: Command, env: NodeJS.ProcessEnv): Promise<number> {
+  const { spawn } = await import('node:child_process');
+  const [program = '', ...words] = argv;
+  const child = spawn(program, words, { stdio: ['ignore', 'ignore', 'pipe'], env, detached: true });
+  const ended = once(child, 'exit') as Promise<[number | null, NodeJS.Signals | null]>;
+  const message = await text(child.stderr);
+  if (message === '') {
+    child.unref();
+    return 0;
+  }
+  writeSync(2, message);
+  return (await ended)[0] ?? 125;
 }
 
 /** Whether node can become another program: execve(2), from Node 22.15 on. */

@@ -8,6 +8,7 @@
 #   enter=FILE *          enters the namespace, or the root directory, that this file of /proc/PID is; in this order
 #   environment=KEY=VALUE *   for the command
 #   workdir=DIR           where the command starts; otherwise where the first process is
+#   detach=yes            standard error ends when the command runs; it gets the standard output in its place
 #   inside=yes            the command is who the others say; otherwise it stays who the caller is
 #   cgroup=DIR *          joins it
 #   uid=N gid=N group=N * as the container numbers them
@@ -129,6 +130,10 @@ sub enter {
     delete @ENV{qw(PWD OLDPWD)};
   }
   for (given("environment")) { /^([^=]+)=(.*)/s and $ENV{$1} = $2 }
+  if (value("detach")) {
+    keep_messages();
+    open STDERR, ">&", STDOUT;
+  }
   $SIG{$_} = "DEFAULT" for qw(HUP INT QUIT PIPE XFSZ TERM USR1 USR2 CHLD TSTP TTIN TTOU);
   become(@ARGV);
 }
@@ -232,6 +237,7 @@ sub wait_outside {
   raw_terminal() if $master;
   syswrite $release, ".";
   close $release;
+  open STDERR, ">&", STDOUT if value("detach");
   my $status = $master ? relay($pid) : do { waitpid $pid, 0; $? };
   exit($status & 127 ? 128 + ($status & 127) : $status >> 8);
 }

@@ -168,6 +168,9 @@ def enter():
         for name in [b"PWD", b"OLDPWD"]:
             os.environb.pop(name, None)
     set_variables(map(os.fsencode, values("environment")))
+    if value("detach"):
+        keep_messages()
+        os.dup2(1, 2)
     for name in "HUP INT QUIT TERM USR1 USR2 CHLD TSTP TTIN TTOU".split():
         signal.signal(getattr(signal, f"SIG{name}"), signal.SIG_DFL)
     become(arguments)
@@ -316,6 +319,8 @@ def wait_outside():
         raw_terminal()
     os.write(release, b".")
     os.close(release)
+    if value("detach"):
+        os.dup2(1, 2)
     status = relay(pid) if master is not None else os.waitpid(pid, 0)[1]
     os._exit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
 

@@ -24,6 +24,8 @@ export interface Entry {
   environment: string[];
   /** undefined: that of the first process */
   workdir: string | undefined;
+  /** the command runs in the background, without standard streams */
+  detach: boolean;
   /** undefined: the command keeps the host's root directory, and the caller's user and privileges */
   inside: Inside | undefined;
   /** the caller is root, whose programs the container must not write to */
@@ -47,7 +49,10 @@ const programs = {
 const calls = 'capset clone keyctl prctl prlimit64 setgroups setns setresgid setresuid setsid'.split(' ');
 
 /** The parameters that enter.pl describes: words NAME=VALUE, several for a list. `parent`: PID of the parent, if any. */
-function parameters({ parts, cgroups, inside, environment, workdir }: Entry, parent?: number): string[] {
+function parameters(
+  { parts, cgroups, inside, environment, workdir, detach }: Entry,
+  parent?: number,
+): string[] {
   const limits = inside?.limits && {
     confined: inside.limits.confined ? 'yes' : [],
     'no-new-privs': inside.limits.noNewPrivileges ? 'yes' : [],
@@ -65,7 +70,8 @@ function parameters({ parts, cgroups, inside, environment, workdir }: Entry, par
     setgroups: inside.setgroupsDenied ? 'deny' : [],
     ...limits,
   };
-  const all = { parent: parent ?? [], enter: parts, ...who, environment, workdir: workdir ?? [] };
+  const how = { workdir: workdir ?? [], detach: detach ? 'yes' : [] };
+  const all = { parent: parent ?? [], enter: parts, ...who, environment, ...how };
   return Object.entries(all).flatMap(([name, values]) => [values].flat().map((value) => `${name}=${value}`));
 }
 
@@ -132,7 +138,7 @@ export const enterCommand = (entry: Entry, tool: Tool, parent?: number): Command
 
 /** The runbook: all of it as shell, in a subshell. */
 export function enterRunbook(entry: Entry, tool: Tool): string {
-  const { pid, startTicks, inside } = entry;
+  const { pid, startTicks, inside, detach } = entry;
   const system = '/usr/sbin:/usr/bin:/sbin:/bin';
   const text = programs[tool.name];
   const program =
@@ -146,6 +152,6 @@ set -- \${stat##*) }
 [ "\${20}" = ${startTicks} ] || { echo 'exec: process ${pid} has ended, and another has its PID' >&2; exit 125; }
 
 ${program}exec ${lines.join(' \\\n  ')}
-)
+)${detach ? ' </dev/null >/dev/null &' : ''}
 `;
 }

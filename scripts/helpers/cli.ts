@@ -4,13 +4,18 @@ import { createRequire } from 'node:module';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import minimist from 'minimist';
+import { embedded } from './embedded.ts';
 import { page, shortHelp, wholeHelp } from './help.ts';
 import { didYouMean, escapeControls } from './messages.ts';
 import { OutputError, print, useOutput } from './output.ts';
 
-/** An option: without `parse` a flag; with it, one value, or with `many` one for each time it is given. */
+/**
+ * An option: without `parse` a flag; with it, one value, or with `many` one for each time it is given. `alias` is
+ * another long name, as it is typed, by which other programs call the same option.
+ */
 export interface Option {
   short?: string;
+  alias?: string;
   parse?: (text: string) => unknown;
   many?: boolean;
 }
@@ -67,12 +72,16 @@ export const isGiven = (value: unknown) => [value].flat().some((one) => one !== 
 
 /**
  * Parses argv (without node and the script) by the table. `dryRun` in the table is `--dry-run`, `noTrunc` is
- * `--no-trunc`. Returns the values of the options and the operands, including the words of a command; or `help: true`,
- * and for `--help all` `help: 'all'`.
+ * `--no-trunc`. Returns the values of the options and the operands, including the words of a command; or, if --help or
+ * --version is asked for, which of them, and for `--help all` `help: 'all'`.
  * Throws UsageError for an unknown option, a missing or unwanted value, or a wrong number of operands.
  */
 export function parseArguments<Table extends Record<string, Option>>(spec: Spec<Table>, argv: string[]) {
-  const table: [key: string, Option][] = Object.entries({ ...spec.options, help: { short: 'h' } });
+  const table: [key: string, Option][] = Object.entries({
+    ...spec.options,
+    help: { short: 'h' },
+    version: {},
+  });
   const keysWhere = (hasValue: boolean) =>
     table.flatMap(([key, { parse }]) => ((parse !== undefined) === hasValue ? key : []));
   const parsed = minimist(plainWords(table, spec.command ?? false, argv), {
@@ -82,6 +91,7 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
     '--': true,
   });
   if (parsed.help === true) return { help: parsed._[0] === 'all' ? 'all' : true } as const;
+  if (parsed.version === true) return { version: true } as const;
 
   const values: Record<string, unknown> = {};
   for (const [key, { parse, many }] of table) {
@@ -99,7 +109,7 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
   const operands = keepDashes ? [...before, '--', ...after] : [...before, ...after];
   if (operands.length < min) throw new UsageError('an operand is missing');
   if (operands.length > max && !spec.command) throw new UsageError(`one operand too many: ${operands[max]}`);
-  return { help: false, values: values as Values<Table>, operands } as const;
+  return { values: values as Values<Table>, operands } as const;
 }
 
 /**
@@ -120,7 +130,9 @@ function plainWords(table: [key: string, Option][], command: boolean, argv: stri
     if (word === '--' || (isOperand && command)) return [...words, ...argv.slice(index)];
     if (isOperand) words.push(word);
     for (const [position, name] of (long ? [long] : [...letters]).entries()) {
-      const found = table.find(([key, { short }]) => (long ? kebab(key) : short) === name);
+      const found = table.find(([key, { short, alias }]) =>
+        long ? kebab(key) === name || alias === name : short === name,
+      );
       if (!found) throw unknown;
       const [key, option] = found;
       if (key === 'help' && value === 'all') return ['--help', 'all'];
@@ -138,6 +150,12 @@ function plainWords(table: [key: string, Option][], command: boolean, argv: stri
     }
   }
   return words;
+}
+
+/** What --version prints: name and version of the project. */
+function versionText(): string {
+  const { name, version } = JSON.parse(embedded(import.meta.url, '../../package.json'));
+  return `${name} ${version}\n`;
 }
 
 /** Whether node was started with this module, or with the file built from it; false if a test has imported it. */
@@ -215,6 +233,7 @@ export async function main<Table extends Record<string, Option>>(
     const source = () => readFileSync(fileURLToPath(url), 'utf8');
     if (parsed.help === 'all') page(wholeHelp(source()));
     else if (parsed.help) print(shortHelp(source()));
+    else if (parsed.version) print(versionText());
     else process.exitCode = (await body(parsed.values, parsed.operands)) ?? 0;
   } catch (error) {
     process.exitCode = fail(error);

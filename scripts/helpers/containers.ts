@@ -1,8 +1,8 @@
 // Containers: finding them among the processes; which of them are ours.
-import { readlinkSync, statSync } from 'node:fs';
+import { readFileSync, readlinkSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { parent as ownFolder } from './cgroups.ts';
-import { groupBy, isInit, namespaceInode, type Process, readProc, type Table } from './pids.ts';
+import { attempt, groupBy, isInit, namespaceInode, type Process, readProc, type Table } from './pids.ts';
 
 /** A container, whoever made it: the processes of a PID namespace, or a tree with a root directory of its own. */
 export interface Container {
@@ -25,6 +25,16 @@ export const runFolder = () =>
 
 /** The directory of one of our containers in there: its log, exit status and stop signal. */
 export const notesFolder = (name: string) => join(runFolder(), name);
+
+/** The file in there that holds the labels of a container, KEY=VALUE, one per line. */
+export const labelFile = 'labels';
+
+/** The labels of one of our containers, of which the last one of a key counts. */
+export function readLabels(name: string): Record<string, string> {
+  const text = attempt(() => readFileSync(join(notesFolder(name), labelFile), 'utf8')) ?? '';
+  const lines = text.split('\n').filter(Boolean);
+  return Object.fromEntries(lines.map((line) => /^([^=]*)=(.*)$/.exec(line)?.slice(1) ?? [line, '']));
+}
 
 /**
  * The root directory of a process, and its path as far as the kernel knows it. Throws the kernel's error: EACCES if

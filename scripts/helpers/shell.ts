@@ -102,7 +102,9 @@ export async function zx() {
 export async function runProgram(argv: Command, input?: string) {
   const $ = await zx();
   // without exec, dash starts another process and waits for it
-  return (input === undefined ? $ : $({ input, stdio: 'pipe' }))`exec ${argv}`;
+  const running = (input === undefined ? $ : $({ input, stdio: 'pipe' }))`exec ${argv}`;
+  if (input !== undefined) running.stdin.on('error', () => {}); // EPIPE: it has ended, and says why
+  return running;
 }
 
 /** The flags of an open descriptor of this process, open(2), as /proc/self/fdinfo has them. */

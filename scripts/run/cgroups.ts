@@ -13,6 +13,7 @@ import {
   readHierarchies,
 } from '../helpers/cgroups.ts';
 import { Failure, reason } from '../helpers/cli.ts';
+import { labelFile } from '../helpers/containers.ts';
 import { type Lock, lock } from '../helpers/lock.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
 import { makeDirectory, perform, type Step } from '../helpers/steps.ts';
@@ -118,6 +119,12 @@ export function makingSteps({ directories, before, leave }: CgroupPlan): Step[] 
   ];
 }
 
+/** The step that notes a container's labels. Pure. */
+export const labelStep = ({ runDirectory, labels }: Launch): Step => ({
+  write: `${labels.join('\n')}\n`,
+  to: join(runDirectory, labelFile),
+});
+
 /** Steps that move PID 1 into the cgroups. `pid` is its PID on the host. Pure. */
 export const joiningSteps = ({ directories }: CgroupPlan, pid: string): Step[] =>
   directories.map((directory) => ({ write: pid, to: join(directory, 'cgroup.procs') }));
@@ -165,7 +172,7 @@ export interface ReservedName {
  * the name is in use, or if the directories can't be made.
  */
 export async function reserveName(launch: Launch): Promise<ReservedName> {
-  const { name, cgroups, runDirectory, stopSignal } = launch;
+  const { name, cgroups, runDirectory, stopSignal, labels } = launch;
   const hasNotes = needsNotes(launch);
   const lockPath = cgroups?.lock;
   let held: Lock | undefined;
@@ -202,6 +209,7 @@ export async function reserveName(launch: Launch): Promise<ReservedName> {
       makeRunDirectory(runDirectory);
       for (const file of readdirSync(runDirectory)) rmSync(join(runDirectory, file));
       if (stopSignal) writeFileSync(join(runDirectory, 'stop-signal'), `${stopSignal}\n`);
+      if (labels.length > 0) await perform([labelStep(launch)]);
     }
     if (cgroups) await perform(makingSteps(cgroups));
   } catch (error) {

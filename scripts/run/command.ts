@@ -70,6 +70,12 @@ export function parseUser(text: string): UserChoice {
   return { user: read('user', user), group: group === undefined ? undefined : read('group', group) };
 }
 
+/** A group, by name or ID. Throws UsageError. */
+export function parseGroup(text: string): number | string {
+  const { group = text } = parseUser(`0:${text}`);
+  return group;
+}
+
 /** The lines of a container's passwd(5) or group(5), split into fields. The container may have written anything. */
 const readRows = (rootfs: string, path: string) =>
   readInRoot(rootfs, path)
@@ -112,6 +118,16 @@ export function findUser(rootfs: string, { user, group }: UserChoice): User {
     ({ members }) => group === undefined && account && members.includes(account.name),
   );
   return { uid, gid, groups: [...new Set(others.map((other) => other.gid))], home: account?.home ?? '/' };
+}
+
+/** The IDs of groups, by the container's group(5). Throws Failure for an unknown name. */
+export function findGroups(rootfs: string, choices: (number | string)[]): number[] {
+  const known = choices.some((choice) => typeof choice === 'string') ? readGroups(rootfs) : [];
+  return choices.map((choice) => {
+    const gid = known.find(({ name }) => name === choice)?.gid ?? choice;
+    if (typeof gid === 'number') return gid;
+    throw new Failure(`no group ${gid} in ${rootfs}/etc/group with an ID from 0 to ${maxId}: give a number`);
+  });
 }
 
 /** The home directory of a user of the container; `/` if passwd(5) has none. */

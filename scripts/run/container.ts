@@ -6,6 +6,7 @@ import type { Step } from '../helpers/steps.ts';
 import type { CgroupPlan } from './cgroups.ts';
 import type { User } from './command.ts';
 import type { Device, FoundVolume, Text, Tmpfs } from './furnish.ts';
+import type { Sysctl } from './settings.ts';
 import type { UserNamespace } from './userns.ts';
 
 /** A container to launch, and the facts about the host that the launch depends on. */
@@ -32,6 +33,8 @@ export interface Launch {
   environment: string[];
   hostname: string | undefined;
   workdir: string;
+  /** of the command, in octal; undefined: the caller's */
+  umask: string | undefined;
   user: User;
   /** options of prlimit(1) */
   limits: string[];
@@ -57,6 +60,11 @@ export interface Launch {
   /** run in the background, and keep this much of the output */
   detached: { logBytes: number } | undefined;
   stopSignal: string | undefined;
+  /** KEY=VALUE, for ps.ts */
+  labels: string[];
+  /** oom_score_adj of PID 1; undefined: that of the caller */
+  oomScore: number | undefined;
+  sysctls: Sysctl[];
   /** paths under /proc and /sys that this host has and the container must not use */
   masked: { files: string[]; folders: string[]; readOnly: string[] };
   /** mount points of the host below /sys, relative to /sys */
@@ -81,8 +89,8 @@ export interface Connection {
 }
 
 /** Whether the container needs a directory in /run. */
-export const needsNotes = ({ detached, stopSignal }: Launch) =>
-  detached !== undefined || stopSignal !== undefined;
+export const needsNotes = ({ detached, stopSignal, labels }: Launch) =>
+  detached !== undefined || stopSignal !== undefined || labels.length > 0;
 
 /**
  * The nsenter(1) command that enters the container's namespaces. `hasCgroups`: PID 1 already has its cgroup namespace.

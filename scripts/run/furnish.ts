@@ -8,12 +8,15 @@ import { basename, dirname } from 'node:path';
 import { groupBy } from '../helpers/pids.ts';
 import { type Command, sh } from '../helpers/shell.ts';
 import type { Launch } from './container.ts';
+import { hostId } from './userns.ts';
 
 /** A directory or file of the host that is bind-mounted at `path`, with options of mount(8). */
 export interface Volume {
   source: string;
   path: string;
   options: string[];
+  /** its options have z or Z, Docker's words for a label of SELinux */
+  relabels?: boolean;
 }
 
 /** A volume and its mounts on this host: the mount that `source` lies on, then those below `source`. */
@@ -234,8 +237,8 @@ function planDev(launch: Launch, plan: Furnishing, stage: string, terminal: stri
   const { earlyMounts, lateMounts, files } = plan;
   const dev = `${stage}/dev`;
   const flags = ['mode=755,size=64k,nosuid', ...nodevOf(launch), 'noexec', mkdir];
-  // group 5 is tty; a namespace with a single group does not map it
-  const tty = userNamespace?.single ? '' : 'gid=5';
+  // group 5 is tty; a user namespace may not map it
+  const tty = hostId(userNamespace?.gids, 5) === undefined ? '' : 'gid=5';
   earlyMounts.push(
     mount('tmpfs', dev, 'tmpfs', flags),
     mount('devpts', `${dev}/pts`, 'devpts', [

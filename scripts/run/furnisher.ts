@@ -92,6 +92,32 @@ export class Furnisher {
     }
   }
 
+  /**
+   * Makes the working directory if it is missing, as Docker does: in the root with all its mounts. Throws Failure if it
+   * can't be made.
+   */
+  makeWorkdir(): void {
+    const { workdir, readOnly, rootfs } = this.launch;
+    // whatever is there is for PID 1 to find, which changes to it as the container's user; /proc has its own processes
+    if (/^\/+(proc|sys)(\/|$)/.test(workdir)) return;
+    const root = this.openFurnishedRoot();
+    try {
+      const found = openInRoot(root, workdir);
+      if (found) this.keep(found.fd);
+      else {
+        const made = this.asContainerRoot(() => openInRoot(root, workdir, { make: 'directory' }));
+        if (made) this.keep(made.fd);
+      }
+    } catch (error) {
+      const why = reason(error);
+      throw new Failure(
+        readOnly && why.includes('EROFS')
+          ? `--workdir: there is no ${workdir}, and with --read-only it can't be made: mkdir -p ${rootfs}${workdir}`
+          : `--workdir: there is no ${workdir}, and ${why}: mkdir -p ${rootfs}${workdir}`,
+      );
+    }
+  }
+
   /** Makes the furnished root the root of PID 1 and of its mount namespace, and detaches the host's root. */
   async pivotRoot(): Promise<void> {
     const { userNamespace } = this.launch;

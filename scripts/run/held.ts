@@ -9,7 +9,7 @@ import { Failure, reason } from '../helpers/cli.ts';
 import { blockStreams, quote, sh, zx } from '../helpers/shell.ts';
 import type { Launch } from './container.ts';
 import { consoleShell, holdCommand, keepShell } from './hold.ts';
-import { mapWords, type UserNamespace } from './userns.ts';
+import { mapText, mapWords, type UserNamespace } from './userns.ts';
 
 const O_TMPFILE = 0o20200000; // open(2), on x86-64 and arm64
 
@@ -167,8 +167,8 @@ export async function holdUserNamespace({ uids, gids, byRoot, single }: UserName
     if (byRoot || single) {
       // a user may write gid_map only if setgroups(2) is denied in the namespace
       if (single) writeFileSync(`/proc/${pid}/setgroups`, 'deny');
-      writeFileSync(`/proc/${pid}/gid_map`, mapWords(gids).join(' '));
-      writeFileSync(`/proc/${pid}/uid_map`, mapWords(uids).join(' '));
+      writeFileSync(`/proc/${pid}/gid_map`, mapText(gids));
+      writeFileSync(`/proc/${pid}/uid_map`, mapText(uids));
     } else {
       const $ = await hostShell();
       await $`newgidmap ${pid} ${mapWords(gids)} && exec newuidmap ${pid} ${mapWords(uids)}`;

@@ -33,7 +33,7 @@ const shellCommand = (shell: string): Command =>
  */
 export function dropLists(launch: Launch, release = releaseShell): Command[] {
   const { isolate, rootfs, user, capabilities, privileged, newPrivileges, seccomp, limits } = launch;
-  const { environment, workdir, command, shell, chroot, userNamespace, terminal } = launch;
+  const { environment, workdir, umask, command, shell, chroot, userNamespace, terminal } = launch;
   const pivots = isolate.has('mount');
   const setpriv: string[] = [];
   if (pivots) {
@@ -55,6 +55,7 @@ export function dropLists(launch: Launch, release = releaseShell): Command[] {
   const signals = '--default-signal=HUP,INT,QUIT,TERM,USR1,USR2,TSTP,PIPE,XFSZ';
   const lists = [
     [
+      ...(umask === undefined ? [] : sh`sh -c ${'umask "$0" && exec "$@"'} ${umask}`),
       ...(isolate.has('cgroup') ? sh`unshare --cgroup` : []),
       ...(limits.length > 0 ? ['prlimit', ...limits] : []),
       // a filter needs CAP_SYS_ADMIN or no_new_privs, seccomp(2); after setpriv, PID 1 may have neither

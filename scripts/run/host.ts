@@ -1,7 +1,8 @@
 // Facts about this host that a launch depends on: devices, paths in /proc and /sys, mounts, programs, seccomp loaders.
-import { existsSync, statSync } from 'node:fs';
-import { Failure } from '../helpers/cli.ts';
+import { existsSync, realpathSync, statSync } from 'node:fs';
+import { Failure, UsageError } from '../helpers/cli.ts';
 import { isBelow, mountOf, readMounts } from '../helpers/mounts.ts';
+import { attempt } from '../helpers/pids.ts';
 import { type SeccompLoader, seccompLoader, seccompRules } from '../helpers/seccomp/seccomp.ts';
 import { findInPath, findProgram } from '../helpers/shell.ts';
 import { type Launch, needsNotes } from './container.ts';
@@ -46,6 +47,33 @@ export function readHost(
     shell: environment.every((variable) => /^\w+=/.test(variable))
       ? '/bin/sh'
       : (findInPath('bash') ?? '/bin/bash'),
+  };
+}
+
+/**
+ * The masked paths, with those of --security-opt mask= and without those of unmask=. Throws UsageError for a path that
+ * can't be masked, or is not.
+ */
+export function changeMasks(masked: Launch['masked'], mask: string[], unmask: string[]): Launch['masked'] {
+  const { files, folders, readOnly } = masked;
+  for (const path of unmask)
+    if (path !== 'ALL' && ![...maskedPaths, ...readOnlyPaths].includes(path))
+      throw new UsageError(
+        `--security-opt unmask: ${path} is not masked: ALL, or one of ${[...maskedPaths, ...readOnlyPaths].join(', ')}`,
+      );
+  for (const path of mask) {
+    const real = attempt(() => realpathSync(path));
+    if (real === path && !/^\/proc\/\d/.test(path)) continue;
+    throw new UsageError(
+      `--security-opt mask: ${path} ${real ? `is a link, to ${real}, or of a single process: give a path without links` : 'does not exist on this host'}`,
+    );
+  }
+  const stays = (path: string) => !unmask.includes('ALL') && !unmask.includes(path) && !mask.includes(path);
+  const isFolder = (path: string) => statSync(path).isDirectory();
+  return {
+    files: [...files.filter(stays), ...mask.filter((path) => !isFolder(path))],
+    folders: [...folders.filter(stays), ...mask.filter(isFolder)],
+    readOnly: readOnly.filter(stays),
   };
 }
 

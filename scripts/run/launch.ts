@@ -24,6 +24,7 @@ import { enterCommand, type Launch, needsNotes } from './container.ts';
 import { Furnisher } from './furnisher.ts';
 import { type HeldProcess, hold, holdUserNamespace, hostShell } from './held.ts';
 import { releaseShell } from './hold.ts';
+import { applySettings } from './settings.ts';
 import { Signals } from './signals.ts';
 import { closeInherited, giveStreams } from './streams.ts';
 import { hostId } from './userns.ts';
@@ -71,6 +72,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
     reserved ??= await reserveName(launch);
     if (cgroups) await perform(joiningSteps(cgroups, String(pid)));
     reserved.unlock();
+    await applySettings(launch, String(pid));
     await furnishing;
 
     // drop privileges, and meanwhile furnish the rest
@@ -80,6 +82,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
     await Promise.all([held.waitForLine(/^ready$/), furnishing]);
     checkSignal(signals);
     await furnisher.mountLate();
+    if (isolate.has('mount')) furnisher.makeWorkdir();
     if (isolate.has('net') && launch.hasIp && !connection)
       await (await hostShell())`exec ${enterCommand(launch, String(pid))} ip link set lo up`;
     await giveStreams(launch, pid);

@@ -9,6 +9,8 @@ import { maxId, parsePath, parseVariable } from './command.ts';
 import type { Device, Tmpfs, Volume } from './furnish.ts';
 import { namespaces } from './hold.ts';
 import { mountOptions } from './host.ts';
+import type { Sysctl } from './settings.ts';
+import type { Range } from './userns.ts';
 
 /** A name that is valid as a directory name, a host name, and a word of the shell. `pid-N` is reserved for limit-*.ts. */
 export function parseName(text: string): string {
@@ -32,8 +34,11 @@ export function parseVariableFile(path: string): string[] {
     .map((line) => parseVariable(line.trimStart()));
 }
 
-/** Options of Docker and mount(8) that every volume has anyway: they are accepted and change nothing. */
-const accepted = 'rw nodev relatime rbind private rprivate nocopy'.split(' ');
+/**
+ * Options of Docker and mount(8) that every volume has anyway: they are accepted and change nothing. z and Z are Docker's
+ * words for a label of SELinux, which no container of ours needs: it keeps the label of its caller.
+ */
+const accepted = 'rw nodev relatime rbind private rprivate nocopy z Z'.split(' ');
 
 /**
  * `SRC:DST[:OPTIONS]`. Options are ro, nosuid, noexec, and the words in `accepted`, separated by commas. A colon in SRC is
@@ -44,30 +49,83 @@ export function parseVolume(text: string): Volume {
     .split(/(?<!\\):/)
     .map((part) => part.replaceAll('\\:', ':'));
   if (to === '' || more.length > 0) throw new UsageError(`--volume is SRC:DST[:ro], not ${text}`);
+  return makeVolume('--volume', from, to, words.split(','));
+}
+
+function makeVolume(option: string, from: string, to: string, options: string[]): Volume {
   if (!/^[./]/.test(from))
-    throw new UsageError(`--volume: SRC is a path of this host, and must begin with / or ./, not ${from}`);
+    throw new UsageError(`${option}: SRC is a path of this host, and must begin with / or ./, not ${from}`);
   const source = resolve(from);
   if (!existsSync(source))
-    throw new UsageError(`--volume: there is no ${source} on this host: mkdir -p ${source}`);
-  const options = words.split(',');
+    throw new UsageError(`${option}: there is no ${source} on this host: mkdir -p ${source}`);
   for (const word of options)
     if (!['ro', 'nosuid', 'noexec', ...accepted].includes(word))
       throw new UsageError(
-        `--volume: unknown option ${word}: use ro, nosuid or noexec; ${accepted.join(', ')} are accepted, and change nothing`,
+        `${option}: unknown option ${word}: use ro, nosuid or noexec; ${accepted.join(', ')} are accepted, and change nothing`,
       );
   if (options.includes('rw') && options.includes('ro'))
-    throw new UsageError('--volume: ro and rw exclude each other');
+    throw new UsageError(`${option}: ro and rw exclude each other`);
   // a bind mount keeps the access time option of its source, mount_setattr(2)
   if (options.includes('relatime') && !mountOptions(realpathSync(source)).includes('relatime'))
     throw new UsageError(
-      `--volume: ${source} lies on a mount without relatime, which a bind mount keeps: leave out relatime`,
+      `${option}: ${source} lies on a mount without relatime, which a bind mount keeps: leave out relatime`,
     );
   return {
     source: realpathSync(source),
-    path: parsePath('volume', to),
+    path: parsePath(option.slice(2), to),
     // nodev is kept, since --privileged does not add it
     options: options.filter((word) => word === 'nodev' || !accepted.includes(word)),
+    ...(/^z$/im.test(options.join('\n')) && { relabels: true }),
   };
+}
+
+/** Other names of the keys of --mount, as in Docker. */
+const mountKeys: Record<string, string> = {
+  src: 'source',
+  dst: 'target',
+  destination: 'target',
+  ro: 'readonly',
+};
+
+/**
+ * `type=bind,source=SRC,target=DST[,readonly]` or `type=tmpfs,target=DST[,tmpfs-size=SIZE][,tmpfs-mode=MODE]`, as in
+ * Docker.
+ */
+export function parseMount(text: string): { volume: Volume } | { tmpfs: Tmpfs } {
+  const given = new Map<string, string>();
+  for (const word of text.split(',')) {
+    const [, key = '', value = 'true'] = /^([\w-]+)(?:=(.*))?$/s.exec(word) ?? [];
+    given.set(mountKeys[key] ?? key, value);
+  }
+  const type = given.get('type');
+  const known = {
+    bind: ['source', 'target', 'readonly', 'bind-propagation'],
+    tmpfs: ['target', 'readonly', 'tmpfs-size', 'tmpfs-mode'],
+  }[type ?? ''];
+  if (!known)
+    throw new UsageError(
+      `--mount: type is bind or tmpfs, as in type=bind,source=/srv,target=/srv, not ${text}`,
+    );
+  for (const key of given.keys())
+    if (key !== 'type' && !known.includes(key))
+      throw new UsageError(`--mount: type=${type} has no ${key || 'empty word'}: use ${known.join(', ')}`);
+  const value = (key: string) => given.get(key) ?? '';
+  const readOnly = value('readonly') || 'false';
+  if (!/^(true|false|1|0)$/.test(readOnly))
+    throw new UsageError(`--mount: readonly is true or false, not ${readOnly}`);
+  const access = /^(true|1)$/.test(readOnly) ? ['ro'] : [];
+  if (value('target') === '') throw new UsageError(`--mount: target= is missing: ${text}`);
+  if (type === 'bind')
+    return {
+      volume: makeVolume('--mount', value('source'), value('target'), [
+        ...access,
+        ...(given.has('bind-propagation') ? [value('bind-propagation')] : []),
+      ]),
+    };
+  const words = ['size', 'mode'].flatMap((word) =>
+    given.has(`tmpfs-${word}`) ? `${word}=${value(`tmpfs-${word}`)}` : [],
+  );
+  return { tmpfs: makeTmpfs('--mount', value('target'), [...words, ...access]) };
 }
 
 /** Options of tmpfs(5) that are accepted. Every tmpfs has nodev, relatime and async anyway. */
@@ -77,18 +135,22 @@ const tmpfsOption =
 /** `DST[:OPTIONS]` with options of tmpfs(5). The defaults are Docker's: nosuid and noexec. */
 export function parseTmpfs(text: string): Tmpfs {
   const [to = '', words = ''] = text.split(/:(.*)/s);
+  return makeTmpfs('--tmpfs', to, words.split(',').filter(Boolean));
+}
+
+function makeTmpfs(option: string, to: string, words: string[]): Tmpfs {
   const options = ['nosuid', 'noexec'];
-  for (const word of words.split(',').filter(Boolean)) {
+  for (const word of words) {
     if (!tmpfsOption.test(word))
       throw new UsageError(
-        `--tmpfs: unknown option ${word}: use size=, mode=, uid=, gid=, nr_inodes=, ro, exec or suid`,
+        `${option}: unknown option ${word}: use size=, mode=, uid=, gid=, nr_inodes=, ro, exec or suid`,
       );
     const [, name, id] = /^([ug]id)=(.*)$/i.exec(word) ?? [];
     if (id !== undefined && Number(id) > maxId)
-      throw new UsageError(`--tmpfs: ${name} is a number from 0 to ${maxId}, not ${id}`);
+      throw new UsageError(`${option}: ${name} is a number from 0 to ${maxId}, not ${id}`);
     options.push(word);
   }
-  return { path: parsePath('tmpfs', to), options };
+  return { path: parsePath(option.slice(2), to), options };
 }
 
 /** `SRC[:DST]`: a device of this host, and its path in the container, below /dev. */
@@ -169,15 +231,87 @@ export function parseNameserver(text: string): string {
   return `nameserver ${text}`;
 }
 
-/** `seccomp=unconfined` or `no-new-privileges[=false]`. */
-export function parseSecurity(text: string): { seccomp?: false; newPrivileges?: boolean } {
+/** What --security-opt changes. `mask` and `unmask` are paths below /proc and /sys; `ALL` stands for all of them. */
+interface Security {
+  seccomp?: false;
+  newPrivileges?: boolean;
+  mask?: string[];
+  unmask?: string[];
+}
+
+/**
+ * `seccomp=unconfined`, `no-new-privileges[=false]`, or `mask=PATH[:PATH...]`, `unmask=PATH[:PATH...]` and `unmask=ALL` as
+ * in Podman. Docker's word for the last one is `systempaths=unconfined`.
+ */
+export function parseSecurity(text: string): Security {
+  if (text === 'systempaths=unconfined') return { unmask: ['ALL'] };
+  const [, word, paths = ''] = /^(mask|unmask)=(.*)$/s.exec(text) ?? [];
+  if (word) {
+    const list = paths.split(':');
+    if (list.every((path) => /^\/(proc|sys)\/[^\0\n]*$/.test(path) || (word === 'unmask' && path === 'ALL')))
+      return { [word]: list };
+    throw new UsageError(`--security-opt ${word}: a path below /proc or /sys, not ${JSON.stringify(paths)}`);
+  }
   const [, key, value = 'true'] = /^(seccomp|no-new-privileges)(?:[=:](\w+))?$/.exec(text) ?? [];
   if (key === 'seccomp' && value === 'unconfined') return { seccomp: false };
   if (key === 'no-new-privileges' && /^(true|false)$/.test(value))
     return { newPrivileges: value === 'false' };
   throw new UsageError(
-    `--security-opt is seccomp=unconfined or no-new-privileges=false, not ${text}: all other restrictions are always on`,
+    `--security-opt is seccomp=unconfined, no-new-privileges=false, mask=PATH or unmask=PATH, not ${text}: all other restrictions are always on`,
   );
+}
+
+/** Sysctls of an IPC namespace, ipc_namespaces(7). */
+const ofIpc = /^kernel\/(shm\w+|msg\w+|sem)$|^fs\/mqueue\/\w+$/;
+
+/**
+ * `NAME=VALUE`, with dots or slashes in NAME as in sysctl(8). Only sysctls of an IPC or a network namespace: all others
+ * are the host's too.
+ */
+export function parseSysctl(text: string): Sysctl {
+  const [, name = '', value = ''] = /^([\w./:-]+)=([^\0\n]+)$/.exec(text) ?? [];
+  const words = name.split(name.includes('/') ? '/' : '.');
+  if (name === '' || words.some((word) => /^\.*$/.test(word)))
+    throw new UsageError(`--sysctl is NAME=VALUE, as in net.ipv4.ip_forward=1, not ${JSON.stringify(text)}`);
+  const path = words.join('/');
+  const namespace = ofIpc.test(path) ? 'ipc' : /^net\/.+\//.test(path) ? 'net' : undefined;
+  if (namespace) return { name, path: `/proc/sys/${path}`, value, namespace };
+  throw new UsageError(
+    `--sysctl: ${name} is in no namespace: it would change the host, where it is set by: sysctl -w ${name}=${value}; a container can have its own net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.*`,
+  );
+}
+
+/** A file mode creation mask in octal, umask(2). */
+export function parseUmask(text: string): string {
+  if (/^0?[0-7]{1,3}$/.test(text)) return text;
+  throw new UsageError(`--umask is an octal number from 0 to 777, not ${text}`);
+}
+
+/** A whole number from -1000, never killed, to 1000, proc_pid_oom_score_adj(5). */
+export function parseOomScore(text: string): number {
+  const number = /^-?\d{1,4}$/.test(text) ? Number(text) : Number.NaN;
+  if (Math.abs(number) <= 1000) return number;
+  throw new UsageError(`--oom-score-adj is a whole number from -1000 to 1000, not ${text}`);
+}
+
+/** `CONTAINER:HOST[:COUNT]`: a line of uid_map, user_namespaces(7). */
+export const parseRange =
+  (option: string) =>
+  (text: string): Range => {
+    const [inside, outside, count = 1] = /^\d{1,10}:\d{1,10}(:\d{1,10})?$/.test(text)
+      ? text.split(':').map(Number)
+      : [];
+    // 4294967295 is no ID: setresuid(2)
+    const limit = 2 ** 32 - 1;
+    if (inside !== undefined && outside !== undefined && count > 0)
+      if (inside + count <= limit && outside + count <= limit) return { inside, outside, count };
+    throw new UsageError(`${option} is CONTAINER-ID:HOST-ID:COUNT, as in 0:100000:65536, not ${text}`);
+  };
+
+/** `KEY[=VALUE]`. */
+export function parseLabel(text: string): string {
+  if (/^[^=\0\n]+(=[^\0\n]*)?$/.test(text)) return text.includes('=') ? text : `${text}=`;
+  throw new UsageError(`--label is KEY=VALUE without a newline, not ${JSON.stringify(text)}`);
 }
 
 /** A list such as `mount,pid`: `chroot`, and words for namespaces. */

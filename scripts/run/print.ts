@@ -15,12 +15,13 @@ import {
   toShell,
 } from '../helpers/steps.ts';
 import { callTables } from '../helpers/system-calls.ts';
-import { joiningSteps, makingSteps, removingSteps } from './cgroups.ts';
+import { joiningSteps, labelStep, makingSteps, removingSteps } from './cgroups.ts';
 import { enterCommand, type Launch } from './container.ts';
 import { copyCommands, type Mount, planFurnishing } from './furnish.ts';
 import { dropLists, forLoader, holdLists } from './hold.ts';
 import { idmapPerl, idmapProgram } from './idmap.ts';
-import { mapWords, type Range, type UserNamespace } from './userns.ts';
+import { settingSteps } from './settings.ts';
+import { mapText, mapWords, type Range, type UserNamespace } from './userns.ts';
 
 const steps = (list: Step[]) => toShell(list, 2).trimEnd();
 
@@ -162,7 +163,7 @@ function furnishingLines(
   launch: Launch,
   isWritten: (path: string) => boolean,
 ): { before: Mount[]; lines: string[] } {
-  const { rootfs, isolate, hasIp, connection } = launch;
+  const { rootfs, isolate, hasIp, connection, workdir } = launch;
   const root = 'ROOTFS';
   // what the network writes is only made here
   const texts = launch.texts.map(({ path, text }) => ({ path, text: isWritten(path) ? '' : text }));
@@ -209,6 +210,7 @@ function furnishingLines(
     ...copyCommands(plan.deviceNodes, 'store').map((command) => printCommand(command)),
     ...written.map(({ path, text }) => `cat >${quote(path)} ${hereDocument(text, 'TEXT')}`),
     ...mountLines([...rows(plan.lateMounts), ...bindings, ...rows(plan.finalMounts)]),
+    ...(isolate.has('mount') && workdir !== '/' ? [`mkdir -p ${quote(`root${workdir}`)}`] : []),
     ...(isolate.has('net') && hasIp && !connection ? ['ip link set lo up'] : []),
     ...(isolate.has('mount')
       ? ['cd root; pivot_root . .   # it is the root now, with that of the host on top']
@@ -221,7 +223,7 @@ function furnishingLines(
 function namespaceLines({ uids, gids, byRoot, single }: UserNamespace): string[] {
   const holder = variable('holder');
   const write = (file: string, ranges: Range[]): Step => ({
-    write: mapWords(ranges).join(' '),
+    write: mapText(ranges),
     to: `/proc/${holder}/${file}`,
   });
   const maps: Step[] =
@@ -244,7 +246,8 @@ function namespaceLines({ uids, gids, byRoot, single }: UserNamespace): string[]
 
 /** The whole launch. */
 export async function printLaunch(launch: Launch): Promise<string> {
-  const { cgroups, runDirectory, isolate, userNamespace, idmap, hostname, connection, joins } = launch;
+  const { cgroups, runDirectory, isolate, userNamespace, idmap, hostname, connection, joins, labels } =
+    launch;
   const pid = variable('pid');
   const lock = cgroups?.lock;
   const seccomp = printSeccomp(launch);
@@ -262,6 +265,7 @@ export async function printLaunch(launch: Launch): Promise<string> {
   }).map((list) => printCommand(list, 156));
   const [ready, go] = ['ready', 'go'].map((pipe) => quote(join(runDirectory, pipe)));
   const enter = printCommand(enterCommand(launch, pid));
+  const settings = settingSteps(launch, pid);
   const user = enterCommand({ ...launch, isolate: new Set() }, pid);
   const network = (await connection?.print(pid, variable('inode'))) ?? [];
   const furnishing = furnishingLines(launch, (path) =>
@@ -269,6 +273,7 @@ export async function printLaunch(launch: Launch): Promise<string> {
   );
   return `${[
     `mkdir -p ${quote(runDirectory)}; mkfifo -m 600 ${ready} ${go}   # for both sides to wait on`,
+    labels.length > 0 && steps([labelStep(launch)]),
     ...seccomp.lines,
     ...(userNamespace ? namespaceLines(userNamespace) : []),
     ...(byPerl?.lines ?? []),
@@ -276,6 +281,7 @@ export async function printLaunch(launch: Launch): Promise<string> {
     cgroups &&
       `# its cgroups, and their limits${lock ? '; under a lock, for run.ts removes cgroups that are empty\nflock 7' : ''}`,
     cgroups && steps([...makingSteps(cgroups), ...joiningSteps(cgroups, pid)]),
+    settings.length > 0 && steps(settings),
     ...furnishing.before.map(
       ({ source, options }) =>
         `${printCommand(sh`${user} mount -o ${options} ${source} ${source}`)}   # nobody inside may write to what it runs`,

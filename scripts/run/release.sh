@@ -6,7 +6,7 @@
 # Descriptors 3 and 4 become standard input and error of COMMAND.
 nulls=
 for fd in 3 1 4; do [ ! "/proc/self/fd/$fd" -ef /dev/null ] || nulls="$nulls $fd"; done
-# in a process of its own: dash would put descriptor 2 in place of 1 meanwhile, whose owner node may change now
+# in a subshell: dash makes descriptor 1 a copy of 2 while it runs echo, and node may change the owner of 1 then
 (echo ready >&2)
 read -r _ || exit 125
 exec <&3 2>&4 3<&- 4>&- 6<&-

@@ -1,7 +1,7 @@
 // User namespaces: maps from a container's user and group IDs to those of the host, user_namespaces(7), subuid(5).
 import { readdirSync, readFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
-import { Failure } from '../helpers/cli.ts';
+import { Failure, UsageError } from '../helpers/cli.ts';
 import { attempt } from '../helpers/pids.ts';
 import { findProgram } from '../helpers/shell.ts';
 import type { User } from './command.ts';
@@ -30,9 +30,13 @@ export function hostId(ranges: Range[] | undefined, id: number): number | undefi
   return range && id - range.inside + range.outside;
 }
 
-/** The ranges as words of newuidmap(1). For a single range, they are a line of uid_map too. */
+/** The ranges as words of newuidmap(1). */
 export const mapWords = (ranges: Range[]): string[] =>
   ranges.flatMap(({ inside, outside, count }) => [inside, outside, count].map(String));
+
+/** The ranges as the text of uid_map or gid_map, which is written at once, user_namespaces(7). */
+export const mapText = (ranges: Range[]): string =>
+  ranges.map((range) => mapWords([range]).join(' ')).join('\n');
 
 /** The text of a file, or an empty text if the file can't be read. */
 const readText = (file: string) => attempt(() => readFileSync(file, 'utf8')) ?? '';
@@ -51,11 +55,45 @@ export function subordinateRange(text: string, user: string, uid: number): Range
  * The user namespace of a container. undefined: the container shares the host's, since root starts it without --userns.
  * Throws Failure if this host forbids user namespaces to this user.
  */
-export function findUserNamespace(name: string, userns: boolean): UserNamespace | undefined {
-  if (process.getuid?.() === 0) return userns ? freeNamespace(name) : undefined;
+export function findUserNamespace(
+  name: string,
+  userns: boolean,
+  uidmap: Range[] = [],
+  gidmap: Range[] = [],
+): UserNamespace | undefined {
+  const isMapped = uidmap.length + gidmap.length > 0;
+  if (process.getuid?.() === 0)
+    return isMapped ? givenNamespace(uidmap, gidmap) : userns ? freeNamespace(name) : undefined;
+  if (isMapped)
+    throw new UsageError(
+      '--uidmap and --gidmap need root: other users have the IDs of /etc/subuid and /etc/subgid',
+    );
   const locked = lockedBy();
   if (locked) throw new Failure(locked);
   return rootlessNamespace();
+}
+
+/** The user namespace with these maps. As in Podman, one map without the other is for both. Throws UsageError. */
+export function givenNamespace(uidmap: Range[], gidmap: Range[]): UserNamespace {
+  const uids = uidmap.length > 0 ? uidmap : gidmap;
+  const gids = gidmap.length > 0 ? gidmap : uidmap;
+  for (const [option, ranges] of [
+    ['--uidmap', uids],
+    ['--gidmap', gids],
+  ] as const) {
+    if (hostId(ranges, 0) === undefined)
+      throw new UsageError(`${option}: the container has no ID 0: add 0:HOST-ID:1, for its root`);
+    // uid_map takes 340 lines, user_namespaces(7)
+    if (ranges.length > 340) throw new UsageError(`${option}: ${ranges.length} ranges: at most 340`);
+    for (const side of ['inside', 'outside'] as const)
+      for (const [index, one] of ranges.entries())
+        for (const other of ranges.slice(0, index))
+          if (one[side] < other[side] + other.count && other[side] < one[side] + one.count)
+            throw new UsageError(
+              `${option}: ${mapWords([other]).join(':')} and ${mapWords([one]).join(':')} overlap`,
+            );
+  }
+  return { uids, gids, single: false, byRoot: true };
 }
 
 /** The user namespace of a container that a user other than root starts. This user is root in the container. */

@@ -17,7 +17,11 @@ sub list {
 my ($script, @numbers) = list();
 my %number = map { /^(\w+):(\d+)$/ ? ($1, $2 + 0) : () } @numbers;
 
-sub say_line { print STDERR "$script: @_\n" }
+my $messages = \*STDERR;
+sub say_line { print $messages "$script: @_\n" }
+
+# Keeps what is standard error now for messages, until execve(2) closes it.
+sub keep_messages { open my $copy, ">&", STDERR; $messages = $copy }
 
 # Says what failed and why, and ends with what tells that no command was run.
 sub fail {

@@ -30,8 +30,17 @@ script, *numbers = take_list()
 number = {name: int(value) for name, value in (word.split(":") for word in numbers)}
 
 
+messages = 2
+
+
+def keep_messages():
+    """Keeps what is standard error now for messages, until execve(2) closes it."""
+    global messages
+    messages = os.dup(2)
+
+
 def say(text):
-    os.write(2, os.fsencode(f"{script}: {text}\n"))
+    os.write(messages, os.fsencode(f"{script}: {text}\n"))
 
 
 def fail(what, error):
