@@ -18,7 +18,7 @@ EXAMPLES
 OPTIONS
 * -f, --follow    print new output too, until the container ends
 * -n, --tail N    print the last N lines only, also --lines; all: every line
-                  --follow continues after them
+                  new output follows them with --follow
 *     --status    print the exit code of the container instead, or "running"
 * -h, --help      print the usual options; --help all prints all of this
       --version   print name and version
