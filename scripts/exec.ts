@@ -14,7 +14,11 @@ USAGE
   environment, capabilities and no_new_privs of the container's first process.
   If a seccomp filter applies to that process, the filter of run.ts applies to
   COMMAND. If standard input and output are a terminal, COMMAND gets a terminal
-  of its own.
+  of its own. A shell shows where one is there, root@web:/#, unless its own
+  start files, the container's environment or -e set PS1.
+
+  If the kernel kills processes of the container at a memory limit meanwhile,
+  exec.ts says which, and what raises it.
 
   A program in perl enters the container; without perl, one in python3. Without
   either it is nsenter(1), which is weaker: a message on stderr says in what.
@@ -70,19 +74,29 @@ SEE ALSO
   prctl(2), pty(7), unshare(1)
 */
 import { closeSync, readdirSync, readFileSync, realpathSync } from 'node:fs';
+import { hostname as osHostname } from 'node:os';
 import { join } from 'node:path';
 import { isatty } from 'node:tty';
 import { become, canBecome, startAndWait, startDetached } from './exec/become.ts';
 import { type Entry, enterCommand, enterRunbook, type Tool } from './exec/enter.ts';
 import { planInside } from './exec/inside.ts';
-import { cgroupDirectory, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
+import { cgroupDirectory, findHierarchy, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
 import { attempt, namespaceInode, readProc, readProcesses, startTicks } from './helpers/pids.ts';
 import { installCommand, requirePrograms } from './helpers/programs.ts';
-import { findInPath, findProgram, sh } from './helpers/shell.ts';
+import { findInPath, findProgram, runProgram, sh } from './helpers/shell.ts';
 import { numberedArchitectures } from './helpers/system-calls.ts';
 import { findContainer } from './helpers/target.ts';
-import { parseUser, parseVariable, parseWorkdir } from './run/command.ts';
+import {
+  countKills,
+  describeOomKills,
+  hasMemoryLimit,
+  raiseCommand,
+  settledOomKills,
+} from './limit/oom-kills.ts';
+import type { Cgroup } from './limit/table.ts';
+import { findHome, parseUser, parseVariable, parseWorkdir } from './run/command.ts';
+import { isShell, prompt } from './run/prompt.ts';
 
 export const options = {
   user: { short: 'u', parse: parseUser },
@@ -144,8 +158,20 @@ function planParts(pid: number, isRoot: boolean, hostTools: boolean): string[] {
   return hostTools ? others : [...others, ...pathsOf(['user'])];
 }
 
+/** The host name in the container, uts_namespaces(7); empty if it can't be found. */
+async function hostnameOf(pid: number, variables: string[], isRoot: boolean): Promise<string> {
+  if (namespaceInode(pid, 'uts') === namespaceInode(process.pid, 'uts')) return osHostname();
+  const known = variables.find((pair) => pair.startsWith('HOSTNAME='));
+  if (known) return known.slice('HOSTNAME='.length);
+  const user = isRoot ? [] : ['--user', '--preserve-credentials'];
+  return (await runProgram(sh`nsenter --target ${pid} ${user} --uts uname -n`)).stdout.trim();
+}
+
 /** Plans an entry from options and facts. Throws UsageError for options that contradict each other. */
-function planEntry(values: Values<typeof options>, [target = '', ...command]: string[]): Entry {
+async function planEntry(
+  values: Values<typeof options>,
+  [target = '', ...command]: string[],
+): Promise<Entry> {
   const { hostTools, user, privileged, env, workdir, detach } = values;
   if (command.length === 0) throw new UsageError('COMMAND is missing');
   if (hostTools && (user !== undefined || privileged))
@@ -169,6 +195,7 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
   if (!isRoot && !parts.includes('ns/user'))
     throw new Failure(`${target} has no user namespace of its own: needs root: try sudo`);
   const variables = (readProc(pid, 'environ') ?? '').split('\0').filter((pair) => pair.includes('='));
+  const isTerminal = isatty(0) && isatty(1) && !detach;
   const isSet = (key: string) => variables.some((pair) => pair.startsWith(`${key}=`));
   const inside = hostTools
     ? undefined
@@ -177,9 +204,18 @@ function planEntry(values: Values<typeof options>, [target = '', ...command]: st
     ? [
         ...(isSet('PATH') ? [] : ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin']),
         ...(isSet('HOME') && user === undefined ? [] : [`HOME=${inside.user.home}`]),
-        ...(isatty(0) && isatty(1) && !detach ? [`TERM=${process.env.TERM ?? 'xterm'}`] : []),
+        ...(isTerminal ? [`TERM=${process.env.TERM ?? 'xterm'}`] : []),
       ]
     : [];
+  if (inside && isTerminal && isShell(command)) {
+    const { uid } = inside.user;
+    const hostname = await hostnameOf(pid, variables, isRoot);
+    const root = `/proc/${pid}/root`;
+    const given = [...variables, ...env];
+    environment.push(
+      ...prompt(root, command, { uid, home: findHome(root, uid), hostname, environment: given }),
+    );
+  }
   // ps(1) and the like need a /proc with the container's processes, which only they see, unshare(1)
   const ownProc =
     hostTools && parts.includes('ns/pid') ? sh`unshare --mount --mount-proc --propagation slave` : [];
@@ -218,6 +254,30 @@ function holdOn({ pid, startTicks: started }: Entry): void {
   if (its !== started) throw new Failure(`process ${pid} has ended, and another has its PID`);
 }
 
+/** The limited memory cgroup that COMMAND joins; undefined if there is none, and no limit that could be exceeded. */
+function findMemory({ cgroups }: Entry): { place: Cgroup; hierarchy: Hierarchy } | undefined {
+  const hierarchy = findHierarchy(readHierarchies(), 'memory');
+  const directory = hierarchy && cgroups.find((one) => one.startsWith(`${hierarchy.mountPoint}/`));
+  if (!hierarchy || directory === undefined) return undefined;
+  const place = { version: hierarchy.version, directory };
+  return hasMemoryLimit(place, hierarchy) ? { place, hierarchy } : undefined;
+}
+
+/** Prints one line if the kernel has killed more processes of the container than `before`, for lack of memory. */
+async function reportKills(
+  target: string,
+  memory: ReturnType<typeof findMemory>,
+  before: number,
+): Promise<void> {
+  const count = (memory && countKills(memory.place)) ?? 0;
+  if (!memory || count <= before) return;
+  const kills = await settledOomKills(memory.place, memory.hierarchy, 0);
+  if (kills)
+    console.error(
+      `exec: ${target}: ${describeOomKills({ ...kills, count: count - before }, raiseCommand(target), memory.hierarchy)}`,
+    );
+}
+
 /** Enters by nsenter(1), and waits. Signals go to the command, which is a child of nsenter. */
 async function enterByNsenter(argv: string[], env: NodeJS.ProcessEnv, passesKeys: boolean): Promise<number> {
   // nsenter(1) passes on all descriptors: those of the caller are closed here, those of node by execve(2)
@@ -239,7 +299,8 @@ await main(
   import.meta.url,
   { options, operands: [1, 1], command: true, exitCodes: { failed: 125, usage: 125 } },
   async (values, operands) => {
-    const entry = planEntry(values, operands);
+    const entry = await planEntry(values, operands);
+    const [target = ''] = operands;
     const tool = findTool();
     if (tool.name === 'nsenter' && entry.detach)
       throw new Failure(
@@ -261,7 +322,15 @@ await main(
     // a terminal sends SIGINT and SIGQUIT to all its processes; if it is raw, as when it is relayed, it sends none
     const passesKeys = (entry.inside && tool.name !== 'nsenter' && isatty(0) && isatty(1)) || !isatty(0);
     if (entry.detach) return startDetached(enterCommand(entry, tool), env);
-    if (tool.name === 'nsenter') return enterByNsenter(enterCommand(entry, tool), env, passesKeys);
-    return become(enterCommand(entry, tool, canBecome ? undefined : process.pid), env, passesKeys);
+    // node stays where a limit of memory can be exceeded: what the kernel kills is told when COMMAND has ended
+    const memory = findMemory(entry);
+    const killsBefore = (memory && countKills(memory.place)) ?? 0;
+    const waits = memory !== undefined || !canBecome;
+    const words = enterCommand(entry, tool, waits && tool.name !== 'nsenter' ? process.pid : undefined);
+    let code: number;
+    if (tool.name === 'nsenter') code = await enterByNsenter(words, env, passesKeys);
+    else code = waits ? await startAndWait(words, env, passesKeys) : await become(words, env, passesKeys);
+    await reportKills(target, memory, killsBefore);
+    return code;
   },
 );

@@ -18,7 +18,7 @@ USAGE
   A container, a service and any tree of processes that has a cgroup to itself
   are limited there, in place. Any other tree is moved into a new cgroup,
   barehand/pid-PID. Memory that it allocated before stays charged to its old
-  cgroup.
+  cgroup, so it can grow to SIZE beyond that.
 
 EXAMPLES
   limit-memory.ts web 100M
@@ -31,8 +31,9 @@ OPTIONS
   --reserve SIZE    soft limit: v2 reclaims last from cgroups below it
                     v1 reclaims first from cgroups above it
 * --oom-group       if the kernel kills one process, it kills all (v2)
-  --force           set SIZE even if more is in use
-                    v1 refuses if it can't reclaim enough, v2 kills at once
+  --force           set SIZE even if more is in use in the cgroup, or if it is
+                    below 1 MiB: v1 fails with EBUSY if it can't reclaim enough,
+                    v2 kills at once
 * --watch           report each process that the kernel kills for lack of memory
                     which, how large, and whose limit it was, until TARGET ends;
                     limits nothing
@@ -73,6 +74,7 @@ import { numberOf } from './limit/counters.ts';
 import { type Kill, watchKills } from './limit/oom-watch.ts';
 import { carryOut, printSteps, report } from './limit/perform.ts';
 import { type Change, commonOptions, planChanges } from './limit/plan.ts';
+import { tooSmallToGoOn } from './limit/smallest.ts';
 import { hierarchyOf, memoryFiles, namesOf, readBytes } from './limit/table.ts';
 import { findTarget } from './limit/target.ts';
 
@@ -86,16 +88,26 @@ export const options = {
   ...commonOptions,
 } as const;
 
-/** The memory that a target uses. For a cgroup: without inactive file pages, which the kernel can drop. */
-function usedBytes({ version, directory, toMove }: Change): number {
+/** The memory that is charged to a target's cgroup, without inactive file pages, which the kernel can drop. */
+function chargedBytes({ version, directory, toMove }: Change): number {
+  if (toMove.length > 0) return 0; // a new cgroup
   const stat = attempt(() => readFileSync(join(directory, 'memory.stat'), 'utf8'));
-  // processes to move are charged elsewhere; v2 charges nothing before the controller is enabled
-  if (toMove.length > 0 || stat === undefined) {
-    const pids = toMove.length > 0 ? toMove.map(({ pid }) => pid) : processesIn(directory);
-    return pids.reduce((sum, pid) => sum + ownBytes(pid), 0);
-  }
+  // v2 charges nothing before the controller is enabled
+  if (stat === undefined) return 0;
   const cache = numberOf(stat, version === 1 ? 'total_inactive_file' : 'inactive_file') ?? 0;
   return Math.max(0, (readBytes(join(directory, memoryFiles[version].usage)) ?? 0) - cache);
+}
+
+/**
+ * The memory of a target that no limit of its cgroup counts: what its processes allocated before they were moved there,
+ * or, in v2, before the controller was enabled. It stays charged where it was, cgroups(7).
+ */
+function uncountedBytes(change: Change, charged: number): number {
+  const { directory, toMove, inPlace } = change;
+  if (inPlace && charged > 0) return 0;
+  const pids =
+    toMove.length > 0 ? toMove.map(({ pid }) => pid) : (attempt(() => processesIn(directory)) ?? []);
+  return Math.max(0, pids.reduce((sum, pid) => sum + ownBytes(pid), 0) - charged);
 }
 
 /**
@@ -133,6 +145,20 @@ async function watch(text: string, json: boolean): Promise<void> {
   console.error(`limit-memory: ${text} has ended`);
 }
 
+/** What a limit means for a target that has `uncounted` bytes, for people. */
+function ceilingWords({ origin }: Change, limitBytes: number | undefined, uncounted: number): string {
+  const where = `${formatSize(uncounted)} that it has already stays counted in ${origin ?? 'its former cgroup'}`;
+  return limitBytes === undefined
+    ? where
+    : `${formatSize(limitBytes)} from now on, about ${formatSize(limitBytes + uncounted)} in all: ${where}`;
+}
+
+/** What --force does with a limit below what is in use, for people. */
+const forceWords = ({ version }: Change) =>
+  version === 1
+    ? 'makes the kernel reclaim first, which fails with EBUSY if that is not enough'
+    : 'makes the kernel reclaim, and kill at once if that is not enough';
+
 /** The swap limit, for people. */
 function swapWords(bytes: number): string {
   if (bytes === Infinity) return 'swap at will';
@@ -158,21 +184,32 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   const names = ['memory', 'swap', 'high', 'reserve', 'oomGroup'] as const;
   const changes = planChanges(text, [...names], reset ? undefined : limits);
   const [change] = changes as [Change]; // one controller is in one hierarchy
-  const moves = change.toMove.length > 0;
-  const used = usedBytes(change);
-  const isBelow = limitBytes !== undefined && limitBytes < used;
+  const charged = chargedBytes(change);
+  const uncounted = uncountedBytes(change, charged);
+  const isBelow = limitBytes !== undefined && limitBytes < charged;
+  const tooSmall = limitBytes === undefined ? undefined : tooSmallToGoOn(limitBytes);
+  if (tooSmall && !force) throw new UsageError(`${tooSmall}; --force sets it, and ${forceWords(change)}`);
   if (isBelow && !force)
     throw new Failure(
-      `${text} uses ${formatSize(used)} now, more than ${formatSize(limitBytes)}: choose more, or --force`,
+      `${text} uses ${formatSize(charged)} now, more than ${formatSize(limitBytes)}: choose more, or --force, which ${forceWords(change)}`,
     );
-  if (dryRun) return printSteps(changes);
-  if (isBelow && !moves && change.version === 2)
+  const moves = change.toMove.length > 0;
+  const remark = moves || uncounted >= 1024 ** 2 ? ceilingWords(change, limitBytes, uncounted) : undefined;
+  if (dryRun) {
+    if (remark && !reset) console.error(`limit-memory: ${text}: ${remark}`);
+    return printSteps(changes);
+  }
+  if (isBelow && change.version === 2)
     console.error(`limit-memory: the kernel reclaims, or kills for it, what is in use beyond SIZE`);
-  const busy = `${formatSize(used)} are in use, and the kernel could not reclaim enough: choose a larger SIZE`;
+  const busy = `${formatSize(charged)} are in use, and the kernel could not reclaim enough: choose a larger SIZE`;
   const remarks = await carryOut(text, changes, change.version === 1 ? { EBUSY: busy } : {});
   const swap = limitBytes === undefined ? '' : `${swapWords(swapBytes ?? 0)}; `;
-  report(text, changes, values.json, `${swap}in use now ${formatSize(used)}`, { usedBytes: used });
-  if (moves) remarks.unshift(`what ${text} had in memory before stays counted in ${change.origin}`);
+  const used = charged + uncounted;
+  report(text, changes, values.json, `${swap}in use now ${formatSize(used)}`, {
+    usedBytes: used,
+    uncountedBytes: uncounted,
+  });
+  if (remark && !reset) remarks.unshift(`${text}: ${remark}`);
   for (const remark of remarks) console.error(`limit-memory: ${remark}`);
   return 0;
 });

@@ -20,6 +20,12 @@ OPTIONS
 * -n, --tail N    print the last N lines only, also --lines; all: every line
                   new output follows them with --follow
 *     --status    print the exit code of the container instead, or "running"
+                  on stderr, which processes the kernel has killed for lack of
+                  memory, if any
+*     --json      with --status: print an object
+                  name, status ("running" or "ended"), exitCode, oomKilled,
+                  oomKills (count; level, cgroup, limitBytes, process and at of
+                  the last one); null if a value does not exist
 * -h, --help      print the usual options; --help all prints all of this
       --version   print name and version
 
@@ -35,7 +41,7 @@ SEE ALSO
 import { closeSync, existsSync, fstatSync, openSync, readFileSync, readSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { readHierarchies } from './helpers/cgroups.ts';
+import { findHierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { notesFolder, runFolder } from './helpers/containers.ts';
 import { print } from './helpers/output.ts';
@@ -44,11 +50,19 @@ import { requirePrograms } from './helpers/programs.ts';
 import { runProgram } from './helpers/shell.ts';
 import { isName, namedContainer } from './helpers/target.ts';
 import { parseNumber } from './helpers/units.ts';
+import {
+  describeOomKills,
+  type OomKills,
+  parseOomKills,
+  raiseCommand,
+  settledOomKills,
+} from './limit/oom-kills.ts';
 
 export const options = {
   follow: { short: 'f' },
   tail: { short: 'n', alias: 'lines', parse: parseLines },
   status: {},
+  json: {},
 } as const;
 
 /** A number of lines; `all` is Docker's word for every line. */
@@ -76,8 +90,44 @@ function printRest(file: number): void {
   for (let length = 1; length > 0; print(buffer.subarray(0, length))) length = readSync(file, buffer);
 }
 
-await main(import.meta.url, { options, operands: [1, 1] }, async ({ follow, tail, status }, [name = '']) => {
-  if (status && (follow || tail !== undefined)) throw new UsageError('--status goes alone');
+/** Prints the exit code of a container that has ended, or "running", and which processes the kernel has killed. */
+async function printStatus(name: string, kept: string | undefined, json: boolean): Promise<void> {
+  const hierarchies = readHierarchies();
+  const memory = findHierarchy(hierarchies, 'memory');
+  const code = kept?.split('\n', 1)[0];
+  let kills: OomKills | null;
+  if (kept !== undefined) kills = parseOomKills(kept, memory);
+  else {
+    const { cgroups, startTicks = 0 } = namedContainer(hierarchies, name);
+    const directory = cgroups.find(({ hierarchy }) => hierarchy === memory)?.directory;
+    const place = memory && directory !== undefined ? { version: memory.version, directory } : undefined;
+    kills = await settledOomKills(place, memory, startTicks / 100);
+  }
+  const count = kills?.count ?? 0;
+  if (json)
+    print(
+      `${JSON.stringify(
+        {
+          name,
+          status: code === undefined ? 'running' : 'ended',
+          exitCode: code === undefined ? null : Number(code),
+          oomKilled: count > 0,
+          oomKills: count > 0 ? kills : null,
+        },
+        null,
+        2,
+      )}\n`,
+    );
+  else print(`${code ?? 'running'}\n`);
+  if (!kills || count === 0) return;
+  const raise = code === undefined ? raiseCommand(name) : (size: string) => `--memory ${size}`;
+  console.error(`logs: ${name}: ${describeOomKills(kills, raise, memory)}`);
+}
+
+await main(import.meta.url, { options, operands: [1, 1] }, async (values, [name = '']) => {
+  const { follow, tail, status, json } = values;
+  if (status && (follow || tail !== undefined)) throw new UsageError('--status goes alone, or with --json');
+  if (json && !status) throw new UsageError('--json needs --status');
   if (!isName(name)) throw new UsageError(`not a name: ${JSON.stringify(name)}`);
   const folder = notesFolder(name);
   const log = join(folder, 'log');
@@ -93,10 +143,10 @@ await main(import.meta.url, { options, operands: [1, 1] }, async ({ follow, tail
     if (readStatus() === undefined) requirePrograms(['flock'], 'see whether it is running');
     // the keeper of the log holds this lock, flock(1), even after the end of the container until the log is complete
     const isKept = async () => (await runProgram(['flock', '--nonblock', folder, 'true'])).exitCode === 1;
-    const code = readStatus() ?? ((await isKept()) ? 'running' : undefined);
-    if (code === undefined)
+    // a container that ends meanwhile has a status by then
+    if (readStatus() === undefined && !(await isKept()) && readStatus() === undefined)
       throw new Failure(`${name} was killed together with the keeper of its log: the exit code is unknown`);
-    console.log(code);
+    await printStatus(name, readStatus(), json);
     return 0;
   }
 

@@ -31,6 +31,9 @@ USAGE
             where the last one exceeded a limit: own: the container's, parent:
             of a cgroup above it, inside: of a cgroup below it, host: the host's
             memory; ? if unknown
+  A terminal that is too narrow shows fewer columns; NAME, PID, COMMAND, MEMORY
+  and OOM stay. Colours mark usage near a limit, and OOM kills, unless NO_COLOR
+  is set.
 
 EXAMPLES
   ps.ts
@@ -50,10 +53,11 @@ OPTIONS
                           name, pid, processes, command, rootfs, startedAt,
                           memory (usedBytes, limitBytes, source: "cgroup" or
                           "rss"), limits (memoryBytes, cpus, pids), pids,
-                          cpuSeconds, oomKills (count; level, cgroup, process
-                          and at of the last one), labels (those of run.ts),
-                          namespaces (inode numbers), engine; null if a value
-                          does not exist or cannot be read
+                          cpuSeconds, oomKills (count; level, cgroup,
+                          limitBytes, process with its residentBytes, and at of
+                          the last one), labels (those of run.ts), namespaces
+                          (inode numbers), engine; null if a value does not
+                          exist or cannot be read
 *     --no-trunc          print long commands and paths in full
 * -h, --help              print the usual options; --help all: all of this
       --version           print name and version
@@ -80,7 +84,18 @@ import { gap, table } from './helpers/table.ts';
 import { formatSize, parseNumber } from './helpers/units.ts';
 import { containerReader, type Shown } from './ps/containers.ts';
 import { rootfsPath } from './ps/rootfs.ts';
-import { type Column, cut, fit, toJson } from './ps/screen.ts';
+import {
+  allowsColour,
+  type Column,
+  cut,
+  dress,
+  fit,
+  nearness,
+  red,
+  shownText,
+  speaksUnicode,
+  toJson,
+} from './ps/screen.ts';
 import { readCounters, readCpuSeconds } from './ps/usage.ts';
 import { formatOomKills, watch } from './ps/watch.ts';
 
@@ -125,49 +140,96 @@ interface TableColumn extends Column {
   cell: (row: TableRow) => string;
   /** the column is shown if this holds for any row */
   if?: (row: TableRow) => boolean;
+  /** a parameter of the terminal's SGR sequence */
+  style?: (row: TableRow) => number | undefined;
 }
 
 const size = (bytes: number | null) => (bytes === null ? 'none' : formatSize(bytes));
 
+/** On a narrow terminal columns go in the order of dropOrder; NAME, PID, COMMAND, MEMORY and OOM stay. */
 const tableColumns = (now: number): TableColumn[] => [
-  { title: 'NAME', cell: ({ name }) => printable(name ?? '-') },
+  { title: 'NAME', shrinkLastTo: 12, cell: ({ name }) => printable(name ?? '-') },
   { title: 'PID', cell: ({ pid }) => `${pid}` },
-  { title: 'PROCS', cell: ({ processes }) => `${processes}` },
-  { title: 'COMMAND', atMost: 32, shrinkTo: 16, cell: ({ command }) => printable(command) },
-  { title: 'ROOTFS', atMost: 40, shrinkTo: 16, front: true, cell: ({ rootfs }) => printable(rootfs ?? '?') },
-  { title: 'UP', cell: ({ startedAt }) => formatDuration((now - Date.parse(startedAt)) / 1000) },
+  { title: 'PROCS', dropOrder: 3, cell: ({ processes }) => `${processes}` },
+  { title: 'COMMAND', atMost: 32, shrinkTo: 16, shrinkLastTo: 8, cell: ({ command }) => printable(command) },
+  {
+    title: 'ROOTFS',
+    ...{ atMost: 40, shrinkTo: 16, front: true, dropOrder: 5 },
+    cell: ({ rootfs }) => printable(rootfs ?? '?'),
+  },
+  {
+    title: 'UP',
+    dropOrder: 1,
+    cell: ({ startedAt }) => formatDuration((now - Date.parse(startedAt)) / 1000),
+  },
   {
     title: 'MEMORY',
     cell: ({ memory }) =>
       `${memory.source === 'rss' ? '~' : ''}${size(memory.usedBytes)} / ${size(memory.limitBytes)}`,
+    style: ({ memory }) => nearness(memory.usedBytes, memory.limitBytes),
   },
   {
     title: 'CPUS',
+    dropOrder: 4,
     cell: ({ limits: { cpus } }) => (cpus === null ? 'none' : `${Number(cpus.toFixed(2))}`),
     if: ({ limits }) => limits.cpus !== null,
   },
   {
     title: 'PIDS',
+    dropOrder: 2,
     cell: ({ pids, limits }) => `${pids} / ${limits.pids ?? 'none'}`,
     if: ({ limits }) => limits.pids !== null,
+    style: ({ pids, limits }) => nearness(pids, limits.pids),
   },
   {
     title: 'OOM',
     cell: ({ oomKills }) => formatOomKills(oomKills),
     if: ({ oomKills }) => (oomKills?.count ?? 0) > 0,
+    style: ({ oomKills }) => ((oomKills?.count ?? 0) > 0 ? red : undefined),
   },
 ];
 
+/** Where a table is shown. */
+export interface Place {
+  width: number;
+  /** columns are left out if the table is too wide, and cells have colours */
+  terminal?: boolean;
+  colour?: boolean;
+  unicode?: boolean;
+}
+
 /** The rows as a table of text, no wider than `width` if possible. `now`: milliseconds, as Date.now(). */
-export function toTable(rows: TableRow[], now: number, truncated: boolean, width: number): string {
-  const columns = tableColumns(now).filter((column) => !column.if || rows.some(column.if));
-  const head = columns.map(({ title }) => title);
-  const cells = rows.map((row) => columns.map(({ cell }) => cell(row)));
-  const align = ['left' as const, 'right' as const, 'right' as const];
-  if (!truncated) return table(head, cells, { align });
-  const { widths } = fit(columns, cells, width, gap);
-  const fitted = cells.map((line) => line.map((cell, at) => cut(cell, widths[at] ?? 0, columns[at]?.front)));
-  return table(head, fitted, { align, widths });
+export function toTable(
+  rows: TableRow[],
+  now: number,
+  truncated: boolean,
+  { width, terminal = false, colour = false, unicode = true }: Place,
+): string {
+  const all = tableColumns(now)
+    .filter((column) => !column.if || rows.some(column.if))
+    // a program that reads the table finds the same columns each time
+    .map((column) =>
+      terminal ? column : { ...column, dropOrder: 0, shrinkLastTo: Number.POSITIVE_INFINITY },
+    );
+  const texts = rows.map((row) => all.map(({ cell }) => shownText(cell(row), unicode)));
+  const found = fit(all, texts, truncated ? width : Number.POSITIVE_INFINITY, gap);
+  const shown = truncated ? found.shown : [...all.keys()];
+  const columns = shown.map((at) => all[at] as TableColumn);
+  const widths = truncated ? shown.map((at) => found.widths[at] ?? 0) : undefined;
+  const cells = rows.map((row, line) =>
+    columns.map(({ front, style }, at) => {
+      const text = texts[line]?.[shown[at] as number] ?? '';
+      const part = widths ? cut(text, widths[at] ?? 0, front, unicode) : text;
+      const sgr = colour ? style?.(row) : undefined;
+      return sgr === undefined ? part : dress(part, sgr);
+    }),
+  );
+  const align = columns.map(({ title }) => (['PID', 'PROCS'].includes(title) ? 'right' : 'left'));
+  return table(
+    columns.map(({ title }) => title),
+    cells,
+    { align, widths },
+  );
 }
 
 const namespaces = ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user'];
@@ -210,6 +272,13 @@ await main(import.meta.url, { options, operands: [0, 0] }, async (given) => {
     return 0;
   }
   const rows = listContainers(reading);
+  const terminal = process.stdout.isTTY === true;
+  const place = {
+    width: (terminal && process.stdout.columns) || 120,
+    terminal,
+    colour: terminal && allowsColour(),
+    unicode: speaksUnicode(),
+  };
   if (rows.length === 0)
     console.error('ps: no containers: nothing here runs in a PID namespace or root directory of its own');
   if (json) {
@@ -219,7 +288,6 @@ await main(import.meta.url, { options, operands: [0, 0] }, async (given) => {
       namespaces: readNamespaces(row.pid),
     }));
     console.log(toJson(all, 2));
-  } else if (rows.length > 0)
-    console.log(toTable(rows, Date.now(), !noTrunc, Math.max(80, process.stdout.columns || 120)));
+  } else if (rows.length > 0) console.log(toTable(rows, Date.now(), !noTrunc, place));
   return 0;
 });

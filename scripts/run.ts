@@ -14,10 +14,13 @@ USAGE
   command, environment, user, working directory and stop signal of the image
   that ROOTFS was made from.
 
+  On a terminal a shell shows where one is, root@web:/#, unless its own start
+  files, the image or -e set PS1.
+
 EXAMPLES
   run.ts -it --rm rootfs/host                   an interactive shell
   run.ts -d --name web -m 100M rootfs/host sleep infinity
-  run.ts --dry-run rootfs/host | less           the launch as shell
+  run.ts --sandbox -v ./src:/src:ro rootfs/host make -n -C /src
 
 CONTAINER OPTIONS
 * --name NAME           name for the other scripts (default: ROOTFS-NUMBER)
@@ -40,9 +43,10 @@ CONTAINER OPTIONS
                         repeated
   -l, --label KEY=VALUE a note about the container, for ps.ts --json; may be
                         repeated
-  --init                run a small init as PID 1: it forwards signals and reaps
-                        orphaned processes
-  --stop-signal SIGNAL  signal that stop.ts sends first (default: TERM)
+  --init                run a small init as PID 1: it forwards signals to the
+                        command's process group, and reaps orphaned processes
+  --stop-signal SIGNAL  signal that stop.ts sends first, by name or number: INT,
+                        37, RTMIN+3 (default: TERM)
   -i, --interactive     accepted, changes nothing: COMMAND always gets the
                         standard input of run.ts, unless -d is given
   -t, --tty             accepted, changes nothing: COMMAND gets a terminal
@@ -65,7 +69,7 @@ MOUNT OPTIONS
                         be repeated
   --shm-size SIZE       size of /dev/shm (default: 64M)
   --read-only           mount the root file system read-only
-* --ephemeral           keep changes to files in memory, discard them at the end
+  --ephemeral           keep changes to files in memory, discard them at the end
   --disk SIZE           with --ephemeral: size limit of these changes
   --add-host NAME:ADDRESS  add an entry to the container's /etc/hosts; may be
                         repeated
@@ -74,12 +78,12 @@ MOUNT OPTIONS
 
 LIMIT OPTIONS
 * -m, --memory SIZE     memory limit: 100M is 100 * 1024^2, 100MB 100 * 1000^2
-                        without swap, unless --memory-swap is given
+                        without swap, unless --memory-swap is given; 6M at least
   --memory-swap SIZE|-1  limit for memory and swap together; -1 is unlimited
                         swap
   --memory-reservation SIZE  soft limit: under memory pressure, usage up to SIZE
                         is reclaimed last
-* --cpus N              CPU time limit, as a number of CPUs: 1.5
+  --cpus N              CPU time limit, as a number of CPUs: 1.5
   --cpuset-cpus LIST    run on these CPUs only: 0-1,3
   --cpuset-mems LIST    allocate memory from these NUMA nodes only: 0
   -c, --cpu-shares N    relative CPU weight under contention, 2 to 262144
@@ -103,18 +107,27 @@ LIMIT OPTIONS
 
 NETWORK OPTIONS
 * --network NETWORK     host (default), none, bridge or container:NAME
-                        also --net; host: the host's network, with its name
-                        servers if ROOTFS names none that answers; none: a
-                        loopback interface only; bridge: an interface on a
-                        bridge of network.ts; without root, by pasta(1) or
-                        slirp4netns(1); container:NAME: the network of another
-                        container
+                        also --net; host: the network of the host: its
+                        interfaces, ports and localhost, without isolation; with
+                        the host's name servers if ROOTFS names none that
+                        answers; none: a loopback interface only; bridge: an
+                        interface on a bridge of network.ts; without root, by
+                        pasta(1) or slirp4netns(1); container:NAME: the network
+                        of another container
 * -p, --publish PORTS   forward a port, HOSTPORT:PORT; needs --network bridge
                         [IP:]HOSTPORT:PORT[/udp] forwards HOSTPORT of the host
                         to PORT of the container, on the host address IP only if
-                        given; may be repeated
+                        given; its URL is printed on standard error; may be
+                        repeated
 
 SECURITY OPTIONS
+* --sandbox             for a command that you do not trust, without network
+                        the same as --network none, --read-only with a tmpfs on
+                        /tmp, /run and /var/tmp, --cap-drop ALL, --memory 512M
+                        and --pids-limit 256; and --userns, if host and ROOTFS
+                        allow it, else a message says why not. Options that are
+                        given win: --memory 1G; in place of --read-only, the
+                        option --ephemeral discards changes
   --userns              map the container's root to an unprivileged user of the
                         host (always, without root)
   --uidmap CONTAINER:HOST:COUNT  the same, with these user IDs; may be repeated
@@ -138,11 +151,12 @@ OTHER OPTIONS
                         chroot, mount, pid, uts, ipc, cgroup, net
                         (default: mount,pid,uts,ipc,cgroup; net if --network
                         asks for it)
-  --dry-run             print the launch as shell, and start nothing
+* --dry-run             print the launch as shell, and start nothing
   -h, --help            print the usual options; --help all prints all of this
   --version             print name and version
 
 MORE EXAMPLES
+  run.ts --dry-run rootfs/host | less           the launch as shell
   run.ts --name web rootfs/host /bin/sh -c 'echo $$'
   run.ts --init --ephemeral -v /srv/www:/srv:ro rootfs/host sleep infinity
   run.ts --isolate chroot rootfs/host ps aux    ps sees the whole host
@@ -184,6 +198,7 @@ import { notesFolder } from './helpers/containers.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { findInPath } from './helpers/shell.ts';
 import { parseNumber, parseSignal, parseSize } from './helpers/units.ts';
+import { checkMemoryToStart, checkPidsToStart } from './limit/smallest.ts';
 import type { Limits } from './limit/table.ts';
 import { parseCpus, parseList } from './limit/units.ts';
 import { parsePort } from './network/addresses.ts';
@@ -191,6 +206,7 @@ import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
 import { findCgroups } from './run/cgroups.ts';
 import { findGroups, findUser, parseGroup, parseUser, parseVariable, parseWorkdir } from './run/command.ts';
 import type { Launch } from './run/container.ts';
+import type { Volume } from './run/furnish.ts';
 import { changeMasks, findVolumes, launchPrograms, mountFlags, planSeccomp, readHost } from './run/host.ts';
 import { idmapCommand } from './run/idmap.ts';
 import { type ImageConfig, imageUser, readImageConfig } from './run/image.ts';
@@ -219,9 +235,11 @@ import {
   parseVolume,
 } from './run/options.ts';
 import { printLaunch } from './run/print.ts';
+import { prompt } from './run/prompt.ts';
 import { hostResolver } from './run/resolver.ts';
 import { defaultShell, findRootfs } from './run/rootfs.ts';
-import { checkUser, findUserNamespace } from './run/userns.ts';
+import { addSandbox, sandboxNamespace } from './run/sandbox.ts';
+import { checkUser, findUserNamespace, type UserNamespace, unreachable } from './run/userns.ts';
 
 export const options = {
   name: { parse: parseName },
@@ -268,6 +286,7 @@ export const options = {
   ulimit: { parse: parseLimit, many: true },
   network: { alias: 'net', parse: parseNetwork },
   publish: { short: 'p', parse: parsePort, many: true },
+  sandbox: {},
   userns: {},
   uidmap: { parse: parseRange('--uidmap'), many: true },
   gidmap: { parse: parseRange('--gidmap'), many: true },
@@ -283,7 +302,7 @@ type Options = Values<typeof options>;
 
 /** Options that need a mount namespace. */
 const needMount =
-  'user groupAdd workdir volume mount tmpfs device shmSize readOnly ephemeral addHost dns userns uidmap gidmap init'.split(
+  'sandbox user groupAdd workdir volume mount tmpfs device shmSize readOnly ephemeral addHost dns userns uidmap gidmap init'.split(
     ' ',
   );
 
@@ -323,8 +342,8 @@ function checkOptions(values: Options, isolate: Set<string>): void {
   if (process.getuid?.() !== 0 && !(isolate.has('mount') && isolate.has('pid')))
     throw new UsageError('without root --isolate must have mount and pid');
   if (isolate.has('mount')) return;
-  for (const [option, given] of Object.entries(values))
-    if (needMount.includes(option) && isGiven(given))
+  for (const option of needMount)
+    if (isGiven(values[option as keyof Options]))
       throw new UsageError(`--${kebab(option)} needs --isolate mount: chroot(2) alone cannot do it`);
 }
 
@@ -341,6 +360,8 @@ function planLimits(values: Options): Limits {
     throw new UsageError(
       '--memory-swap limits memory and swap together: it needs --memory, and must not be less',
     );
+  checkMemoryToStart(memory);
+  checkPidsToStart(values.pidsLimit, values.init);
   return {
     memoryBytes: memory,
     swapBytes: memorySwap && memorySwap - (memory ?? 0),
@@ -382,8 +403,32 @@ function planCommand(values: Options, words: string[], image: ImageConfig, rootf
   return command.length > 0 ? command : [defaultShell(rootfs)];
 }
 
+/** The user namespace of the container, if it gets one. Throws Failure if --userns, or the caller, can't have it. */
+async function planUserNamespace(
+  name: string,
+  rootfs: string,
+  { userns, uidmap, gidmap, sandbox }: Options,
+  volumes: Volume[],
+): Promise<UserNamespace | undefined> {
+  const isRoot = process.getuid?.() === 0;
+  const sources = volumes.map(({ source }) => source);
+  if (sandbox && !userns && uidmap.length + gidmap.length === 0 && isRoot) {
+    const found = await sandboxNamespace(name, rootfs, sources);
+    if (typeof found !== 'string') return found;
+    console.error(
+      `run: --sandbox: without --userns, so root in this container is root for the kernel: ${found}`,
+    );
+    return undefined;
+  }
+  const namespace = findUserNamespace(name, userns, uidmap, gidmap);
+  const obstacle = namespace && isRoot ? unreachable([rootfs, ...sources], namespace) : undefined;
+  if (obstacle !== undefined) throw new Failure(`--userns: ${obstacle}`);
+  return namespace;
+}
+
 /** The plan of the launch, from options and facts about the host. Throws UsageError or Failure if it can't be done. */
-async function planLaunch(values: Options, [operand = '', ...words]: string[]): Promise<Launch> {
+async function planLaunch(given: Options, [operand = '', ...words]: string[]): Promise<Launch> {
+  const values = addSandbox(given);
   const { privileged, network: choice = { kind: 'host' } } = values;
   const rootfs = realpathSync(findRootfs(operand));
   if (rootfs === '/')
@@ -395,7 +440,11 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
 
   const name = values.name ?? defaultName(rootfs);
   const image = readImageConfig(rootfs);
-  const userNamespace = findUserNamespace(name, values.userns, values.uidmap, values.gidmap);
+  const volumes = [
+    ...values.volume,
+    ...values.mount.flatMap((mount) => ('volume' in mount ? mount.volume : [])),
+  ];
+  const userNamespace = await planUserNamespace(name, rootfs, values, volumes);
   const limits = planLimits(values);
   const user = findUser(rootfs, values.user ?? imageUser(rootfs, pivots ? image.user : undefined));
   if (values.groupAdd.length > 0 && userNamespace?.single)
@@ -412,10 +461,8 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
   if (!pivots && !kept.includes('sys_chroot'))
     throw new UsageError('a chroot needs CAP_SYS_CHROOT: do not drop it, or add mount to --isolate');
   const security = mergeSecurity(values);
-  const volumes = [
-    ...values.volume,
-    ...values.mount.flatMap((mount) => ('volume' in mount ? mount.volume : [])),
-  ];
+  const terminal = !values.detach && isatty(0) && isatty(1);
+  const command = planCommand(values, words, image, rootfs);
   const tmpfs = [...values.tmpfs, ...values.mount.flatMap((mount) => ('tmpfs' in mount ? mount.tmpfs : []))];
   if (volumes.some(({ relabels }) => relabels))
     console.error(
@@ -424,6 +471,10 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
         : 'run: --volume: z and Z change nothing: this host has no SELinux',
     );
   const environment = planEnvironment(values, image, user.home, hostname ?? osHostname());
+  if (terminal)
+    environment.push(
+      ...prompt(rootfs, command, { ...user, hostname: hostname ?? osHostname(), environment }),
+    );
   const { init, words: initWords } = values.init ? planInit() : { init: undefined, words: [] };
 
   const network = await planNetwork({
@@ -461,7 +512,7 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
     texts: [...network.texts, ...(resolver ? [resolver] : [])],
     devices: values.device,
     shmBytes: values.shmSize ?? 64 * 1024 * 1024,
-    command: [...initWords, ...planCommand(values, words, image, rootfs)],
+    command: [...initWords, ...command],
     init,
     hasInit: values.init,
     environment,
@@ -486,7 +537,7 @@ async function planLaunch(values: Options, [operand = '', ...words]: string[]): 
         : planSeccomp(kept, pivots && !security.newPrivileges),
     cgroups: findCgroups(name, limits),
     runDirectory: notesFolder(name),
-    terminal: !values.detach && isatty(0) && isatty(1),
+    terminal,
     detached: values.detach ? { logBytes: values.logSize ?? 1024 * 1024 } : undefined,
     stopSignal: values.stopSignal ?? (image.stopSignal && parseSignal(image.stopSignal)),
     ...host,

@@ -26,7 +26,8 @@ EXAMPLES
 
 OPTIONS
 * -s, --signal NAME the signal to send first (default: TERM)
-                    or the one of run.ts --stop-signal
+                    or the one of run.ts --stop-signal; by name or number: INT,
+                    37, RTMIN+3
 * -t, --timeout SECONDS  time between that signal and SIGKILL (default: 10)
                     also --time
 * --all             stop every container that run.ts has made

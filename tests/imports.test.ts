@@ -17,8 +17,10 @@ const crossings: Record<string, string> = {
   'stop -> network': 'it detaches the network of the container',
   'stop -> limit': 'it removes what limit-*.ts have left',
   'exec -> run': 'it gives a command its user, variables and working directory by the same options',
+  'exec -> limit': 'it tells which processes the kernel has killed at the limit of memory',
+  'logs -> limit': 'the same, for --status',
   'network -> ps': 'it gives a container of another engine the name that ps.ts shows',
-  'ps -> limit': "it shows the limits, and the kernel's log tells whose limit killed a process",
+  'ps -> limit': 'it shows the limits, and the processes that the kernel has killed',
   'demo -> limit': 'it shows the files of a limit',
 };
 

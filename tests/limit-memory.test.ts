@@ -202,6 +202,65 @@ test('a limit below what is in use is refused with the figures, unless forced', 
 });
 
 test(
+  'what a process has before it is moved is not counted: the limit and the real ceiling are told',
+  container,
+  async () => {
+    // in the cgroup of this test, which is not its own: it is moved; then it eats 60 MiB more
+    const eater =
+      'BEGIN { for (s = "x"; length(s) < 4e7;) s = s s; print "full"; fflush(); getline; for (t = "x"; length(t) < 6e7;) t = t t; print "more"; fflush(); getline }';
+    const child = spawn('awk', [eater], { stdio: ['pipe', 'pipe', 'ignore'] });
+    const end = once(child, 'exit');
+    try {
+      await once(child.stdout, 'data');
+      const pid = child.pid as number;
+      const origin = cgroupOf(pid);
+      const told = new RegExp(
+        `: 20 MiB from now on, about (\\d+) MiB in all: (\\d+\\.\\d|\\d+) MiB that it has already stays counted in ${origin}\n`,
+      );
+      const dry = await limit('--dry-run', String(pid), '20M');
+      assert.match(dry.stderr, told);
+      // less than it has, and not refused: nothing of that is counted
+      const { code, stdout, stderr } = await limit('--json', String(pid), '20M');
+      assert.equal(code, 0, stderr);
+      const [, all, before] = told.exec(stderr) ?? [];
+      assert.ok(Number(before) > 60 && Math.abs(Number(all) - 20 - Number(before)) < 1, stderr);
+      const { usedBytes, uncountedBytes } = JSON.parse(stdout);
+      assert.ok(
+        usedBytes === uncountedBytes && Math.abs(uncountedBytes - Number(before) * MiB) < MiB,
+        stdout,
+      );
+      assert.ok(Number(read(pidCgroup(pid), 'usage')) < 10 * MiB);
+      // a later call tells the same
+      const again = await limit(String(pid), '30M');
+      assert.match(again.stderr, /: 30 MiB from now on, about \d+ MiB in all: /);
+      // and what it takes from now on ends it
+      child.stdin.write('\n');
+      assert.deepEqual(await end, [null, 'SIGKILL']);
+    } finally {
+      child.kill('SIGKILL');
+      await end;
+    }
+  },
+);
+
+test('a limit in which nothing goes on is refused, unless forced', container, async () => {
+  const { name } = await start([], ['sleep', '100']);
+  const before = memoryFile(name, 'limit');
+  const tiny = await limit(name, '100');
+  assert.equal(tiny.code, 2);
+  assert.match(
+    tiny.stderr,
+    /^limit-memory: no process goes on in 100 B, 1 MiB is the least: did you mean 100M\?; --force sets it, and makes the kernel reclaim/,
+  );
+  assert.match(
+    (await limit('--dry-run', name, '500k')).stderr,
+    /500 KiB, 1 MiB is the least: did you mean 500M\?/,
+  );
+  assert.equal(memoryFile(name, 'limit'), before);
+  assert.equal((await limit('--dry-run', '--force', name, '900k')).code, 0);
+});
+
+test(
   'what eats more is killed at the limit, by the kernel, while the container lives on',
   container,
   async () => {
@@ -234,10 +293,11 @@ test('--swap allows as much beyond', {
 
 test('--json tells the same', container, async () => {
   const { name } = await start(['--memory', '60M'], ['sleep', '100']);
-  const { usedBytes, ...result } = JSON.parse(await limited('--json', name, '50M'));
+  const { usedBytes, uncountedBytes, ...result } = JSON.parse(await limited('--json', name, '50M'));
   assert.ok(usedBytes > 0 && usedBytes < 50 * MiB);
+  assert.equal(uncountedBytes, 0);
   const swap = (size: number) =>
-    countsSwap ? { swapLimitBytes: memory.version === 1 ? size * MiB : 0 } : {};
+    !countsSwap ? {} : memory.version === 1 ? { memorySwapLimitBytes: size * MiB } : { swapLimitBytes: 0 };
   assert.deepEqual(result, {
     cgroups: [join(memory.mountPoint, parent, name)],
     processes: 1,

@@ -10,6 +10,7 @@ import {
   parseAddress,
   parsePort,
   parseSubnet,
+  publishedUrl,
   type Subnet,
 } from '../scripts/network/addresses.ts';
 import { advice } from '../scripts/network/advice.ts';
@@ -64,6 +65,13 @@ test('ports and rates', () => {
     protocol: 'udp',
   });
   assert.deepEqual(parsePort('[fd00::1]:80:80/tcp').host, 'fd00::1');
+  const urls = '8080:80 10.0.0.1:81:3000 [fd00::1]:8443:443 5432:5432 53:80/udp'.split(' ');
+  assert.deepEqual(
+    urls.map((word) => publishedUrl(parsePort(word))),
+    'http://127.0.0.1:8080 http://10.0.0.1:81 https://[fd00::1]:8443 tcp://127.0.0.1:5432 udp://127.0.0.1:53'.split(
+      ' ',
+    ),
+  );
   for (const text of ['80', '0:80', '80:0', '65536:80', '1.2.3:80:80', '80:80/sctp', 'a:b', '80:80;x'])
     assert.throws(() => parsePort(text), /a port is/, text);
   assert.deepEqual(

@@ -168,7 +168,14 @@ const look: Look = {
   memory: { usedBytes: 96 * 1024 * 1024, limitBytes: 100 * 1024 * 1024, source: 'cgroup' },
   limits: { memoryBytes: 100 * 1024 * 1024, cpus: 0.5, pids: 20 },
   pids: 3,
-  oomKills: { count: 1, level: 'own', cgroup: '/barehand/web', process: null, at: null },
+  oomKills: {
+    count: 1,
+    level: 'own',
+    cgroup: '/barehand/web',
+    limitBytes: 100 * 1024 ** 2,
+    process: null,
+    at: null,
+  },
   counters,
 };
 const only = (tracks: ReturnType<typeof track>) => [...tracks.values()];
@@ -216,7 +223,7 @@ test('rows are sorted as asked', () => {
   assert.equal(names('PIDs'), 'a-b');
   assert.equal(names('I/O'), 'ba-');
   assert.equal(names('throttled'), '-ab');
-  assert.equal(names('OOM kills'), 'a-b');
+  assert.equal(names('OOM'), 'a-b');
   assert.equal(names('name'), 'ab-');
   assert.equal(names('memory'), 'a-b', 'equal ones stay');
 });
@@ -235,7 +242,7 @@ const view: View = {
 test('a frame has all there is to see where there is room', () => {
   const [head, keys, title, row, ...rest] = frame([live2], view);
   assert.equal(head, '12:30:05  1 container, every 2 s, by CPU');
-  assert.equal(keys, 'c CPU  m memory  p PIDs  i I/O  t throttled  o OOM kills  n name  r reverse  q quit');
+  assert.equal(keys, 'c CPU  m memory  p PIDs  i I/O  t throttled  o OOM  n name  r reverse  q quit');
   assert.deepEqual(rest, []);
   assert.deepEqual(title?.trim().split(/ +/), [
     ...[
@@ -254,7 +261,7 @@ test('a frame has all there is to see where there is room', () => {
   ]);
   assert.match(
     row ?? '',
-    /^web +100 +12\.3 \/ 50 +96M \/ 100M +\[#{9}\.\] +# +3 \/ 20 +2K +0 +50\.0% +1 \(own\) +sh -c while :; do :; done$/,
+    /^web +100 +12\.3 \/ 50 +96M \/ 100M +\[#{9}\.\] +3 \/ 20 +2K +0 +50\.0% +1 \(own\) +sh -c while :; do :; done$/,
   );
   const [, , , first] = frame([{ ...live, estimated: ['cpu', 'memory'] }], view);
   assert.match(first ?? '', /^web +100 +- \/ 50 +~96M \/ 100M .* - +- +-% /);
@@ -269,13 +276,65 @@ test('a frame fits every terminal', () => {
       for (const line of lines) assert.ok(widthOf(line) <= width, `${width}x${height}: ${line}`);
       if (height > 3 && width > 20) {
         const shown = lines.filter((line) => /^con/.test(line)).length;
-        assert.equal(lines.at(-1), shown < 30 ? `… and ${30 - shown} more` : lines.at(-1));
+        assert.equal(lines.at(-1), shown < 30 ? `... and ${30 - shown} more` : lines.at(-1));
         assert.equal(shown, Math.min(30, height >= 33 ? 30 : height - 4), `${width}x${height}`);
       }
     }
   const narrow = frame(rows, { ...view, width: 79, height: null })[1] ?? '';
-  assert.match(narrow, /^NAME.* MEMORY .* OOM$/);
+  assert.match(narrow, /^NAME.* MEMORY .* OOM .* COMMAND$/);
   assert.equal(frame([], { ...view, height: null }).length, 2);
+});
+
+test('on a narrow screen columns go in one order, and the line of keys stays whole', () => {
+  const titles = (width: number) =>
+    frame([{ ...live2, name: 'a-name-of-twenty-one' }], { ...view, width })[2]
+      ?.trim()
+      .split(/ +/) ?? [];
+  const all = titles(200);
+  const gone: string[] = [];
+  for (let width = 199; width > 56; width--)
+    for (const title of all) if (!titles(width).includes(title) && !gone.includes(title)) gone.push(title);
+  assert.deepEqual(gone, ['READ/s', 'WRITE/s', 'THROTTLED', 'HISTORY', 'PIDS', 'CPU%']);
+  for (let width = 6; width <= 120; width++) {
+    const [, keys = ''] = frame([live2], { ...view, width });
+    assert.match(keys, /^([cmpiton] [\w/]+ {2})*(r reverse {2})?q quit$/, `${width}`);
+    assert.ok(keys.length <= width);
+    if (width >= 79) assert.match(keys, /^c .* o OOM {2}n name {2}r reverse {2}q quit$/);
+  }
+});
+
+test('history begins empty, and is filled from the right', () => {
+  const history = (values: number[]) => {
+    const [, , title = '', row = ''] = frame([{ ...live2, history: values }], { ...view, width: 120 });
+    const at = title.indexOf('HISTORY');
+    return row.slice(at, at + 12);
+  };
+  assert.equal(history([5]), ' '.repeat(12));
+  assert.equal(history([100 * 1024 * 1024, 0]), `${' '.repeat(10)}#_`);
+});
+
+test('colours mark what is near its limit, and OOM kills; never without a terminal', () => {
+  const row = { ...live2, memory: { ...live2.memory, usedBytes: 85 * 1024 * 1024 }, pids: 20, newKills: 1 };
+  const [, , , shown = ''] = frame([row], { ...view, styled: true });
+  const dressed = [...shown.matchAll(/\x1b\[(\d+)m([^\x1b]+)\x1b\[m/g)].map(([, style, text]) => [
+    style,
+    text,
+  ]);
+  assert.deepEqual(dressed, [
+    ['33', '85M / 100M'],
+    ['33', '[########..]'],
+    ['31', '20 / 20'],
+    ['33', '50.0%'],
+    ['31', '1 (own)'],
+  ]);
+  assert.doesNotMatch(frame([row], view).join(''), /\x1b/);
+});
+
+test('without a UTF-8 locale all is ASCII', () => {
+  const row = { ...live2, name: 'grün', command: '日本語 '.repeat(80), memory: { ...live2.memory } };
+  for (const line of frame([row, row, row], { ...view, width: 79, height: 5 }))
+    assert.match(line, /^[\x20-\x7e]*$/);
+  assert.deepEqual([cut('abcdef', 4, false, false), cut('abcdef', 4, true, false)], ['abc>', '<def']);
 });
 
 test('what a container calls itself does not reach the terminal', () => {

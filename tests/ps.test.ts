@@ -6,8 +6,8 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { descendants, readProcesses } from '../scripts/helpers/pids.ts';
 import { levelOf, parseLoggedKill } from '../scripts/limit/oom.ts';
+import { guessLevel } from '../scripts/limit/oom-kills.ts';
 import { memoryFiles } from '../scripts/limit/table.ts';
-import { guessLevel } from '../scripts/ps/oom.ts';
 import { readLimits } from '../scripts/ps/usage.ts';
 import { formatDuration, type Row, toTable } from '../scripts/ps.ts';
 import { container, memory, namespace, newName, start, startByHand } from './helpers/container.ts';
@@ -51,14 +51,14 @@ const plain: Row = {
   limits: { memoryBytes: null, cpus: null, pids: null },
   pids: 5,
   cpuSeconds: 1,
-  oomKills: { count: 0, level: null, cgroup: null, process: null, at: null },
+  oomKills: { count: 0, level: null, cgroup: null, limitBytes: null, process: null, at: null },
   labels: {},
   namespaces: {},
   engine: 'barehand',
 };
 
 test('limits and OOM kills have a column only where there are some', () => {
-  const head = (row: Row) => toTable([plain, row], 0, true, 120).split('\n', 1)[0]?.split(/ +/);
+  const head = (row: Row) => toTable([plain, row], 0, true, { width: 120 }).split('\n', 1)[0]?.split(/ +/);
   const always = ['NAME', 'PID', 'PROCS', 'COMMAND', 'ROOTFS', 'UP', 'MEMORY'];
   assert.deepEqual(head(plain), always);
   const limits = { memoryBytes: 1, cpus: 0.5, pids: null };
@@ -67,22 +67,48 @@ test('limits and OOM kills have a column only where there are some', () => {
   const killed = {
     ...plain,
     limits: { memoryBytes: 1, cpus: 1.5, pids: 10 },
-    oomKills: { count: 2, level: 'parent' as const, cgroup: '/a', process: null, at: null },
+    oomKills: { count: 2, level: 'parent' as const, cgroup: '/a', limitBytes: null, process: null, at: null },
   };
   assert.deepEqual(head(killed), [...always, 'CPUS', 'PIDS', 'OOM']);
-  const [, one, other] = toTable([plain, killed], 0, true, 200).split('\n');
+  const [, one, other] = toTable([plain, killed], 0, true, { width: 200 }).split('\n');
   assert.match(one ?? '', / {3}none +5 \/ none +0$/);
   assert.match(other ?? '', / {3}1\.5 +5 \/ 10 +2 \(parent\)$/);
 });
 
 test('the table is no wider than it may be, commands and paths give way', () => {
   for (const width of [90, 100, 120, 140])
-    for (const line of toTable([plain, { ...plain, name: 'a-longer-name' }], 0, true, width).split('\n'))
+    for (const line of toTable([plain, { ...plain, name: 'a-longer-name' }], 0, true, { width }).split('\n'))
       assert.ok(line.length <= width, `${line.length}: ${line}`);
-  assert.match(toTable([plain], 0, true, 120), /nginx -g daemon off; master pro… +…/);
-  assert.match(toTable([plain], 0, true, 100), /nginx -g daemon off; master pro… {3}…hand\/|nginx.* {3}…/);
-  assert.ok(toTable([plain], 0, false, 90).includes(plain.command));
-  assert.ok(toTable([plain], 0, false, 90).includes(plain.rootfs ?? ''));
+  assert.match(toTable([plain], 0, true, { width: 120 }), /nginx -g daemon off; master pro… +…/);
+  assert.match(
+    toTable([plain], 0, true, { width: 100 }),
+    /nginx -g daemon off; master pro… {3}…hand\/|nginx.* {3}…/,
+  );
+  assert.ok(toTable([plain], 0, false, { width: 90 }).includes(plain.command));
+  assert.ok(toTable([plain], 0, false, { width: 90 }).includes(plain.rootfs ?? ''));
+});
+
+test('on a terminal the table fits: columns go in one order, the name is cut last', () => {
+  const row = {
+    ...plain,
+    name: 'a-name-of-twenty-one',
+    memory: { usedBytes: 96 * 1024 * 1024, limitBytes: 100 * 1024 * 1024, source: 'cgroup' as const },
+    limits: { memoryBytes: 1, cpus: 1.5, pids: 10 },
+    oomKills: { count: 2, level: 'own' as const, cgroup: '/a', limitBytes: null, process: null, at: null },
+  };
+  const at = (width: number, colour = false) =>
+    toTable([row], 0, true, { width, terminal: true, colour }).split('\n');
+  const titles = (width: number) => at(width)[0]?.split(/ +/) ?? [];
+  const all = titles(200);
+  const gone: string[] = [];
+  for (let width = 199; width > 50; width--) {
+    for (const title of all) if (!titles(width).includes(title) && !gone.includes(title)) gone.push(title);
+    if (width > 65) for (const line of at(width)) assert.ok(line.length <= width, `${width}: ${line}`);
+  }
+  assert.deepEqual(gone, ['ROOTFS', 'CPUS', 'PROCS', 'PIDS', 'UP']);
+  assert.match(at(80)[1] ?? '', /^a-name-of-twenty-one /);
+  assert.match(at(80, true)[1] ?? '', /\x1b\[31m96 MiB \/ 100 MiB\x1b\[m +\x1b\[31m2 \(own\)\x1b\[m$/);
+  assert.deepEqual(toTable([row], 0, true, { width: 80 }).split('\n')[0]?.split(/ +/), all, 'a pipe has all');
 });
 
 test("an OOM kill is read from a record of the kernel's log", () => {
@@ -151,7 +177,7 @@ test('a container of ours is shown with all there is to know', container, async 
     command: '/bin/sh -c sleep 100 & sleep 101',
     rootfs,
     limits: { memoryBytes: 64 * 1024 * 1024, cpus: null, pids: null },
-    oomKills: { count: 0, level: null, cgroup: null, process: null, at: null },
+    oomKills: { count: 0, level: null, cgroup: null, limitBytes: null, process: null, at: null },
     engine: 'barehand',
   });
   assert.ok(pids >= 3 && pids < 10, String(pids));
@@ -196,7 +222,7 @@ test('an OOM kill is shown, with its own limit as the cause', container, async (
   const blind = ['unshare', '-m', 'sh', '-c', 'mount --bind /dev/null /dev/kmsg && exec "$@"', 'sh', ...ps];
   const rows: Row[] = JSON.parse((await execute(blind)).stdout);
   assert.deepEqual(rows.find(({ pid }) => pid === first)?.oomKills, {
-    ...{ count: 1, level: 'own', cgroup, process: null, at: null },
+    ...{ count: 1, level: 'own', cgroup, limitBytes: 20 * 1024 ** 2, process: null, at: null },
   });
 });
 
@@ -341,9 +367,14 @@ test('what a container writes into its command line does not reach the terminal'
 test('a long command is cut, unless asked not to', { skip: container.skip || needs('speed') }, async () => {
   const long = `sleep 100; : ${'long '.repeat(50)}`;
   const { name } = await start([], ['sh', '-c', long]);
+  let locale = 'C.UTF-8';
   const lineOf = async (...words: string[]) =>
-    (await call('ps', words)).stdout.split('\n').find((line) => line.includes(name)) ?? '';
+    (await call('ps', words, { env: { ...process.env, LC_ALL: locale } })).stdout
+      .split('\n')
+      .find((line) => line.includes(name)) ?? '';
   assert.match(await lineOf(), /…/);
+  locale = 'C';
+  assert.match(await lineOf(), /^[ -~]*> +[ -~]*$/);
   assert.ok((await lineOf('--no-trunc')).includes(`sh -c ${long}`.trim()));
 });
 

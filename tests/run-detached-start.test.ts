@@ -17,7 +17,7 @@ for (const [options, command, code] of [
   [[], ['/no/such/command'], 127],
   [[], ['/etc/passwd'], 126],
   [[], ['/etc'], 126],
-  [['-w', '/no/such'], ['true'], 125],
+  [['-w', '/etc/passwd'], ['true'], 125],
   [['-u', 'nobody'], ['no-such-command'], 127],
   [['--userns'], ['no-such-command'], 127],
   [['--init'], ['no-such-command'], 127],
@@ -30,7 +30,7 @@ for (const [options, command, code] of [
     const name = backgroundName();
     const result = await call('run', ['-d', '--name', name, ...options, rootfs, ...command]);
     assert.deepEqual([result.code, result.stdout], [code, ''], result.stderr);
-    assert.match(result.stderr, new RegExp(`${options[0] === '-w' ? '/no/such' : command[0]}`));
+    assert.match(result.stderr, new RegExp(`${options[0] === '-w' ? options[1] : command[0]}`));
     await until('its end', () => [keptFile(name, ''), ...cgroups(name)].every((path) => !existsSync(path)));
   });
 

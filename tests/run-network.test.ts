@@ -33,14 +33,21 @@ async function says(network: string, program: string, ...options: string[]): Pro
   return stdout;
 }
 
-/** Starts one in the background, which is ended after the test. */
-async function detach(network: string, ...words: string[]): Promise<{ name: string; pid: number }> {
+/** Starts one in the background, which is ended after the test. `urls`: where it says that its ports are. */
+async function detach(
+  network: string,
+  ...words: string[]
+): Promise<{ name: string; pid: number; urls: string[] }> {
   const name = newName();
   const { code, stdout, stderr } = await run(network, '-d', '--name', name, ...words);
-  assert.deepEqual([code, stdout, stderr], [0, `${name}\n`, '']);
+  const urls = [...stderr.matchAll(/^run: port \d+ is published at (\S+)\n/gm)].map(
+    ([, url]) => url as string,
+  );
+  assert.deepEqual([code, stdout], [0, `${name}\n`]);
+  assert.equal(stderr.split('\n').length - 1, urls.length, stderr);
   started.push(name);
   const rows = JSON.parse((await execute([script('ps'), '--json'])).stdout);
-  return { name, pid: rows.find((row: { name: string }) => row.name === name).pid };
+  return { name, pid: rows.find((row: { name: string }) => row.name === name).pid, urls };
 }
 const started: string[] = [];
 const stop = async (...names: string[]) => {
@@ -54,7 +61,8 @@ after(async () => {
 
 test('bridge: at the start what attach would give, and all of it gone at the end', lab, async () => {
   const before = await snapshot();
-  const { name, pid } = await detach('bridge', '-p', '8080:80', rootfs, 'sleep', '100');
+  const { name, pid, urls } = await detach('bridge', '-p', '8080:80', rootfs, 'sleep', '100');
+  assert.deepEqual(urls, ['http://127.0.0.1:8080']);
   serve(pid, 'TCP-LISTEN:80', 'web');
   assert.match(await ask(internet, 'TCP:198.51.100.2:8080'), /^web 198\.51\.100\.1$/);
   const other = await says('bridge', 'cat /etc/hosts; ip -o -4 address show eth0');
@@ -253,7 +261,15 @@ test(
       'socat TCP-LISTEN:8000,fork,reuseaddr SYSTEM:"echo web" & exec socat UDP-LISTEN:8001,fork SYSTEM:"echo dns"';
     const name = newName();
     const words = ['-d', '--name', name, '--stop-signal', 'KILL', ...publish];
-    assert.deepEqual((await inUser(served, ...words)).stdout, `${name}\n`);
+    const started = await inUser(served, ...words);
+    assert.deepEqual(started.stdout, `${name}\n`);
+    assert.equal(
+      started.stderr,
+      `run: port 8000 is published at http://127.0.0.1:8091
+run: port 8000 is published at http://127.0.0.1:8092
+run: port 8001 is published at udp://127.0.0.1:8093
+`,
+    );
     assert.match(await carriers(), /^\d+$/);
     assert.match(await ask(internet, 'TCP:198.51.100.2:8091'), /^web/);
     assert.match(await ask(host, 'TCP:127.0.0.1:8092'), /^web/);

@@ -223,8 +223,8 @@ test('the host name, the environment and the directory are as asked', container,
   assert.equal(await stdout('--name', 'run-test-named', rootfs, 'hostname'), 'run-test-named\n');
   const odd = await stdout('-e', 'discovery.type=single-node', rootfs, 'env');
   assert.match(odd, /^discovery.type=single-node$/m);
-  const missing = await run('-w', '/no/such', rootfs, 'true');
-  assert.match(missing.stderr, /no\/such/);
+  const missing = await run('-w', '/etc/passwd', rootfs, 'true');
+  assert.match(missing.stderr, /etc\/passwd/);
   assert.equal(missing.code, 125);
 });
 

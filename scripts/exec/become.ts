@@ -6,6 +6,7 @@ import { delimiter } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { Failure } from '../helpers/cli.ts';
 import { blockStreams, type Command, findProgram } from '../helpers/shell.ts';
+import { onSignals } from '../helpers/signals.ts';
 
 /**
  * Starts a program on node's own standard streams, passes on signals, and returns the exit code. Not through zx: what
@@ -21,13 +22,20 @@ export async function startAndWait(
 ): Promise<number> {
   const { spawn } = await import('node:child_process'); // not loaded where it is not needed
   const child = spawn(program, words, { stdio: 'inherit', env });
-  for (const signal of ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGTERM'] as const)
-    process.on(signal, () => {
-      if (child.pid && (passesKeys || (signal !== 'SIGINT' && signal !== 'SIGQUIT')))
-        try {
-          process.kill(target(child.pid), signal);
-        } catch {} // it has just ended
-    });
+  const { SIGCONT, SIGINT, SIGQUIT, SIGTSTP, SIGWINCH } = constants.signals;
+  const send = (signal: number) => {
+    try {
+      if (child.pid) process.kill(target(child.pid), signal);
+    } catch {} // it has just ended
+  };
+  onSignals((signal) => {
+    // who is on the terminal gets the signals of its keys too
+    if (passesKeys || ![SIGINT, SIGQUIT, SIGTSTP, SIGWINCH].includes(signal)) send(signal);
+    if (signal !== SIGTSTP) return;
+    // this process stops too, for the shell that has started it, and goes on by SIGCONT
+    process.kill(process.pid, 'SIGSTOP');
+    send(SIGCONT);
+  });
   const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null];
   return code ?? 128 + constants.signals[signal as NodeJS.Signals];
 }

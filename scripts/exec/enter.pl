@@ -231,7 +231,10 @@ sub wait_outside {
     exit 125;
   }
   chomp $pid;
-  $SIG{$_} = sub { kill $_[0], $pid } for qw(HUP INT QUIT TERM USR1 USR2);
+  # all that can come from outside; perl knows real-time signals by these names
+  my @names = qw(HUP INT QUIT TRAP ABRT USR1 USR2 ALRM TERM STKFLT CONT URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS);
+  $SIG{$_} = sub { kill $_[0], $pid } for @names, "RTMIN", (map { "NUM$_" } 35 .. 63), "RTMAX";
+  $SIG{TSTP} = sub { kill "TSTP", $pid; kill "STOP", $$; kill "CONT", $pid };
   # a terminal sends SIGINT and SIGQUIT to both processes
   if (!$inside && -t STDIN) { $SIG{$_} = sub { } for qw(INT QUIT) }
   raw_terminal() if $master;

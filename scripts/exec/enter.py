@@ -311,10 +311,19 @@ def wait_outside():
         os._exit(125)
     pid = int(told)
     # a terminal sends SIGINT and SIGQUIT to both processes
-    passes = "HUP INT QUIT TERM USR1 USR2" if inside or not os.isatty(0) else "HUP TERM USR1 USR2"
-    for name in "HUP INT QUIT TERM USR1 USR2".split():
-        handler = (lambda got, _: kill(pid, got)) if name in passes.split() else (lambda *_: None)
-        signal.signal(getattr(signal, f"SIG{name}"), handler)
+    keys = [] if inside or not os.isatty(0) else [signal.SIGINT, signal.SIGQUIT]
+    # not those that the kernel sends for what this process does itself
+    own = "KILL STOP CHLD PIPE TTIN TTOU ILL BUS FPE SEGV".split()
+    for number in signal.valid_signals() - {getattr(signal, f"SIG{name}") for name in own}:
+        handler = (lambda *_: None) if number in keys else (lambda got, _: kill(pid, got))
+        signal.signal(number, handler)
+
+    def stop(*_):
+        kill(pid, signal.SIGTSTP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        kill(pid, signal.SIGCONT)
+
+    signal.signal(signal.SIGTSTP, stop)
     if master is not None:
         raw_terminal()
     os.write(release, b".")

@@ -1,7 +1,7 @@
 // The edge of every script: argv becomes typed options, errors become one line and an exit code.
 import { readFileSync, realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import minimist from 'minimist';
 import { embedded } from './embedded.ts';
@@ -156,6 +156,12 @@ function plainWords(table: [key: string, Option][], command: boolean, argv: stri
 function versionText(): string {
   const { name, version } = JSON.parse(embedded(import.meta.url, '../../package.json'));
   return `${name} ${version}\n`;
+}
+
+/** The path of another script beside this one, as this one was called: `./scripts/ps.ts` for `ps`. */
+export function scriptBeside(name: string): string {
+  const called = process.argv[1] ?? '';
+  return `${dirname(called)}/${name}${extname(called)}`;
 }
 
 /** Whether node was started with this module, or with the file built from it; false if a test has imported it. */

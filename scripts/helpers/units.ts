@@ -1,6 +1,9 @@
 // Sizes, numbers and signals as people write them, and as they read them.
 import { constants } from 'node:os';
 import { UsageError } from './cli.ts';
+import { realTime } from './signals.ts';
+
+const [firstRealTime, lastRealTime] = realTime;
 
 const multipliers: Record<string, number> = {
   '': 1,
@@ -49,7 +52,10 @@ export function parseNumber(what: string, text: string, min: number, max: number
   throw new UsageError(`${what} is a whole number from ${min} to ${max}, not ${JSON.stringify(text)}`);
 }
 
-/** `TERM`, `SIGTERM` or `15` as `TERM`; also RTMIN+3, the stop signal of systemd in a container. */
+/**
+ * `TERM`, `SIGTERM` or `15` as `TERM`. Real-time signals, `RTMIN+3`, `RTMAX-27` or `37`, as `RTMIN+3`, which is the stop
+ * signal of systemd in a container.
+ */
 export function parseSignal(text: string): string {
   const word = text.toUpperCase().replace(/^SIG/, '');
   const [name] =
@@ -57,10 +63,16 @@ export function parseSignal(text: string): string {
       ([name, number]) => name === `SIG${word}` || String(number) === word,
     ) ?? [];
   if (name) return name.slice('SIG'.length);
-  if (/^RTMIN(\+\d{1,2})?$/.test(word) && signalNumber(word) <= 64) return word;
+  const [, start, distance = '0'] = /^(RTMIN(?=\+|$)|RTMAX(?=-|$)|(?=\d))[+-]?(\d{1,2})?$/.exec(word) ?? [];
+  const number =
+    start === 'RTMAX'
+      ? lastRealTime - Number(distance)
+      : Number(distance) + (start === 'RTMIN' ? firstRealTime : 0);
+  if (start !== undefined && number >= firstRealTime && number <= lastRealTime)
+    return number === firstRealTime ? 'RTMIN' : `RTMIN+${number - firstRealTime}`;
   throw new UsageError(`no such signal: ${text}: see signal(7)`);
 }
 
-/** The number of a signal that parseSignal has returned. In the C library RTMIN is 34, signal(7). */
+/** The number of a signal that parseSignal has returned. */
 export const signalNumber = (name: string): number =>
-  constants.signals[`SIG${name}` as NodeJS.Signals] ?? 34 + Number(name.slice('RTMIN+'.length));
+  constants.signals[`SIG${name}` as NodeJS.Signals] ?? firstRealTime + Number(name.slice('RTMIN+'.length));

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { cgroupDirectory, type Hierarchy, processesIn } from '../helpers/cgroups.ts';
 import { attempt, descendants, readProcess, readProcesses, startTicks } from '../helpers/pids.ts';
 import { readNumber } from './counters.ts';
-import { followKernelLog, type Level, levelOf, parseLoggedKill, pathOf } from './oom.ts';
+import { followKernelLog, type Level, levelOf, parseLoggedKills, pathOf } from './oom.ts';
 import { memoryFiles, readBytes } from './table.ts';
 import type { Target } from './target.ts';
 
@@ -20,17 +20,14 @@ export interface Kill {
   logged: boolean;
 }
 
-/** The kills in the cgroup `own` among records of the log. One record has the limit, a later one the size. */
+/** The kills in the cgroup `own` among records of the log. */
 export function parseKills(records: string[], own: string): Kill[] {
-  return records.flatMap((record, index) => {
-    const kill = parseLoggedKill(record);
-    if (!kill || !`${kill.taskCgroup}/`.startsWith(own === '/' ? '/' : `${own}/`)) return [];
-    const { pid, name, limitCgroup } = kill;
-    const size = records.slice(index).find((line) => line.includes(`Killed process ${pid} `)) ?? '';
-    const parts = [...size.matchAll(/(?:anon|shmem)-rss:(\d+)kB/g)].map((match) => Number(match[1]) * 1024);
-    const bytes = parts.length > 0 ? parts.reduce((sum, part) => sum + part) : null;
-    return { pid, name, bytes, level: levelOf(limitCgroup, own), cgroup: limitCgroup, logged: true };
-  });
+  const prefix = own === '/' ? '/' : `${own}/`;
+  return parseLoggedKills(records)
+    .filter(({ taskCgroup }) => `${taskCgroup}/`.startsWith(prefix))
+    .map(({ pid, name, bytes, limitCgroup }) => {
+      return { pid, name, bytes, level: levelOf(limitCgroup, own), cgroup: limitCgroup, logged: true };
+    });
 }
 
 /** How often a cgroup and those above it have reached their limits; for v1 also whether they were ever full. */
@@ -71,7 +68,7 @@ export async function* watchKills(target: Target, text: string): AsyncGenerator<
   const isShared = toMove.length > 0 && origin !== undefined;
   const directory = isShared ? origin : target.directory;
   const path = pathOf(target, directory) ?? target.root;
-  const readLog = followKernelLog('');
+  const readLog = followKernelLog();
   readLog?.(); // earlier records do not count
   const readCount = () => readNumber(join(directory, memoryFiles[version].oomKills), 'oom_kill') ?? 0;
   const readMembers = () => {

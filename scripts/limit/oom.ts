@@ -16,16 +16,19 @@ export interface LoggedKill {
   pid: number;
 }
 
-/** The OOM kill in a record of /dev/kmsg, if there is one. The form of a record: `6,1234,MICROSECONDS,-;TEXT`. */
+/**
+ * The OOM kill in a record of the kernel's log, if there is one. The form of a record is `6,1234,MICROSECONDS,-;TEXT` in
+ * /dev/kmsg, and `<6>[SECONDS] TEXT` from `dmesg --raw`.
+ */
 export function parseLoggedKill(record: string): LoggedKill | undefined {
   // a name or a cgroup may contain anything but a newline, so the expression is greedy: it finds the last match
-  const [, microseconds, , limitCgroup = null, taskCgroup = '', name = '', pid] =
-    /^\d+,\d+,(\d+),[^;]*;oom-kill:constraint=\w+,.*?,(global_oom|oom_memcg=(.*)),task_memcg=(.*),task=(.*),pid=(\d+),uid=\d+/.exec(
+  const [, microseconds, seconds, , limitCgroup = null, taskCgroup = '', name = '', pid] =
+    /^(?:\d+,\d+,(\d+),[^;]*;|<\d+>\[ *([\d.]+)\] )oom-kill:constraint=\w+,.*?,(global_oom|oom_memcg=(.*)),task_memcg=(.*),task=(.*),pid=(\d+),uid=\d+/.exec(
       record,
     ) ?? [];
   if (pid === undefined) return undefined;
   return {
-    sinceBootSeconds: Number(microseconds) / 1e6,
+    sinceBootSeconds: seconds === undefined ? Number(microseconds) / 1e6 : Number(seconds),
     limitCgroup,
     taskCgroup,
     name,
@@ -33,11 +36,30 @@ export function parseLoggedKill(record: string): LoggedKill | undefined {
   };
 }
 
+/** The size of a killed process; null if no record has it. */
+export interface Size {
+  bytes: number | null;
+}
+
 /**
- * A function that gives the records with `word` that the kernel's log has got since the last call, the oldest first.
+ * The OOM kills among records of the kernel's log, in their order. One record has the limit, a later one the size: the
+ * memory that the process alone had, without that of files.
+ */
+export function parseLoggedKills(records: string[]): (LoggedKill & Size)[] {
+  return records.flatMap((record, index) => {
+    const kill = parseLoggedKill(record);
+    if (!kill) return [];
+    const size = records.slice(index).find((line) => line.includes(`Killed process ${kill.pid} `)) ?? '';
+    const parts = [...size.matchAll(/(?:anon|shmem)-rss:(\d+)kB/g)].map((match) => Number(match[1]) * 1024);
+    return [{ ...kill, bytes: parts.length > 0 ? parts.reduce((sum, part) => sum + part) : null }];
+  });
+}
+
+/**
+ * A function that gives the records about OOM kills that the kernel's log has got since the last call, the oldest first.
  * undefined: this user may not read the log.
  */
-export function followKernelLog(word: string): (() => string[]) | undefined {
+export function followKernelLog(): (() => string[]) | undefined {
   // the log has no end: a read that would wait fails with EAGAIN
   const file = attempt(() => openSync('/dev/kmsg', constants.O_RDONLY | constants.O_NONBLOCK));
   if (file === undefined) return undefined;
@@ -46,9 +68,9 @@ export function followKernelLog(word: string): (() => string[]) | undefined {
     const records: string[] = [];
     for (;;)
       try {
-        const record = buffer.subarray(0, readSync(file, buffer));
-        if (record.length === 0) return records;
-        if (record.includes(word)) records.push(record.toString());
+        const record = buffer.toString('utf8', 0, readSync(file, buffer));
+        if (record === '') return records;
+        if (/oom-kill:|Killed process \d/.test(record)) records.push(record);
       } catch (error) {
         // EPIPE: the record has been overwritten; the next read gives the next one
         if ((error as NodeJS.ErrnoException).code !== 'EPIPE') return records;

@@ -8,7 +8,7 @@ import { perform, toShell } from '../helpers/steps.ts';
 import { formatSize } from '../helpers/units.ts';
 import { sweepTargets } from './notes.ts';
 import { type Change, isBack } from './plan.ts';
-import { amount, isSame, limits, readLimit, type Setting, valueIn } from './table.ts';
+import { amount, isSame, jsonName, limits, readLimit, type Setting, valueIn } from './table.ts';
 
 /** A value for people: `100 MiB`, `1.5`, `none`. */
 export function showLimit(version: 1 | 2, setting: Setting): string {
@@ -154,7 +154,7 @@ function toJson(values: [version: 1 | 2, setting: Setting][]): Record<string, un
   for (const [version, setting] of values) {
     const number = amount(version, setting);
     const value = number === undefined ? setting.text : number;
-    const { json } = limits[setting.limit];
+    const json = jsonName(version, setting.limit);
     if (setting.device === undefined) object[json] = value;
     else object[setting.device] = { ...(object[setting.device] as object), [json]: value };
   }

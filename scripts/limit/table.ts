@@ -49,6 +49,10 @@ export type LimitName = keyof typeof limits;
 
 export const limitNames = Object.keys(limits) as LimitName[];
 
+/** The name of a limit in --json: v1's limit for swap is that of memory and swap together, as Docker's --memory-swap. */
+export const jsonName = (version: 1 | 2, limit: LimitName): string =>
+  limit === 'swap' && version === 1 ? 'memorySwapLimitBytes' : limits[limit].json;
+
 /**
  * The file of a limit, and its value without a limit; undefined: the value of the parent cgroup. A file with `key` has a
  * line for each device: the device's number, and the key directly before the value.

@@ -122,3 +122,10 @@ export const formatPort = ({ host, hostPort, port, protocol }: Port) =>
     ...(host === undefined ? [] : [host.includes(':') ? `[${host}]` : host]),
     `${hostPort}:${port}${protocol === 'udp' ? '/udp' : ''}`,
   ].join(':');
+
+/** The URL of a published port, as a client on this host types it: http or https only for usual ports of web servers. */
+export function publishedUrl({ host = '127.0.0.1', hostPort, port, protocol }: Port): string {
+  const web = [80, 8080, 8000, 3000].includes(port) ? 'http' : port === 443 ? 'https' : 'tcp';
+  const address = host.includes(':') ? `[${host}]` : host;
+  return `${protocol === 'udp' ? 'udp' : web}://${address}:${hostPort}`;
+}

@@ -3,8 +3,8 @@ import { readdirSync } from 'node:fs';
 import { uptime } from 'node:os';
 import { findContainers } from '../helpers/containers.ts';
 import { commandLine, readProcess, readProcesses, startTicks } from '../helpers/pids.ts';
+import { readOomKills } from '../limit/oom-kills.ts';
 import { identify } from './engine.ts';
-import { readOomKills } from './oom.ts';
 import { type Accounting, findPlaces, readAccounting, readUsage } from './usage.ts';
 
 /** Processes and containers at one moment, and of each container what stays the same while its processes do. */

@@ -14,6 +14,8 @@ export interface Column {
   front?: boolean;
   /** may be truncated to this width */
   shrinkTo?: number;
+  /** the same, but only when no column can be left out any more */
+  shrinkLastTo?: number;
   /** left out if shrinking does not suffice; the highest goes first */
   dropOrder?: number;
 }
@@ -24,9 +26,10 @@ export interface Cell {
   style?: number | undefined;
 }
 
-/** A text truncated to a width, at its end or front, with an ellipsis. */
-export function cut(text: string, width: number, front = false): string {
+/** A text truncated to a width, at its end or front, with an ellipsis; without Unicode with `>` or `<`, as less(1) does. */
+export function cut(text: string, width: number, front = false, unicode = true): string {
   if (widthOf(text) <= width) return text;
+  const mark = unicode ? '…' : front ? '<' : '>';
   const characters = front ? [...text].reverse() : [...text];
   let left = width - 1;
   const end = characters.findIndex((character) => {
@@ -34,8 +37,28 @@ export function cut(text: string, width: number, front = false): string {
     return left < 0;
   });
   const kept = characters.slice(0, end);
-  return width < 1 ? '' : front ? `…${kept.reverse().join('')}` : `${kept.join('')}…`;
+  return width < 1 ? '' : front ? `${mark}${kept.reverse().join('')}` : `${kept.join('')}${mark}`;
 }
+
+/** The text for a terminal that may not show it: without Unicode, `?` takes the place of every other character. */
+export const shownText = (text: string, unicode: boolean) =>
+  unicode ? text : text.replace(/[^\x20-\x7e]/gu, '?');
+
+/** SGR parameters, console_codes(4). */
+export const red = 31;
+export const yellow = 33;
+
+/** The text in a style, for a terminal. */
+export const dress = (text: string, style: number) => `\x1b[${style}m${text}\x1b[m`;
+
+/** The style of a value near its limit. */
+export function nearness(used: number, limit: number | null): number | undefined {
+  const part = limit === null ? 0 : used / limit;
+  return part >= 0.95 ? red : part >= 0.8 ? yellow : undefined;
+}
+
+/** Whether NO_COLOR, https://no-color.org, allows colours. */
+export const allowsColour = ({ NO_COLOR }: NodeJS.ProcessEnv = process.env) => !NO_COLOR;
 
 /**
  * How a table fits into `width`: the columns that are shown, and the width of each column. The last column shrinks first.
@@ -50,33 +73,46 @@ export function fit(columns: Column[], rows: string[][], width: number, gap: num
   for (;;) {
     const widths = [...natural];
     const excess = () => shown.reduce((sum, column) => sum + (widths[column] ?? 0) + gap, -gap) - width;
-    for (const column of shown.toReversed()) {
-      const widest = widths[column] ?? 0;
-      const least = Math.min(widest, columns[column]?.shrinkTo ?? widest);
-      widths[column] = Math.max(least, widest - Math.max(0, excess()));
-    }
+    const shrink = (limit: 'shrinkTo' | 'shrinkLastTo') => {
+      for (const column of shown.toReversed()) {
+        const widest = widths[column] ?? 0;
+        const least = Math.min(widest, columns[column]?.[limit] ?? widest);
+        widths[column] = Math.max(least, widest - Math.max(0, excess()));
+      }
+    };
+    shrink('shrinkTo');
     const order = (column: number) => columns[column]?.dropOrder ?? 0;
     const [first = 0] = shown.toSorted((one, other) => order(other) - order(one));
-    if (excess() <= 0 || order(first) === 0) return { shown, widths, excess: excess() };
-    shown.splice(shown.indexOf(first), 1);
+    if (excess() > 0 && order(first) > 0) {
+      shown.splice(shown.indexOf(first), 1);
+      continue;
+    }
+    shrink('shrinkLastTo');
+    return { shown, widths, excess: excess() };
   }
 }
 
 /** The lines of a table, title first, none wider than `width`. Styles are left out unless `styled`. */
-export function layout(columns: Column[], rows: Cell[][], width: number, styled: boolean): string[] {
+export function layout(
+  columns: Column[],
+  rows: Cell[][],
+  width: number,
+  styled: boolean,
+  unicode = true,
+): string[] {
   const gap = 2;
   const texts = rows.map((row) => row.map(({ text }) => text));
   const { shown, widths, excess } = fit(columns, texts, width, gap);
   const line = (cells: Cell[]) => {
     const fitted = shown.map((column) => {
       const { text = '', style } = cells[column] ?? {};
-      const part = cut(text, widths[column] ?? 0, columns[column]?.front);
+      const part = cut(text, widths[column] ?? 0, columns[column]?.front, unicode);
       const space = ' '.repeat((widths[column] ?? 0) - widthOf(part));
       // a line that is still too long is truncated, and a sequence in it might be cut in two
-      const dressed = styled && style && excess <= 0 ? `\x1b[${style}m${part}\x1b[m` : part;
+      const dressed = styled && style && part && excess <= 0 ? dress(part, style) : part;
       return columns[column]?.right ? space + dressed : dressed + space;
     });
-    return cut(fitted.join(' '.repeat(gap)).trimEnd(), width);
+    return cut(fitted.join(' '.repeat(gap)).trimEnd(), width, false, unicode);
   };
   return [columns.map(({ title }) => ({ text: title })), ...rows].map(line);
 }

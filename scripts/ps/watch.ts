@@ -2,18 +2,23 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { printable } from '../helpers/pids.ts';
 import { formatSize } from '../helpers/units.ts';
+import type { OomKills } from '../limit/oom-kills.ts';
 import type { Shown } from './containers.ts';
-import type { OomKills } from './oom.ts';
 import {
+  allowsColour,
   bar,
   type Cell,
   type Column,
   cut,
   layout,
+  nearness,
   openScreen,
+  red,
+  shownText,
   sparkline,
   speaksUnicode,
   toJson,
+  yellow,
 } from './screen.ts';
 import { type Counters, type Rates, rates } from './usage.ts';
 
@@ -60,7 +65,7 @@ const orders: Record<string, { key: string; by: (row: Live) => number | string }
   PIDs: { key: 'p', by: ({ pids }) => -pids },
   'I/O': { key: 'i', by: (row) => -((row.readBytesPerSecond ?? 0) + (row.writeBytesPerSecond ?? 0)) },
   throttled: { key: 't', by: ({ throttledPercent }) => -(throttledPercent ?? -1) },
-  'OOM kills': { key: 'o', by: ({ oomKills }) => -(oomKills?.count ?? -1) },
+  OOM: { key: 'o', by: ({ oomKills }) => -(oomKills?.count ?? -1) },
   name: { key: 'n', by: ({ name, pid }) => name ?? `\u{10ffff}${String(pid).padStart(10)}` },
 };
 
@@ -90,9 +95,6 @@ const percent = (share: number | null) => (share === null ? null : share.toFixed
 const amount = (row: Live, what: string, value: string | null, limit: string | number | null = null) =>
   `${row.estimated.includes(what) && value !== null ? '~' : ''}${value ?? '-'}${limit === null ? '' : ` / ${limit}`}`;
 
-const red = 31;
-const yellow = 33;
-
 /** Style of a frame. `height`: null for any number of lines. */
 export interface View {
   order: string;
@@ -105,12 +107,15 @@ export interface View {
   intervalSeconds: number;
 }
 
-/** Each column, and its cell in a row. */
+/**
+ * Each column, and its cell in a row. On a narrow screen columns go in the order of dropOrder; NAME, PID, MEMORY, OOM and
+ * COMMAND stay.
+ */
 const columns: [Column, (row: Live, view: View) => string | Cell][] = [
-  [{ title: 'NAME', atLeast: 8, shrinkTo: 12 }, ({ name }) => printable(name ?? '-')],
+  [{ title: 'NAME', atLeast: 8, shrinkLastTo: 12 }, ({ name }) => printable(name ?? '-')],
   [{ title: 'PID', right: true, atLeast: 7 }, ({ pid }) => String(pid)],
   [
-    { title: 'CPU%', right: true, atLeast: 6 },
+    { title: 'CPU%', right: true, atLeast: 6, dropOrder: 1 },
     (row) => {
       const { cpus } = row.limits;
       return amount(row, 'cpu', percent(row.cpuPercent), cpus && Number((cpus * 100).toFixed(1)));
@@ -118,26 +123,34 @@ const columns: [Column, (row: Live, view: View) => string | Cell][] = [
   ],
   [
     { title: 'MEMORY', right: true, atLeast: 11 },
-    (row) => amount(row, 'memory', short(row.memory.usedBytes), short(row.memory.limitBytes)),
+    (row) => ({
+      text: amount(row, 'memory', short(row.memory.usedBytes), short(row.memory.limitBytes)),
+      style: nearness(row.memory.usedBytes, row.memory.limitBytes),
+    }),
   ],
   [
-    { title: '', dropOrder: 2 },
-    ({ memory: { usedBytes, limitBytes } }, view) => {
-      const share = limitBytes === null ? 0 : usedBytes / limitBytes;
-      return {
-        text: bar(usedBytes, limitBytes, isRoomy(view) ? 10 : 6, view.unicode),
-        style: share >= 0.95 ? red : share >= 0.8 ? yellow : undefined,
-      };
-    },
+    { title: '', dropOrder: 3 },
+    ({ memory: { usedBytes, limitBytes } }, view) => ({
+      text: bar(usedBytes, limitBytes, isRoomy(view) ? 10 : 6, view.unicode),
+      style: nearness(usedBytes, limitBytes),
+    }),
   ],
   [
     { title: 'HISTORY', dropOrder: 4 },
-    ({ memory, history }, view) =>
-      sparkline(history, memory.limitBytes ?? Math.max(...history), isRoomy(view) ? 12 : 7, view.unicode),
+    ({ memory, history }, view) => {
+      const width = isRoomy(view) ? 12 : 7;
+      // one value is no history yet; the newest one is at the right from the start, so that nothing moves
+      const values = history.length > 1 ? history : [];
+      const most = memory.limitBytes ?? Math.max(...values);
+      return sparkline(values, most, width, view.unicode).padStart(width);
+    },
   ],
   [
-    { title: 'PIDS', right: true, dropOrder: 3 },
-    (row) => amount(row, 'pids', `${row.pids}`, row.limits.pids),
+    { title: 'PIDS', right: true, dropOrder: 2 },
+    (row) => ({
+      text: amount(row, 'pids', `${row.pids}`, row.limits.pids),
+      style: nearness(row.pids, row.limits.pids),
+    }),
   ],
   [
     { title: 'READ/s', right: true, atLeast: 6, dropOrder: 6 },
@@ -155,23 +168,35 @@ const columns: [Column, (row: Live, view: View) => string | Cell][] = [
     }),
   ],
   [
-    { title: 'OOM', dropOrder: 1 },
-    (row) => ({ text: formatOomKills(row.oomKills), style: row.newKills > 0 ? red : undefined }),
+    { title: 'OOM' },
+    (row) => ({
+      text: formatOomKills(row.oomKills),
+      style: row.newKills > 0 ? red : (row.oomKills?.count ?? 0) > 0 ? yellow : undefined,
+    }),
   ],
-  [{ title: 'COMMAND', shrinkTo: 10, dropOrder: 7 }, ({ command }) => printable(command)],
+  [{ title: 'COMMAND', shrinkTo: 10 }, ({ command }) => printable(command)],
 ];
 
 const isRoomy = ({ width }: View) => width >= 110;
 
+/** The line of keys. On a narrow screen keys are left out, the last orders first; how to quit stays. */
+function keyLine(width: number): string {
+  const always = ['r reverse', 'q quit'];
+  const keys = Object.entries(orders).map(([name, { key }]) => `${key} ${name}`);
+  const line = () => [...keys, ...always].join('  ');
+  while (line().length > width && keys.length > 0) keys.pop();
+  if (line().length > width) always.shift();
+  return line();
+}
+
 /** One frame: a heading, a line of keys if on a screen, the table, and the number of rows that did not fit. */
 export function frame(rows: Live[], view: View): string[] {
-  const { order, reversed, width, height, styled, time, intervalSeconds } = view;
+  const { order, reversed, width, height, styled, unicode, time, intervalSeconds } = view;
   const count = `${rows.length} container${rows.length === 1 ? '' : 's'}`;
   const clock = time.toTimeString().slice(0, 8);
-  const keys = Object.entries(orders).map(([name, { key }]) => `${key} ${name}`);
   const head = [
     `${clock}  ${count}, every ${intervalSeconds} s, by ${order}${reversed ? ', reversed' : ''}`,
-    ...(height === null ? [] : [`${keys.join('  ')}  r reverse  q quit`]),
+    ...(height === null ? [] : [keyLine(width)]),
   ];
   const space = height === null ? rows.length : Math.max(0, height - head.length - 1);
   // the last line counts the rows that are left out
@@ -179,18 +204,21 @@ export function frame(rows: Live[], view: View): string[] {
   const cells = sortRows(rows, order, reversed)
     .slice(0, shown)
     .map((row) => columns.map(([, cell]) => cell(row, view)))
-    .map((row) => row.map((cell) => (typeof cell === 'string' ? { text: cell } : cell)));
+    .map((row) => row.map((cell) => (typeof cell === 'string' ? { text: cell } : cell)))
+    .map((row) => row.map((cell) => ({ ...cell, text: shownText(cell.text, unicode) })));
   const [title = '', ...table] = layout(
     columns.map(([column]) => column),
     cells,
     width,
     styled,
+    unicode,
   );
+  const more = `${unicode ? '…' : '...'} and ${rows.length - shown} more`;
   const lines = [
-    ...head.map((line) => cut(line, width)),
+    ...head.map((line) => cut(line, width, false, unicode)),
     styled ? `\x1b[7m${title.padEnd(width)}\x1b[m` : title,
     ...table,
-    ...(shown < rows.length ? [cut(`… and ${rows.length - shown} more`, width)] : []),
+    ...(shown < rows.length ? [cut(more, width, false, unicode)] : []),
   ];
   return height === null ? lines : lines.slice(0, height);
 }
@@ -219,9 +247,10 @@ export async function watch(
     }
     const lines = frame(rows, {
       ...{ order, reversed, time, intervalSeconds },
-      width: screen?.width() ?? (process.stdout.columns || 120),
+      // without a terminal, wide enough for all columns
+      width: screen?.width() ?? 160,
       height: screen?.height() ?? null,
-      styled: screen !== undefined && !process.env.NO_COLOR,
+      styled: screen !== undefined && allowsColour(),
       unicode: speaksUnicode(),
     });
     if (screen) screen.draw(lines);

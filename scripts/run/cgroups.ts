@@ -34,19 +34,19 @@ export interface CgroupPlan {
   directories: string[];
   /** values that are written, in this order, before PID 1 joins the cgroups */
   before: Write[];
-  /** values that are written just before the command starts: limits that would slow the launch down */
+  /** values that are written just before the command starts: limits that would hinder the launch */
   last: Write[];
   /** version of the first hierarchy; 2: the container gets a mount of its own tree */
   version: 1 | 2;
 }
 
-/** Files of limits that make a process wait, for the CPU or for a disk. */
-const slowing = /^(cpu\.max|cpu\.cfs_|io\.max|blkio\.throttle)/;
+/** Files of limits that would hinder the launch: a wait for the CPU or for a disk, or no process for a shell of it. */
+const hindering = /^(cpu\.max|cpu\.cfs_|io\.max|blkio\.throttle|pids\.max)/;
 
 /** Plans the cgroups of a container in these hierarchies, of which there is at least one. */
 function planCgroups(hierarchies: Hierarchy[], name: string, limits: Limits): CgroupPlan {
   const writes = launchWrites(hierarchies, name, limits);
-  const isSlowing = ({ to }: Write) => slowing.test(basename(to));
+  const isHindering = ({ to }: Write) => hindering.test(basename(to));
   const lock = lockDirectory(hierarchies);
   const first = hierarchies.find(({ mountPoint }) => mountPoint === lock) as Hierarchy;
   const ordered = [first, ...hierarchies.filter((hierarchy) => hierarchy !== first)];
@@ -54,8 +54,8 @@ function planCgroups(hierarchies: Hierarchy[], name: string, limits: Limits): Cg
     lock,
     leave: undefined,
     directories: ordered.map(({ mountPoint }) => join(mountPoint, parent, name)),
-    before: writes.filter((write) => !isSlowing(write)),
-    last: writes.filter(isSlowing),
+    before: writes.filter((write) => !isHindering(write)),
+    last: writes.filter(isHindering),
     version: first.version,
   };
 }

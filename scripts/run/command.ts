@@ -130,6 +130,10 @@ export function findGroups(rootfs: string, choices: (number | string)[]): number
   });
 }
 
+/** The name of a user of the container; undefined if passwd(5) has none. */
+export const findName = (rootfs: string, uid: number): string | undefined =>
+  readAccounts(rootfs).find((account) => account.uid === uid)?.name;
+
 /** The home directory of a user of the container; `/` if passwd(5) has none. */
 export const findHome = (rootfs: string, uid: number): string =>
   readAccounts(rootfs).find((account) => account.uid === uid)?.home ?? '/';

@@ -13,6 +13,7 @@ const startShell = withoutComments(embedded(import.meta.url, './start.sh'));
 const holdShell = withoutComments(embedded(import.meta.url, './hold.sh'));
 export const releaseShell = withoutComments(embedded(import.meta.url, './release.sh'));
 export const consoleShell = withoutComments(embedded(import.meta.url, './console.sh'));
+export const oomKillsShell = withoutComments(embedded(import.meta.url, './oom-kills.sh'));
 export const keepShell = withoutComments(embedded(import.meta.url, './keep.sh'));
 
 /** The namespaces that --isolate accepts. unshare(1) has an option of the same name for each. */

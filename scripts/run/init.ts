@@ -45,5 +45,7 @@ export const shellInit = ['/bin/sh', '-c', withoutComments(embedded(import.meta.
 /** What --init adds to a launch: the host's init program, if there is one, and the words before the command. */
 export function planInit(): { init: string | undefined; words: string[] } {
   const init = findInit(findInPath);
-  return { init, words: init ? ['/dev/init', '--'] : shellInit };
+  // a signal is for the whole process group of the command, as dumb-init has it by default, and tini by -g
+  const group = init?.endsWith('/dumb-init') ? [] : ['-g'];
+  return { init, words: init ? ['/dev/init', ...group, '--'] : shellInit };
 }

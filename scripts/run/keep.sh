@@ -1,7 +1,8 @@
 # shellcheck shell=dash
 # FOLDER BYTES LOCK COMMAND...: runs COMMAND in the background. Keeps its exit status and the end of its output in
-# FOLDER: log and log.1 have at most BYTES each. When COMMAND has ended, runs FOLDER/cleanup, which removes cgroups and
-# network of the container, under the lock on LOCK if that is not empty.
+# FOLDER: log and log.1 have at most BYTES each. When COMMAND has ended, runs FOLDER/oom-kills, whose output is kept with
+# the exit status, and FOLDER/cleanup, which removes cgroups and network of the container, under the lock on LOCK if that
+# is not empty.
 # Descriptor 7 is open on FOLDER and holds its lock until this program ends: other programs wait for that.
 # Descriptor 0 is the pipe that COMMAND waits on. The process that started this program reads descriptor 2.
 trap '' HUP INT QUIT TERM USR1 USR2 TSTP
@@ -38,7 +39,8 @@ code=$?
 while read -r message <&4; do
   case $message in *sigprocmask*) code=137 ;; esac
 done
-echo "$code" >status
+{ echo "$code"; [ ! -e oom-kills ] || sh ./oom-kills; } >status.new
+mv status.new status
 for _ in 1 2 3 4 5 6 7 8 9 10; do
   [ -e cleanup ] || break
   if [ "$lock" ]; then flock "$lock" sh ./cleanup; else sh ./cleanup; fi && break

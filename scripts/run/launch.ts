@@ -11,7 +11,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { constants } from 'node:os';
+import { constants, uptime } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Failure } from '../helpers/cli.ts';
@@ -23,7 +23,8 @@ import { joiningSteps, type ReservedName, removingSteps, reserveName } from './c
 import { enterCommand, type Launch, needsNotes } from './container.ts';
 import { Furnisher } from './furnisher.ts';
 import { type HeldProcess, hold, holdUserNamespace, hostShell } from './held.ts';
-import { releaseShell } from './hold.ts';
+import { oomKillsShell, releaseShell } from './hold.ts';
+import { limitFailure, memoryWords, reportKills } from './killed.ts';
 import { applySettings } from './settings.ts';
 import { Signals } from './signals.ts';
 import { closeInherited, giveStreams } from './streams.ts';
@@ -34,7 +35,7 @@ class Interrupted extends Failure {}
 
 /** Throws Interrupted if a signal came before the command was started. */
 function checkSignal({ ending }: Signals): void {
-  if (ending) throw new Interrupted(`${ending} came before it had started`);
+  if (ending) throw new Interrupted(`signal ${ending} came before it had started`);
 }
 
 /** Launches a container and, unless it is detached, waits for its end. Returns the exit code. */
@@ -42,6 +43,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
   const { cgroups, detached, isolate, connection, userNamespace } = launch;
   closeInherited();
   const signals = new Signals();
+  const startedBootSeconds = uptime();
   let reserved: ReservedName | undefined;
   let holder: HeldProcess | undefined;
   let held: HeldProcess | undefined;
@@ -100,14 +102,17 @@ export async function launchContainer(launch: Launch): Promise<number> {
     cleansUpLater = detached !== undefined;
     if (held.hasEnded) throw held.failure();
     held.resume();
-    return detached ? await reportStart(launch, held) : await exitCode(held, signals);
+    if (detached) return await reportStart(launch, held);
+    const code = await exitCode(held, signals);
+    await reportKills(launch, startedBootSeconds);
+    return code;
   } catch (error) {
     // the furnisher closes its descriptors when it does not use them any more: their numbers are reused
     await Promise.all([held?.abort(), holder?.abort(), furnishing.catch(() => {})]);
     furnisher?.close();
     cleansUpLater = false;
-    if (error instanceof Interrupted) return 128 + constants.signals[signals.ending as NodeJS.Signals];
-    throw error;
+    if (error instanceof Interrupted) return 128 + (signals.ending as number);
+    throw (await limitFailure(launch, startedBootSeconds)) ?? error;
   } finally {
     if (!cleansUpLater) {
       await disconnect?.();
@@ -125,11 +130,19 @@ function openNetwork({ pid, inode, label }: NonNullable<Launch['joins']>): numbe
   throw new Failure(`${label} has ended`);
 }
 
-/** Writes the program by which keep.sh cleans up after a detached container. It fails while a cgroup is in use. */
+/**
+ * Writes the programs that keep.sh runs after a detached container: one prints what the kernel has killed, one cleans up.
+ * The second one fails while a cgroup is in use.
+ */
 function writeCleanup({ runDirectory, cgroups, connection }: Launch, pid: number): void {
   // a container of root is found by its cgroups
   if (!cgroups?.lock) writeFileSync(join(runDirectory, 'pid'), `${pid} ${startTicks(pid)}\n`);
   if (!cgroups && !connection) return;
+  const memory = cgroups && memoryWords(cgroups);
+  if (memory) {
+    const run = sh`sh -c ${oomKillsShell} oom-kills ${memory} ${(startTicks(pid) ?? 0) / 100}`;
+    writeFileSync(join(runDirectory, 'oom-kills'), toShell([{ run }]));
+  }
   const steps: Step[] = [{ run: sh`rm -rf ${notesAbout(pid)}` }];
   const detach = connection?.afterwards(pid) ?? [];
   if (detach.length > 0) steps.push({ run: detach, ignore: true });
@@ -143,7 +156,7 @@ async function exitCode(held: HeldProcess, signals: Signals): Promise<number> {
   const [code, signal] = await held.end;
   const { ending } = signals; // set if a signal has come meanwhile
   const text = held.errorText();
-  if (ending) return 128 + constants.signals[ending];
+  if (ending) return 128 + ending;
   // unshare(1) before 2.40 reports an error of its own if SIGKILL ended its child
   if (text.includes('sigprocmask')) return 137;
   if (text) throw new Failure(text);
@@ -161,9 +174,9 @@ async function reportStart({ runDirectory, hasInit, name, chroot }: Launch, held
   // without pivot_root, the shell of release.sh becomes chroot(1), which becomes the command
   const isCommand = (argv: string) => !argv.includes(releaseShell) && !argv.startsWith(`${chroot}\0`);
   const children = () => (readProc(pid, `task/${pid}/children`) ?? '').split(' ').filter(Boolean).map(Number);
-  // the child of an init is first a copy of the init, or env(1), see shellInit; then it becomes the command
+  // the child of an init is first a copy of the init, or setsid(1) or env(1), see shellInit; then it becomes the command
   const isInitsCommand = (argv: string) =>
-    !/^$|^true\0$|^env\0--default-signal/.test(argv) && argv !== argvOf(pid);
+    !/^$|^true\0$|^setsid\0|^env\0--default-signal/.test(argv) && argv !== argvOf(pid);
   const runs = () => {
     const argv = argvOf(pid);
     if (argv === '' || !isCommand(argv)) return false; // a process that has ended has an empty argv
@@ -173,7 +186,9 @@ async function reportStart({ runDirectory, hasInit, name, chroot }: Launch, held
     if (startTicks(pid) === since && runs()) break;
     await sleep(5);
   }
-  const code = held.hasEnded ? Number(attempt(() => readFileSync(join(runDirectory, 'status'), 'utf8'))) : 0;
+  const code = held.hasEnded
+    ? Number.parseInt(attempt(() => readFileSync(join(runDirectory, 'status'), 'utf8')) ?? '', 10)
+    : 0;
   if ([125, 126, 127].includes(code)) {
     const message = attempt(() => readFileSync(join(runDirectory, 'log'), 'utf8').trim());
     if (message) writeSync(2, `${message}\n`);

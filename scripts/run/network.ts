@@ -5,7 +5,7 @@ import { dirname, extname, join } from 'node:path';
 import { Failure, UsageError } from '../helpers/cli.ts';
 import { namespaceInode } from '../helpers/pids.ts';
 import type { Command } from '../helpers/shell.ts';
-import type { Port } from '../network/addresses.ts';
+import { type Port, publishedUrl } from '../network/addresses.ts';
 import type { Connection, Launch } from './container.ts';
 import type { Text } from './furnish.ts';
 
@@ -91,6 +91,11 @@ async function shareNetwork(request: NetworkRequest, label: string): Promise<Lau
   return { joins, texts: etcTexts(request, hostsText(request, copyOf('hosts')), copyOf('resolv.conf')) };
 }
 
+/** Prints where published ports are. */
+function announce(ports: Port[]): void {
+  for (const port of ports) console.error(`run: port ${port.port} is published at ${publishedUrl(port)}`);
+}
+
 /** An interface on a bridge of network.ts. */
 async function planBridged(request: NetworkRequest): Promise<LaunchNetwork> {
   const { name, ports, hasFiles, nameservers } = request;
@@ -106,6 +111,7 @@ async function planBridged(request: NetworkRequest): Promise<LaunchNetwork> {
         const inode = namespaceInode(pid, 'net') ?? 0;
         const { warnings } = await attach(wanted, { pid, name, inode, text: name });
         for (const warning of warnings) console.error(`run: ${warning}`);
+        announce(ports);
         return () => leave(inode);
       },
       afterwards: (pid) => sweeper(namespaceInode(pid, 'net')),
@@ -134,6 +140,7 @@ async function planCarried(request: NetworkRequest): Promise<LaunchNetwork> {
     connection: {
       attach: async (pid) => {
         await carry(carrier, ports, pid);
+        announce(ports);
         return carriersEnd(pid);
       },
       afterwards: () => [], // a carrier ends with the container

@@ -2,45 +2,48 @@
 
 import { constants } from 'node:os';
 import { attempt, hasSignal, readProc, readProcess } from '../helpers/pids.ts';
+import { isHarmless, onSignals } from '../helpers/signals.ts';
 
-/** Signals that are forwarded. */
-const forwarded = ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGTERM'] as const;
+const { SIGCONT, SIGINT, SIGQUIT, SIGTSTP, SIGWINCH } = constants.signals;
 
 /**
  * Forwards signals with the effect that they have on an ordinary process. The kernel drops a signal to a PID 1 that has
- * no handler for it, pid_namespaces(7). This class kills such a PID 1, unless it ignores the signal.
+ * no handler for it, pid_namespaces(7). This class stops such a PID 1 for SIGTSTP, and kills it for all others whose
+ * default is to end a process, unless it ignores the signal.
  */
 export class Signals {
-  /** the signal that came before the command was started, or for which the command was killed */
-  ending: NodeJS.Signals | undefined;
+  /** the number of the signal that came before the command was started, or for which the command was killed */
+  ending: number | undefined;
   private target: { pid: number; isInit: boolean; keysReachIt: boolean } | undefined;
 
   constructor() {
-    for (const signal of forwarded) process.on(signal, () => this.receive(signal));
+    onSignals((signal) => this.receive(signal));
   }
 
-  /** Forwards signals to this process from now on. `keysReachIt`: it gets SIGINT and SIGQUIT from its own terminal. */
+  /** Forwards signals to this process from now on. `keysReachIt`: it gets those of its own terminal from there. */
   passTo(pid: number, isInit: boolean, keysReachIt: boolean): void {
     this.target = { pid, isInit, keysReachIt };
-    process.on('SIGTSTP', () => {
-      attempt(() => process.kill(pid, 'SIGSTOP'));
-      process.kill(process.pid, 'SIGSTOP');
-      attempt(() => process.kill(pid, 'SIGCONT'));
-    });
   }
 
-  private receive(signal: NodeJS.Signals): void {
+  private receive(signal: number): void {
     if (!this.target) {
-      this.ending ??= signal;
+      if (signal === SIGTSTP) process.kill(process.pid, 'SIGSTOP');
+      else if (!isHarmless(signal)) this.ending ??= signal;
       return;
     }
     const { pid, isInit, keysReachIt } = this.target;
-    const isKey = keysReachIt && (signal === 'SIGINT' || signal === 'SIGQUIT');
-    const effect = isInit ? effectOn(pid, constants.signals[signal]) : 'delivered';
-    if (effect === 'delivered' && !isKey) attempt(() => process.kill(pid, signal));
-    if (effect === 'dropped') {
+    if (keysReachIt && [SIGINT, SIGQUIT, SIGWINCH].includes(signal)) return;
+    const send = (what: number | NodeJS.Signals) => attempt(() => process.kill(pid, what));
+    const effect = isInit ? effectOn(pid, signal) : 'delivered';
+    if (signal === SIGTSTP) {
+      if (effect !== 'ignored') send(effect === 'delivered' ? SIGTSTP : 'SIGSTOP');
+      // this process stops too, for the shell that has started it, and goes on by SIGCONT
+      process.kill(process.pid, 'SIGSTOP');
+      send(SIGCONT);
+    } else if (effect === 'delivered' || signal === SIGCONT) send(signal);
+    else if (effect === 'dropped' && !isHarmless(signal)) {
       this.ending = signal;
-      attempt(() => process.kill(pid, 'SIGKILL'));
+      send('SIGKILL');
     }
   }
 }

@@ -1,9 +1,10 @@
 // User namespaces: maps from a container's user and group IDs to those of the host, user_namespaces(7), subuid(5).
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { userInfo } from 'node:os';
+import { dirname } from 'node:path';
 import { Failure, UsageError } from '../helpers/cli.ts';
 import { attempt } from '../helpers/pids.ts';
-import { findProgram } from '../helpers/shell.ts';
+import { findProgram, quote } from '../helpers/shell.ts';
 import type { User } from './command.ts';
 
 /** One line of uid_map: `count` IDs of the container, from `inside` on, are the host's IDs from `outside` on. */
@@ -162,6 +163,45 @@ export function lockedBy(
 ): string | undefined {
   const lock = locks.find(([file, forbids]) => read(file)?.trim() === forbids);
   return lock && `this host forbids user namespaces to users other than root: as root: ${lock[2]}`;
+}
+
+/**
+ * Calls `act` with the effective user and group of the container's root, for root of the host. Without supplementary
+ * groups: a group of the host's root would open directories that are closed to the container's.
+ */
+function asContainerRoot<Value>({ uids, gids }: UserNamespace, act: () => Value): Value {
+  const groups = process.getgroups?.() ?? [];
+  process.setgroups?.([]);
+  process.setegid?.(hostId(gids, 0) as number);
+  process.seteuid?.(hostId(uids, 0) as number);
+  try {
+    return act();
+  } finally {
+    process.seteuid?.(0);
+    process.setegid?.(0);
+    process.setgroups?.(groups);
+  }
+}
+
+/**
+ * The message if a directory above one of these paths is closed to the container's root, who is an unprivileged user of
+ * the host and has to enter all of them, path_resolution(7). The caller is root.
+ */
+export function unreachable(paths: string[], namespace: UserNamespace): string | undefined {
+  const above = (path: string): string[] => (path === '/' ? [] : [...above(dirname(path)), dirname(path)]);
+  const isClosed = (directory: string) => {
+    try {
+      statSync(`${directory}/.`);
+      return false;
+    } catch (error) {
+      return (error as NodeJS.ErrnoException).code === 'EACCES';
+    }
+  };
+  const directories = [...new Set(paths.flatMap(above))];
+  const closed = asContainerRoot(namespace, () => directories.find(isClosed));
+  if (closed === undefined) return undefined;
+  const path = paths.find((one) => above(one).includes(closed));
+  return `the container's root is user ${hostId(namespace.uids, 0)} of this host, who may not enter ${closed}, which ${path} lies below: chmod o+x ${quote(closed)}`;
 }
 
 /** Throws Failure if the container's user namespace does not map the user and the user's groups. */
