@@ -164,14 +164,17 @@ function fields(value: unknown, prefix = ''): string[] {
   });
 }
 
-/** The tables of fields in a section JSON: names, and whether the meaning says that only v2 has it. */
+/** The tables of fields in a section JSON: names, and the cgroup version that alone has it, where the meaning says so. */
 const tables = (name: string) =>
   section(name, 'JSON')
     .split(/\n(?=\n\| field \|)/)
     .slice(1)
     .map((part) =>
       rows(part).flatMap(([cell = '', meaning = '']) =>
-        [...cell.matchAll(/`([^`]+)`/g)].map(([, field = '']) => ({ field, isV2: meaning.includes('(v2)') })),
+        [...cell.matchAll(/`([^`]+)`/g)].map(([, field = '']) => ({
+          field,
+          only: Number(/\(v(\d)\)/.exec(meaning)?.[1]) || undefined,
+        })),
       ),
     );
 
@@ -186,8 +189,11 @@ function compare(
   const isListed = (field: string) =>
     table.some((row) => row.field === field || row.field.startsWith(`${field}.`));
   for (const field of seen) assert(isListed(field), `docs/${name}.md does not list ${field}`);
-  for (const { field, isV2 } of table)
-    assert(seen.includes(field) || (isV2 && cgroupVersion === 1), `docs/${name}.md lists ${field}`);
+  for (const { field, only } of table)
+    assert(
+      seen.includes(field) || (only !== undefined && only !== cgroupVersion),
+      `docs/${name}.md lists ${field}`,
+    );
 }
 
 const json = async (name: string, ...words: string[]) => {
@@ -221,6 +227,14 @@ test('ps.ts --json prints what its page lists', container, async () => {
     .filter(({ field }) => shared.includes(field.split('.')[0]))
     .map((row) => ({ ...row, field: `containers.${row.field}` }));
   compare('ps', [...watched, ...inherited], [JSON.parse(line)]);
+});
+
+test('logs.ts --status --json prints what its page lists', container, async () => {
+  const printed = await until('the OOM kill', async () => {
+    const object = JSON.parse(await json('logs', '--status', running.name));
+    return object.oomKills?.process && object;
+  });
+  compare('logs', tables('logs')[0], [printed]);
 });
 
 test('limit-*.ts --json prints what their pages list', container, async () => {
