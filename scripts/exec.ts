@@ -6,8 +6,9 @@ exec.ts: run a command in a container that runs, whoever made it
 USAGE
   exec.ts [OPTION...] TARGET COMMAND [ARG...]
 
-  TARGET is a container's name, or a PID: that of the first process of any
-  container, or of the unshare(1) that holds it. Every word after COMMAND is an
+  TARGET is a container's name, or a PID: that of any process in any container,
+  or of the unshare(1) that holds it. A message on stderr names the container,
+  if the PID is not that of its first process. Every word after COMMAND is an
   argument of COMMAND, not an option of exec.ts.
 
   COMMAND gets the namespaces, root directory, cgroups, resource limits,
@@ -188,12 +189,13 @@ async function planEntry(
   requirePrograms(['env', ...shields], 'enter a container');
 
   const hierarchies = readHierarchies();
-  const { first, startTicks: started } = findContainer(hierarchies, target);
+  const { first, startTicks: started, remark } = findContainer(hierarchies, target);
   if (!first || started === undefined) throw new Failure(`${target} has no running process`);
   const { pid } = first;
   const parts = planParts(pid, isRoot, hostTools);
   if (!isRoot && !parts.includes('ns/user'))
     throw new Failure(`${target} has no user namespace of its own: needs root: try sudo`);
+  if (remark) console.error(`exec: ${remark}`);
   const variables = (readProc(pid, 'environ') ?? '').split('\0').filter((pair) => pair.includes('='));
   const isTerminal = isatty(0) && isatty(1) && !detach;
   const isSet = (key: string) => variables.some((pair) => pair.startsWith(`${key}=`));

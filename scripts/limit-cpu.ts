@@ -17,7 +17,8 @@ USAGE
 
   A container, a service and any tree of processes that has a cgroup to itself
   are limited there, in place. Any other tree is moved into a new cgroup,
-  barehand/pid-PID.
+  barehand/pid-PID; a part of a container into one in the container's
+  cgroup, whose limits still apply.
 
 EXAMPLES
   limit-cpu.ts web 1.5
@@ -66,7 +67,7 @@ import { main, UsageError } from './helpers/cli.ts';
 import { parseNumber } from './helpers/units.ts';
 import { carryOut, printSteps, report } from './limit/perform.ts';
 import { commonOptions, planChanges } from './limit/plan.ts';
-import { namesOf } from './limit/table.ts';
+import { levelsAbove, namesOf } from './limit/table.ts';
 import { parseCpus, parseList } from './limit/units.ts';
 
 export const options = {
@@ -103,7 +104,10 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
     'the cgroup above has less to give, or one below has more: see cpu.cfs_quota_us, cpuset.cpus and cpuset.mems there';
   const realTime =
     'a real-time process can only be in a cgroup that has cpu.rt_runtime_us, sched(7): chrt -o -p 0 PID; or there is no such CPU or node';
-  const causes = { EINVAL: moves ? realTime : range, EACCES: range, ERANGE: range };
+  // a new cgroup at the top is limited by none above it
+  const isPart = changes.some(({ directory, mountPoint }) => levelsAbove(directory)[0] !== mountPoint);
+  const cause = !moves ? range : isPart ? `${range}; or ${realTime}` : realTime;
+  const causes = { EINVAL: cause, EACCES: range, ERANGE: range };
   const remarks = await carryOut(text, changes, causes);
   report(text, changes, json);
   for (const remark of remarks) console.error(`limit-cpu: ${remark}`);

@@ -18,7 +18,8 @@ USAGE
 
   A container, a service and any tree of processes that has a cgroup to itself
   are limited there, in place. Any other tree is moved into a new cgroup,
-  barehand/pid-PID.
+  barehand/pid-PID; a part of a container into one in the container's
+  cgroup, whose limits still apply.
 
   cgroup v1 does not throttle buffered writes: the kernel writes them back
   later, in its own name. It throttles reads, O_DIRECT writes and fsync(2). v2

@@ -17,8 +17,9 @@ USAGE
 
   A container, a service and any tree of processes that has a cgroup to itself
   are limited there, in place. Any other tree is moved into a new cgroup,
-  barehand/pid-PID. Memory that it allocated before stays charged to its old
-  cgroup, so it can grow to SIZE beyond that.
+  barehand/pid-PID; a part of a container into one in the container's
+  cgroup, whose limits still apply. Memory that it allocated before stays
+  charged to its old cgroup, so it can grow to SIZE beyond that.
 
 EXAMPLES
   limit-memory.ts web 100M

@@ -17,7 +17,8 @@ USAGE
 
   A container, a service and any tree of processes that has a cgroup to itself
   are limited there, in place. Any other tree is moved into a new cgroup,
-  barehand/pid-PID.
+  barehand/pid-PID; a part of a container into one in the container's
+  cgroup, whose limits still apply.
 
 EXAMPLES
   limit-pids.ts web 100

@@ -12,7 +12,8 @@ USAGE
   network.ts sweep [--dry-run] [INODE]
 
   TARGET is a container's name, or the PID of any process that has a network
-  namespace of its own.
+  namespace of its own. The PID of a process in the middle of a container means
+  the container, which a message on stderr names.
 
   attach   connects TARGET to a bridge: interface, address, default route, name
            servers, names of the other members
@@ -105,7 +106,7 @@ import {
 } from './network/network.ts';
 import { attachmentsOf, defaultBridge, planDetach, planLeave, planPublish } from './network/plan.ts';
 import { attachRootless, planUncarry, readRootless } from './network/rootless.ts';
-import { findNetwork } from './network/target.ts';
+import { findNetwork, type NetworkTarget } from './network/target.ts';
 
 export const options = {
   bridge: {
@@ -194,6 +195,13 @@ export function planRate(enter: string[], dev: string, bits: number, isLimited: 
 
 const say = (line: string) => console.error(`network: ${line}`);
 
+/** Finds the target, and says which container it is if that is not what the user gave. */
+function findTarget(text: string): NetworkTarget {
+  const target = findNetwork(text);
+  if (target.remark) say(target.remark);
+  return target;
+}
+
 const show = (steps: Step[]) => void process.stdout.write(toShell(steps));
 
 /** Performs a plan, or prints it. */
@@ -202,7 +210,7 @@ const carryOut = async (plan: Plan, dryRun: boolean) => (dryRun ? show(await pri
 async function attach(values: Given, text: string): Promise<void> {
   const { dryRun, noFiles, publish: ports, bridge = defaultBridge } = values;
   checkPorts(ports);
-  const found = findNetwork(text);
+  const found = findTarget(text);
   if (!isRoot()) return attachRootless(found.pid, text, ports, dryRun);
   const target = { ...found, name: values.name ?? found.name };
   const request = { ...values, bridge, ports };
@@ -222,7 +230,7 @@ async function publish({ bridge, dryRun }: Given, text: string, words: string[])
   if (words.length === 0) throw new UsageError('publish needs a port, such as 8080:80');
   const ports = words.map(parsePort);
   checkPorts(ports);
-  const target = findNetwork(text);
+  const target = findTarget(text);
   await carryOut((facts) => planPublish(facts, target, ports, bridge), dryRun);
 }
 
@@ -230,7 +238,7 @@ async function limit({ bridge, dryRun, rate, rateIn = rate, rateOut = rate }: Gi
   if (rateIn === undefined && rateOut === undefined)
     throw new UsageError('limit needs --rate, --rate-in or --rate-out');
   requirePrograms(['tc', 'nsenter'], 'limit the rate');
-  const target = findNetwork(text);
+  const target = findTarget(text);
   const { pid } = target;
   const enter = sh`nsenter --net=/proc/${pid}/ns/net`;
   await carryOut(async (facts) => {
@@ -251,7 +259,7 @@ async function limit({ bridge, dryRun, rate, rateIn = rate, rateOut = rate }: Gi
 }
 
 async function detach({ bridge, dryRun }: Given, text: string): Promise<void> {
-  const target = findNetwork(text);
+  const target = findTarget(text);
   if (isRoot()) return carryOut((facts) => planDetach(facts, target, bridge), dryRun);
   const steps = planUncarry(target.pid, text);
   return dryRun ? show(steps) : perform(steps);

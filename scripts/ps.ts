@@ -1,10 +1,11 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-ps.ts: list the containers that run on this host, whoever made them
+ps.ts: list all containers on this host, or tell what a process belongs to
 
 USAGE
-  ps.ts [--json] [--no-trunc]
+  ps.ts [-a] [--json] [--no-trunc]
+  ps.ts [--json] [--no-trunc] PID|NAME...
   ps.ts --watch [--interval SECONDS] [--count TICKS] [--json]
 
   A container is any process tree in a PID namespace or with a root directory of
@@ -12,6 +13,24 @@ USAGE
   bubblewrap's, or one made by hand with unshare(1) or chroot(8).
   exec.ts, stop.ts, network.ts and limit-*.ts take its name or PID.
 
+  With PID or NAME: a page of lines "key: value" about this process, in a
+  container or not, or about the first process of this container. A key with
+  several values has several lines:
+  container       which one, which engine made it, and what the process is in it
+  parent          PID and command of the ancestors of the process, up to the
+                  container's first process
+  started by      PID, command and unit of systemd of the ancestors of the first
+                  process, the parent first
+  unit            the unit of systemd, if the process is in the cgroup of one
+  cgroup          path of its cgroup, with the controllers of this path in v1
+  memory, swap, cpu, cpuset, pids, io
+                  usage / limit, for each cgroup that sets a limit in force. In
+                  parentheses, whose it is, and its directory: own: the
+                  container's, parent: one above it, inside: one in it, as for a
+                  part of the container, other: the process is outside of the
+                  container's cgroup. ~ marks a sum over the processes
+
+  Columns of the table:
   NAME      name of the container, a short ID for Docker and Podman; - if it has
             none
   PID       PID of its first process on the host: PID 1 inside, or the top of a
@@ -25,6 +44,8 @@ USAGE
             others: sum of the resident memory of its processes, which counts
             shared pages once for each process
   Further columns appear if they apply to a container in the list:
+  PORTS     ports of the host that lead to the container, as network.ts
+            publishes them: [IP:]HOSTPORT:PORT[/udp]
   CPUS      CPU quota, as a number of CPUs
   PIDS      number of processes and threads / limit
   OOM       number of processes that the kernel killed for lack of memory, and
@@ -37,10 +58,15 @@ USAGE
 
 EXAMPLES
   ps.ts
+  ps.ts 4711                                    what is this PID?
   ps.ts --json | jq -r '.[] | select(.engine == "docker") | .pid'
   ps.ts --watch --json | jq -c '.containers[] | [.name, .cpuPercent]'
 
 OPTIONS
+* -a, --all               list also containers of run.ts -d that have ended
+                          and still have a log, and a column STATUS: running,
+                          exited (EXIT CODE), or killed by SIGNAL, and how long
+                          ago
 *     --watch             show a live table: CPU, memory, I/O, throttling
                           per second, 100% is one CPU; its second line names the
                           keys that sort it and the one that quits. ~ marks sums
@@ -56,8 +82,16 @@ OPTIONS
                           cpuSeconds, oomKills (count; level, cgroup,
                           limitBytes, process with its residentBytes, and at of
                           the last one), labels (those of run.ts), namespaces
-                          (inode numbers), engine; null if a value does not
-                          exist or cannot be read
+                          (inode numbers), engine, ports (host, hostPort, port,
+                          protocol), with --all also ended (code, signal, at;
+                          null while it runs); null if a value does not exist or
+                          cannot be read. With PID or NAME: pid, command,
+                          container (name, engine, pid, command, rootfs, role:
+                          "first", "member" or "holder"), parents and startedBy
+                          (pid, command, unit), unit, cgroups (controllers,
+                          path), limits (limit, device, value, used, level,
+                          cgroup, text), usage (memoryBytes, pids, cpuSeconds,
+                          memoryCgroup, pidsCgroup)
 *     --no-trunc          print long commands and paths in full
 * -h, --help              print the usual options; --help all: all of this
       --version           print name and version
@@ -76,13 +110,18 @@ SEE ALSO
 */
 
 import { uptime } from 'node:os';
-import { main, UsageError } from './helpers/cli.ts';
+import { Failure, main, UsageError } from './helpers/cli.ts';
 import { readLabels } from './helpers/containers.ts';
 import { readMounts } from './helpers/mounts.ts';
-import { namespaceInode, printable } from './helpers/pids.ts';
+import { namespaceInode, printable, startTicks } from './helpers/pids.ts';
 import { gap, table } from './helpers/table.ts';
+import { isName } from './helpers/target.ts';
 import { formatSize, parseNumber } from './helpers/units.ts';
+import { formatPort, type Port } from './network/addresses.ts';
 import { containerReader, type Shown } from './ps/containers.ts';
+import { endedText, readAllEnded, readEnded } from './ps/ended.ts';
+import { type Page, pageText, readPage } from './ps/page.ts';
+import { readPorts } from './ps/ports.ts';
 import { rootfsPath } from './ps/rootfs.ts';
 import {
   allowsColour,
@@ -100,6 +139,7 @@ import { readCounters, readCpuSeconds } from './ps/usage.ts';
 import { formatOomKills, watch } from './ps/watch.ts';
 
 export const options = {
+  all: { short: 'a' },
   watch: {},
   interval: { parse: parseInterval },
   count: { parse: (text: string) => parseNumber('--count', text, 1, 999_999_999) },
@@ -122,6 +162,7 @@ export interface Row extends Omit<Shown, 'ticks'> {
   cpuSeconds: number | null;
   labels: Record<string, string>;
   namespaces: Record<string, number | null>;
+  ports: Port[];
 }
 
 /** A container in the table, which is read without its namespaces: they take as long as all limits. */
@@ -182,6 +223,11 @@ const tableColumns = (now: number): TableColumn[] => [
     style: ({ pids, limits }) => nearness(pids, limits.pids),
   },
   {
+    title: 'PORTS',
+    cell: ({ ports }) => ports.map(formatPort).join(' ') || '-',
+    if: ({ ports }) => ports.length > 0,
+  },
+  {
     title: 'OOM',
     cell: ({ oomKills }) => formatOomKills(oomKills),
     if: ({ oomKills }) => (oomKills?.count ?? 0) > 0,
@@ -198,29 +244,41 @@ export interface Place {
   unicode?: boolean;
 }
 
-/** The rows as a table of text, no wider than `width` if possible. `now`: milliseconds, as Date.now(). */
+/**
+ * The rows as a table of text, no wider than `width` if possible. `now`: milliseconds, as Date.now(). `ended`: containers
+ * that have ended, for --all.
+ */
 export function toTable(
   rows: TableRow[],
   now: number,
   truncated: boolean,
   { width, terminal = false, colour = false, unicode = true }: Place,
+  ended?: EndedContainer[],
 ): string {
-  const all = tableColumns(now)
-    .filter((column) => !column.if || rows.some(column.if))
+  const applying = tableColumns(now).filter((column) => !column.if || rows.some(column.if));
+  const status = { title: 'STATUS', cell: () => 'running' };
+  const all: TableColumn[] = [...applying, ...(ended ? [status] : [])].map((column) =>
     // a program that reads the table finds the same columns each time
-    .map((column) =>
-      terminal ? column : { ...column, dropOrder: 0, shrinkLastTo: Number.POSITIVE_INFINITY },
-    );
-  const texts = rows.map((row) => all.map(({ cell }) => shownText(cell(row), unicode)));
+    terminal ? column : { ...column, dropOrder: 0, shrinkLastTo: Number.POSITIVE_INFINITY },
+  );
+  const texts = [
+    ...rows.map((row) => all.map(({ cell }) => cell(row))),
+    ...(ended ?? []).map((one) =>
+      all.map(({ title }) =>
+        title === 'NAME' ? printable(one.name) : title === 'STATUS' ? statusText(one, now) : '-',
+      ),
+    ),
+  ].map((cells) => cells.map((text) => shownText(text, unicode)));
   const found = fit(all, texts, truncated ? width : Number.POSITIVE_INFINITY, gap);
   const shown = truncated ? found.shown : [...all.keys()];
   const columns = shown.map((at) => all[at] as TableColumn);
   const widths = truncated ? shown.map((at) => found.widths[at] ?? 0) : undefined;
-  const cells = rows.map((row, line) =>
+  const cells = texts.map((line, index) =>
     columns.map(({ front, style }, at) => {
-      const text = texts[line]?.[shown[at] as number] ?? '';
+      const text = line[shown[at] as number] ?? '';
       const part = widths ? cut(text, widths[at] ?? 0, front, unicode) : text;
-      const sgr = colour ? style?.(row) : undefined;
+      const row = rows[index];
+      const sgr = colour && row ? style?.(row) : undefined;
       return sgr === undefined ? part : dress(part, sgr);
     }),
   );
@@ -232,13 +290,80 @@ export function toTable(
   );
 }
 
+type EndedContainer = ReturnType<typeof readAllEnded>[number];
+
+/** How a container has ended, and how long ago. `now`: milliseconds, as Date.now(). */
+const statusText = ({ ended }: Pick<EndedContainer, 'ended'>, now: number) =>
+  `${endedText(ended)}${ended.at ? ` ${formatDuration(Math.max(0, (now - Date.parse(ended.at)) / 1000))} ago` : ''}`;
+
 const namespaces = ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user'];
 
 /** The inodes of a process's namespaces. */
 const readNamespaces = (pid: number) =>
   Object.fromEntries(namespaces.map((type) => [type, namespaceInode(pid, type) ?? null]));
 
-function listContainers({ containers }: ReturnType<ReturnType<typeof containerReader>>): TableRow[] {
+/** The objects of --all --json: containers that have ended have few of the values. */
+function withEnded(rows: Row[], ended: EndedContainer[]) {
+  const keys = ['command', 'rootfs', 'startedAt', 'memory', 'limits', 'cpuSeconds', 'oomKills', 'namespaces'];
+  const nothing = Object.fromEntries(['pid', ...keys].map((key) => [key, null]));
+  return [
+    ...rows.map((row) => ({ ...row, ended: null })),
+    ...ended.map(({ name, ended }) => ({
+      name,
+      ...nothing,
+      processes: 0,
+      pids: 0,
+      engine: 'barehand',
+      ports: [],
+      ended,
+    })),
+  ];
+}
+
+/**
+ * The pages of the processes and containers that the words mean. A word that means none is reported, and does not keep
+ * the others from being shown. Throws UsageError for what is neither a name nor a PID.
+ */
+function readPages(words: string[]): { pages: Page[]; failed: boolean } {
+  const wrong = words.find((word) => !/^\d+$/.test(word) && !isName(word));
+  if (wrong !== undefined) throw new UsageError(`neither a name nor a PID: ${JSON.stringify(wrong)}`);
+  // read before all else: it tells a process from a later one with its PID
+  const ticks = new Map(words.map((word) => [word, startTicks(Number(word))]));
+  const reading = containerReader()();
+  const mounts = readMounts('self');
+  let failed = false;
+  const pages = words.flatMap((word) => {
+    const named = reading.containers.filter(({ shown }) => shown.name === word);
+    const pids: [number, number | undefined][] = ticks.get(word)
+      ? [[Number(word), ticks.get(word)]]
+      : named.map(({ shown }) => [shown.pid, shown.ticks]);
+    try {
+      const ended = pids.length === 0 ? readEnded(word) : undefined;
+      if (ended)
+        throw new Failure(
+          `${word} has ended, ${statusText({ ended }, Date.now())}: logs.ts ${word} shows its output`,
+        );
+      if (pids.length === 0)
+        throw new Failure(
+          /^\d+$/.test(word)
+            ? `there is no process ${word}: ps.ts shows containers, ps(1) processes`
+            : `there is no container ${word}: ps.ts shows those there are`,
+        );
+      return pids.map(([pid, started]) => readPage(pid, started, reading, mounts, readCpuSeconds));
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error;
+      console.error(`ps: ${error.message}`);
+      failed = true;
+      return [];
+    }
+  });
+  return { pages, failed };
+}
+
+function listContainers(
+  { containers }: ReturnType<ReturnType<typeof containerReader>>,
+  portsOf: Awaited<ReturnType<typeof readPorts>>,
+): TableRow[] {
   const mounts = readMounts('self');
   const bootMilliseconds = Date.now() - uptime() * 1000;
   return containers.map(({ container, places, shown: { ticks, ...shown } }) => ({
@@ -247,14 +372,26 @@ function listContainers({ containers }: ReturnType<ReturnType<typeof containerRe
     rootfs: rootfsPath(container, mounts) ?? null,
     startedAt: new Date(bootMilliseconds + ticks * 10).toISOString(),
     cpuSeconds: readCpuSeconds(places.time),
+    ports: portsOf(container),
   }));
 }
 
-await main(import.meta.url, { options, operands: [0, 0] }, async (given) => {
+await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, words) => {
   const { json, noTrunc, interval: intervalSeconds = 2, count } = given;
   if (given.watch && noTrunc) throw new UsageError('--no-trunc cannot be combined with --watch');
+  if (given.all && (given.watch || words.length > 0))
+    throw new UsageError('--all goes with the list, not with --watch, PID or NAME');
   if (!given.watch && (given.interval !== undefined || count !== undefined))
     throw new UsageError('--interval and --count need --watch');
+
+  if (words.length > 0) {
+    if (given.watch) throw new UsageError('--watch takes no PID or NAME');
+    const { pages, failed } = readPages(words);
+    const short = (text: string) => (noTrunc ? text : cut(text, 100));
+    if (json) console.log(toJson(pages, 2));
+    else if (pages.length > 0) console.log(pages.map((page) => pageText(page, short)).join('\n\n'));
+    return failed ? 1 : 0;
+  }
 
   const read = containerReader();
   const reading = read();
@@ -271,7 +408,9 @@ await main(import.meta.url, { options, operands: [0, 0] }, async (given) => {
     await watch(look, { intervalSeconds, count, json });
     return 0;
   }
-  const rows = listContainers(reading);
+  const rows = listContainers(reading, await readPorts());
+  const running = new Set(rows.map(({ name, engine }) => (engine === 'barehand' ? name : undefined)));
+  const ended = given.all ? readAllEnded().filter(({ name }) => !running.has(name)) : undefined;
   const terminal = process.stdout.isTTY === true;
   const place = {
     width: (terminal && process.stdout.columns) || 120,
@@ -279,7 +418,8 @@ await main(import.meta.url, { options, operands: [0, 0] }, async (given) => {
     colour: terminal && allowsColour(),
     unicode: speaksUnicode(),
   };
-  if (rows.length === 0)
+  const isEmpty = rows.length === 0 && !ended?.length;
+  if (isEmpty)
     console.error('ps: no containers: nothing here runs in a PID namespace or root directory of its own');
   if (json) {
     const all: Row[] = rows.map((row) => ({
@@ -287,7 +427,7 @@ await main(import.meta.url, { options, operands: [0, 0] }, async (given) => {
       labels: row.engine === 'barehand' && row.name ? readLabels(row.name) : {},
       namespaces: readNamespaces(row.pid),
     }));
-    console.log(toJson(all, 2));
-  } else if (rows.length > 0) console.log(toTable(rows, Date.now(), !noTrunc, place));
+    console.log(toJson(ended ? withEnded(all, ended) : all, 2));
+  } else if (!isEmpty) console.log(toTable(rows, Date.now(), !noTrunc, place, ended));
   return 0;
 });

@@ -65,8 +65,9 @@ MOUNT OPTIONS
   --tmpfs DST[:OPTIONS] mount a tmpfs at DST; options: size=, mode=, uid=, gid=,
                         ro, exec, suid (default: nosuid and noexec, with mode
                         and owner of DST if it exists); may be repeated
-  --device SRC[:DST]    make the device SRC of the host available in /dev; may
-                        be repeated
+  --device SRC[:DST[:ACCESS]]  make the device SRC of the host available in /dev
+                        ACCESS: read, write, mknod, rwm by default, less needs
+                        cgroup v1; may be repeated
   --shm-size SIZE       size of /dev/shm (default: 64M)
   --read-only           mount the root file system read-only
   --ephemeral           keep changes to files in memory, discard them at the end
@@ -102,6 +103,9 @@ LIMIT OPTIONS
   --sysctl NAME=VALUE   sysctl of the container's own IPC or network namespace:
                         kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.*; net.*
                         if it has its own network; may be repeated
+  --blkio-weight N      relative I/O weight under contention, 10 to 1000
+                        (default: 100), on disks whose I/O scheduler is bfq or,
+                        without bfq, that have io.cost of cgroup v2
   --ulimit NAME=SOFT[:HARD]  resource limit of getrlimit(2): nofile=1024; may be
                         repeated
 
@@ -170,7 +174,7 @@ CHANGES
   In ROOTFS: the directories proc, sys and dev, and mount points of options, if
   they are missing; and what COMMAND writes. --ephemeral keeps both out of
   ROOTFS.
-  --detach keeps output and exit status in /run/barehand/NAME, or
+  --detach keeps output and exit status in /run/barehand/NAME, or for a user in
   $XDG_RUNTIME_DIR/barehand/NAME.
 
 UNDO
@@ -199,7 +203,7 @@ import { requirePrograms } from './helpers/programs.ts';
 import { findInPath } from './helpers/shell.ts';
 import { parseNumber, parseSignal, parseSize } from './helpers/units.ts';
 import { checkMemoryToStart, checkPidsToStart } from './limit/smallest.ts';
-import type { Limits } from './limit/table.ts';
+import { type Limits, readBfq } from './limit/table.ts';
 import { parseCpus, parseList } from './limit/units.ts';
 import { parsePort } from './network/addresses.ts';
 import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
@@ -214,6 +218,7 @@ import { planInit } from './run/init.ts';
 import { launchContainer } from './run/launch.ts';
 import { parseNetwork, planNetwork } from './run/network.ts';
 import {
+  checkDevices,
   checkTargets,
   orUnlimited,
   parseDevice,
@@ -276,6 +281,7 @@ export const options = {
   cpusetCpus: { parse: (text: string) => parseList('--cpuset-cpus', text) },
   cpusetMems: { parse: (text: string) => parseList('--cpuset-mems', text) },
   cpuShares: { short: 'c', parse: (text: string) => parseNumber('--cpu-shares', text, 2, 262_144) },
+  blkioWeight: { parse: (text: string) => parseNumber('--blkio-weight', text, 10, 1000) },
   pidsLimit: { parse: orUnlimited((text) => parseNumber('--pids-limit', text, 1, 4_194_304)) },
   deviceReadBps: { parse: parseRate('readBps'), many: true },
   deviceWriteBps: { parse: parseRate('writeBps'), many: true },
@@ -371,6 +377,7 @@ function planLimits(values: Options): Limits {
     mems: values.cpusetMems,
     cpuShares: values.cpuShares,
     pids: values.pidsLimit,
+    ioWeight: values.blkioWeight,
     devices: [
       ...values.deviceReadBps,
       ...values.deviceWriteBps,
@@ -446,6 +453,10 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
   ];
   const userNamespace = await planUserNamespace(name, rootfs, values, volumes);
   const limits = planLimits(values);
+  if (values.blkioWeight !== undefined && readBfq().isThere && !readBfq().isUsed)
+    console.error(
+      'run: --blkio-weight has no effect while no disk uses bfq: echo bfq >/sys/block/DISK/queue/scheduler',
+    );
   const user = findUser(rootfs, values.user ?? imageUser(rootfs, pivots ? image.user : undefined));
   if (values.groupAdd.length > 0 && userNamespace?.single)
     throw new Failure(
@@ -500,6 +511,7 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
   const resolver =
     sharesNetwork && values.dns.length === 0 ? hostResolver(rootfs, volumes, tmpfs) : undefined;
 
+  checkDevices(values.device);
   const host = readHost(environment);
   return {
     name,
@@ -535,7 +547,7 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
       privileged || security.seccomp === false
         ? undefined
         : planSeccomp(kept, pivots && !security.newPrivileges),
-    cgroups: findCgroups(name, limits),
+    cgroups: findCgroups(name, limits, values.device),
     runDirectory: notesFolder(name),
     terminal,
     detached: values.detach ? { logBytes: values.logSize ?? 1024 * 1024 } : undefined,

@@ -8,10 +8,11 @@ USAGE
   stop.ts [OPTION...] --all
   stop.ts [--dry-run] --sweep
 
-  TARGET is a container's name, or the PID of the first process of any
-  container, or of the unshare(1) that holds it. The name of a container in the
-  background is valid until its log is removed, even after the container has
-  ended.
+  TARGET is a container's name, or the PID of any process in any container, or
+  of the unshare(1) that holds it. A PID means the whole container; a message on
+  stderr names it, if the PID is not that of its first process. The name of a
+  container in the background is valid until its log is removed, even after the
+  container has ended.
 
   PID 1 of a namespace gets only signals that it handles, pid_namespaces(7). If
   the first process does not handle the signal, stop.ts sends SIGKILL at once.
@@ -270,6 +271,8 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
     ? ourContainers().filter(({ first, cgroups }) => first ?? cgroups[0])
     : operands.map(find);
   if (targets.length === 0) console.error('stop: there is no container of barehand here');
+  for (const target of targets)
+    if (!(target instanceof Failure) && target.remark) console.error(`stop: ${target.remark}`);
   const work = async (target: WholeContainer | Failure): Promise<string> => {
     if (target instanceof Failure) throw target;
     if (pause || resume) {
@@ -281,7 +284,13 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
     if (dryRun) return toShell(planStop(target, asked, timeout));
     return `${target.label}: ${await stop(target, asked, timeout)}\n`;
   };
-  const results = await Promise.allSettled(targets.map(work));
+  // several PIDs may mean the same container
+  const keyOf = ({ first, startTicks: started, label }: WholeContainer) =>
+    first ? `${first.pid} ${started}` : label;
+  const isFirst = (target: WholeContainer | Failure, at: number) =>
+    target instanceof Failure ||
+    targets.findIndex((other) => !(other instanceof Failure) && keyOf(other) === keyOf(target)) === at;
+  const results = await Promise.allSettled(targets.filter(isFirst).map(work));
   for (const result of results) {
     if (result.status === 'fulfilled') process.stdout.write(result.value);
     else console.error(`stop: ${reason(result.reason)}`);

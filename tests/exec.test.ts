@@ -241,7 +241,7 @@ test("what can't be is refused in a clear line, with 125", {
     [['--host-tools', '-u', '0', web.name, 'true'], 125, 'exec: --host-tools keeps the user and privileges'],
     [[web.name], 125, 'exec: COMMAND is missing'],
     [['no-such-container', 'true'], 125, 'exec: there is no container no-such-container: ps.ts shows'],
-    [[String(process.pid), 'true'], 125, `exec: ${process.pid} is not the first process of a container`],
+    [[String(process.pid), 'true'], 125, `exec: ${process.pid} is in no container, and holds none`],
   ]);
 });
 

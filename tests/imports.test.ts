@@ -19,7 +19,7 @@ const crossings: Record<string, string> = {
   'exec -> run': 'it gives a command its user, variables and working directory by the same options',
   'exec -> limit': 'it tells which processes the kernel has killed at the limit of memory',
   'logs -> limit': 'the same, for --status',
-  'network -> ps': 'it gives a container of another engine the name that ps.ts shows',
+  'ps -> network': 'it shows published ports',
   'ps -> limit': 'it shows the limits, and the processes that the kernel has killed',
   'demo -> limit': 'it shows the files of a limit',
 };

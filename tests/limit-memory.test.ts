@@ -400,22 +400,89 @@ test('a cgroup without the memory controller is no place for a limit', {
   assert.equal(cgroupOf(top), inner);
 });
 
-test('a process inside a container is limited alone, and comes back', container, async () => {
-  const { name, unshare } = await start(['--memory', '80M'], ['sh', '-c', 'sleep 100 & sleep 101; true']);
+/** A container with a limit, and the PID of a process in its middle. */
+async function startWithPart(program: string) {
+  const { name, unshare } = await start(['--memory', '80M'], ['sh', '-c', program]);
   // run.ts's own shells are called sh too, until one of them becomes the command
-  const { pid: child, ppid: first } = await until('its sleep', () =>
+  const { pid, ppid } = await until('its sleep', () =>
     descendants(readProcesses(), [unshare]).find(({ name }) => name === 'sleep'),
   );
+  return { name, first: ppid, part: pid, origin: cgroupOf(ppid) };
+}
+
+/** Moves the processes of a v2 cgroup down by the command in a refusal, so that it can limit cgroups below it. */
+async function makeRoom(origin: string, part: number): Promise<string> {
+  if (memory.version === 1) return origin;
+  const { code, stderr } = await limit(String(part), '40M');
+  assert.equal(code, 1);
+  const [, command = ''] = /limit the container as a whole, or first: (mkdir .*)\n$/.exec(stderr) ?? [];
+  assert.deepEqual(await execute(['sh', '-c', command]), { code: 0, signal: null, stdout: '', stderr: '' });
+  return join(origin, 'init');
+}
+
+test(
+  'a part of a container is limited below the cgroup of the container, and comes back',
+  container,
+  async () => {
+    const { name, first, part, origin } = await startWithPart('sleep 100 & sleep 101; true');
+    const now = await makeRoom(origin, part);
+    const { code, stdout, stderr } = await limit(String(part), '40M');
+    assert.equal(code, 0, stderr);
+    const own = pidCgroupIn({ ...memory, mountPoint: origin }, part);
+    assert.ok(stdout.includes(`1 process moved to ${own}\n`), stdout);
+    assert.doesNotMatch(stderr, /no longer limited/);
+    assert.equal(memoryFile(name, 'limit'), String(80 * MiB));
+    assert.deepEqual([cgroupOf(first), cgroupOf(part)], [now, own]);
+    assert.equal(read(own, 'limit'), String(40 * MiB));
+    assert.match((await limit(String(part), '90M')).stderr, /still limited by 80 MiB of/);
+    await limited('--reset', String(part));
+    assert.equal(cgroupOf(part), now);
+    assert.equal(existsSync(own), false);
+  },
+);
+
+test('the limit of a container holds for a part with a limit of its own', container, async () => {
+  // the part has more than the container, and takes memory when it is told to
+  const hog = 'sleep 100 & read -r _ </dev/shm/go; head -c 200M /dev/zero | tail >/dev/null';
+  const program = `mkfifo /dev/shm/go; sh -c '${hog}; sleep 102' & sleep 101; true`;
+  const { name, first, origin } = await startWithPart(program);
+  const part = await until('the part', () =>
+    descendants(readProcesses(), [first]).find(
+      ({ pid, ppid, name }) => name === 'sh' && pid !== first && ppid === first,
+    ),
+  );
+  await makeRoom(origin, part.pid);
+  await limited(String(part.pid), '500M');
+  const oomKills = () => {
+    const own = [origin, cgroupOf(part.pid)].map((directory) =>
+      readFileSync(join(directory, files.oomKills), 'utf8'),
+    );
+    return own.map((text) => Number(/oom_kill (\d+)/.exec(text)?.[1]));
+  };
+  writeFileSync(`/proc/${part.pid}/root/dev/shm/go`, 'go\n');
+  await until('the OOM kill', () => oomKills().some((count) => count > 0));
+  assert.ok(descendants(readProcesses(), [first]).length > 0, name);
+  assert.equal((await call('stop', ['--timeout', '0', name])).code, 0);
+  assert.equal(existsSync(origin), false, 'the cgroups of the part are removed with it');
+});
+
+test('limits of a part of a limited container are lifted before those of the container', {
+  skip: container.skip || needs('cgroup-v1'),
+}, async () => {
+  const { first } = await startByHand(['/bin/sh', '-c', 'sleep 100; true']);
   const origin = cgroupOf(first);
-  const { code, stdout, stderr } = await limit(String(child), '40M');
-  assert.equal(code, 0, stderr);
-  assert.match(stdout, /1 process moved to/);
-  assert.match(stderr, /no longer limited by 80 MiB of/);
-  assert.equal(memoryFile(name, 'limit'), String(80 * MiB));
-  assert.equal(cgroupOf(first), origin);
-  assert.equal(cgroupOf(child), pidCgroup(child));
-  await limited('--reset', String(child));
-  assert.equal(cgroupOf(child), origin);
+  const part = await until('its sleep', () =>
+    [...readProcesses().values()].find(({ ppid, name }) => ppid === first && name === 'sleep'),
+  );
+  await limited(String(first), '40M');
+  await limited(String(part.pid), '30M');
+  assert.equal(cgroupOf(part.pid), pidCgroupIn({ ...memory, mountPoint: pidCgroup(first) }, part.pid));
+  const { code, stderr } = await limit('--reset', String(first));
+  const refusal = `limit-memory: ${part.pid}, a part of ${first}, has limits of its own: first --reset ${part.pid}\n`;
+  assert.deepEqual([code, stderr], [1, refusal]);
+  await limited('--reset', String(part.pid));
+  await limited('--reset', String(first));
+  assert.deepEqual([cgroupOf(first), cgroupOf(part.pid)], [origin, origin]);
 });
 
 test(

@@ -234,9 +234,22 @@ const part = (version: 1 | 2, some: Partial<Part>): Part => ({
   isShared: false,
   enabled: [],
   processes: 1,
+  below: [],
   ...some,
 });
 const top = { ...readProcesses().get(process.pid), pid: 7, ppid: 1 } as NonNullable<Part['top']>;
+
+test('a v1 cgroup applies its limits to those below before one is made there', () => {
+  const [memory] = fakeHost('v1', { 'memory/barehand/web/memory.use_hierarchy': '0' }) as [Hierarchy];
+  const web = join(memory.mountPoint, 'barehand/web');
+  const directory = join(web, 'barehand/pid-7');
+  const its = { ...part(1, {}), directory, toMove: [top], top, origin: web };
+  const steps = planLimit({ ...its, prepare: prepared(memory, directory, ['memory']) }, []);
+  assert.deepEqual(steps.slice(0, 2), [
+    { write: '1', to: join(web, 'memory.use_hierarchy') },
+    { why: 'a cgroup of its own', mkdir: directory },
+  ]);
+});
 
 test('memory is set in the order that the kernel takes, and that kills nobody between', () => {
   const none = { 1: '-1', 2: 'max' } as const;

@@ -181,8 +181,9 @@ test('wrong usage ends with 2, what does not exist with 1, each with a clear lin
     [['--timeout', 'soon', 'web'], 2, /number of seconds/],
     [['../web'], 2, /neither a name nor a PID/],
     [['no-such-container'], 1, /no container no-such-container: ps.ts shows/],
-    [['1'], 1, /1 is not the first process of a container/],
-    [[String(process.pid)], 1, /is not the first process of a container/],
+    [['1'], 1, /1 is in no container, and holds none: ps.ts shows/],
+    [[String(process.pid)], 1, /is in no container/],
+    [['4194305'], 1, /there is no process 4194305: ps.ts shows/],
   ] as [string[], number, RegExp][]) {
     const result = await stop(...words);
     assert.match(result.stderr, expected);

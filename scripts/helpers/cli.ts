@@ -64,6 +64,9 @@ export function reason(error: unknown): string {
   return known ? known.join(': ') : code && !message.includes(code) ? `${code}: ${message}` : message;
 }
 
+/** The name of the script that runs, without its ending, for messages. */
+export const scriptName = () => basename(process.argv[1] ?? '').replace(/\.\w+$/, '');
+
 /** The name of an option on the command line: dry-run for `dryRun`. */
 export const kebab = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 

@@ -1,9 +1,10 @@
-// The container that a script acts on, by its name or by the PID of its first process.
+// The container that a script acts on, by its name or by the PID of any of its processes.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { cgroupPath, type Hierarchy, ownCgroup, parent, processesIn } from './cgroups.ts';
 import { Failure, UsageError } from './cli.ts';
 import {
+  type Container,
   findContainers,
   heldContainer,
   notesFolder,
@@ -11,7 +12,18 @@ import {
   runFolder,
   strangers,
 } from './containers.ts';
-import { attempt, isInit, type Process, readProc, readProcess, readProcesses, startTicks } from './pids.ts';
+import { identify } from './engine.ts';
+import {
+  attempt,
+  isInit,
+  type Process,
+  printable,
+  readProc,
+  readProcess,
+  readProcesses,
+  startTicks,
+  type Table,
+} from './pids.ts';
 
 /** Whether a word can be the name of a container. Such a word is not a path. */
 export const isName = (text: string) => /^[a-z0-9][\w.-]*$/i.test(text);
@@ -33,6 +45,8 @@ export interface WholeContainer {
   cgroups: { hierarchy: Hierarchy; directory: string }[];
   /** its name, if it is ours, and its cgroups are ours to remove */
   name: string | undefined;
+  /** which container it is, if the user gave the PID of another of its processes */
+  remark?: string | undefined;
 }
 
 /** The names of all our containers, including those of which only cgroups or a log are left. */
@@ -80,25 +94,67 @@ export function namedContainer(hierarchies: Hierarchy[], name: string): WholeCon
   return { label: name, first, startTicks: first && startTicks(first.pid), cgroups, name };
 }
 
+/** The innermost container that a process is in. `containers`: outer ones before inner ones. */
+export const containerAround = (containers: Container[], pid: number): Container | undefined =>
+  containers.findLast(({ members }) => members.has(pid));
+
+/** A sentence for the user who gave the PID of a process in the middle of a container: which container that is. */
+export const belongsTo = (pid: number, name: string | undefined, first: Process): string =>
+  name === undefined
+    ? `PID ${pid} belongs to the container whose first process is ${first.pid} (${printable(first.name)})`
+    : `PID ${pid} belongs to the container ${printable(name)} (first process ${first.pid})`;
+
 /**
- * The container of a name, or of the PID of its first process or of a process that holds it. Throws UsageError for what
- * is neither a name nor a PID, Failure if there is no such container.
+ * Calls `find` with the table of processes. Throws Failure if there is no process `pid`, or if it ends meanwhile, since
+ * the table may then mix it with a later process of its PID. While a process runs, PID 1 of its namespace runs too, so
+ * that what `find` reads of this one is true as well.
+ */
+export function whileRuns<Found>(pid: number, find: (table: Table) => Found): Found {
+  const started = startTicks(pid);
+  const process_ = readProcess(pid);
+  if (started === undefined || !process_ || process_.zombie)
+    throw new Failure(`there is no process ${pid}: ps.ts shows containers, ps(1) processes`);
+  const found = find(readProcesses());
+  if (startTicks(pid) !== started) throw new Failure(`process ${pid} has ended`);
+  return found;
+}
+
+/**
+ * The container of a name, or of the PID of a process in it or of one that holds it. Throws UsageError for what is
+ * neither a name nor a PID, Failure if there is no such container.
  */
 export function findContainer(hierarchies: Hierarchy[], text: string): WholeContainer {
   if (!/^\d+$/.test(text)) {
     if (!isName(text)) throw new UsageError(`neither a name nor a PID: ${JSON.stringify(text)}`);
     return namedContainer(hierarchies, text);
   }
-  const table = readProcesses();
-  const { containers } = findContainers(table);
-  const container =
-    containers.find(({ first }) => first.pid === Number(text)) ?? heldContainer(containers, Number(text));
-  if (!container) throw new Failure(`${text} is not the first process of a container: ps.ts shows which are`);
+  const pid = Number(text);
+  return whileRuns(pid, (table) => {
+    const { containers } = findContainers(table);
+    const held = heldContainer(containers, pid);
+    const container = held ?? containerAround(containers, pid);
+    if (!container)
+      throw new Failure(`${text} is in no container, and holds none: ps.ts shows those there are`);
+    const found = wholeContainer(hierarchies, table, containers, container, text);
+    const isMiddle = !held && found.first && found.first.pid !== pid;
+    const name = found.name ?? identify(table, container).name;
+    return { ...found, remark: isMiddle ? belongsTo(pid, name, found.first as Process) : undefined };
+  });
+}
+
+/** A container that was found among the processes, with its cgroups. */
+function wholeContainer(
+  hierarchies: Hierarchy[],
+  table: Table,
+  containers: Container[],
+  container: Container,
+  label: string,
+): WholeContainer {
   const { first, members } = container;
   // a container inside one of ours is in the same cgroups
   const isOurs = ownContainerName(container) !== undefined;
   const own = isOurs ? hierarchies.flatMap((hierarchy) => ownName(hierarchy, first.pid) ?? []) : [];
-  if (own[0] !== undefined) return { ...namedContainer(hierarchies, own[0]), label: text };
+  if (own[0] !== undefined) return { ...namedContainer(hierarchies, own[0]), label };
   const procCgroup = readProc(first.pid, 'cgroup') ?? '';
   const living = [...members].filter((pid) => table.get(pid)?.zombie === false);
   const isStranger = strangers(table, containers, members, container);
@@ -107,5 +163,5 @@ export function findContainer(hierarchies: Hierarchy[], text: string): WholeCont
     const directory = path === undefined ? undefined : ownCgroup(hierarchy, path, living, isStranger);
     return directory === undefined ? [] : { hierarchy, directory };
   });
-  return { label: text, first, startTicks: startTicks(first.pid), cgroups, name: undefined };
+  return { label, first, startTicks: startTicks(first.pid), cgroups, name: undefined };
 }

@@ -4,7 +4,10 @@ import { basename, dirname, join } from 'node:path';
 import { hasCapability } from '../helpers/capabilities.ts';
 import { type Hierarchy, offeredControllers, parent, processesOf } from '../helpers/cgroups.ts';
 import { reason } from '../helpers/cli.ts';
+import { isBelow } from '../helpers/mounts.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
+import { quote } from '../helpers/shell.ts';
+import { limitNames, limits, readLimit } from './table.ts';
 
 /** Whether this user may write to a file, or create files in a directory. */
 export const isWritable = (path: string) => attempt(() => accessSync(path, constants.W_OK) ?? true) ?? false;
@@ -81,4 +84,47 @@ export function findDelegation(
     }
   }
   return { base: version === 1 ? shared : undefined, refusal };
+}
+
+/**
+ * The cgroup below which one is made for the processes `members`, which are a part of a container. It is in the
+ * container's cgroup `within`, whose limits then hold for the part too: the nearest cgroup, from `origin` upwards, that
+ * this user may write to and that can limit cgroups below it. In v2 that one has no processes but these, cgroups(7).
+ */
+export function findWithin(
+  { version, mountPoint }: Hierarchy,
+  origin: string,
+  within: string,
+  members: Set<number>,
+  controllers: string[],
+): Delegation {
+  if (version === 1) return findWithinV1(mountPoint, origin, controllers);
+  let refusal: string | undefined;
+  for (let at = origin; isBelow(at, within); at = dirname(at)) {
+    if (!isWritable(at) || !isWritable(join(at, 'cgroup.procs'))) break;
+    if (basename(at) === parent) continue;
+    const offered = offeredControllers(at);
+    const missing = controllers.filter((word) => !offered.includes(word));
+    const isShared = processesOf(at).some((pid) => !members.has(pid));
+    if (missing.length === 0 && !isShared) return { base: at };
+    const [to, from] = [quote(join(at, 'init')), quote(join(at, 'cgroup.procs'))];
+    const clear = `mkdir -p ${to} && for pid in $(cat ${from}); do echo $pid > ${to}/cgroup.procs; done`;
+    refusal =
+      missing.length > 0
+        ? `the cgroup of its container, ${at}, is without ${missing.join(', ')}: limit the container as a whole`
+        : `a part of a container needs a cgroup in the container's, but processes are in ${at} itself, and such a cgroup enables no controllers for those below it, cgroups(7): limit the container as a whole, or first: ${clear}`;
+  }
+  return { refusal };
+}
+
+/** v1 limits any cgroup below another, except that a limit of I/O does not apply to those below, blkio-controller. */
+function findWithinV1(mountPoint: string, origin: string, controllers: string[]): Delegation {
+  if (!isWritable(origin)) return {};
+  const names = limitNames.filter((name) => limits[name].controller === 'io');
+  for (let at = origin; controllers.includes('io') && at !== mountPoint; at = dirname(at))
+    if (names.some((name) => readLimit(name, 1, at).length > 0))
+      return {
+        refusal: `cgroup v1 does not apply a limit of I/O to cgroups below: a part of the container would escape that of ${at}: limit the container as a whole`,
+      };
+  return { base: origin };
 }

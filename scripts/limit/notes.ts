@@ -4,6 +4,7 @@ import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { type Hierarchy, parent, processesIn } from '../helpers/cgroups.ts';
 import { runFolder } from '../helpers/containers.ts';
+import { isBelow } from '../helpers/mounts.ts';
 import { attempt, startTicks } from '../helpers/pids.ts';
 import { perform, type Step } from '../helpers/steps.ts';
 import { controllersOf, isSame, type LimitName, limits, type Setting } from './table.ts';
@@ -52,6 +53,18 @@ export function readOrigin(hierarchy: Hierarchy, directory: string): Pick<Target
     origin: origin ? nearest(origin) : undefined,
     elsewhere: elsewhere.filter((place) => startTicks(place.pid) === place.startTicks),
   };
+}
+
+/**
+ * The directories `barehand/NAME`, NAME being pid-N, that exist in a hierarchy: at its top, and in the cgroup that the
+ * processes came from or in one above that, as for a part of a container.
+ */
+export function placesOf(hierarchy: Hierarchy, name: string): string[] {
+  const { mountPoint } = hierarchy;
+  const [origin = ''] = readNote(join(runFolder(), name, originFile(hierarchy))).split('\n');
+  const levels = [mountPoint];
+  for (let at = origin; isBelow(at, mountPoint) && at !== mountPoint; at = dirname(at)) levels.push(at);
+  return levels.map((level) => join(level, parent, name)).filter(existsSync);
 }
 
 /** A note without the newline that ends it, '' where there is none. */
@@ -129,15 +142,21 @@ function* sweepSteps(hierarchies: Hierarchy[]): Generator<Step> {
   const oldFolders = folders.filter(isOld);
   const isUsed = (directory: string) => attempt(() => processesIn(directory).length) !== 0;
   for (const hierarchy of hierarchies) {
-    const own = join(hierarchy.mountPoint, parent);
-    const empty = pidFolders(own).filter((directory) => isOld(directory) && !isUsed(directory));
+    const noted = folders.flatMap((folder) => placesOf(hierarchy, basename(folder)));
+    const all = new Set([...pidFolders(join(hierarchy.mountPoint, parent)), ...noted]);
+    const empty = [...all].filter((directory) => isOld(directory) && !isUsed(directory));
     for (const directory of empty) {
       yield { rmdir: directory, unlessUsed: true };
       const note = join(runFolder(), basename(directory), originFile(hierarchy));
       // a process that another call has moved there meanwhile needs the note
       if (existsSync(note) && !(existsSync(directory) && isUsed(directory))) yield { remove: note };
     }
-    if (empty.length > 0) yield { rmdir: own, unlessUsed: true };
+    for (const own of new Set(empty.map(dirname))) yield { rmdir: own, unlessUsed: true };
+    // a part of a container that has ended: its cgroup has been removed with that of the container
+    for (const folder of oldFolders) {
+      const note = join(folder, originFile(hierarchy));
+      if (existsSync(note) && placesOf(hierarchy, basename(folder)).length === 0) yield { remove: note };
+    }
   }
   const notes = folders.flatMap((folder) => namesIn(folder).map((name) => join(folder, name)));
   for (const note of notes) if (note.endsWith('.before') && isStale(note)) yield { remove: note };

@@ -3,6 +3,7 @@ import { existsSync, rmdirSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { processesIn } from '../helpers/cgroups.ts';
 import { Failure } from '../helpers/cli.ts';
+import { isBelow } from '../helpers/mounts.ts';
 import { attempt, groupBy, startTicks } from '../helpers/pids.ts';
 import { perform, toShell } from '../helpers/steps.ts';
 import { formatSize } from '../helpers/units.ts';
@@ -72,16 +73,20 @@ export async function carryOut(
 
 /**
  * The limits of a cgroup and of those above it, of the kinds that the change sets: all, or only those that are `tighter`
- * than the new values. Each is text: `50 MiB of /sys/fs/…`.
+ * than the new values; without `tighter` up to the first one that the change's own cgroup is below. Each is text: `50 MiB of /sys/fs/…`.
  */
 function limitsFrom(
-  { version, mountPoint, settings }: Change,
+  { version, mountPoint, settings, directory: own }: Change,
   directory: string,
   tighter: boolean,
 ): string[] {
   const found: string[] = [];
   for (const setting of settings.filter(({ limit }) => !['weight', 'oomGroup', 'reserve'].includes(limit)))
-    for (let at = directory; at.startsWith(`${mountPoint}/`); at = dirname(at))
+    for (
+      let at = directory;
+      at.startsWith(`${mountPoint}/`) && (tighter || !isBelow(own, at));
+      at = dirname(at)
+    )
       for (const other of readLimit(setting.limit, version, at).filter(isSame(setting))) {
         const below = tighter ? (amount(version, setting) ?? 0) : Infinity;
         if ((amount(version, other) ?? Infinity) < below) found.push(`${showLimit(version, other)} of ${at}`);
@@ -91,7 +96,9 @@ function limitsFrom(
 
 /** What to know if the cgroup is a unit of systemd, which tracks the processes of its units and writes their limits. */
 function systemdRemark({ toMove, origin, inPlace, directory, version, controllers }: Change, text: string) {
-  const unit = basename((inPlace ? directory : toMove.length > 0 && origin) || '');
+  // a cgroup below that of a unit belongs to the unit
+  const isMoved = toMove.length > 0 && origin !== undefined && !isBelow(directory, origin);
+  const unit = basename((inPlace ? directory : isMoved && origin) || '');
   if (!/\.(service|scope)$/.test(unit) || !existsSync('/run/systemd/system')) return [];
   const instead = `systemctl set-property --runtime ${unit}`;
   return !inPlace && (version === 2 || controllers.includes('name=systemd'))

@@ -1,7 +1,7 @@
 // The plans of limit-*.ts: the facts about a target in each hierarchy, the steps that limit it, and those that undo this.
 import { existsSync, readFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
-import { type Hierarchy, processesIn, readHierarchies } from '../helpers/cgroups.ts';
+import { basename, dirname, join } from 'node:path';
+import { cgroupsBelow, type Hierarchy, processesIn, readHierarchies } from '../helpers/cgroups.ts';
 import { Failure } from '../helpers/cli.ts';
 import { attempt, groupBy } from '../helpers/pids.ts';
 import type { Step } from '../helpers/steps.ts';
@@ -47,6 +47,8 @@ export interface Part extends Target {
   enabled: string[];
   /** how many processes are in the cgroup */
   processes: number;
+  /** the cgroups in it, inner ones first; some may be of limited parts of the tree */
+  below: string[];
 }
 
 /** A part, and what is done to it. */
@@ -67,6 +69,7 @@ export function planChanges(text: string, all: LimitName[], wanted: Limits | und
   const names = wanted ? namesOf(wanted) : existing.length > 0 ? existing : all;
   const byHierarchy = groupBy(names, (name) => hierarchyOf(hierarchies, name));
   const parts = [...byHierarchy].map(([hierarchy, its]) => findPart(hierarchy, text, its, !wanted));
+  if (!wanted) for (const part of parts) refuseLimitedParts(part, text);
   const changes = parts.map((part) => planChange(part, wanted)).filter(({ steps }) => steps.length > 0);
   const [first] = parts;
   if (changes.length === 0 && first)
@@ -74,6 +77,16 @@ export function planChanges(text: string, all: LimitName[], wanted: Limits | und
       `${text} was not limited by this script: its cgroup is ${first.toMove.length > 0 ? first.origin : first.directory}`,
     );
   return changes;
+}
+
+/** Throws Failure if --reset would move processes back that have limits of their own in there. */
+function refuseLimitedParts(part: Part, text: string): void {
+  const limited = part.inPlace || part.toMove.length > 0 || !isBack(part) ? [] : part.below;
+  for (const directory of limited) {
+    const [, pid] = /\/barehand\/pid-(\d+)$/.exec(directory) ?? [];
+    if (pid && processesIn(directory).length > 0)
+      throw new Failure(`${pid}, a part of ${text}, has limits of its own: first --reset ${pid}`);
+  }
 }
 
 /** Reads the facts that a plan needs. */
@@ -100,6 +113,7 @@ function findPart(hierarchy: Hierarchy, text: string, names: LimitName[], isRese
     isShared: limitNames.some(isOther),
     enabled: control.trim().split(' ').filter(Boolean),
     processes: attempt(() => processesIn(directory).length) ?? 0,
+    below: cgroupsBelow(directory).reverse(),
   };
 }
 
@@ -113,7 +127,9 @@ export function planChange(part: Part, wanted: Limits | undefined): Change {
 /** The steps that limit a target. Pure. */
 export function planLimit(part: Part, settings: Setting[]): Step[] {
   const { version, directory, top, toMove, origin, before } = part;
-  const values = [...part.prepare, ...writes(settings, part, before)];
+  // v1 refuses this one after the mkdir
+  const first = part.prepare.filter(({ to }) => basename(to) === 'memory.use_hierarchy');
+  const values = [...part.prepare.filter((one) => !first.includes(one)), ...writes(settings, part, before)];
   if (toMove.length === 0) {
     const old = settings.map((setting) => valueIn(before, setting, part));
     return [...(part.inPlace ? noteLimits(part, old, part.previous) : []), ...values];
@@ -132,7 +148,7 @@ export function planLimit(part: Part, settings: Setting[]): Step[] {
   // a v2 cgroup that enables controllers can't have processes of its own: a delegated one is emptied first
   const movesFirst = version === 2 && origin === levelsAbove(directory)[0];
   const make: Step = { why: 'a cgroup of its own', mkdir: directory };
-  return movesFirst ? [make, ...moves, ...values] : [make, ...values, ...moves];
+  return movesFirst ? [make, ...moves, ...values] : [...first, make, ...values, ...moves];
 }
 
 /** Whether --reset moves the processes back to where they came from: no other limit is left. */
@@ -146,7 +162,7 @@ function settingsBefore(part: Part): Setting[] {
 
 /** The steps that restore the previous limits of a target, or lift them; none if it has no limit of this script. Pure. */
 export function planReset(part: Part): Step[] {
-  const { directory, inPlace, origin, elsewhere, enabled, before } = part;
+  const { directory, inPlace, origin, elsewhere, enabled, before, below } = part;
   if (part.toMove.length > 0) return [];
   if (!isBack(part)) {
     const settings = settingsBefore(part);
@@ -160,6 +176,7 @@ export function planReset(part: Part): Step[] {
     ...levels.map((level) => ({ write, to: join(level, 'cgroup.subtree_control') })),
     ...elsewhere.map(({ pid, directory }) => ({ moveTree: pid, members: [pid], to: directory })),
     { why: 'back to where they came from', moveAll: directory, to: origin as string },
+    ...below.map((rmdir) => ({ rmdir })),
     { rmdir: directory },
     { rmdir: dirname(directory), unlessUsed: true },
     ...forget(part, []),

@@ -17,6 +17,7 @@ import {
   ownContainerName,
   strangers,
 } from '../helpers/containers.ts';
+import { isBelow } from '../helpers/mounts.ts';
 import {
   attempt,
   descendants,
@@ -25,10 +26,11 @@ import {
   readProcess,
   readProcesses,
   startTicks,
+  type Table,
 } from '../helpers/pids.ts';
-import { firstOf, isName, ownName } from '../helpers/target.ts';
-import { type Delegation, findDelegation, isWritable } from './delegation.ts';
-import { type Place, readOrigin } from './notes.ts';
+import { containerAround, firstOf, isName, ownName } from '../helpers/target.ts';
+import { type Delegation, findDelegation, findWithin, isWritable } from './delegation.ts';
+import { type Place, placesOf, readOrigin } from './notes.ts';
 import { controllersOf, type LimitName, limitPath } from './table.ts';
 
 /** A target in one hierarchy: its cgroup there, which exists or will be made. */
@@ -83,6 +85,33 @@ function findBelow(hierarchy: Hierarchy, tree: Process[], top: Process): string 
   );
 }
 
+/**
+ * The cgroup of the container that the tree below `top` is a part of: the limits of the innermost container that has a
+ * cgroup to itself must hold for the tree. `container`: the tree is all of this one. undefined: there is no such cgroup,
+ * or the tree is outside of it.
+ */
+function findEnclosing(
+  hierarchy: Hierarchy,
+  table: Table,
+  containers: Container[],
+  container: Container | undefined,
+  top: Process,
+): string | undefined {
+  const pathOf = (pid: number) => cgroupPath(readProc(pid, 'cgroup') ?? '', hierarchy) ?? '/';
+  const origin = cgroupDirectory(hierarchy, pathOf(top.pid)) ?? '/';
+  const innermost = container ? container.enclosing : containerAround(containers, top.pid);
+  for (let outer = innermost; outer; outer = outer.enclosing) {
+    const name = ownContainerName(outer);
+    const named = name && join(hierarchy.mountPoint, parent, name);
+    if (named && existsSync(named) && isBelow(origin, named)) return named;
+    const { first, members } = outer;
+    const isStranger = strangers(table, containers, members, outer);
+    const directory = ownCgroup(hierarchy, pathOf(first.pid), [first.pid, top.pid], isStranger);
+    if (directory) return directory;
+  }
+  return undefined;
+}
+
 const needsRoot = (text: string) =>
   `needs root, or a cgroup that is delegated to you: sudo, or start ${text} with systemd-run --user --scope -p Delegate=yes`;
 
@@ -106,8 +135,9 @@ function inCgroup(hierarchy: Hierarchy, directory: string, text: string, process
 
 /**
  * Finds the target that `text` means, a name or a PID. A container of ours is limited in its cgroup; so is any tree that
- * has a cgroup to itself, with the files of these limits. For any other the cgroup is a new one, barehand/pid-N. Throws
- * UsageError if `text` is neither name nor PID, Failure if the target does not exist or must not be limited.
+ * has a cgroup to itself, with the files of these limits. For any other the cgroup is a new one, barehand/pid-N; for a
+ * part of a container it is made in the container's cgroup. Throws UsageError if `text` is neither name nor PID, Failure
+ * if the target does not exist or must not be limited.
  */
 export function findTarget(hierarchy: Hierarchy, text: string, limits: LimitName[]): Target {
   const named = (name: string) => join(hierarchy.mountPoint, parent, name);
@@ -119,9 +149,8 @@ export function findTarget(hierarchy: Hierarchy, text: string, limits: LimitName
   }
 
   // the first process may have ended before its descendants
-  const left = named(`pid-${text}`);
-  if (!readProcess(Number(text)) && attempt(() => processesIn(left).length))
-    return inCgroup(hierarchy, left, text);
+  const left = placesOf(hierarchy, `pid-${text}`).find((place) => attempt(() => processesIn(place).length));
+  if (left && !readProcess(Number(text))) return inCgroup(hierarchy, left, text);
   const table = readProcesses();
   const { containers } = findContainers(table);
   const { top, container } = findProcess(containers, Number(text));
@@ -141,9 +170,13 @@ export function findTarget(hierarchy: Hierarchy, text: string, limits: LimitName
   const tree = descendants(table, [top.pid, ...entered]).filter(({ zombie }) => !zombie);
   const members = new Set(tree.map(({ pid }) => pid));
   const own = ownCgroup(hierarchy, path, [...members], strangers(table, containers, members, container));
-  const { base, refusal = needsRoot(text) }: Delegation = origin
-    ? findDelegation(hierarchy, origin, members, controllersOf(limits))
-    : {};
+  const within = findEnclosing(hierarchy, table, containers, container, top);
+  const controllers = controllersOf(limits);
+  const { base, refusal = needsRoot(text) }: Delegation = !origin
+    ? {}
+    : within
+      ? findWithin(hierarchy, origin, within, members, controllers)
+      : findDelegation(hierarchy, origin, members, controllers);
   const files = limits.map((limit) => limitPath(limit, { ...hierarchy, directory: own ?? '' }));
   if (own && files.every(base ? isWritable : existsSync)) return inCgroup(hierarchy, own, text, top);
   const below = ownName(hierarchy, top.pid) ? undefined : findBelow(hierarchy, tree, top);
@@ -155,7 +188,7 @@ export function findTarget(hierarchy: Hierarchy, text: string, limits: LimitName
   });
   return {
     ...hierarchy,
-    directory: join(base ?? hierarchy.mountPoint, parent, `pid-${top.pid}`),
+    directory: join(base ?? within ?? hierarchy.mountPoint, parent, `pid-${top.pid}`),
     top,
     startTicks: startTicks(top.pid),
     inPlace: false,

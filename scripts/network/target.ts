@@ -1,10 +1,10 @@
 // Whose network is meant: a container by its name, or the PID of any process with a network namespace of its own.
 import { readHierarchies } from '../helpers/cgroups.ts';
 import { Failure, UsageError } from '../helpers/cli.ts';
-import { findContainers } from '../helpers/containers.ts';
-import { namespaceInode, readProcess, readProcesses } from '../helpers/pids.ts';
-import { isName, namedContainer } from '../helpers/target.ts';
-import { identify } from '../ps/engine.ts';
+import { type Container, findContainers } from '../helpers/containers.ts';
+import { identify } from '../helpers/engine.ts';
+import { namespaceInode } from '../helpers/pids.ts';
+import { belongsTo, isName, namedContainer, whileRuns } from '../helpers/target.ts';
 
 /** A process with a network namespace of its own, which the user calls `text`. */
 export interface NetworkTarget {
@@ -13,11 +13,16 @@ export interface NetworkTarget {
   name: string;
   /** of its network namespace */
   inode: number;
+  /** which container it is, if the user gave the PID of another of its processes */
+  remark?: string | undefined;
 }
+
+type Found = Pick<NetworkTarget, 'pid' | 'name' | 'remark'>;
 
 /** Finds the process whose network namespace is meant. Throws Failure if there is none, or it has the host's network. */
 export function findNetwork(text: string): NetworkTarget {
-  const { pid, name } = /^\d+$/.test(text) ? findByPid(Number(text)) : findByName(text);
+  const found = /^\d+$/.test(text) ? findByPid(Number(text)) : findByName(text);
+  const { pid } = found;
   const inode = namespaceInode(pid, 'net');
   if (inode === undefined)
     throw new Failure(`cannot read the network namespace of ${text}: try again as root, or as its owner`);
@@ -25,27 +30,36 @@ export function findNetwork(text: string): NetworkTarget {
     throw new Failure(
       `${text} has the host's network: start it with run.ts --network none, or unshare --net`,
     );
-  return { text, pid, name, inode };
+  return { ...found, text, inode };
 }
 
-/** The process, or PID 1 of its container if it is the unshare(1) that started that. */
-function findByPid(pid: number) {
-  const process_ = readProcess(pid);
-  if (!process_ || process_.zombie)
-    throw new Failure(`there is no process ${pid}: ps.ts shows containers, ps(1) processes`);
-  const table = readProcesses();
-  const { containers } = findContainers(table);
-  const inode = namespaceInode(pid, 'net');
-  // unshare(1) has the namespace too, but not the root directory, and its child may outlive it
-  const container =
-    containers.find(({ first }) => first.pid === pid) ??
-    containers.find(({ first }) => first.ppid === pid && namespaceInode(first.pid, 'net') === inode);
-  const first = container?.first.pid ?? process_.pid;
-  const known = container && identify(table, container).name;
-  return { pid: first, name: known && isName(known) && known.length <= 63 ? known : `pid-${first}` };
+/**
+ * The first process of the container that the process is in, or that it holds, if both have the same network. Else the
+ * process itself.
+ */
+function findByPid(pid: number): Found {
+  return whileRuns(pid, (table) => {
+    const { containers } = findContainers(table);
+    const inode = namespaceInode(pid, 'net');
+    const hasSame = ({ first }: Container) => namespaceInode(first.pid, 'net') === inode;
+    // unshare(1) has the namespace too, but not the root directory, and its child may outlive it
+    const exact =
+      containers.find(({ first }) => first.pid === pid) ??
+      containers.find((container) => container.first.ppid === pid && hasSame(container));
+    // a container inside another may share its network, which has the name of the outer one
+    const container = exact ?? containers.find((one) => one.members.has(pid) && hasSame(one));
+    const first = container?.first.pid ?? pid;
+    const known = container && identify(table, container).name;
+    const remark = container && !exact ? belongsTo(pid, known, container.first) : undefined;
+    return {
+      pid: first,
+      name: known && isName(known) && known.length <= 63 ? known : `pid-${first}`,
+      remark,
+    };
+  });
 }
 
-function findByName(name: string) {
+function findByName(name: string): Found {
   if (!isName(name)) throw new UsageError(`neither a name nor a PID: ${JSON.stringify(name)}`);
   const { first } = namedContainer(readHierarchies(), name);
   if (!first) throw new Failure(`no process of ${name} is running`);

@@ -1,11 +1,23 @@
 // The containers of this host as they are now: who they are, and what they use.
 import { readdirSync } from 'node:fs';
 import { uptime } from 'node:os';
-import { findContainers } from '../helpers/containers.ts';
-import { commandLine, readProcess, readProcesses, startTicks } from '../helpers/pids.ts';
+import { type Container, findContainers } from '../helpers/containers.ts';
+import { identify } from '../helpers/engine.ts';
+import { commandLine, readProc, readProcess, readProcesses, startTicks } from '../helpers/pids.ts';
 import { readOomKills } from '../limit/oom-kills.ts';
-import { identify } from './engine.ts';
 import { type Accounting, findPlaces, readAccounting, readUsage } from './usage.ts';
+
+/** The words before the command of a container with --init: of the host's init, or of the shell program that is one. */
+export const initWords =
+  /^(\/dev\/init\0(?:-\w+\0)*--\0|\/bin\/sh\0-c\0signals='HUP INT QUIT [^\0]*\0init\0)/;
+
+/** The command of a container: the command line of its first process, without the init of run.ts --init. */
+function commandOf({ first }: Container, isOurs: boolean): string {
+  const line = commandLine(first);
+  const init = isOurs ? initWords.exec(readProc(first.pid, 'cmdline') ?? '')?.[0].length : undefined;
+  // each NUL is a blank in the line
+  return (init && line.slice(init)) || line;
+}
 
 /** Processes and containers at one moment, and of each container what stays the same while its processes do. */
 function readAll(accounting: Accounting) {
@@ -16,7 +28,7 @@ function readAll(accounting: Accounting) {
     const { engine, name } = identify(table, container);
     const isOurs = engine === 'barehand' && name !== undefined;
     const places = findPlaces(accounting, table, containers, container, isOurs);
-    return { container, places, name: name ?? null, command: commandLine(container.first), engine };
+    return { container, places, name: name ?? null, command: commandOf(container, isOurs), engine };
   });
   return { table, found, hidden, atBootSeconds };
 }

@@ -7,8 +7,8 @@ import { attempt } from '../helpers/pids.ts';
 
 /**
  * The path on the host of a container's root directory. Every candidate is tried; only one that leads to the same
- * directory counts. For an overlay without such a path, its upper directory. undefined if the host has no path to it, or
- * this user may not read it.
+ * directory counts. For an overlay, ROOTFS of run.ts --ephemeral, or the upper directory. undefined if the host has no
+ * path to it, or this user may not read it.
  */
 export function rootfsPath(container: Container, hostMounts: Mount[]): string | undefined {
   const { pid } = container.first;
@@ -31,7 +31,11 @@ export function rootfsPath(container: Container, hostMounts: Mount[]): string | 
     .filter((host) => host.device === mount.device && isBelow(mount.root, host.root))
     .map((host) => join(host.mountPoint, host.root === '/' ? mount.root : mount.root.slice(host.root.length)))
     .find(isRoot);
-  return (
-    path ?? (mount.type === 'overlay' ? /(?:^|,)upperdir=([^,]*)/.exec(mount.superOptions)?.[1] : undefined)
-  );
+  return path ?? (mount.type === 'overlay' ? overlayPath(mount) : undefined);
+}
+
+/** The directory that an overlay stands for. A path in /proc is one of the process that mounted it. */
+function overlayPath({ source, superOptions }: Mount): string | undefined {
+  const upper = /(?:^|,)upperdir=([^,]*)/.exec(superOptions)?.[1];
+  return [source, upper].find((path) => path?.startsWith('/') && !path.startsWith('/proc/'));
 }

@@ -38,10 +38,14 @@ export interface Text {
   text: string;
 }
 
-/** A device of the host. `path` is its path in the container, and begins with /dev/. */
+/**
+ * A device of the host. `path` is its path in the container, and begins with /dev/. `denied`: what the container may not
+ * do with the device, `r`, `w` and `m` for mknod(2).
+ */
 export interface Device {
   source: string;
   path: string;
+  denied?: string;
 }
 
 /** A mount: one line of fstab(5). `source` and `target` are paths for mount(2). */
@@ -173,7 +177,8 @@ export function planFurnishing(
     // in a user namespace overlayfs can't set its extended attributes trusted.*, and uses user.*
     const attributes = userNamespace ? 'userxattr' : '';
     const writable = flags.filter((flag) => flag !== 'ro');
-    earlyMounts.push(mount('overlay', root, 'overlay', [...writable, attributes, ...layers, mkdir]));
+    // overlayfs ignores the source: ps.ts finds ROOTFS there, which the layers, by descriptors, do not tell
+    earlyMounts.push(mount(launch.rootfs, root, 'overlay', [...writable, attributes, ...layers, mkdir]));
   } else earlyMounts.push(bind(cwd, root, ...flags, mkdir));
 
   // CVE-2019-5736: the container can open the host's program that becomes its command, by /proc/self/exe, so that

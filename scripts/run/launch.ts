@@ -19,7 +19,7 @@ import { attempt, readProc, startTicks } from '../helpers/pids.ts';
 import { sh, zx } from '../helpers/shell.ts';
 import { perform, type Step, toShell } from '../helpers/steps.ts';
 import { notesAbout } from '../limit/notes.ts';
-import { joiningSteps, type ReservedName, removingSteps, reserveName } from './cgroups.ts';
+import { joiningSteps, type ReservedName, removingInner, removingSteps, reserveName } from './cgroups.ts';
 import { enterCommand, type Launch, needsNotes } from './container.ts';
 import { Furnisher } from './furnisher.ts';
 import { type HeldProcess, hold, holdUserNamespace, hostShell } from './held.ts';
@@ -147,7 +147,9 @@ function writeCleanup({ runDirectory, cgroups, connection }: Launch, pid: number
   const detach = connection?.afterwards(pid) ?? [];
   if (detach.length > 0) steps.push({ run: detach, ignore: true });
   if (cgroups)
-    steps.push(...removingSteps(cgroups), { run: sh`test ! -d ${cgroups.directories[0] as string}` });
+    steps.push(removingInner(cgroups), ...removingSteps(cgroups), {
+      run: sh`test ! -d ${cgroups.directories[0] as string}`,
+    });
   writeFileSync(join(runDirectory, 'cleanup'), toShell(steps));
 }
 

@@ -1,8 +1,8 @@
 // Which program made a container, and what it is called there.
 import { existsSync } from 'node:fs';
 import { basename } from 'node:path';
-import { type Container, cgroupWords, ownForm } from '../helpers/containers.ts';
-import { isInit, readProc, type Table } from '../helpers/pids.ts';
+import { type Container, cgroupWords, ownForm } from './containers.ts';
+import { isInit, readProc, type Table } from './pids.ts';
 
 /** Which program made a container, and its name there if it has one. */
 export interface Identity {
