@@ -159,8 +159,10 @@ function fields(value: unknown, prefix = ''): string[] {
   if (value === null || typeof value !== 'object') return [];
   return Object.entries(value).flatMap(([key, inner]) => {
     const name = prefix + key.replace(/^\d+:\d+$/, 'MAJOR:MINOR');
-    // the limits before a change have the fields of those after it
-    return name === 'before' || name.endsWith('labels') ? name : [name, ...fields(inner, `${name}.`)];
+    // the limits before a change have the fields of those after it, and all ancestors have the same
+    return ['before', 'parents'].includes(name) || name.endsWith('labels')
+      ? name
+      : [name, ...fields(inner, `${name}.`)];
   });
 }
 
@@ -210,14 +212,27 @@ test('every script with --json has its fields on its page', async () => {
 });
 
 test('ps.ts --json prints what its page lists', container, async () => {
-  const { rows: own, all } = await until('the OOM kill', async () => {
-    const all = JSON.parse(await json('ps')) as { name: string; oomKills: { process: unknown } }[];
-    const rows = all.filter(({ name }) => name === running.name);
-    return rows.some(({ oomKills }) => oomKills.process) && { rows, all };
-  });
-  const [list, watched = []] = tables('ps');
-  compare('ps', list, own);
-  compare('ps', list, [...own, ...all]);
+  const ended = newName();
+  const published = newName();
+  const noNetwork = needs('ip', 'nft');
+  const port = ['--network', 'bridge', '-p', '127.0.0.1:18098:80'];
+  let all: { name: string; oomKills: { process: unknown } | null; ended: unknown }[];
+  try {
+    await call('run', ['-d', '--name', ended, rootfs, 'false']);
+    await call('run', ['-d', '--name', published, ...(noNetwork ? [] : port), rootfs, 'sleep', '100']);
+    all = await until('the OOM kill and the end', async () => {
+      const rows = JSON.parse(await json('ps', '--all')) as typeof all;
+      const find = (name: string) => rows.find((row) => row.name === name);
+      return find(running.name)?.oomKills?.process && find(ended)?.ended && find(published)
+        ? rows
+        : undefined;
+    });
+  } finally {
+    await call('stop', [ended, published]);
+  }
+  const [list, one, watched = []] = tables('ps');
+  compare('ps', noNetwork ? list?.filter(({ field }) => !field.startsWith('ports.')) : list, all);
+  compare('ps', one, JSON.parse(await json('ps', String(running.first))));
   const line = await json('ps', '--watch', '--count', '1', '--interval', '1');
   // the line has fields of the list too
   const shared = [...section('ps', 'JSON').matchAll(/with the fields (.*?) from above/gs)]
