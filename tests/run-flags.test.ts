@@ -2,7 +2,6 @@
 import assert from 'node:assert/strict';
 import { existsSync, lstatSync, mkdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
-import { after } from 'node:test';
 import { findHierarchy, parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { readBfq, readLimit } from '../scripts/limit/table.ts';
 import { container, memoryFile, newName, start } from './helpers/container.ts';
