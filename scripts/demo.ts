@@ -153,7 +153,7 @@ const eater = `awk 'BEGIN {
 await main(import.meta.url, { options, operands: [0, 0] }, async ({ keep }) => {
   const memory = findHierarchy(readHierarchies(), 'memory');
   const missing = await findMissing(memory);
-  if (missing.length > 0 || !memory) throw new Failure(`this host lacks ${missing.join('\nand ')}`);
+  if (missing.length > 0 || !memory) throw new Failure(`this host lacks ${missing.join('; and ')}`);
   const readMounts = () => readFileSync('/proc/self/mountinfo', 'utf8');
   const mounts = readMounts();
   let shell: ReturnType<typeof startShell> | undefined;

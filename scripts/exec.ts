@@ -81,8 +81,9 @@ import { isatty } from 'node:tty';
 import { become, canBecome, startAndWait, startDetached } from './exec/become.ts';
 import { type Entry, enterCommand, enterRunbook, type Tool } from './exec/enter.ts';
 import { planInside } from './exec/inside.ts';
+import { scriptPath } from './helpers/called.ts';
 import { cgroupDirectory, findHierarchy, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
-import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
+import { Failure, main, refuseLateOptions, UsageError, type Values } from './helpers/cli.ts';
 import { attempt, namespaceInode, readProc, readProcesses, startTicks } from './helpers/pids.ts';
 import { installCommand, requirePrograms } from './helpers/programs.ts';
 import { findInPath, findProgram, runProgram, sh } from './helpers/shell.ts';
@@ -134,7 +135,8 @@ function planCgroups(hierarchies: Hierarchy[], pid: number, isRoot: boolean): st
     ['freezer.state', 'cgroup.events']
       .map((file) => attempt(() => readFileSync(join(directory, file), 'utf8')) ?? '')
       .some((text) => /^(FROZEN|FREEZING|frozen 1)$/m.test(text));
-  if (directories.some(isFrozen)) throw new Failure(`${pid} is paused: stop.ts --resume lets it go on`);
+  if (directories.some(isFrozen))
+    throw new Failure(`${pid} is paused: type ${scriptPath('stop')} --resume ${pid}`);
   return directories;
 }
 
@@ -174,7 +176,8 @@ async function planEntry(
   [target = '', ...command]: string[],
 ): Promise<Entry> {
   const { hostTools, user, privileged, env, workdir, detach } = values;
-  if (command.length === 0) throw new UsageError('COMMAND is missing');
+  if (command.length === 0) throw new UsageError(`COMMAND is missing: type ${scriptPath()} ${target} sh`);
+  refuseLateOptions(options, 'TARGET', command);
   if (hostTools && (user !== undefined || privileged))
     throw new UsageError(
       '--host-tools keeps the user and privileges of the caller: leave out -u and --privileged',

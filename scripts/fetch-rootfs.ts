@@ -82,8 +82,8 @@ import { download, shown, withProgress } from './fetch-rootfs/download.ts';
 import { describeImage } from './fetch-rootfs/formats.ts';
 import { asRoot, isRoot, planHostRootfs } from './fetch-rootfs/host-rootfs.ts';
 import { decompress, mayMakeDevices, unpack } from './fetch-rootfs/unpack.ts';
-import { asCalled } from './helpers/called.ts';
-import { Failure, main, reason, UsageError, type Values } from './helpers/cli.ts';
+import { scriptPath } from './helpers/called.ts';
+import { Failure, HelpNeeded, main, reason, UsageError, type Values } from './helpers/cli.ts';
 import { didYouMean, escapeControls } from './helpers/messages.ts';
 import { attempt } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
@@ -108,12 +108,12 @@ export const options = {
 
 function parseSum(text: string): string {
   if (/^[0-9a-f]{64}$/i.test(text)) return text.toLowerCase();
-  throw new UsageError(`not a sha256 sum, which is 64 hexadecimal digits: ${JSON.stringify(text)}`);
+  throw new UsageError(`not a sha256 sum, which is 64 hexadecimal digits: "${text}"`);
 }
 
 function parseCount(text: string): number {
   if (/^\d{1,9}$/.test(text)) return Number(text);
-  throw new UsageError(`not a number: ${JSON.stringify(text)}`);
+  throw new UsageError(`not a number: "${text}"`);
 }
 
 /** Where a root file system comes from, and where it is made. */
@@ -129,7 +129,7 @@ interface Fetch {
 /** What the operands mean. Throws UsageError if DEST is missing and the name of SOURCE gives none. */
 export function planFetch(article: boolean, operands: string[], folder: string): Fetch {
   const [source = 'host:', given, excess] = article ? [articleUrl, ...operands] : operands;
-  if (excess !== undefined) throw new UsageError(`one operand too many: ${excess}`);
+  if (excess !== undefined) throw new HelpNeeded(`one operand too many: ${excess}`);
   const isUrl = /^https?:/i.test(source);
   if (isUrl && !URL.canParse(source)) throw new UsageError(`no URL: ${source}`);
   const url = isUrl ? new URL(source) : undefined;
@@ -145,7 +145,9 @@ export function planFetch(article: boolean, operands: string[], folder: string):
   const dest = given ?? (source === articleUrl ? 'article' : names.join('-'));
   const isPath = dest.includes('/') || /^\.\.?$/.test(dest);
   if (!isPath && !/^\w[\w.+-]*$/.test(dest))
-    throw new UsageError(`no name for a root file system: ${JSON.stringify(dest)}: give DEST`);
+    throw new UsageError(
+      `no name for a root file system: "${dest}": type ${scriptPath()} ${quote(source)} NAME`,
+    );
   return { source, url, programs, dest: isPath ? resolve(dest) : join(folder, dest) };
 }
 
@@ -178,7 +180,7 @@ function openSource(
     throw new Failure(describeImage('oci', fetch));
   if (stat.isDirectory())
     throw new Failure(
-      `EISDIR: it is a directory: pack it: tar -C ${quote(source)} -c . | ${asCalled()} - ${quote(dest)}`,
+      `EISDIR: it is a directory: pack it: tar -C ${quote(source)} -c . | ${scriptPath()} - ${quote(dest)}`,
     );
   if (stat.isFile()) total.length = stat.size;
   return createReadStream(source, { highWaterMark: 1 << 18 });

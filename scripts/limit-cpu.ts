@@ -63,6 +63,7 @@ SEE ALSO
   cgroups(7), cpuset(7), sched(7), the kernel's admin-guide/cgroup-v2 and
   scheduler/sched-bwc, limit-memory.ts
 */
+import { typedLine } from './helpers/called.ts';
 import { main, UsageError } from './helpers/cli.ts';
 import { parseNumber } from './helpers/units.ts';
 import { carryOut, printSteps, report } from './limit/perform.ts';
@@ -81,8 +82,7 @@ export const options = {
 /** Parses `50ms`, `20000us`, `0.5s`, or a number of microseconds, into microseconds. Throws UsageError. */
 export function parsePeriod(text: string): number {
   const [, number, unit = 'us'] = /^(\d{1,9}(?:\.\d+)?)(us|ms|s)?$/.exec(text) ?? [];
-  if (number === undefined)
-    throw new UsageError(`not a time: ${JSON.stringify(text)}: write 50ms or 50000us`);
+  if (number === undefined) throw new UsageError(`not a time: "${text}": write 50ms or 50000us`);
   const microseconds = Math.round(Number(number) * { us: 1, ms: 1000, s: 1_000_000 }[unit as 'us']);
   if (microseconds >= 1000 && microseconds <= 1_000_000) return microseconds;
   throw new UsageError(`--period is from 1ms to 1s, not ${text}`);
@@ -94,7 +94,8 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   const limits = { cpus, periodMicroseconds, weight, cpuset, mems };
   if (reset && (word !== undefined || namesOf(limits).length > 0))
     throw new UsageError('--reset takes neither CPUS nor --weight, --cpuset, --cpuset-mems, --period');
-  if (!reset && namesOf(limits).length === 0) throw new UsageError('CPUS is missing');
+  if (!reset && namesOf(limits).length === 0)
+    throw new UsageError(`CPUS is missing: type ${typedLine()} 0.5`);
   const wanted = reset ? undefined : limits;
 
   const changes = planChanges(text, ['cpu', 'weight', 'cpuset', 'mems'], wanted);

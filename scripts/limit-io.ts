@@ -63,6 +63,7 @@ SEE ALSO
   cgroups(7), lsblk(8), the kernel's admin-guide/cgroup-v2 (IO, Writeback) and
   admin-guide/cgroup-v1/blkio-controller, limit-memory.ts
 */
+import { typedLine } from './helpers/called.ts';
 import { main, UsageError } from './helpers/cli.ts';
 import { parseNumber, parseSize } from './helpers/units.ts';
 import { findDisk } from './limit/disk.ts';
@@ -84,9 +85,12 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   const asked = all.filter((limit) => values[limit] !== undefined);
   if (reset && (path !== undefined || asked.length > 0))
     throw new UsageError('--reset takes neither a DEVICE nor limits: it lifts all of them');
-  if (!reset && path === undefined) throw new UsageError('DEVICE or PATH is missing');
+  if (!reset && path === undefined)
+    throw new UsageError(`DEVICE or PATH is missing: type ${typedLine()} / --read-bps 10M`);
   if (!reset && asked.length === 0)
-    throw new UsageError(`one of --read-bps, --write-bps, --read-iops, --write-iops is missing`);
+    throw new UsageError(
+      `one of --read-bps, --write-bps, --read-iops, --write-iops is missing: type ${typedLine()} --read-bps 10M`,
+    );
   const disk = path === undefined ? undefined : findDisk(path);
   const wanted = disk && {
     devices: asked.map((limit) => ({ limit, device: disk.device, value: values[limit] as number })),

@@ -67,6 +67,7 @@ SEE ALSO
 */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { typedLine } from './helpers/called.ts';
 import { cgroupDirectory, type Hierarchy, processesIn, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { attempt, readProc, readProcess } from './helpers/pids.ts';
@@ -180,7 +181,7 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   if (reset && isGiven)
     throw new UsageError('--reset takes neither SIZE nor --swap, --high, --reserve, --oom-group');
   if (!reset && (!isGiven || (size === undefined && swapBytes !== undefined)))
-    throw new UsageError('SIZE is missing');
+    throw new UsageError(`SIZE is missing: type ${typedLine()} 100M`);
 
   const names = ['memory', 'swap', 'high', 'reserve', 'oomGroup'] as const;
   const changes = planChanges(text, [...names], reset ? undefined : limits);

@@ -54,6 +54,7 @@ SEE ALSO
   admin-guide/cgroup-v1/pids, limit-memory.ts
 */
 import { join } from 'node:path';
+import { typedLine } from './helpers/called.ts';
 import { main, UsageError } from './helpers/cli.ts';
 import { parseNumber } from './helpers/units.ts';
 import { carryOut, printSteps, report } from './limit/perform.ts';
@@ -71,7 +72,7 @@ const countTasks = ({ directory, toMove }: Change) =>
 await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text = '', word]) => {
   const { reset, json, dryRun } = values;
   if (reset && word !== undefined) throw new UsageError('--reset takes no NUMBER');
-  if (!reset && word === undefined) throw new UsageError('NUMBER is missing');
+  if (!reset && word === undefined) throw new UsageError(`NUMBER is missing: type ${typedLine()} 100`);
   // include/linux/threads.h: no kernel has more than four million PIDs
   const wanted = reset ? undefined : { pids: parseNumber('NUMBER', word ?? '', 1, 4_194_304) };
 

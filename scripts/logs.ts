@@ -38,12 +38,23 @@ EXIT CODES
 SEE ALSO
   run.ts, stop.ts (which removes the log), tail(1)
 */
-import { closeSync, existsSync, fstatSync, openSync, readFileSync, readSync, statSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  statSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { scriptPath } from './helpers/called.ts';
 import { findHierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { notesFolder, runFolder } from './helpers/containers.ts';
+import { didYouMean } from './helpers/messages.ts';
 import { print } from './helpers/output.ts';
 import { attempt } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
@@ -128,15 +139,16 @@ await main(import.meta.url, { options, operands: [1, 1] }, async (values, [name 
   const { follow, tail, status, json } = values;
   if (status && (follow || tail !== undefined)) throw new UsageError('--status goes alone, or with --json');
   if (json && !status) throw new UsageError('--json needs --status');
-  if (!isName(name)) throw new UsageError(`not a name: ${JSON.stringify(name)}`);
+  if (!isName(name)) throw new UsageError(`not a name: "${name}"`);
   const folder = notesFolder(name);
   const log = join(folder, 'log');
+  const logs = () => attempt(() => readdirSync(runFolder())) ?? [];
   const readStatus = () => attempt(() => readFileSync(join(folder, 'status'), 'utf8').trim());
   if (!existsSync(log) && !existsSync(`${log}.1`))
     throw new Failure(
       attempt(() => namedContainer(readHierarchies(), name))
-        ? `${name} has no log: it was not started with --detach`
-        : `there is no log of ${name}: ps.ts shows containers, ls ${runFolder()} shows logs`,
+        ? `${name} has no log: it was not started with --detach: to see inside, type ${scriptPath('exec')} ${name} sh`
+        : `there is no log of ${name}${didYouMean(name, logs()) || `: ${scriptPath('ps')} shows containers, ls ${runFolder()} shows logs`}`,
     );
 
   if (status) {

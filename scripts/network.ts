@@ -82,8 +82,10 @@ SEE ALSO
   ip-link(8), veth(4), bridge(8), nft(8), tc-tbf(8), network_namespaces(7),
   pasta(1), slirp4netns(1), stop.ts
 */
+import { scriptPath, typedLine } from './helpers/called.ts';
 import { hasCapability } from './helpers/capabilities.ts';
-import { Failure, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
+import { Failure, HelpNeeded, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
+import { didYouMean } from './helpers/messages.ts';
 import { printable } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { runProgram, sh } from './helpers/shell.ts';
@@ -227,7 +229,7 @@ async function attach(values: Given, text: string): Promise<void> {
 }
 
 async function publish({ bridge, dryRun }: Given, text: string, words: string[]): Promise<void> {
-  if (words.length === 0) throw new UsageError('publish needs a port, such as 8080:80');
+  if (words.length === 0) throw new UsageError(`publish needs a port: type ${typedLine()} 8080:80`);
   const ports = words.map(parsePort);
   checkPorts(ports);
   const target = findTarget(text);
@@ -236,7 +238,7 @@ async function publish({ bridge, dryRun }: Given, text: string, words: string[])
 
 async function limit({ bridge, dryRun, rate, rateIn = rate, rateOut = rate }: Given, text: string) {
   if (rateIn === undefined && rateOut === undefined)
-    throw new UsageError('limit needs --rate, --rate-in or --rate-out');
+    throw new UsageError(`limit needs --rate, --rate-in or --rate-out: type ${typedLine()} --rate 10M`);
   requirePrograms(['tc', 'nsenter'], 'limit the rate');
   const target = findTarget(text);
   const { pid } = target;
@@ -268,7 +270,7 @@ async function detach({ bridge, dryRun }: Given, text: string): Promise<void> {
 async function list({ json }: Given): Promise<void> {
   const all = isRoot() ? await readAttachments() : readRootless();
   if (json) return console.log(JSON.stringify(all, null, 2));
-  if (all.length === 0) return say('no container is attached: network.ts attach TARGET');
+  if (all.length === 0) return say(`no container is attached: type ${scriptPath()} attach TARGET`);
   const head = ['NAME', 'PID', 'BRIDGE', 'INTERFACE', 'ADDRESS', 'ADDRESS6', 'PORTS'];
   const rows = all.map(({ name, pid, bridge, link, address, address6, ports }) => [
     ...[printable(name), pid, bridge ?? '-', link, address, address6 ?? '-'],
@@ -291,19 +293,25 @@ await main(
   { options, operands: [1, Infinity] },
   async (values, [name = '', ...operands]) => {
     const command = commands[name];
-    if (!command) throw new UsageError(`there is no command ${name}: ${Object.keys(commands).join(', ')}`);
+    if (!command) {
+      const names = Object.keys(commands);
+      throw new UsageError(
+        `there is no command ${name}${didYouMean(name, names) || `: choose one of ${names.join(', ')}`}`,
+      );
+    }
     const allowed = command.options.split(' ');
     const wrong = Object.entries(values).find(
       ([option, value]) => isGiven(value) && !allowed.includes(option),
     );
-    if (wrong) throw new UsageError(`--${kebab(wrong[0])} does not go with ${name}`);
+    if (wrong) throw new HelpNeeded(`--${kebab(wrong[0])} does not go with ${name}`);
     const { operands: max, run } = command;
-    if (operands.length > max) throw new UsageError(`one operand too many: ${operands[max]}`);
+    if (operands.length > max) throw new HelpNeeded(`one operand too many: ${operands[max]}`);
     const [target = '', ...words] = operands;
-    if (target === '' && max > 0 && run !== sweep) throw new UsageError(`${name} needs a TARGET`);
+    if (target === '' && max > 0 && run !== sweep)
+      throw new UsageError(`${name} needs a TARGET: ${scriptPath('ps')} shows containers`);
     if (!isRoot() && [publish, limit, sweep].includes(run))
       throw new Failure(
-        `${name} needs root: sudo network.ts ${name}${run === publish ? '; without root give ports to attach' : ''}`,
+        `${name} needs root: type sudo ${typedLine()}${run === publish ? '; without root give ports to attach' : ''}`,
       );
     await run(values, target, words);
     return 0;

@@ -65,8 +65,10 @@ EXAMPLES
 OPTIONS
 * -a, --all               list also containers of run.ts -d that have ended
                           and still have a log, and a column STATUS: running,
-                          exited (EXIT CODE), or killed by SIGNAL, and how long
-                          ago
+                          exited (EXIT CODE), or killed by SIGNAL (128+n), the
+                          number of OOM kills, and how long ago; on stderr,
+                          which of their processes the kernel has killed for
+                          lack of memory
 *     --watch             show a live table: CPU, memory, I/O, throttling
                           per second, 100% is one CPU; its second line names the
                           keys that sort it and the one that quits. ~ marks sums
@@ -110,8 +112,10 @@ SEE ALSO
 */
 
 import { uptime } from 'node:os';
+import { scriptPath } from './helpers/called.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { readLabels } from './helpers/containers.ts';
+import { didYouMean, escapeControls } from './helpers/messages.ts';
 import { readMounts } from './helpers/mounts.ts';
 import { namespaceInode, printable, startTicks } from './helpers/pids.ts';
 import { gap, table } from './helpers/table.ts';
@@ -119,7 +123,7 @@ import { isName } from './helpers/target.ts';
 import { formatSize, parseNumber } from './helpers/units.ts';
 import { formatPort, type Port } from './network/addresses.ts';
 import { containerReader, type Shown } from './ps/containers.ts';
-import { endedText, readAllEnded, readEnded } from './ps/ended.ts';
+import { endedText, killsText, readAllEnded, readEnded } from './ps/ended.ts';
 import { type Page, pageText, readPage } from './ps/page.ts';
 import { readPorts } from './ps/ports.ts';
 import { rootfsPath } from './ps/rootfs.ts';
@@ -294,7 +298,7 @@ type EndedContainer = ReturnType<typeof readAllEnded>[number];
 
 /** How a container has ended, and how long ago. `now`: milliseconds, as Date.now(). */
 const statusText = ({ ended }: Pick<EndedContainer, 'ended'>, now: number) =>
-  `${endedText(ended)}${ended.at ? ` ${formatDuration(Math.max(0, (now - Date.parse(ended.at)) / 1000))} ago` : ''}`;
+  `${endedText(ended)}${ended.at ? `, ${formatDuration(Math.max(0, (now - Date.parse(ended.at)) / 1000))} ago` : ''}`;
 
 const namespaces = ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user'];
 
@@ -308,9 +312,10 @@ function withEnded(rows: Row[], ended: EndedContainer[]) {
   const nothing = Object.fromEntries(['pid', ...keys].map((key) => [key, null]));
   return [
     ...rows.map((row) => ({ ...row, ended: null })),
-    ...ended.map(({ name, ended }) => ({
+    ...ended.map(({ name, ended, oomKills }) => ({
       name,
       ...nothing,
+      oomKills,
       processes: 0,
       pids: 0,
       engine: 'barehand',
@@ -326,7 +331,7 @@ function withEnded(rows: Row[], ended: EndedContainer[]) {
  */
 function readPages(words: string[]): { pages: Page[]; failed: boolean } {
   const wrong = words.find((word) => !/^\d+$/.test(word) && !isName(word));
-  if (wrong !== undefined) throw new UsageError(`neither a name nor a PID: ${JSON.stringify(wrong)}`);
+  if (wrong !== undefined) throw new UsageError(`neither a name nor a PID: "${wrong}"`);
   // read before all else: it tells a process from a later one with its PID
   const ticks = new Map(words.map((word) => [word, startTicks(Number(word))]));
   const reading = containerReader()();
@@ -338,21 +343,29 @@ function readPages(words: string[]): { pages: Page[]; failed: boolean } {
       ? [[Number(word), ticks.get(word)]]
       : named.map(({ shown }) => [shown.pid, shown.ticks]);
     try {
-      const ended = pids.length === 0 ? readEnded(word) : undefined;
-      if (ended)
+      const end = pids.length === 0 ? readEnded(word) : undefined;
+      if (end) {
+        const kills = killsText(end.oomKills);
+        const why = kills ? `; ${kills}` : '';
         throw new Failure(
-          `${word} has ended, ${statusText({ ended }, Date.now())}: logs.ts ${word} shows its output`,
+          `${word} has ended, ${statusText(end, Date.now())}: ${scriptPath('logs')} ${word} shows its output${why}`,
         );
+      }
       if (pids.length === 0)
         throw new Failure(
           /^\d+$/.test(word)
-            ? `there is no process ${word}: ps.ts shows containers, ps(1) processes`
-            : `there is no container ${word}: ps.ts shows those there are`,
+            ? `there is no process ${word}: ${scriptPath('ps')} shows containers, ps(1) processes`
+            : `there is no container ${word}${
+                didYouMean(
+                  word,
+                  reading.containers.map(({ shown }) => shown.name ?? ''),
+                ) || `: ${scriptPath('ps')} shows those there are`
+              }`,
         );
       return pids.map(([pid, started]) => readPage(pid, started, reading, mounts, readCpuSeconds));
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
-      console.error(`ps: ${error.message}`);
+      console.error(escapeControls(`ps: ${error.message}`));
       failed = true;
       return [];
     }
@@ -429,5 +442,9 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, 
     }));
     console.log(toJson(ended ? withEnded(all, ended) : all, 2));
   } else if (!isEmpty) console.log(toTable(rows, Date.now(), !noTrunc, place, ended));
+  for (const { name, oomKills } of ended ?? []) {
+    const kills = killsText(oomKills);
+    if (kills) console.error(`ps: ${name}: ${kills}`);
+  }
   return 0;
 });

@@ -197,7 +197,7 @@ import { hostname as osHostname } from 'node:os';
 import { basename } from 'node:path';
 import { isatty } from 'node:tty';
 import { capabilities } from './helpers/capabilities.ts';
-import { Failure, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
+import { Failure, isGiven, kebab, main, refuseLateOptions, UsageError, type Values } from './helpers/cli.ts';
 import { notesFolder } from './helpers/containers.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { findInPath } from './helpers/shell.ts';
@@ -405,6 +405,8 @@ function planEnvironment(values: Options, image: ImageConfig, home: string, host
 /** The words of the command, without those of --init: from the command line, else from the image, else a shell. */
 function planCommand(values: Options, words: string[], image: ImageConfig, rootfs: string): string[] {
   const entrypoint = values.entrypoint === undefined ? image.entrypoint : [values.entrypoint];
+  // words behind an entrypoint may well be options: they are the entrypoint's
+  if (entrypoint.length === 0) refuseLateOptions(options, 'ROOTFS', words);
   const isImages = words.length === 0 && values.entrypoint === undefined;
   const command = [...entrypoint, ...(isImages ? image.command : words)];
   return command.length > 0 ? command : [defaultShell(rootfs)];
@@ -525,6 +527,7 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
     devices: values.device,
     shmBytes: values.shmSize ?? 64 * 1024 * 1024,
     command: [...initWords, ...command],
+    programs: [...(init ? [] : initWords.slice(0, 1)), ...command.slice(0, 1)],
     init,
     hasInit: values.init,
     environment,

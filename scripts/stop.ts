@@ -33,7 +33,8 @@ OPTIONS
                     also --time
 * --all             stop every container that run.ts has made
 * --pause           freeze the container: it keeps its memory, and gets no CPU
-* --resume          thaw the container
+* --resume          thaw the container, also where somebody else has frozen it
+                    if nothing else is frozen there
 * --sweep           remove only what crashed launches have left
                     cgroups without a process, logs without an exit status, and
                     unused interfaces, rules and bridges of network.ts
@@ -59,6 +60,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { scriptPath } from './helpers/called.ts';
 import { processesIn } from './helpers/cgroups.ts';
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
 import { findContainers, notesFolder } from './helpers/containers.ts';
@@ -67,6 +69,7 @@ import {
   descendants,
   hasSignal,
   type Process,
+  printable,
   readProc,
   readProcesses,
   startTicks,
@@ -76,6 +79,7 @@ import { requirePrograms } from './helpers/programs.ts';
 import { holds, perform, type Step, toShell } from './helpers/steps.ts';
 import { findContainer, type WholeContainer } from './helpers/target.ts';
 import { parseSignal, signalNumber } from './helpers/units.ts';
+import { planThawOthers } from './stop/frozen.ts';
 import { explain, hierarchies, ourContainers, planRemoval, planSweep, remove, sweep } from './stop/remove.ts';
 
 export const options = {
@@ -149,6 +153,29 @@ async function setFrozen(container: WholeContainer, frozen: boolean): Promise<vo
     );
 }
 
+/** The steps that thaw what others have frozen of a container, in v1. Throws Failure if they freeze more than that. */
+const planThaw = (container: WholeContainer): Step[] =>
+  planThawOthers(
+    hierarchies,
+    container.label,
+    livingProcesses(container).map(({ pid }) => pid),
+    container.cgroups.map(({ directory }) => directory),
+  );
+
+/** The steps of letGoOn, for --dry-run. */
+function planResume(container: WholeContainer): Step[] {
+  const others = planThaw(container);
+  const own = others.length > 0 ? attempt(() => planFreeze(container, false)) : planFreeze(container, false);
+  return [...(own ?? []), ...others];
+}
+
+/** Lets a container go on, whoever has frozen it. Throws Failure if that is not possible, or takes too long. */
+async function letGoOn(container: WholeContainer): Promise<void> {
+  const others = planThaw(container);
+  await perform(others);
+  if (others.length === 0 || attempt(() => planFreeze(container, false))) await setFrozen(container, false);
+}
+
 /** The step that sends a signal to a container; none if its first process would not get it. */
 function planSignal(container: WholeContainer, signal: string): Step[] {
   const { first, label } = container;
@@ -192,9 +219,11 @@ function planKill(container: WholeContainer): Step[] {
 function planStop(container: WholeContainer, signal: string, timeoutSeconds: number): Step[] {
   const thaw = attempt(() => planFreeze(container, false));
   const isFrozen = thaw && !attempt(() => holds(thaw[1].until));
+  const thawOthers = planThaw(container);
   const asking = planSignal(container, signal);
   return [
     ...(isFrozen ? explain(`${container.label}: a frozen cgroup handles no signal`, thaw) : []),
+    ...thawOthers,
     ...asking,
     ...(asking.length > 0 ? planWait(container, timeoutSeconds) : []),
     ...planKill(container),
@@ -222,6 +251,7 @@ async function stop(container: WholeContainer, signal: string, timeoutSeconds: n
   const { first, label, cgroups, name } = container;
   if (name) requirePrograms(['flock'], 'stop a container');
   await setFrozen(container, false).catch(() => {}); // a frozen v1 cgroup can't be killed until it is thawed
+  await perform(planThaw(container));
   const asking = planSignal(container, signal);
   await perform(asking);
   const isAnswered = asking.length > 0 && (await waitForEnd(container, timeoutSeconds));
@@ -256,7 +286,7 @@ function find(text: string): WholeContainer | Failure {
 await main(import.meta.url, { options, operands: [0, Infinity] }, async (values, operands) => {
   const { all, pause, resume, dryRun, signal, timeout = 10 } = values;
   if ([all || operands.length > 0, values.sweep].filter(Boolean).length !== 1 || (all && operands.length > 0))
-    throw new UsageError('either TARGETs, or --all, or --sweep');
+    throw new UsageError(`name a TARGET, or give --all or --sweep: ${scriptPath('ps')} shows containers`);
   if (pause && resume) throw new UsageError('either --pause or --resume');
   if ((pause || resume || values.sweep) && (signal !== undefined || values.timeout !== undefined))
     throw new UsageError('--signal and --timeout go with stopping');
@@ -276,8 +306,8 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
   const work = async (target: WholeContainer | Failure): Promise<string> => {
     if (target instanceof Failure) throw target;
     if (pause || resume) {
-      if (dryRun) return toShell(planFreeze(target, pause));
-      await setFrozen(target, pause);
+      if (dryRun) return toShell(pause ? planFreeze(target, true) : planResume(target));
+      await (pause ? setFrozen(target, true) : letGoOn(target));
       return `${target.label}: ${pause ? 'paused' : 'resumed'}\n`;
     }
     const asked = signal ?? stopSignal(target);
@@ -293,7 +323,7 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
   const results = await Promise.allSettled(targets.filter(isFirst).map(work));
   for (const result of results) {
     if (result.status === 'fulfilled') process.stdout.write(result.value);
-    else console.error(`stop: ${reason(result.reason)}`);
+    else console.error(printable(`stop: ${reason(result.reason)}`));
   }
   return results.some(({ status }) => status === 'rejected') ? 1 : 0;
 });

@@ -83,10 +83,11 @@ for (const script of scripts) {
     });
 
     test(`dist/${name}.mjs, alone in a folder, refuses what it does not know, on ${versionOf(node)}`, () => {
-      const { status, stdout, stderr } = start(node, alone(name), '--no-such-option');
+      const file = alone(name);
+      const { status, stdout, stderr } = start(node, file, '--no-such-option');
       assert.equal(status, ['run', 'exec'].includes(name) ? 125 : 2);
       assert.equal(stdout, '');
-      assert.equal(stderr, `${name}: unknown option --no-such-option\nTry '${script} --help'.\n`);
+      assert.equal(stderr, `${name}: unknown option --no-such-option: type ${file} --help\n`);
     });
   }
 }

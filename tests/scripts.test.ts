@@ -158,7 +158,7 @@ for (const name of scripts) {
       assert.deepEqual(start([path, '--no-such-option'], env), {
         status: passesOnExitCodes.includes(name) ? 125 : 2,
         stdout: '',
-        stderr: `${script}: unknown option --no-such-option\nTry '${name} --help'.\n`,
+        stderr: `${script}: unknown option --no-such-option: type ${path} --help\n`,
       });
     });
   }
@@ -228,7 +228,7 @@ for (const node of nodes) {
     // as its user called it
     assert.equal(
       start(['./stop.ts', '--no'], env, join(copy, 'scripts')).stderr,
-      "stop: unknown option --no\nTry 'stop.ts --help'.\n",
+      'stop: unknown option --no: type ./stop.ts --help\n',
     );
 
     // the script, a helper, and a package: whatever it is made of
