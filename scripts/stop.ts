@@ -1,56 +1,67 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-stop.ts: stop containers: send a signal, wait, kill the remaining processes, remove cgroups and log
+stop.ts: stop containers: send a signal, wait, kill the remaining processes
 
 USAGE
   stop.ts [OPTION...] TARGET...
   stop.ts [OPTION...] --all
   stop.ts [--dry-run] --sweep
 
-  TARGET is a container's name, or the PID of any process in any container, or of the unshare(1) that holds it. A PID
-  means the whole container; a message on stderr names it, if the PID is not that of its first process.
-  The name of a container in the background is valid until its log is removed, even after the container has ended.
+  TARGET is a container's name, or the PID of any process in any container, or
+  of the unshare(1) that holds it. A PID means the whole container; a message on
+  stderr names it, if the PID is not that of its first process. The name of a
+  container in the background is valid until its log is removed, even after the
+  container has ended.
 
-OPTIONS
-  -s, --signal NAME the signal to send first, by name or number: INT, 37, RTMIN+3 (default: the one of
-                    run.ts --stop-signal, else TERM)
-  -t, --timeout SECONDS  time between that signal and SIGKILL, also --time (default: 10)
-  --all             stop every container that run.ts has made
-  --pause           freeze the container: it keeps its memory and gets no CPU time
-  --resume          thaw the container, also where somebody else has frozen it, if nothing else is frozen there
-  --sweep           remove only what crashed launches have left: cgroups without a process, logs without an exit
-                    status, and unused interfaces, rules and bridges of network.ts
-  --dry-run         print the steps as shell, and change nothing
-  -h, --help        print this text
-  --version         print name and version
-
-  PID 1 of a namespace gets only signals that it handles, pid_namespaces(7). If the first process does not handle the
-  signal, stop.ts sends SIGKILL at once.
-  A process that survives SIGKILL waits in the kernel, mostly for a disk or a network file system. stop.ts names it and
-  exits with 1.
+  PID 1 of a namespace gets only signals that it handles, pid_namespaces(7). If
+  the first process does not handle the signal, stop.ts sends SIGKILL at once.
+  A process that survives SIGKILL waits in the kernel, mostly for a disk or a
+  network file system. stop.ts names it and exits with 1.
 
 EXAMPLES
   stop.ts web
   stop.ts -t 60 -s INT database
   stop.ts --pause web; stop.ts --resume web
   stop.ts --dry-run web | less
-  stop.ts --all
+
+OPTIONS
+* -s, --signal NAME the signal to send first (default: TERM)
+                    or the one of run.ts --stop-signal; by name or number: INT,
+                    37, RTMIN+3
+* -t, --timeout SECONDS  time between that signal and SIGKILL (default: 10)
+                    also --time
+* --all             stop every container that run.ts has made
+* --pause           freeze the container: it keeps its memory, and gets no CPU
+* --resume          thaw the container
+                    also where somebody else has frozen it, if nothing else is
+                    frozen there
+* --sweep           remove only what crashed launches have left
+                    cgroups without a process, logs without an exit status, and
+                    unused interfaces, rules and bridges of network.ts
+* --dry-run         print the steps as shell, and change nothing
+  -h, --help        print the usual options; --help all prints all of this
+  --version         print name and version
 
 CHANGES
-  Ends processes. Removes the container's cgroup barehand/NAME from every hierarchy, and its log.
+  Ends processes. Removes the container's cgroup barehand/NAME from every
+  hierarchy, and its log.
 
 UNDO
   --resume undoes --pause. Nothing undoes the rest.
 
+EXIT CODES
+  0 done; 1 failed for one TARGET at least; 2 wrong usage.
+
 SEE ALSO
-  kill(1), signal(7), cgroups(7), the kernel's admin-guide/cgroup-v2 (cgroup.kill, cgroup.freeze) and
-  admin-guide/cgroup-v1/freezer-subsystem
+  kill(1), signal(7), cgroups(7), the kernel's admin-guide/cgroup-v2
+  (cgroup.kill, cgroup.freeze) and admin-guide/cgroup-v1/freezer-subsystem
 */
 import { existsSync, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { scriptPath } from './helpers/called.ts';
 import { processesIn } from './helpers/cgroups.ts';
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
 import { findContainers, notesFolder } from './helpers/containers.ts';
@@ -59,6 +70,7 @@ import {
   descendants,
   hasSignal,
   type Process,
+  printable,
   readProc,
   readProcesses,
   startTicks,
@@ -275,7 +287,7 @@ function find(text: string): WholeContainer | Failure {
 await main(import.meta.url, { options, operands: [0, Infinity] }, async (values, operands) => {
   const { all, pause, resume, dryRun, signal, timeout = 10 } = values;
   if ([all || operands.length > 0, values.sweep].filter(Boolean).length !== 1 || (all && operands.length > 0))
-    throw new UsageError('either TARGETs, or --all, or --sweep');
+    throw new UsageError(`name a TARGET, or give --all or --sweep: ${scriptPath('ps')} shows containers`);
   if (pause && resume) throw new UsageError('either --pause or --resume');
   if ((pause || resume || values.sweep) && (signal !== undefined || values.timeout !== undefined))
     throw new UsageError('--signal and --timeout go with stopping');
@@ -312,7 +324,7 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
   const results = await Promise.allSettled(targets.filter(isFirst).map(work));
   for (const result of results) {
     if (result.status === 'fulfilled') process.stdout.write(result.value);
-    else console.error(`stop: ${reason(result.reason)}`);
+    else console.error(printable(`stop: ${reason(result.reason)}`));
   }
   return results.some(({ status }) => status === 'rejected') ? 1 : 0;
 });
