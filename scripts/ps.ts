@@ -23,6 +23,7 @@ USAGE
   With PID or NAME: a page of lines "key: value" about this process, in a container or not, or about the first process
   of this container. A key with several values has several lines:
   container       which one, which engine made it, and what the process is in it
+  label           KEY=VALUE, as run.ts --label gave it
   parent          PID and command of the ancestors of the process, up to the container's first process
   started by      PID, command and unit of systemd of the ancestors of the first process, the parent first
   unit            the unit of systemd, if the process is in the cgroup of one
@@ -58,8 +59,8 @@ OPTIONS
                           (host, hostPort, port, protocol), with --all also ended (code, signal, at; null while it
                           runs); null if a value does not exist or cannot be read.
                           With PID or NAME: pid, command, container (name, engine, pid, command, rootfs, role: "first",
-                          "member" or "holder"), parents and startedBy (pid, command, unit), unit, cgroups (controllers,
-                          path), limits (limit, device, value, used, level, cgroup, text), usage (memoryBytes, pids,
+                          "member" or "holder"), labels, parents and startedBy (pid, command, unit), unit, cgroups
+                          (controllers, path), limits (limit, device, value, used, level, cgroup, text), usage (memoryBytes, pids,
                           cpuSeconds, memoryCgroup, pidsCgroup)
       --no-trunc          print long commands and paths in full
   -h, --help              print this text
@@ -395,7 +396,7 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, 
   if (json) {
     const all: Row[] = rows.map((row) => ({
       ...row,
-      labels: row.engine === 'barehand' && row.name ? readLabels(row.name) : {},
+      labels: readLabels(row),
       namespaces: readNamespaces(row.pid),
     }));
     console.log(toJson(ended ? withEnded(all, ended) : all, 2));
