@@ -60,8 +60,8 @@ OPTIONS
                           runs); null if a value does not exist or cannot be read.
                           With PID or NAME: pid, command, container (name, engine, pid, command, rootfs, role: "first",
                           "member" or "holder"), labels, parents and startedBy (pid, command, unit), unit, cgroups
-                          (controllers, path), limits (limit, device, value, used, level, cgroup, text), usage (memoryBytes, pids,
-                          cpuSeconds, memoryCgroup, pidsCgroup)
+                          (controllers, path), limits (limit, device, value, used, level, cgroup, text), usage
+                          (memoryBytes, pids, cpuSeconds, memoryCgroup, pidsCgroup)
       --no-trunc          print long commands and paths in full
   -h, --help              print this text
       --version           print name and version
