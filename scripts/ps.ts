@@ -197,16 +197,16 @@ const size = (bytes: number | null) => (bytes === null ? 'none' : formatSize(byt
 const tableColumns = (now: number): TableColumn[] => [
   { title: 'NAME', shrinkLastTo: 12, cell: ({ name }) => printable(name ?? '-') },
   { title: 'PID', cell: ({ pid }) => `${pid}` },
-  { title: 'PROCS', dropOrder: 3, cell: ({ processes }) => `${processes}` },
+  { title: 'PROCS', dropOrder: 4, cell: ({ processes }) => `${processes}` },
   { title: 'COMMAND', atMost: 32, shrinkTo: 16, shrinkLastTo: 8, cell: ({ command }) => printable(command) },
   {
     title: 'ROOTFS',
-    ...{ atMost: 40, shrinkTo: 16, front: true, dropOrder: 5 },
+    ...{ atMost: 40, shrinkTo: 16, front: true, dropOrder: 6 },
     cell: ({ rootfs }) => printable(rootfs ?? '?'),
   },
   {
     title: 'UP',
-    dropOrder: 1,
+    dropOrder: 2,
     cell: ({ startedAt }) => formatDuration((now - Date.parse(startedAt)) / 1000),
   },
   {
@@ -217,19 +217,20 @@ const tableColumns = (now: number): TableColumn[] => [
   },
   {
     title: 'CPUS',
-    dropOrder: 4,
+    dropOrder: 5,
     cell: ({ limits: { cpus } }) => (cpus === null ? 'none' : `${Number(cpus.toFixed(2))}`),
     if: ({ limits }) => limits.cpus !== null,
   },
   {
     title: 'PIDS',
-    dropOrder: 2,
+    dropOrder: 3,
     cell: ({ pids, limits }) => `${pids} / ${limits.pids ?? 'none'}`,
     if: ({ limits }) => limits.pids !== null,
     style: ({ pids, limits }) => nearness(pids, limits.pids),
   },
   {
     title: 'PORTS',
+    dropOrder: 1,
     cell: ({ ports }) => ports.map(formatPort).join(' ') || '-',
     if: ({ ports }) => ports.length > 0,
   },

@@ -95,6 +95,7 @@ test('on a terminal the table fits: columns go in one order, the name is cut las
     name: 'a-name-of-twenty-one',
     memory: { usedBytes: 96 * 1024 * 1024, limitBytes: 100 * 1024 * 1024, source: 'cgroup' as const },
     limits: { memoryBytes: 1, cpus: 1.5, pids: 10 },
+    ports: [{ host: undefined, hostPort: 8080, port: 80, protocol: 'tcp' as const }],
     oomKills: { count: 2, level: 'own' as const, cgroup: '/a', limitBytes: null, process: null, at: null },
   };
   const at = (width: number, colour = false) =>
@@ -106,7 +107,7 @@ test('on a terminal the table fits: columns go in one order, the name is cut las
     for (const title of all) if (!titles(width).includes(title) && !gone.includes(title)) gone.push(title);
     if (width > 65) for (const line of at(width)) assert.ok(line.length <= width, `${width}: ${line}`);
   }
-  assert.deepEqual(gone, ['ROOTFS', 'CPUS', 'PROCS', 'PIDS', 'UP']);
+  assert.deepEqual(gone, ['ROOTFS', 'CPUS', 'PROCS', 'PIDS', 'UP', 'PORTS']);
   assert.match(at(80)[1] ?? '', /^a-name-of-twenty-one /);
   assert.match(at(80, true)[1] ?? '', /\x1b\[31m96 MiB \/ 100 MiB\x1b\[m +\x1b\[31m2 \(own\)\x1b\[m$/);
   assert.deepEqual(toTable([row], 0, true, { width: 80 }).split('\n')[0]?.split(/ +/), all, 'a pipe has all');
