@@ -6,26 +6,34 @@ logs.ts: print the output of a container in the background
 USAGE
   logs.ts [OPTION...] NAME
 
-  NAME is the name of a container that run.ts --detach has started. The log has its standard output and standard error
-  in the order in which they were written. Of a long log only the end is kept, see --log-size of run.ts.
-
-OPTIONS
-  -f, --follow    print new output too, until the container ends
-  -n, --tail N    print the last N lines only, also --lines; all: every line; --follow continues after them
-      --status    print the exit code of the container instead, or "running"; on stderr, which processes the kernel
-                  has killed for lack of memory, if any
-      --json      with --status: print an object: name, status ("running" or "ended"), exitCode, oomKilled, oomKills
-                  (count; level, cgroup, limitBytes, process and at of the last one); null if a value does not exist
-  -h, --help      print this text
-      --version   print name and version
+  NAME is the name of a container that run.ts --detach has started. The log has
+  its standard output and standard error in the order in which they were
+  written. Of a long log only the end is kept, see --log-size of run.ts.
 
 EXAMPLES
   logs.ts web
   logs.ts -fn 20 web
   logs.ts --status backup
 
+OPTIONS
+* -f, --follow    print new output too, until the container ends
+* -n, --tail N    print the last N lines only, also --lines; all: every line
+                  new output follows them with --follow
+*     --status    print the exit code of the container instead, or "running"
+                  on stderr, which processes the kernel has killed for lack of
+                  memory, if any
+*     --json      with --status: print an object
+                  name, status ("running" or "ended"), exitCode, oomKilled,
+                  oomKills (count; level, cgroup, limitBytes, process and at of
+                  the last one); null if a value does not exist
+* -h, --help      print the usual options; --help all prints all of this
+      --version   print name and version
+
 CHANGES
   Nothing.
+
+EXIT CODES
+  0 done; 1 failed, as for a NAME without a log; 2 wrong usage.
 
 SEE ALSO
   run.ts, stop.ts (which removes the log), tail(1)

@@ -1,7 +1,7 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-network.ts: give a container a network of its own: veth, bridge, NAT, published ports
+network.ts: give a container a network of its own: bridge, NAT, published ports
 
 USAGE
   network.ts attach [OPTION...] TARGET
@@ -11,57 +11,76 @@ USAGE
   network.ts ls [--json]
   network.ts sweep [--dry-run] [INODE]
 
-  TARGET is a container's name, or the PID of any process that has a network namespace of its own. The PID of a process
-  in the middle of a container means the container, which a message on stderr names.
+  TARGET is a container's name, or the PID of any process that has a network
+  namespace of its own. The PID of a process in the middle of a container means
+  the container, which a message on stderr names.
 
-  attach   connects TARGET to a bridge: interface, address, default route, name servers, names of the other members
-  publish  forwards a port of the host to a port of TARGET, for other hosts and for this one
-  limit    limits the bit rate of TARGET to RATE, such as 10M: 10 * 1000^2 bits per second; 0 removes the limit
+  attach   connects TARGET to a bridge: interface, address, default route, name
+           servers, names of the other members
+  publish  forwards a port of the host to a port of TARGET, for other hosts and
+           for this one
+  limit    limits the bit rate of TARGET to RATE, such as 10M: 10 * 1000^2 bits
+           per second; 0 removes the limit
   detach   undoes attach, publish and limit
   ls       lists attached containers
-  sweep    removes what killed calls and ended containers have left behind; with INODE, what the
-           network namespace of that number had, even if a process still uses it, network_namespaces(7)
+  sweep    removes what killed calls and ended containers have left behind; with
+           INODE, what the network namespace of that number had, even if a
+           process still uses it, network_namespaces(7)
+
+  Without root, attach uses pasta(1) or slirp4netns(1), if installed. There is
+  no bridge then.
+
+EXAMPLES
+  network.ts attach -p 8080:80 web
+  network.ts limit web --rate-in 10M --rate-out 1M
+  network.ts attach --dry-run 10028 | less
 
 OPTIONS
-  --bridge NAME     attach: the bridge; attach makes it if it is missing (default: barehand0)
+* --bridge NAME     attach: the bridge (default: barehand0), made if missing
                     publish, limit, detach: only the interface on this bridge
-  --subnet CIDR     IPv4 subnet of a new bridge, /16 to /29 (default: 10.88.0.0/16, or the next free one)
-  --subnet6 CIDR    IPv6 subnet of a new bridge, /64 (default: a private one derived from the host's machine-id)
+  --subnet CIDR     IPv4 subnet of a new bridge, /16 to /29 (default:
+                    10.88.0.0/16, or the next free one)
+  --subnet6 CIDR    IPv6 subnet of a new bridge, /64 (default: a private one
+                    derived from the host's machine-id)
   --no-ipv6         IPv4 only
   --internal        a new bridge has no route to the outside
-  --ip ADDRESS      IPv4 address of TARGET (default: the first free one)
+* --ip ADDRESS      IPv4 address of TARGET (default: the first free one)
   --isolated        TARGET and other isolated members cannot reach each other
-  --name NAME       name of TARGET on the bridge (default: the container's name, or pid-PID)
-  --dns ADDRESS     name server for its /etc/resolv.conf (default: those of the host); may be repeated
+  --name NAME       name of TARGET on the bridge (default: the container's name,
+                    or pid-PID)
+  --dns ADDRESS     name server for its /etc/resolv.conf (default: those of the
+                    host); may be repeated
   --no-files        leave its /etc/resolv.conf and /etc/hosts unchanged
-  -p, --publish PORT  publish a port, like the command publish; may be repeated
-  --rate RATE       limit: both directions
+* -p, --publish PORT  publish a port, like the command publish; may be repeated
+* --rate RATE       limit: both directions
   --rate-in RATE    limit: what TARGET receives
   --rate-out RATE   limit: what TARGET sends
   --json            ls: print a JSON array of objects
-  --dry-run         print the steps as shell commands instead of performing them
-  -h, --help        print this text
+* --dry-run         print the steps as shell, and change nothing
+  -h, --help        print the usual options; --help all prints all of this
   --version         print name and version
 
-  Without root, attach uses pasta(1) or slirp4netns(1), if installed. There is no bridge then.
-
-EXAMPLES
+MORE EXAMPLES
   network.ts attach web
-  network.ts attach -p 8080:80 10028
   network.ts publish web 127.0.0.1:5353:53/udp
-  network.ts limit web --rate-in 10M --rate-out 1M
-  network.ts attach --dry-run web | less
 
 CHANGES
-  A bridge, and a veth pair for each container. nftables tables named barehand-*, or iptables chains of these names if
-  nft is not installed. The sysctl ip_forward and related ones, until the last bridge is removed. In the container: an
-  interface, routes, /etc/resolv.conf and /etc/hosts, which belong to its root file system unless they are mounted.
+  A bridge, and a veth pair for each container. nftables tables named
+  barehand-*, or iptables chains of these names if nft is not installed. The
+  sysctl ip_forward and related ones, until the last bridge is removed. In the
+  container: an interface, routes, /etc/resolv.conf and /etc/hosts, which belong
+  to its root file system unless they are mounted.
 
 UNDO
-  network.ts detach TARGET. The kernel removes the interface of a container that has ended; sweep removes the rest.
+  network.ts detach TARGET. The kernel removes the interface of a container that
+  has ended; sweep removes the rest.
+
+EXIT CODES
+  0 done; 1 failed; 2 wrong usage.
 
 SEE ALSO
-  ip-link(8), veth(4), bridge(8), nft(8), tc-tbf(8), network_namespaces(7), pasta(1), slirp4netns(1), stop.ts
+  ip-link(8), veth(4), bridge(8), nft(8), tc-tbf(8), network_namespaces(7),
+  pasta(1), slirp4netns(1), stop.ts
 */
 import { scriptPath, typedLine } from './helpers/called.ts';
 import { hasCapability } from './helpers/capabilities.ts';

@@ -6,119 +6,191 @@ run.ts: run a command in a container of its own, on a root file system
 USAGE
   run.ts [OPTION...] ROOTFS [COMMAND [ARG...]]
 
-  ROOTFS is a directory, or a name under rootfs/. COMMAND defaults to the image's, then to /bin/bash if ROOTFS has
-  one, then to /bin/sh. Every word after COMMAND is an argument of COMMAND, not an option of run.ts.
+  ROOTFS is a directory, or a name under rootfs/. COMMAND defaults to the
+  image's, then to /bin/bash if ROOTFS has one, then to /bin/sh. Every word
+  after COMMAND is an argument of COMMAND, not an option of run.ts.
 
-OPTIONS
-  --name NAME           container name, by which the other scripts find it (default: ROOTFS's name and a number)
-  --hostname NAME       host name inside the container (default: the container's name)
-  -d, --detach          run in the background and print the name; logs.ts shows the output, stop.ts ends the container
-  --log-size SIZE       with --detach: size of the output that is kept (default: 1M)
+  Options you leave out default to ROOTFS/.image.json, if present: entrypoint,
+  command, environment, user, working directory and stop signal of the image
+  that ROOTFS was made from.
+
+  On a terminal a shell shows where one is, root@web:/#, unless its own start
+  files, the image or -e set PS1.
+
+EXAMPLES
+  run.ts -it --rm rootfs/host                   an interactive shell
+  run.ts -d --name web -m 100M rootfs/host sleep infinity
+  run.ts --sandbox -v ./src:/src:ro rootfs/host make -n -C /src
+
+CONTAINER OPTIONS
+* --name NAME           name for the other scripts (default: ROOTFS-NUMBER)
+  --hostname NAME       host name inside (default: the container's name)
+* -d, --detach          run in the background: see logs.ts, stop.ts
+  --log-size SIZE       with --detach: size of the output that is kept
+                        (default: 1M)
   --entrypoint PROGRAM  program to run in place of the image's entrypoint
-  -e, --env KEY=VALUE   set an environment variable; KEY alone takes the caller's value; may be repeated
+* -e, --env KEY=VALUE   set an environment variable
+                        KEY alone takes the caller's value; may be repeated
   --env-file FILE       set the variables in FILE, one per line; may be repeated
-  -w, --workdir DIR     working directory inside the container, made if it is missing (default: /)
-  --umask MASK          file mode creation mask in octal: 027 (default: the caller's)
-  -u, --user USER[:GROUP]  user and group, by name in the container's /etc/passwd and /etc/group, or by ID; a number,
-                        up to 2147483647, is always an ID (default: root)
-  --group-add GROUP     also a member of this group, by name or ID; may be repeated
-  -l, --label KEY=VALUE a note about the container, for ps.ts --json; may be repeated
-  --init                run a small init as PID 1: it forwards signals to the command's process group, and reaps
-                        orphaned processes
-  --stop-signal SIGNAL  signal that stop.ts sends first, by name or number: INT, 37, RTMIN+3 (default: TERM)
+  -w, --workdir DIR     working directory inside the container, made if it is
+                        missing (default: /)
+  --umask MASK          file mode creation mask in octal: 027 (default: the
+                        caller's)
+* -u, --user USER[:GROUP]  user and group inside, by name or ID (default: root)
+                        names are those of the container's /etc/passwd and
+                        /etc/group; a number, up to 2147483647, is always an ID
+  --group-add GROUP     also a member of this group, by name or ID; may be
+                        repeated
+  -l, --label KEY=VALUE a note about the container, for ps.ts --json; may be
+                        repeated
+  --init                run a small init as PID 1: it forwards signals to the
+                        command's process group, and reaps orphaned processes
+  --stop-signal SIGNAL  signal that stop.ts sends first, by name or number: INT,
+                        37, RTMIN+3 (default: TERM)
+  -i, --interactive     accepted, changes nothing: COMMAND always gets the
+                        standard input of run.ts, unless -d is given
+  -t, --tty             accepted, changes nothing: COMMAND gets a terminal
+                        whenever run.ts has one
+  --rm                  accepted, changes nothing: of a container only the log
+                        of
+                        -d stays, until stop.ts removes it
 
-  -i, --interactive     accepted, changes nothing: COMMAND always gets the standard input of run.ts, unless -d is given
-  -t, --tty             accepted, changes nothing: COMMAND gets a terminal whenever run.ts has one
-  --rm                  accepted, changes nothing: of a container only the log of -d stays, until stop.ts removes it
-
-  -v, --volume SRC:DST[:OPTIONS]  bind-mount SRC of the host at DST; options: ro, nosuid, noexec; may be repeated
-  --mount TYPE,KEY=VALUE...  the same as type=bind,source=SRC,target=DST[,readonly], or a tmpfs as
-                        type=tmpfs,target=DST[,tmpfs-size=SIZE][,tmpfs-mode=MODE]; may be repeated
-  --tmpfs DST[:OPTIONS] mount a tmpfs at DST; options: size=, mode=, uid=, gid=, ro, exec, suid (default: nosuid and
-                        noexec, with mode and owner of DST if it exists); may be repeated
-  --device SRC[:DST]    make the device SRC of the host available in /dev; may be repeated
+MOUNT OPTIONS
+* -v, --volume SRC:DST[:OPTIONS]  show SRC of the host at DST, :ro read-only
+                        further options: nosuid, noexec; may be repeated
+  --mount TYPE,KEY=VALUE...  the same as
+                        type=bind,source=SRC,target=DST[,readonly], or a tmpfs
+                        as type=tmpfs,target=DST[,tmpfs-size=SIZE]
+                        [,tmpfs-mode=MODE]; may be repeated
+  --tmpfs DST[:OPTIONS] mount a tmpfs at DST; options: size=, mode=, uid=, gid=,
+                        ro, exec, suid (default: nosuid and noexec, with mode
+                        and owner of DST if it exists); may be repeated
+  --device SRC[:DST[:ACCESS]]  make the device SRC of the host available in /dev
+                        ACCESS: read, write, mknod, rwm by default, less needs
+                        cgroup v1; may be repeated
   --shm-size SIZE       size of /dev/shm (default: 64M)
   --read-only           mount the root file system read-only
-  --ephemeral           keep changes to the root file system in memory, and discard them at the end
+  --ephemeral           keep changes to files in memory, discard them at the end
   --disk SIZE           with --ephemeral: size limit of these changes
-  --add-host NAME:ADDRESS  add an entry to the container's /etc/hosts; may be repeated
-  --dns ADDRESS         use this name server, in the container's /etc/resolv.conf; may be repeated
+  --add-host NAME:ADDRESS  add an entry to the container's /etc/hosts; may be
+                        repeated
+  --dns ADDRESS         use this name server, in the container's
+                        /etc/resolv.conf; may be repeated
 
-  -m, --memory SIZE     memory limit from 6M, without swap unless --memory-swap is given: 100M is 100 * 1024^2 bytes,
-                        100MB is 100 * 1000^2
-  --memory-swap SIZE|-1  limit for memory and swap together; -1 is unlimited swap
-  --memory-reservation SIZE  soft limit: under memory pressure, usage up to SIZE is reclaimed last
+LIMIT OPTIONS
+* -m, --memory SIZE     memory limit: 100M is 100 * 1024^2, 100MB 100 * 1000^2
+                        without swap, unless --memory-swap is given; 6M at least
+  --memory-swap SIZE|-1  limit for memory and swap together; -1 is unlimited
+                        swap
+  --memory-reservation SIZE  soft limit: under memory pressure, usage up to SIZE
+                        is reclaimed last
   --cpus N              CPU time limit, as a number of CPUs: 1.5
   --cpuset-cpus LIST    run on these CPUs only: 0-1,3
   --cpuset-mems LIST    allocate memory from these NUMA nodes only: 0
-  -c, --cpu-shares N    relative CPU weight under contention, 2 to 262144 (default: 1024)
-  --pids-limit N|-1     limit for the number of processes and threads; -1 is unlimited
-  --device-read-bps PATH:SIZE  read at most SIZE per second from the disk that PATH is or lies on; may be repeated
+  -c, --cpu-shares N    relative CPU weight under contention, 2 to 262144
+                        (default: 1024)
+  --pids-limit N|-1     limit for the number of processes and threads; -1 is
+                        unlimited
+  --device-read-bps PATH:SIZE  read at most SIZE per second from the disk that
+                        PATH is or lies on; may be repeated
   --device-write-bps PATH:SIZE  write at most SIZE per second; may be repeated
-  --device-read-iops PATH:N  at most N read operations per second; may be repeated
-  --device-write-iops PATH:N  at most N write operations per second; may be repeated
-  --oom-score-adj N     how readily the kernel kills it for lack of memory: -1000, never, to 1000
-  --sysctl NAME=VALUE   sysctl of the container's own IPC or network namespace: kernel.shm*, kernel.msg*, kernel.sem,
-                        fs.mqueue.*; net.* if it has its own network; may be repeated
-  --ulimit NAME=SOFT[:HARD]  resource limit of getrlimit(2): nofile=1024; may be repeated
-  --network NETWORK     also --net; host (default): the network of the host: its interfaces, ports and localhost,
-                        without isolation; with the host's name servers if ROOTFS names none that answers;
-                        none: a loopback interface only;
-                        bridge: an interface on a bridge of network.ts; without root, by pasta(1) or slirp4netns(1);
-                        container:NAME: the network of another container
-  -p, --publish PORTS   with --network bridge: [IP:]HOSTPORT:PORT[/udp] forwards HOSTPORT of the host to PORT of the
-                        container, on the host address IP only if given; its URL is printed on standard error; may be
+  --device-read-iops PATH:N  at most N read operations per second; may be
                         repeated
-  --sandbox             for a command that you do not trust: --network none, --read-only with a tmpfs on /tmp, /run
-                        and /var/tmp, --cap-drop ALL, --memory 512M, --pids-limit 256; and --userns, if host and
-                        ROOTFS allow it, else a message says why not. Options that are given win: --memory 1G;
-                        instead of --read-only, --ephemeral discards changes
-  --userns              map the container's root to an unprivileged user of the host (always, without root)
-  --uidmap CONTAINER:HOST:COUNT  the same, with these user IDs; may be repeated (default: those of --gidmap)
-  --gidmap CONTAINER:HOST:COUNT  and with these group IDs; may be repeated (default: those of --uidmap)
-  --cap-add CAP         keep this capability, see capabilities(7), or ALL; may be repeated
+  --device-write-iops PATH:N  at most N write operations per second; may be
+                        repeated
+  --oom-score-adj N     how readily the kernel kills it for lack of memory:
+                        -1000, never, to 1000
+  --sysctl NAME=VALUE   sysctl of the container's own IPC or network namespace:
+                        kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.*; net.*
+                        if it has its own network; may be repeated
+  --blkio-weight N      relative I/O weight under contention, 10 to 1000
+                        (default: 100), on disks whose I/O scheduler is bfq or,
+                        without bfq, that have io.cost of cgroup v2
+  --ulimit NAME=SOFT[:HARD]  resource limit of getrlimit(2): nofile=1024; may be
+                        repeated
+
+NETWORK OPTIONS
+* --network NETWORK     host (default), none, bridge or container:NAME
+                        also --net; host: the network of the host: its
+                        interfaces, ports and localhost, without isolation; with
+                        the host's name servers if ROOTFS names none that
+                        answers; none: a loopback interface only; bridge: an
+                        interface on a bridge of network.ts; without root, by
+                        pasta(1) or slirp4netns(1); container:NAME: the network
+                        of another container
+* -p, --publish PORTS   forward a port, HOSTPORT:PORT; needs --network bridge
+                        [IP:]HOSTPORT:PORT[/udp] forwards HOSTPORT of the host
+                        to PORT of the container, on the host address IP only if
+                        given; its URL is printed on standard error; may be
+                        repeated
+
+SECURITY OPTIONS
+* --sandbox             for a command that you do not trust, without network
+                        the same as --network none, --read-only with a tmpfs on
+                        /tmp, /run and /var/tmp, --cap-drop ALL, --memory 512M
+                        and --pids-limit 256; and --userns, if host and ROOTFS
+                        allow it, else a message says why not. Options that are
+                        given win: --memory 1G; in place of --read-only, the
+                        option --ephemeral discards changes
+  --userns              map the container's root to an unprivileged user of the
+                        host (always, without root)
+  --uidmap CONTAINER:HOST:COUNT  the same, with these user IDs; may be repeated
+                        (default: those of --gidmap)
+  --gidmap CONTAINER:HOST:COUNT  and with these group IDs; may be repeated
+                        (default: those of --uidmap)
+  --cap-add CAP         keep this capability, see capabilities(7), or ALL; may
+                        be repeated
   --cap-drop CAP        drop this capability, or ALL; may be repeated
-  --security-opt OPT    seccomp=unconfined: load no seccomp filter; no-new-privileges=false: let set-user-ID programs
-                        gain privileges; mask=PATH, unmask=PATH, unmask=ALL: hide, or show and make writable, a path
-                        below /proc or /sys; may be repeated
-  --privileged          lift all of these restrictions: keep every capability, load no seccomp filter, set no
-                        no_new_privs, allow device files, mount /sys writable, mask nothing in /proc
-  --isolate LIST        isolate only these, to see what each of them does: chroot, mount, pid, uts, ipc, cgroup, net
-                        (default: mount,pid,uts,ipc,cgroup; net if --network asks for it)
-  --dry-run             print the launch as shell, and start nothing
-  -h, --help            print this text
+  --security-opt OPT    seccomp=unconfined: load no seccomp filter;
+                        no-new-privileges=false: let set-user-ID programs gain
+                        privileges; mask=PATH, unmask=PATH, unmask=ALL: hide, or
+                        show and make writable, a path below /proc or /sys; may
+                        be repeated
+  --privileged          lift all of these restrictions: keep every capability,
+                        load no seccomp filter, set no no_new_privs, allow
+                        device files, mount /sys writable, mask nothing in /proc
+
+OTHER OPTIONS
+  --isolate LIST        isolate only these, to see what each of them does:
+                        chroot, mount, pid, uts, ipc, cgroup, net
+                        (default: mount,pid,uts,ipc,cgroup; net if --network
+                        asks for it)
+* --dry-run             print the launch as shell, and start nothing
+  -h, --help            print the usual options; --help all prints all of this
   --version             print name and version
 
-  On a terminal a shell shows where one is, root@web:/#, unless its own start files, the image or -e set PS1.
-  Options you leave out default to ROOTFS/.image.json, if present: entrypoint, command, environment, user, working
-  directory and stop signal of the image that ROOTFS was made from.
-  The exit code is COMMAND's; 128+n if signal n killed it; 127 if it was not found; 126 if it could not be executed;
-  125 if the container could not be started.
-
-EXAMPLES
-  run.ts rootfs/host                            an interactive shell
-  run.ts --memory 100M --name web rootfs/host /bin/sh -c 'echo $$'
-  run.ts -d --name web --init --ephemeral -v /srv/www:/srv:ro rootfs/host sleep infinity
-  run.ts --sandbox -v ./src:/src:ro rootfs/host make -n -C /src
-  run.ts --isolate chroot rootfs/host ps aux    the article's step 2: ps still sees the whole host
-  run.ts --isolate pid,mount rootfs/host ps aux its step 3: ps sees the container
+MORE EXAMPLES
   run.ts --dry-run rootfs/host | less           the launch as shell
+  run.ts --name web rootfs/host /bin/sh -c 'echo $$'
+  run.ts --init --ephemeral -v /srv/www:/srv:ro rootfs/host sleep infinity
+  run.ts --isolate chroot rootfs/host ps aux    ps sees the whole host
+  run.ts --isolate pid,mount rootfs/host ps aux  ps sees the container
 
 CHANGES
-  A cgroup barehand/NAME in each hierarchy, while the container lives. Without root: only if limits are given, in a
-  cgroup that is delegated to the user.
-  Mounts are made in the container's own mount namespace; the host's mount table stays the same.
-  In ROOTFS: the directories proc, sys and dev, and mount points of options, if they are missing; and what COMMAND
-  writes. --ephemeral keeps both out of ROOTFS.
-  --detach keeps output and exit status in /run/barehand/NAME, or $XDG_RUNTIME_DIR/barehand/NAME.
+  A cgroup barehand/NAME in each hierarchy, while the container lives. Without
+  root: only if limits are given, in a cgroup that is delegated to the user.
+  Mounts are made in the container's own mount namespace; the host's mount table
+  stays the same.
+  In ROOTFS: the directories proc, sys and dev, and mount points of options, if
+  they are missing; and what COMMAND writes. --ephemeral keeps both out of
+  ROOTFS.
+  --detach keeps output and exit status in /run/barehand/NAME, or for a user in
+  $XDG_RUNTIME_DIR/barehand/NAME.
 
 UNDO
-  Everything but what --detach keeps is removed when COMMAND ends. stop.ts NAME removes that as well. SIGKILL may
-  leave empty cgroups, which the next run.ts removes.
+  Everything but what --detach keeps is removed when COMMAND ends. stop.ts NAME
+  removes that as well. SIGKILL may leave empty cgroups, which the next run.ts
+  removes.
+
+EXIT CODES
+  The exit code of COMMAND; 128+n if signal n killed it; 127 if it was not
+  found; 126 if it could not be executed; 125 if the container could not be
+  started. With --detach: 0 once the container runs.
 
 SEE ALSO
-  unshare(1), pivot_root(2), namespaces(7), user_namespaces(7), cgroups(7), capabilities(7), seccomp(2), setpriv(1),
-  nsenter(1), script(1), logs.ts, stop.ts, network.ts
+  unshare(1), pivot_root(2), namespaces(7), user_namespaces(7), cgroups(7),
+  capabilities(7), seccomp(2), setpriv(1), nsenter(1), script(1), logs.ts,
+  stop.ts, network.ts
 */
 import { existsSync, realpathSync } from 'node:fs';
 import { hostname as osHostname } from 'node:os';
@@ -131,7 +203,7 @@ import { requirePrograms } from './helpers/programs.ts';
 import { findInPath } from './helpers/shell.ts';
 import { parseNumber, parseSignal, parseSize } from './helpers/units.ts';
 import { checkMemoryToStart, checkPidsToStart } from './limit/smallest.ts';
-import type { Limits } from './limit/table.ts';
+import { type Limits, readBfq } from './limit/table.ts';
 import { parseCpus, parseList } from './limit/units.ts';
 import { parsePort } from './network/addresses.ts';
 import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
@@ -146,6 +218,7 @@ import { planInit } from './run/init.ts';
 import { launchContainer } from './run/launch.ts';
 import { parseNetwork, planNetwork } from './run/network.ts';
 import {
+  checkDevices,
   checkTargets,
   orUnlimited,
   parseDevice,
@@ -208,6 +281,7 @@ export const options = {
   cpusetCpus: { parse: (text: string) => parseList('--cpuset-cpus', text) },
   cpusetMems: { parse: (text: string) => parseList('--cpuset-mems', text) },
   cpuShares: { short: 'c', parse: (text: string) => parseNumber('--cpu-shares', text, 2, 262_144) },
+  blkioWeight: { parse: (text: string) => parseNumber('--blkio-weight', text, 10, 1000) },
   pidsLimit: { parse: orUnlimited((text) => parseNumber('--pids-limit', text, 1, 4_194_304)) },
   deviceReadBps: { parse: parseRate('readBps'), many: true },
   deviceWriteBps: { parse: parseRate('writeBps'), many: true },
@@ -303,6 +377,7 @@ function planLimits(values: Options): Limits {
     mems: values.cpusetMems,
     cpuShares: values.cpuShares,
     pids: values.pidsLimit,
+    ioWeight: values.blkioWeight,
     devices: [
       ...values.deviceReadBps,
       ...values.deviceWriteBps,
@@ -380,6 +455,10 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
   ];
   const userNamespace = await planUserNamespace(name, rootfs, values, volumes);
   const limits = planLimits(values);
+  if (values.blkioWeight !== undefined && readBfq().isThere && !readBfq().isUsed)
+    console.error(
+      'run: --blkio-weight has no effect while no disk uses bfq: echo bfq >/sys/block/DISK/queue/scheduler',
+    );
   const user = findUser(rootfs, values.user ?? imageUser(rootfs, pivots ? image.user : undefined));
   if (values.groupAdd.length > 0 && userNamespace?.single)
     throw new Failure(
@@ -434,6 +513,7 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
   const resolver =
     sharesNetwork && values.dns.length === 0 ? hostResolver(rootfs, volumes, tmpfs) : undefined;
 
+  checkDevices(values.device);
   const host = readHost(environment);
   return {
     name,
@@ -470,7 +550,7 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
       privileged || security.seccomp === false
         ? undefined
         : planSeccomp(kept, pivots && !security.newPrivileges),
-    cgroups: findCgroups(name, limits),
+    cgroups: findCgroups(name, limits, values.device),
     runDirectory: notesFolder(name),
     terminal,
     detached: values.detach ? { logBytes: values.logSize ?? 1024 * 1024 } : undefined,

@@ -252,6 +252,15 @@ test('too few and too many operands are refused', () => {
 test('help is asked by --help and -h, but not among the words of a command', () => {
   for (const argv of [['--help'], ['-h'], ['-i', '--help', 'x'], ['-ih']])
     assert.deepEqual(parse(...argv), { help: true }, argv.join(' '));
+  for (const argv of [
+    ['--help', 'all'],
+    ['--help=all'],
+    ['-h', 'all'],
+    ['-i', '-h', 'all'],
+    ['x', '--help=all'],
+  ])
+    assert.deepEqual(parse(...argv), { help: 'all' }, argv.join(' '));
+  assert.deepEqual(parseCommand('--help', 'all'), { help: 'all' });
   assert('values' in parseCommand('root', 'ls', '--help'));
 });
 

@@ -124,7 +124,12 @@ test('a volume is SRC:DST[:OPTIONS], where SRC is on this host and found without
   refuse(
     options.parseVolume,
     /^--volume: unknown option .*: use ro, nosuid or noexec; rw, nodev, .* are accepted/,
-    '/tmp:/x:exec|/tmp:/x:|/tmp:/x:ro,|/tmp:/x:dev|/tmp:/x:shared|/tmp:/x:zZ|/tmp:/x:noatime',
+    '/tmp:/x:exec|/tmp:/x:|/tmp:/x:ro,|/tmp:/x:dev|/tmp:/x:zZ|/tmp:/x:noatime',
+  );
+  refuse(
+    options.parseVolume,
+    /^--volume: r?(slave|shared) would let the host's later mounts in, without nodev: /,
+    '/tmp:/x:slave|/tmp:/x:ro,rslave|/tmp:/x:shared|/tmp:/x:rshared',
   );
   refuse(options.parseVolume, /^--volume: ro and rw exclude each other$/, '/tmp:/x:ro,rw');
 });
@@ -162,6 +167,8 @@ test('a device is one of this host, and its path is below /dev', () => {
     ['/dev/null:/dev/a/b', { source: '/dev/null', path: '/dev/a/b' }],
     ['/dev/null:/dev/x:rwm', { source: '/dev/null', path: '/dev/x' }],
     [`${link}:/dev/x`, { source: '/dev/null', path: '/dev/x' }],
+    ['/dev/null:/dev/x:r', { source: '/dev/null', path: '/dev/x', denied: 'wm' }],
+    ['/dev/null:mr', { source: '/dev/null', path: '/dev/null', denied: 'w' }],
   ]);
   const below = /^--device: the path in the container must be a plain path below \/dev\/, not /;
   const wrong = '/etc/x|/dev|/dev/|x|/dev/../etc/x|/dev//x|/dev/x/../../y|/devil|/dev/a\nb';
@@ -169,8 +176,8 @@ test('a device is one of this host, and its path is below /dev', () => {
   refuse(options.parseDevice, below, link);
   refuse(
     options.parseDevice,
-    /^--device: :r is not supported: the mode of the device and -u decide/,
-    '/dev/null:/dev/x:r',
+    /^--device is SRC\[:DST\[:ACCESS\]\] with ACCESS of r, w and m/,
+    '/dev/null:/dev/x:x|/dev/null:/dev/x:|/dev/null:/dev/x:rr|/dev/null:/dev/x:r:w',
   );
   refuse(
     options.parseDevice,

@@ -180,6 +180,7 @@ test('a container of ours is shown with all there is to know', container, async 
     limits: { memoryBytes: 64 * 1024 * 1024, cpus: null, pids: null },
     oomKills: { count: 0, level: null, cgroup: null, limitBytes: null, process: null, at: null },
     engine: 'barehand',
+    labels: {},
     ports: [],
   });
   assert.ok(pids >= 3 && pids < 10, String(pids));
@@ -405,7 +406,8 @@ test('a user without root sees what there is to see, and is told what is not', c
 });
 
 test('wrong usage ends with 2', { skip: needs('speed') }, async () => {
-  const wrong = '--all|web|--count 2|--interval 1|--watch --interval 0|--watch --count x|--watch --no-trunc';
+  const wrong =
+    '--all web|--watch web|--all --watch|--count 2|--interval 1|--watch --interval 0|--watch --count x|--watch --no-trunc';
   await Promise.all(
     wrong.split('|').map(async (words) => assert.equal((await call('ps', words.split(' '))).code, 2, words)),
   );

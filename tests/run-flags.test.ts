@@ -1,16 +1,16 @@
 // Options of run.ts that users of Docker, Podman and util-linux know, each in a real container.
 import assert from 'node:assert/strict';
-import { existsSync, lstatSync, mkdirSync, mkdtempSync, readFileSync, symlinkSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, lstatSync, mkdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
-import { after } from 'node:test';
+import { findHierarchy, parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
+import { readBfq, readLimit } from '../scripts/limit/table.ts';
 import { container, memoryFile, newName, start } from './helpers/container.ts';
 import { inside, refused, said, says } from './helpers/inside.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { call, execute, rootfs } from './helpers/script.ts';
 import { before, test } from './helpers/slow.ts';
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-run-flags-'));
-after(() => execute(['rm', '-r', scratch]));
+const scratch = scratchFolder('run-flags');
 /** A root file system that a test may change. */
 const root = join(scratch, 'root');
 before(async () => {
@@ -146,7 +146,10 @@ test('--mount is --volume and --tmpfs in other words; z and Z are accepted', con
     ['type=bind,source=/tmp,target=x', /must begin with \//],
     ['type=bind,source=/tmp,target=/x,consistency=cached', /has no consistency/],
     ['type=bind,source=/tmp,target=/x,ro=maybe', /readonly is true or false/],
-    ['type=bind,source=/tmp,target=/x,bind-propagation=shared', /unknown option shared/],
+    [
+      'type=bind,source=/tmp,target=/x,bind-propagation=rslave',
+      /rslave would let the host's later mounts in/,
+    ],
     ['type=tmpfs,target=/x,source=/tmp', /type=tmpfs has no source/],
   ] as const)
     await refused(expected, `--mount ${mount}`);
@@ -207,3 +210,55 @@ test('--label is what ps.ts --json shows, as long as the container lives', conta
   assert.equal(existsSync(`/run/barehand/${name}`), false);
   for (const label of ['=x', 'a\nb=c']) await refused(/^run: --label is KEY=VALUE/, ['--label', label]);
 });
+
+test('--device with less than rwm: v1 denies the rest, elsewhere it is refused', container, async () => {
+  const device = '/dev/loop-control';
+  if (!existsSync(device)) return;
+  const program = `for mode in '<' '>>' '<>'; do eval "true $mode /dev/x" 2>/dev/null && echo "$mode"; done; :`;
+  const has = readHierarchies().some(({ controllers }) => controllers.includes('devices'));
+  if (!has) return refused(/can deny wm, since v2 takes a BPF program/, `--device ${device}:/dev/x:r`);
+  for (const [access, ...lines] of [
+    [':rwm', '<', '>>', '<>'],
+    [':rw', '<', '>>', '<>'],
+    [':r', '<'],
+    [':wm', '>>'],
+  ] as const) {
+    assert.equal(await said(`--device ${device}:/dev/x${access}`, program), `${lines.join('\n')}\n`, access);
+    assert.equal(
+      await printed(['--device', `${device}:/dev/x${access}`], program),
+      `${lines.join('\n')}\n`,
+      access,
+    );
+  }
+  await refused(
+    /\/dev\/null is the same device as \/dev\/null, which the container has/,
+    '--device /dev/null:/dev/x:r',
+  );
+  await refused(/is the same device as/, `--device ${device}:/dev/x:r --device ${device}:/dev/y`);
+});
+
+test(
+  '--blkio-weight is in a file of bfq or of io.cost, or refused where the kernel has neither',
+  container,
+  async () => {
+    const { isThere, isUsed } = readBfq();
+    const hierarchy = findHierarchy(readHierarchies(), 'io');
+    const hasCost = hierarchy?.version === 2 && existsSync(join(hierarchy.mountPoint, 'io.cost.qos'));
+    if (!hierarchy || !(isThere || hasCost))
+      return refused(
+        /no such controller|this kernel has no I\/O weights: modprobe bfq/,
+        '--blkio-weight 500',
+      );
+    const { name } = await start(['--blkio-weight', '500'], ['sleep', '100']);
+    const [text] = readLimit('ioWeight', hierarchy.version, join(hierarchy.mountPoint, parent, name));
+    assert.equal(text?.text, hierarchy.version === 1 ? '500' : isThere ? 'default 500' : 'default 4950');
+    const { stdout, stderr } = await inside('--dry-run --blkio-weight 500', 'true');
+    assert.match(stdout, /echo '?(default )?(500|4950)'? > \S+weight/);
+    assert.match(
+      stderr,
+      isThere && !isUsed ? /^run: --blkio-weight has no effect while no disk uses bfq/ : /^$/,
+    );
+    for (const weight of ['9', '1001', 'x'])
+      await refused(/--blkio-weight is a whole number/, `--blkio-weight ${weight}`);
+  },
+);

@@ -14,14 +14,7 @@ import {
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import {
-  cgroupDirectory,
-  cgroupPath,
-  lockDirectory,
-  parent,
-  readHierarchies,
-} from '../scripts/helpers/cgroups.ts';
-import { lock } from '../scripts/helpers/lock.ts';
+import { cgroupDirectory, cgroupPath, parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { memoryFiles } from '../scripts/limit/table.ts';
 import {
   alive,
@@ -531,12 +524,10 @@ test('--dry-run prints what has the same effect when it is pasted', container, a
     // what else is open here is this test's, and not for the shell to hand on
     const close =
       'for fd in /proc/self/fd/*; do fd=${fd##*/}; [ $fd -le 2 ] || eval "exec $fd>&-"; done; exec "$@"';
-    // a launch that takes its name meanwhile would remove cgroups that nothing is in yet, and the paste takes no lock
-    const { release } = await lock(lockDirectory(readHierarchies()) as string);
     const launcher = spawn('bash', ['-c', close, 'bash', shell], { stdio: ['pipe', 'ignore', 'inherit'] });
     launcher.stdin.end(program);
     const end = once(launcher, 'exit') as Running['end'];
-    const pasted = await found(name, launcher, end, command).finally(release);
+    const pasted = await found(name, launcher, end, command);
     assert.deepEqual(state(pasted), launched, shell);
   }
 });

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import minimist from 'minimist';
 import { scriptPath } from './called.ts';
 import { embedded } from './embedded.ts';
+import { page, shortHelp, wholeHelp } from './help.ts';
 import { didYouMean, escapeControls } from './messages.ts';
 import { OutputError, print, useOutput } from './output.ts';
 import { quote } from './shell.ts';
@@ -78,6 +79,9 @@ export function reason(error: unknown): string {
   return known ? known.join(': ') : code && !message.includes(code) ? `${code}: ${message}` : message;
 }
 
+/** The name of the script that runs, without its ending, for messages. */
+export const scriptName = () => basename(process.argv[1] ?? '').replace(/\.\w+$/, '');
+
 /** The name of an option on the command line: dry-run for `dryRun`. */
 export const kebab = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 
@@ -87,7 +91,7 @@ export const isGiven = (value: unknown) => [value].flat().some((one) => one !== 
 /**
  * Parses argv (without node and the script) by the table. `dryRun` in the table is `--dry-run`, `noTrunc` is
  * `--no-trunc`. Returns the values of the options and the operands, including the words of a command; or, if --help or
- * --version is asked for, which of them.
+ * --version is asked for, which of them, and for `--help all` `help: 'all'`.
  * Throws UsageError for an unknown option, a missing or unwanted value, or a wrong number of operands.
  */
 export function parseArguments<Table extends Record<string, Option>>(spec: Spec<Table>, argv: string[]) {
@@ -104,7 +108,7 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
     stopEarly: spec.command ?? false,
     '--': true,
   });
-  if (parsed.help === true) return { help: true } as const;
+  if (parsed.help === true) return { help: parsed._[0] === 'all' ? 'all' : true } as const;
   if (parsed.version === true) return { version: true } as const;
 
   const values: Record<string, unknown> = {};
@@ -149,6 +153,7 @@ function plainWords(table: [key: string, Option][], command: boolean, argv: stri
       );
       if (!found) throw unknown();
       const [key, option] = found;
+      if (key === 'help' && value === 'all') return ['--help', 'all'];
       const rest = long ? '' : letters.slice(position + 1);
       if (option.parse) {
         // the rest of this word, or the next word, is the value; only a number may follow a letter directly
@@ -202,12 +207,6 @@ export function refuseLateOptions(
   throw new UsageError(
     `${first} stands after ${name}, where COMMAND begins: type ${scriptPath()} ${line.map(quote).join(' ')}`,
   );
-}
-
-/** The header comment of a script, which is its help. `url`: the script's import.meta.url. */
-function helpText(url: string): string {
-  const source = readFileSync(fileURLToPath(url), 'utf8');
-  return /\/\*\n([\s\S]*?)\*\//.exec(source)?.[1] ?? '';
 }
 
 /** What --version prints: name and version of the project. */
@@ -287,7 +286,9 @@ export async function main<Table extends Record<string, Option>>(
   try {
     refuseTakenWords();
     const parsed = parseArguments(spec, process.argv.slice(2));
-    if (parsed.help) print(helpText(url));
+    const source = () => readFileSync(fileURLToPath(url), 'utf8');
+    if (parsed.help === 'all') page(wholeHelp(source()));
+    else if (parsed.help) print(shortHelp(source()));
     else if (parsed.version) print(versionText());
     else process.exitCode = (await body(parsed.values, parsed.operands)) ?? 0;
   } catch (error) {

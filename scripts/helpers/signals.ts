@@ -23,26 +23,37 @@ interface SignalHandle {
   unref: () => void;
 }
 
-/** Calls `listener` with the number of each signal that comes and is to be passed on. */
+/**
+ * Node's own class for signals; undefined from Node 24 on, which keeps it to itself. process.on() takes names, and node has
+ * none for real-time signals.
+ */
+export function findSignalClass(): (new () => SignalHandle) | undefined {
+  const { binding, noDeprecation } = process as unknown as {
+    binding?: (name: string) => { Signal?: new () => SignalHandle };
+    noDeprecation?: boolean;
+  };
+  Object.assign(process, { noDeprecation: true }); // a warning on standard error
+  try {
+    return attempt(() => binding?.call(process, 'signal_wrap').Signal);
+  } finally {
+    Object.assign(process, { noDeprecation });
+  }
+}
+
+/**
+ * Calls `listener` with the number of each signal that comes and is to be passed on. Where node can't catch real-time
+ * signals, they end this process, as by default.
+ */
 export function onSignals(listener: (signal: number) => void): void {
   const names = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]));
   for (const [number, name] of names)
     if (!kept.includes(name.slice('SIG'.length))) process.on(name as NodeJS.Signals, () => listener(number));
-  // process.on() takes names, and node has none for real-time signals. This way in is deprecated, which node says on
-  // standard error; a node without it ends by these signals, as by default
-  const { noDeprecation } = process as { noDeprecation?: boolean };
-  Object.assign(process, { noDeprecation: true });
-  attempt(() => {
-    const { binding } = process as unknown as {
-      binding: (name: string) => { Signal: new () => SignalHandle };
-    };
-    const { Signal } = binding('signal_wrap');
-    for (let number: number = realTime[0]; number <= realTime[1]; number++) {
-      const handle = new Signal();
-      handle.unref();
-      handle.onsignal = listener;
-      handle.start(number);
-    }
-  });
-  Object.assign(process, { noDeprecation });
+  const Signal = findSignalClass();
+  if (!Signal) return;
+  for (let number: number = realTime[0]; number <= realTime[1]; number++) {
+    const handle = new Signal();
+    handle.unref();
+    handle.onsignal = listener;
+    handle.start(number);
+  }
 }

@@ -14,6 +14,12 @@ export interface Disk {
   type: string;
 }
 
+/** Major and minor number of a dev_t, makedev(3). */
+export const deviceNumber = (number: number): [major: number, minor: number] => [
+  (number >> 8) & 0xfff,
+  (number & 0xff) | ((number >> 12) & 0xfff00),
+];
+
 /**
  * The whole disk of a device file, or of the file system of a path: v2 refuses a partition, v1 ignores it. An overlay
  * stands for its upper directory, to which writes go. Throws Failure if there is no disk.
@@ -24,10 +30,7 @@ export function findDisk(path: string, type = ''): Disk {
     throw new Failure(`there is no ${path}: name a device, as /dev/sda, or a path on its file system`);
   if (stats.isCharacterDevice())
     throw new Failure(`${path} is a character device: only disks can be limited`);
-  const number = stats.isBlockDevice() ? stats.rdev : stats.dev;
-  // the encoding of dev_t, makedev(3)
-  const major = (number >> 8) & 0xfff;
-  const minor = (number & 0xff) | ((number >> 12) & 0xfff00);
+  const [major, minor] = deviceNumber(stats.isBlockDevice() ? stats.rdev : stats.dev);
   const folder = attempt(() => realpathSync(`/sys/dev/block/${major}:${minor}`));
   if (folder !== undefined) {
     const disk = existsSync(join(folder, 'partition')) ? dirname(folder) : folder;

@@ -1,6 +1,6 @@
 // All limits of run.ts, limit-*.ts and ps.ts: their names, the files of cgroup v1 and v2 that hold them, and the order in
 // which these are written. See cgroups(7), the kernel's admin-guide/cgroup-v2 and admin-guide/cgroup-v1.
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import {
   findHierarchy,
@@ -49,6 +49,7 @@ export const limits = {
   writeBps: { controller: 'io', label: 'write', json: 'writeBps', unit: 'bytes/s' },
   readIops: { controller: 'io', label: 'reads/s', json: 'readIops', unit: 'number' },
   writeIops: { controller: 'io', label: 'writes/s', json: 'writeIops', unit: 'number' },
+  ioWeight: { controller: 'io', label: 'I/O weight', json: 'ioWeight', unit: 'number' },
 } as const;
 
 export type LimitName = keyof typeof limits;
@@ -86,7 +87,29 @@ const limitFiles: Record<LimitName, { 1?: LimitFile; 2: LimitFile }> = {
   writeBps: { 1: ['blkio.throttle.write_bps_device', '0', ''], 2: ['io.max', 'max', 'wbps='] },
   readIops: { 1: ['blkio.throttle.read_iops_device', '0', ''], 2: ['io.max', 'max', 'riops='] },
   writeIops: { 1: ['blkio.throttle.write_iops_device', '0', ''], 2: ['io.max', 'max', 'wiops='] },
+  get ioWeight() {
+    return ioWeightFiles();
+  },
 };
+
+let bfq: { isThere: boolean; isUsed: boolean } | undefined;
+
+/** Whether this kernel has the I/O scheduler bfq, which adds its files to cgroups, and whether a disk uses it. */
+export function readBfq(): { isThere: boolean; isUsed: boolean } {
+  const names = attempt(() => readdirSync('/sys/block')) ?? [];
+  const schedulers = () => names.map((name) => readText(`/sys/block/${name}/queue/scheduler`) ?? '');
+  bfq ??= {
+    isThere: schedulers().some((words) => /\bbfq\b/.test(words)),
+    isUsed: schedulers().some((words) => words.includes('[bfq]')),
+  };
+  return bfq;
+}
+
+/** The files of the I/O weight: those of bfq, as in runc; else that of v2's io.cost, admin-guide/cgroup-v2. */
+const ioWeightFiles = (): (typeof limitFiles)[LimitName] => ({
+  1: ['blkio.bfq.weight', '100'],
+  2: [readBfq().isThere ? 'io.bfq.weight' : 'io.weight', 'default 100'],
+});
 
 const periodFile = 'cpu.cfs_period_us';
 
@@ -148,6 +171,7 @@ export function amount(version: 1 | 2, { limit, text }: Setting): number | null 
   const [value = '', period] = text.split(' ');
   if (limit === 'weight') return version === 1 ? sharesAsWeight(Number(value)) : Number(value);
   if (value === none?.split(' ')[0]) return null;
+  if (limit === 'ioWeight') return Number(text.replace('default ', ''));
   return unit === 'CPUs' ? Number(value) / Number(period) : Number(value);
 }
 
@@ -171,6 +195,12 @@ export function sharesToWeight(shares: number): number {
   return Math.ceil(10 ** ((log * log + 125 * log) / 612 - 7 / 34) - 1e-9);
 }
 
+/** The I/O weight, 10 to 1000, for a file of v1 or v2. That of io.cost goes to 10000, and is converted as in runc. */
+const ioWeightText = (weight: number, version: 1 | 2) => {
+  if (version === 1) return String(weight);
+  return `default ${readBfq().isThere ? weight : Math.floor(1 + ((weight - 10) * 9999) / 990)}`;
+};
+
 /** Requested limits, the same for both versions. undefined: unchanged; Infinity: no limit. */
 export interface Limits {
   memoryBytes?: number | undefined;
@@ -188,6 +218,8 @@ export interface Limits {
   cpuset?: string | undefined;
   mems?: string | undefined;
   pids?: number | undefined;
+  /** Docker's, 10 to 1000 */
+  ioWeight?: number | undefined;
   /** of whole disks, MAJ:MIN */
   devices?: Rate[] | undefined;
 }
@@ -222,6 +254,14 @@ export function hierarchyOf(hierarchies: Hierarchy[], limit: LimitName): Hierarc
   if (!limitFiles[limit][hierarchy.version])
     throw new Failure(
       `cgroup v1 has nothing like ${limitFiles[limit][2][0]}, and this host has the ${controller} controller there: boot it with systemd.unified_cgroup_hierarchy=1`,
+    );
+  const hasFile =
+    limit !== 'ioWeight' ||
+    readBfq().isThere ||
+    (hierarchy.version === 2 && existsSync(join(hierarchy.mountPoint, 'io.cost.qos')));
+  if (!hasFile)
+    throw new Failure(
+      'this kernel has no I/O weights: modprobe bfq; echo bfq >/sys/block/DISK/queue/scheduler',
     );
   return hierarchy;
 }
@@ -263,6 +303,7 @@ export function toSettings(wanted: Limits, names: LimitName[], version: 1 | 2, b
     cpuset: wanted.cpuset,
     mems: wanted.mems,
     pids: wanted.pids,
+    ioWeight: wanted.ioWeight && ioWeightText(wanted.ioWeight, version),
   };
   const settings = names.flatMap((limit) => {
     const value = values[limit] === Infinity ? noLimit(limit, version, '') : values[limit];

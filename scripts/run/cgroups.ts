@@ -1,5 +1,5 @@
 // The cgroups of a container, `barehand/NAME` in each hierarchy. They also reserve the container's name.
-import { existsSync, readdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, rmdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { typedLine } from '../helpers/called.ts';
@@ -21,8 +21,10 @@ import { attempt, readProc } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
 import { makeDirectory, perform, type Step } from '../helpers/steps.ts';
 import { findDelegation, whyNoCgroups } from '../limit/delegation.ts';
+import { deviceNumber } from '../limit/disk.ts';
 import { controllersOf, type Limits, launchWrites, namesOf, type Write } from '../limit/table.ts';
 import { type Launch, needsNotes } from './container.ts';
+import type { Device } from './furnish.ts';
 
 /** Directories and values of a container's cgroups. */
 export interface CgroupPlan {
@@ -46,9 +48,36 @@ export interface CgroupPlan {
 /** Files of limits that would hinder the launch: a wait for the CPU or for a disk, or no process for a shell of it. */
 const hindering = /^(cpu\.max|cpu\.cfs_|io\.max|blkio\.throttle|pids\.max)/;
 
+/**
+ * What denies a container what it may not do with devices: v1's devices controller, admin-guide/cgroup-v1/devices. Throws
+ * Failure where there is none: v2 has a BPF program in its place.
+ */
+function denials(hierarchies: Hierarchy[], name: string, devices: Device[]): Write[] {
+  const v1 = hierarchies.find(({ controllers }) => controllers.includes('devices'));
+  return devices.flatMap(({ source, denied }) => {
+    if (!denied) return [];
+    if (!v1)
+      throw new Failure(
+        `--device ${source}: only root on a host with the devices controller of cgroup v1 can deny ${denied}, since v2 takes a BPF program: leave out the access, and choose -u by: ls -l ${source}`,
+      );
+    const stats = statSync(source);
+    const [major, minor] = deviceNumber(stats.rdev);
+    const kind = stats.isBlockDevice() ? 'b' : 'c';
+    return {
+      write: `${kind} ${major}:${minor} ${denied}`,
+      to: join(v1.mountPoint, parent, name, 'devices.deny'),
+    };
+  });
+}
+
 /** Plans the cgroups of a container in these hierarchies, of which there is at least one. */
-function planCgroups(hierarchies: Hierarchy[], name: string, limits: Limits): CgroupPlan {
-  const writes = launchWrites(hierarchies, name, limits);
+function planCgroups(
+  hierarchies: Hierarchy[],
+  name: string,
+  limits: Limits,
+  devices: Device[] = [],
+): CgroupPlan {
+  const writes = [...launchWrites(hierarchies, name, limits), ...denials(hierarchies, name, devices)];
   const isHindering = ({ to }: Write) => hindering.test(basename(to));
   const lock = lockDirectory(hierarchies);
   const first = hierarchies.find(({ mountPoint }) => mountPoint === lock) as Hierarchy;
@@ -67,12 +96,15 @@ function planCgroups(hierarchies: Hierarchy[], name: string, limits: Limits): Cg
  * Plans the cgroups of a container that is started by root, in all hierarchies, or by another user, below delegated
  * cgroups and only if limits are given. Throws Failure if they can't be made.
  */
-export function findCgroups(name: string, limits: Limits): CgroupPlan | undefined {
+export function findCgroups(name: string, limits: Limits, devices: Device[]): CgroupPlan | undefined {
   const hierarchies = readHierarchies();
-  if (process.getuid?.() !== 0) return findDelegatedCgroups(hierarchies, name, limits);
+  if (process.getuid?.() !== 0) {
+    denials([], name, devices);
+    return findDelegatedCgroups(hierarchies, name, limits);
+  }
   const obstacle = whyNoCgroups(hierarchies);
   if (obstacle) throw new Failure(obstacle);
-  return planCgroups(hierarchies, name, limits);
+  return planCgroups(hierarchies, name, limits, devices);
 }
 
 function findDelegatedCgroups(
@@ -251,7 +283,11 @@ function makeRunDirectory(runDirectory: string): void {
   try {
     makeDirectory(runDirectory);
   } catch (error) {
-    throw new Failure(`cannot make the directory ${runDirectory}: ${reason(error)}`);
+    const hint =
+      process.getuid?.() === 0
+        ? ''
+        : ': mkdir -m 700 ~/.barehand && export XDG_RUNTIME_DIR=~/.barehand takes a directory of yours';
+    throw new Failure(`cannot make the directory ${runDirectory}: ${reason(error)}${hint}`);
   }
 }
 

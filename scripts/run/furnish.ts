@@ -38,10 +38,14 @@ export interface Text {
   text: string;
 }
 
-/** A device of the host. `path` is its path in the container, and begins with /dev/. */
+/**
+ * A device of the host. `path` is its path in the container, and begins with /dev/. `denied`: what the container may not
+ * do with the device, `r`, `w` and `m` for mknod(2).
+ */
 export interface Device {
   source: string;
   path: string;
+  denied?: string;
 }
 
 /** A mount: one line of fstab(5). `source` and `target` are paths for mount(2). */

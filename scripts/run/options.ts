@@ -84,6 +84,12 @@ function makeVolume(option: string, from: string, to: string, options: string[])
   const source = resolve(from);
   if (!existsSync(source))
     throw new UsageError(`${option}: there is no ${source} on this host: mkdir -p ${quote(source)}`);
+  // mounts that come in later would lack nodev, and a container may make device files
+  const propagation = options.find((word) => /^r?(slave|shared)$/.test(word));
+  if (propagation)
+    throw new UsageError(
+      `${option}: ${propagation} would let the host's later mounts in, without nodev: leave it out, and start the container after the mounts`,
+    );
   for (const word of options)
     if (!volumeOptions.includes(word))
       throw new UsageError(
@@ -179,12 +185,16 @@ function makeTmpfs(option: string, to: string, words: string[]): Tmpfs {
   return { path: parsePath(option.slice(2), to), options };
 }
 
-/** `SRC[:DST]`: a device of this host, and its path in the container, below /dev. */
+/** `SRC[:DST[:ACCESS]]`: a device of this host, its path in the container, below /dev, and letters of `rwm`. */
 export function parseDevice(text: string): Device {
-  const [from = '', to = from, access] = text.split(':');
-  if (access !== undefined && access !== 'rwm')
+  const [from = '', second, third, ...more] = text.split(':');
+  const isAccess = (word: string | undefined) => /^(?!.*(.).*\1)[rwm]+$/.test(word ?? '');
+  // as in Docker, DST may be left out
+  const [to = from, access = 'rwm'] =
+    third === undefined && isAccess(second) ? [from, second] : [second, third];
+  if (!isAccess(access) || more.length > 0)
     throw new UsageError(
-      `--device: :${access} is not supported: the mode of the device and -u decide who may read or write it`,
+      `--device is SRC[:DST[:ACCESS]] with ACCESS of r, w and m, as in /dev/fuse:/dev/fuse:rw, not ${text}`,
     );
   const path = to.startsWith('/') ? join('/dev', '/', to.slice('/dev/'.length)) : '';
   if (path !== to || path === '/dev/' || /[\0\n]/.test(path))
@@ -192,7 +202,25 @@ export function parseDevice(text: string): Device {
   const stat = existsSync(from) ? statSync(from) : undefined;
   if (!stat?.isCharacterDevice() && !stat?.isBlockDevice())
     throw new UsageError(`--device: ${from} is not a device of this host`);
-  return { source: realpathSync(from), path };
+  const denied = [...'rwm'].filter((letter) => !access.includes(letter)).join('');
+  return { source: realpathSync(from), path, ...(denied && { denied }) };
+}
+
+/** Throws UsageError if a device is to be denied in one place and allowed in another: the kernel goes by its number. */
+export function checkDevices(devices: Device[]): void {
+  const usual = 'null zero full random urandom tty'
+    .split(' ')
+    .map((name) => ({ source: `/dev/${name}`, denied: '' }));
+  const deniedOf = new Map<number, { source: string; denied: string }>();
+  for (const { source, denied = '' } of [...usual, ...devices]) {
+    const number = statSync(source).rdev;
+    const other = deniedOf.get(number) ?? { source, denied };
+    if (other.denied !== denied)
+      throw new UsageError(
+        `--device: ${source} is the same device as ${other.source}, which the container has with other access`,
+      );
+    deniedOf.set(number, other);
+  }
 }
 
 /** Throws UsageError if two mounts have the same target, where one would hide the other. */
