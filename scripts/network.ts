@@ -296,7 +296,7 @@ await main(
     if (!command) {
       const names = Object.keys(commands);
       throw new UsageError(
-        `there is no command ${name}${didYouMean(name, names) || `: choose one of ${names.join(', ')}`}`,
+        `there is no command ${name}${didYouMean(name, names) || `: ${names.join(', ')}`}`,
       );
     }
     const allowed = command.options.split(' ');

@@ -132,8 +132,12 @@ test('-d returns when the command runs, which stays; what cannot be started is t
   for (const fd of [0, 1, 2]) assert.equal(statSync(`/proc/${pid}/fd/${fd}`).rdev, 0x103);
   process.kill(pid, 'SIGTERM');
   await assertEnds([
-    [['-d', web.name, 'no-such'], 127, 'exec: no-such: No such file or directory'],
-    [['-d', web.name, '/etc/passwd'], 126, 'exec: /etc/passwd: Permission denied'],
+    [['-d', web.name, 'no-such'], 127, 'exec: no-such: not found in PATH /'],
+    [
+      ['-d', web.name, '/etc/passwd'],
+      126,
+      'exec: /etc/passwd is not executable for this user: its mode is 644',
+    ],
     [['-d', '-w', '/no/such', web.name, 'true'], 125, 'exec: cannot enter the directory /no/such'],
     [['-d', web.name, 'sh', '-c', 'exit 3'], 0, ''],
   ]);
