@@ -81,7 +81,7 @@ test('what oom-kills.sh has kept is read, with records of this container only', 
 const run = (...words: string[]) => call('run', words);
 const line = (before: string, after: string) =>
   new RegExp(
-    `^${before}the kernel killed tail \\(PID \\d+\\) at the memory limit of 20 MiB, with 1\\d(\\.\\d)? MiB in use: raise it with ${after}\\n$`,
+    `^${before}the kernel killed tail \\(PID \\d+\\) at the memory limit of 20 MiB, with 1\\d(\\.\\d)? MiB in use: raise it with ${after}$`,
     'm',
   );
 

@@ -55,7 +55,10 @@ test('-a lists containers in the background that have ended, with code and signa
   );
   const page = await call('ps', [code]);
   assert.deepEqual([page.code, page.stdout], [1, '']);
-  assert.match(page.stderr, new RegExp(`^ps: ${code} has ended, exited \\(3\\), .* ago: logs\\.ts ${code} `));
+  assert.match(
+    page.stderr,
+    new RegExp(`^ps: ${code} has ended, exited \\(3\\), .* ago: \\S*logs\\.\\w+ ${code} `),
+  );
 
   // the keeper of the log was killed too
   rmSync(keptFile(code, 'status'));
