@@ -1,32 +1,40 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-demo.ts: a Linux container by hand, from a tarball to the out-of-memory killer, step by step
+demo.ts: a Linux container by hand, from a tarball to the out-of-memory killer
 
 USAGE
   demo.ts [OPTION...]
 
-  The demo makes a root file system of this host's programs. It shows what chroot(1) isolates and what a PID namespace
-  adds, and a container from inside and from outside. It limits the memory of the running container to 100 MB from
-  outside, runs a program in it that allocates more, and restores the state of the host. It takes a few seconds.
-
-OPTIONS
-  --keep       keep the root file system in rootfs/
-  -h, --help   print this text
-  --version    print name and version
+  The demo makes a root file system of this host's programs. It shows what
+  chroot(1) isolates and what a PID namespace adds, and a container from inside
+  and from outside. It limits the memory of the running container to 100 MB from
+  outside, runs a program in it that allocates more, and restores the state of
+  the host. It takes a few seconds.
 
 EXAMPLES
   demo.ts
   demo.ts --keep
 
+OPTIONS
+* --keep       keep the root file system in rootfs/
+* -h, --help   print the usual options; --help all prints all of this
+  --version    print name and version
+
 CHANGES
-  A root file system rootfs/demo-PID, a container demo-PID and its cgroups exist while the demo runs.
+  A root file system rootfs/demo-PID, a container demo-PID and its cgroups exist
+  while the demo runs.
 
 UNDO
-  Nothing to undo: the last step checks that mounts, cgroups and processes are the same as before.
+  Nothing to undo: the last step checks that mounts, cgroups and processes are
+  the same as before.
+
+EXIT CODES
+  0 done; 1 a step failed, or something is left; 2 wrong usage.
 
 SEE ALSO
-  fetch-rootfs.ts, run.ts, ps.ts, limit-memory.ts; chroot(2), namespaces(7), cgroups(7)
+  fetch-rootfs.ts, run.ts, ps.ts, limit-memory.ts; chroot(2), namespaces(7),
+  cgroups(7)
 */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -145,7 +153,7 @@ const eater = `awk 'BEGIN {
 await main(import.meta.url, { options, operands: [0, 0] }, async ({ keep }) => {
   const memory = findHierarchy(readHierarchies(), 'memory');
   const missing = await findMissing(memory);
-  if (missing.length > 0 || !memory) throw new Failure(`this host lacks ${missing.join('\nand ')}`);
+  if (missing.length > 0 || !memory) throw new Failure(`this host lacks ${missing.join('; and ')}`);
   const readMounts = () => readFileSync('/proc/self/mountinfo', 'utf8');
   const mounts = readMounts();
   let shell: ReturnType<typeof startShell> | undefined;

@@ -6,58 +6,73 @@ exec.ts: run a command in a container that runs, whoever made it
 USAGE
   exec.ts [OPTION...] TARGET COMMAND [ARG...]
 
-  TARGET is a container's name, or a PID: that of any process in any container, or of the unshare(1) that holds it. A
-  message on stderr names the container, if the PID is not that of its first process.
-  Every word after COMMAND is an argument of COMMAND, not an option of exec.ts.
+  TARGET is a container's name, or a PID: that of any process in any container,
+  or of the unshare(1) that holds it. A message on stderr names the container,
+  if the PID is not that of its first process. Every word after COMMAND is an
+  argument of COMMAND, not an option of exec.ts.
 
-OPTIONS
-  -u, --user USER[:GROUP]  user and group, by name in the container's /etc/passwd and /etc/group, or by ID; a number,
-                        up to 2147483647, is always an ID (default: those of the first process)
-  -e, --env KEY=VALUE   set an environment variable; KEY alone takes the caller's value; may be repeated
-  -w, --workdir DIR     working directory inside the container (default: that of the first process)
-  -d, --detach          run COMMAND in the background, without standard streams: exec.ts ends when COMMAND has started
-  -i, --interactive     accepted, changes nothing: COMMAND always gets the standard input of exec.ts, unless -d is given
-  -t, --tty             accepted, changes nothing: COMMAND gets a terminal whenever exec.ts has one
-  --privileged          keep the capabilities and label of the caller; set no no_new_privs, load no seccomp filter
-  --host-tools          run COMMAND from the host, such as tcpdump, ip, ss, strace or ps: it keeps the host's files
-                        and the caller's user, privileges, environment and limits, and sees the network and the
-                        processes of the container
-  --dry-run             print the steps as shell, and run nothing
-  -h, --help            print this text
-  --version             print name and version
+  COMMAND gets the namespaces, root directory, cgroups, resource limits,
+  environment, capabilities and no_new_privs of the container's first process.
+  If a seccomp filter applies to that process, the filter of run.ts applies to
+  COMMAND. If standard input and output are a terminal, COMMAND gets a terminal
+  of its own. A shell shows where one is there, root@web:/#, unless its own
+  start files, the container's environment or -e set PS1.
 
-  COMMAND gets the namespaces, root directory, cgroups, resource limits, environment, capabilities and no_new_privs of
-  the container's first process. If a seccomp filter applies to that process, the filter of run.ts applies to COMMAND.
-  If standard input and output are a terminal, COMMAND gets a terminal of its own. A shell shows where one is there,
-  root@web:/#, unless its own start files, the container's environment or -e set PS1.
+  If the kernel kills processes of the container at a memory limit meanwhile,
+  exec.ts says which, and what raises it.
 
-  A program in perl enters the container; without perl, one in python3. Without either it is nsenter(1), which is
-  weaker: a message on stderr says in what.
-
-  If the kernel kills processes of the container at a memory limit meanwhile, exec.ts says which, and what raises it.
-
-  The exit code is COMMAND's; 128+n if signal n killed it; 127 if it was not found; 126 if it could not be executed;
-  125 if the container could not be entered. With -d: 0 once COMMAND has started, else 125 to 127.
+  A program in perl enters the container; without perl, one in python3. Without
+  either it is nsenter(1), which is weaker: a message on stderr says in what.
 
 EXAMPLES
-  exec.ts web sh                                an interactive shell
+  exec.ts -it web sh                            an interactive shell
   exec.ts -u nobody -w /tmp -e COLOUR=blue web env
-  exec.ts 10028 ps aux                          in a container of Docker's, by the PID of its first process
-  exec.ts --host-tools web ss -tlnp             listening sockets of a container that has no ss
   exec.ts -d web /srv/reload                    in the background
-  exec.ts --dry-run web sh | less               the steps as shell
+  exec.ts 10028 ps aux                          by a PID, as in Docker's
+  exec.ts --host-tools web ss -tlnp             if it has no ss of its own
+
+OPTIONS
+* -u, --user USER[:GROUP]  user and group inside, by name or ID
+                        (default: those of the first process) names are those of
+                        the container's /etc/passwd and /etc/group; a number, up
+                        to 2147483647, is always an ID
+* -e, --env KEY=VALUE   set an environment variable
+                        KEY alone takes the caller's value; may be repeated
+* -w, --workdir DIR     working directory (default: that of the first process)
+* -d, --detach          run COMMAND in the background, without standard streams
+                        exec.ts ends when COMMAND has started
+  -i, --interactive     accepted, changes nothing: COMMAND always gets the
+                        standard input of exec.ts, unless -d is given
+  -t, --tty             accepted, changes nothing: COMMAND gets a terminal
+                        whenever exec.ts has one
+* --privileged          keep the capabilities and label of the caller
+                        set no no_new_privs, load no seccomp filter
+* --host-tools          run COMMAND from the host: tcpdump, ip, ss, strace or ps
+                        it keeps the host's files and the caller's user,
+                        privileges, environment and limits, and sees the network
+                        and the processes of the container
+* --dry-run             print the steps as shell, and run nothing
+* -h, --help            print the usual options; --help all prints all of this
+  --version             print name and version
 
 CHANGES
-  Owner of standard streams: if COMMAND runs as a user other than root, exec.ts gives that user the pipes among them,
-  and the files that are open for writing, as in exec.ts -u nobody web date >file.
+  Owner of standard streams: if COMMAND runs as a user other than root, exec.ts
+  gives that user the pipes among them, and the files that are open for writing,
+  as in exec.ts -u nobody web date >file.
   Changes that COMMAND makes in the container stay.
 
 UNDO
-  chown(1) restores the owner of such a file. Without -d, COMMAND ends with exec.ts, also if that is killed with
-  SIGKILL.
+  chown(1) restores the owner of such a file. Without -d, COMMAND ends with
+  exec.ts, also if that is killed with SIGKILL.
+
+EXIT CODES
+  The exit code of COMMAND; 128+n if signal n killed it; 127 if it was not
+  found; 126 if it could not be executed; 125 if the container could not be
+  entered. With -d: 0 once COMMAND has started, else 125 to 127.
 
 SEE ALSO
-  setns(2), nsenter(1), chroot(2), cgroups(7), capabilities(7), credentials(7), prctl(2), pty(7), unshare(1)
+  setns(2), nsenter(1), chroot(2), cgroups(7), capabilities(7), credentials(7),
+  prctl(2), pty(7), unshare(1)
 */
 import { closeSync, readdirSync, readFileSync, realpathSync } from 'node:fs';
 import { hostname as osHostname } from 'node:os';
@@ -66,8 +81,9 @@ import { isatty } from 'node:tty';
 import { become, canBecome, startAndWait, startDetached } from './exec/become.ts';
 import { type Entry, enterCommand, enterRunbook, type Tool } from './exec/enter.ts';
 import { planInside } from './exec/inside.ts';
+import { scriptPath } from './helpers/called.ts';
 import { cgroupDirectory, findHierarchy, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
-import { Failure, main, UsageError, type Values } from './helpers/cli.ts';
+import { Failure, main, refuseLateOptions, UsageError, type Values } from './helpers/cli.ts';
 import { attempt, namespaceInode, readProc, readProcesses, startTicks } from './helpers/pids.ts';
 import { installCommand, requirePrograms } from './helpers/programs.ts';
 import { findInPath, findProgram, runProgram, sh } from './helpers/shell.ts';
@@ -119,7 +135,8 @@ function planCgroups(hierarchies: Hierarchy[], pid: number, isRoot: boolean): st
     ['freezer.state', 'cgroup.events']
       .map((file) => attempt(() => readFileSync(join(directory, file), 'utf8')) ?? '')
       .some((text) => /^(FROZEN|FREEZING|frozen 1)$/m.test(text));
-  if (directories.some(isFrozen)) throw new Failure(`${pid} is paused: stop.ts --resume lets it go on`);
+  if (directories.some(isFrozen))
+    throw new Failure(`${pid} is paused: type ${scriptPath('stop')} --resume ${pid}`);
   return directories;
 }
 
@@ -159,7 +176,8 @@ async function planEntry(
   [target = '', ...command]: string[],
 ): Promise<Entry> {
   const { hostTools, user, privileged, env, workdir, detach } = values;
-  if (command.length === 0) throw new UsageError('COMMAND is missing');
+  if (command.length === 0) throw new UsageError(`COMMAND is missing: type ${scriptPath()} ${target} sh`);
+  refuseLateOptions(options, 'TARGET', command);
   if (hostTools && (user !== undefined || privileged))
     throw new UsageError(
       '--host-tools keeps the user and privileges of the caller: leave out -u and --privileged',

@@ -1,54 +1,64 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-fetch-rootfs.ts: a root file system is just a tarball: get one, check it, unpack it
+fetch-rootfs.ts: get a root file system, which is just a tarball: check, unpack
 
 USAGE
   fetch-rootfs.ts [OPTION...] [SOURCE] [DEST]
   fetch-rootfs.ts [OPTION...] --article [DEST]
 
   SOURCE  https://… or http://…: download a tarball
-          FILE: a local tarball, plain or compressed with gzip, xz, zstd, bzip2 or compress; its content
-          tells which
+          FILE: a local tarball, plain or compressed with gzip, xz, zstd, bzip2
+          or compress; its content tells which
           -: a tarball on standard input
-          host:  (default) copy programs of this host and their libraries; needs no network
+          host:  (default) copy programs of this host and their libraries; needs
+          no network
           host:python3,/opt/tool  copy these programs too
-  DEST    a path (with a / in it) that does not exist or is an empty directory; or the name of a folder in
-          rootfs/. The default is derived from the name of SOURCE.
+  DEST    a path (with a / in it) that does not exist or is an empty directory;
+          or the name of a folder in rootfs/. The default is derived from the
+          name of SOURCE.
 
   Prints the path of the root file system.
 
+EXAMPLES
+  fetch-rootfs.ts                         programs of this host: rootfs/host
+  fetch-rootfs.ts host:python3 ./py
+  fetch-rootfs.ts --article               the tarball of the article
+  fetch-rootfs.ts https://example.org/alpine.tar.gz alpine --sha256 5b1c…
+  tar -C debian -c . | fetch-rootfs.ts - debian
+
 OPTIONS
-  --article         SOURCE is the tarball of the article "Containers from Scratch"
-  --sha256 HEX      refuse SOURCE if its SHA-256 sum differs
-  --strip auto|N    remove N leading components from each name; auto (default) removes a single top directory
-                    such as rootfs/
-  --skip-devices    leave out device nodes other than null, zero and the like; without this option fetch-rootfs.ts
-                    refuses an archive that has others
-  --max-size SIZE   refuse an archive that unpacks to more (default 20G)
+* --article         get the example root file system of containers-from-scratch
+                    which the article "DIY a Linux container in 5 minutes
+                    without Docker" unpacks
+* --sha256 HEX      refuse SOURCE if its SHA-256 sum differs
+* --strip auto|N    remove N leading components from each name
+                    auto (default) removes a single top directory such as
+                    rootfs/
+* --skip-devices    leave out device nodes other than null, zero and the like
+                    without this option fetch-rootfs.ts refuses an archive that
+                    has others
+* --max-size SIZE   refuse an archive that unpacks to more (default 20G)
   --max-entries N   refuse an archive with more entries (default 1000000)
-  -q, --quiet       print nothing but errors on standard error
-  --dry-run         print the steps as shell, and make nothing. A FILE is read and checked
-  -h, --help        print this text
+* -q, --quiet       print nothing but errors on standard error
+* --dry-run         print the steps as shell, and make nothing
+                    A FILE is read and checked
+  -h, --help        print the usual options; --help all prints all of this
   --version         print name and version
 
-EXAMPLES
-  fetch-rootfs.ts                                  # rootfs/host
-  fetch-rootfs.ts host:python3 ./py
-  fetch-rootfs.ts --article                        # rootfs/article
-  fetch-rootfs.ts --dry-run --article              # how to do that with curl and tar
-  fetch-rootfs.ts https://example.org/alpine.tar.gz alpine --sha256 5b1c…
-  debootstrap --variant=minbase bookworm d && tar -C d -c . | fetch-rootfs.ts - debian
-
 CHANGES
-  Makes DEST completely or not at all: a call that fails or is interrupted leaves no DEST. Until DEST is complete, its
-  name is .NAME.partial-PID. The next call removes what a killed call has left.
-  tar runs in a mount namespace and a chroot of its own: no name in an archive leads out of DEST.
-  Without root, all files belong to the calling user; device nodes, set-user-ID bits and extended attributes
-  (file capabilities) are lost.
+  Makes DEST completely or not at all: a call that fails or is interrupted
+  leaves no DEST. Until DEST is complete, its name is .NAME.partial-PID. The
+  next call removes what a killed call has left. tar runs in a mount namespace
+  and a chroot of its own: no name in an archive leads out of DEST. Without
+  root, all files belong to the calling user; device nodes, set-user-ID bits and
+  extended attributes (file capabilities) are lost.
 
 UNDO
   rm -rf DEST
+
+EXIT CODES
+  0 done; 1 failed: DEST was not made; 2 wrong usage.
 
 SEE ALSO
   tar(1), unshare(1), chroot(1), mount_namespaces(7), debootstrap(8), ldd(1)
@@ -72,8 +82,8 @@ import { download, shown, withProgress } from './fetch-rootfs/download.ts';
 import { describeImage } from './fetch-rootfs/formats.ts';
 import { asRoot, isRoot, planHostRootfs } from './fetch-rootfs/host-rootfs.ts';
 import { decompress, mayMakeDevices, unpack } from './fetch-rootfs/unpack.ts';
-import { asCalled } from './helpers/called.ts';
-import { Failure, main, reason, UsageError, type Values } from './helpers/cli.ts';
+import { scriptPath } from './helpers/called.ts';
+import { Failure, HelpNeeded, main, reason, UsageError, type Values } from './helpers/cli.ts';
 import { didYouMean, escapeControls } from './helpers/messages.ts';
 import { attempt } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
@@ -98,12 +108,12 @@ export const options = {
 
 function parseSum(text: string): string {
   if (/^[0-9a-f]{64}$/i.test(text)) return text.toLowerCase();
-  throw new UsageError(`not a sha256 sum, which is 64 hexadecimal digits: ${JSON.stringify(text)}`);
+  throw new UsageError(`not a sha256 sum, which is 64 hexadecimal digits: "${text}"`);
 }
 
 function parseCount(text: string): number {
   if (/^\d{1,9}$/.test(text)) return Number(text);
-  throw new UsageError(`not a number: ${JSON.stringify(text)}`);
+  throw new UsageError(`not a number: "${text}"`);
 }
 
 /** Where a root file system comes from, and where it is made. */
@@ -119,7 +129,7 @@ interface Fetch {
 /** What the operands mean. Throws UsageError if DEST is missing and the name of SOURCE gives none. */
 export function planFetch(article: boolean, operands: string[], folder: string): Fetch {
   const [source = 'host:', given, excess] = article ? [articleUrl, ...operands] : operands;
-  if (excess !== undefined) throw new UsageError(`one operand too many: ${excess}`);
+  if (excess !== undefined) throw new HelpNeeded(`one operand too many: ${excess}`);
   const isUrl = /^https?:/i.test(source);
   if (isUrl && !URL.canParse(source)) throw new UsageError(`no URL: ${source}`);
   const url = isUrl ? new URL(source) : undefined;
@@ -135,7 +145,9 @@ export function planFetch(article: boolean, operands: string[], folder: string):
   const dest = given ?? (source === articleUrl ? 'article' : names.join('-'));
   const isPath = dest.includes('/') || /^\.\.?$/.test(dest);
   if (!isPath && !/^\w[\w.+-]*$/.test(dest))
-    throw new UsageError(`no name for a root file system: ${JSON.stringify(dest)}: give DEST`);
+    throw new UsageError(
+      `no name for a root file system: "${dest}": type ${scriptPath()} ${quote(source)} NAME`,
+    );
   return { source, url, programs, dest: isPath ? resolve(dest) : join(folder, dest) };
 }
 
@@ -168,7 +180,7 @@ function openSource(
     throw new Failure(describeImage('oci', fetch));
   if (stat.isDirectory())
     throw new Failure(
-      `EISDIR: it is a directory: pack it: tar -C ${quote(source)} -c . | ${asCalled()} - ${quote(dest)}`,
+      `EISDIR: it is a directory: pack it: tar -C ${quote(source)} -c . | ${scriptPath()} - ${quote(dest)}`,
     );
   if (stat.isFile()) total.length = stat.size;
   return createReadStream(source, { highWaterMark: 1 << 18 });

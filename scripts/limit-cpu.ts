@@ -1,34 +1,24 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-limit-cpu.ts: limit the CPU time of a container, or of any process with its descendants
+limit-cpu.ts: limit the CPU time of a container, or of any process tree
 
 USAGE
   limit-cpu.ts [OPTION...] TARGET [CPUS]
   limit-cpu.ts [OPTION...] --reset TARGET
 
-  TARGET is a container's name, or the PID of any process. A PID of a container means the container: that of its first
-  process, of the unshare(1) that holds it, or of its launcher. Any other PID means this process and all its
+  TARGET is a container's name, or the PID of any process. A PID of a container
+  means the container: that of its first process, of the unshare(1) that holds
+  it, or of its launcher. Any other PID means this process and all its
   descendants, with their threads, and whatever they start later.
-  CPUS is the CPU time per elapsed time: 1.5 is 150 ms in each period of 100 ms. You may leave it out if you give
-  --weight, --cpuset, --cpuset-mems or --period.
+  CPUS is the CPU time per elapsed time: 1.5 is 150 ms in each period of 100 ms.
+  You may leave it out if you give --weight, --cpuset, --cpuset-mems or
+  --period.
 
-  A container, a service and any tree of processes that has a cgroup to itself are limited there, in place. Any other
-  tree is moved into a new cgroup, barehand/pid-PID; a part of a container into one in the container's cgroup, whose
-  limits still apply.
-
-OPTIONS
-  --weight N        relative CPU weight under contention, 1 to 10000 (default: 100). cgroup v2: cpu.weight; v1:
-                    cpu.shares = N * 1024 / 100, which is how the kernel itself converts it
-  --cpuset LIST     run on these CPUs only, also --cpuset-cpus: 0-1,3
-  --cpuset-mems LIST  allocate memory from these NUMA nodes only: 0-1
-  --period TIME     enforce CPUS over this period, 1ms to 1s (default: 100ms); a number without unit is microseconds
-  --reset           lift the limits: restore those the container was started with, or its engine or systemd had set;
-                    move back what was moved, and remove its cgroup, unless another limit-*.ts still limits it
-  --json            print the result as a JSON object
-  --dry-run         print the steps as shell, and change nothing
-  -h, --help        print this text
-  --version         print name and version
+  A container, a service and any tree of processes that has a cgroup to itself
+  are limited there, in place. Any other tree is moved into a new cgroup,
+  barehand/pid-PID; a part of a container into one in the container's
+  cgroup, whose limits still apply.
 
 EXAMPLES
   limit-cpu.ts web 1.5
@@ -36,19 +26,44 @@ EXAMPLES
   limit-cpu.ts web 0.5 --period 20ms --cpuset 0
   limit-cpu.ts --reset web
 
+OPTIONS
+* --weight N        relative CPU weight under contention, 1 to 10000
+                    (default: 100). cgroup v2: cpu.weight; v1: cpu.shares = N *
+                    1024 / 100, which is how the kernel itself converts it
+* --cpuset LIST     run on these CPUs only, also --cpuset-cpus: 0-1,3
+* --cpuset-mems LIST  allocate memory from these NUMA nodes only: 0-1
+* --period TIME     enforce CPUS over this period, 1ms to 1s (default: 100ms)
+                    a number without unit is microseconds
+* --reset           lift the limits that limit-*.ts has set
+                    restore those the container was started with, or its engine
+                    or systemd had set; move back what was moved, and remove its
+                    cgroup, unless another limit-*.ts still limits it
+* --json            print the result as a JSON object
+* --dry-run         print the steps as shell, and change nothing
+* -h, --help        print the usual options; --help all prints all of this
+  --version         print name and version
+
 CHANGES
-  cgroup v2: cpu.max, cpu.weight, cpuset.cpus and cpuset.mems of one cgroup. v1: cpu.cfs_quota_us, cpu.cfs_period_us and
-  cpu.shares of one cgroup, cpuset.cpus and cpuset.mems of another.
-  If there is no cgroup to limit in place: the new cgroup barehand/pid-PID, and which processes are in it.
-  /run/barehand/pid-PID, or $XDG_RUNTIME_DIR/barehand/pid-PID, holds what --reset needs: where the processes came from,
-  and the previous limits. --reset removes it; so does the next limit-*.ts, once the processes have ended.
+  cgroup v2: cpu.max, cpu.weight, cpuset.cpus and cpuset.mems of one cgroup. v1:
+  cpu.cfs_quota_us, cpu.cfs_period_us and cpu.shares of one cgroup, cpuset.cpus
+  and cpuset.mems of another.
+  If there is no cgroup to limit in place: the new cgroup barehand/pid-PID, and
+  which processes are in it.
+  /run/barehand/pid-PID, or $XDG_RUNTIME_DIR/barehand/pid-PID, holds what
+  --reset needs: where the processes came from, and the previous limits. --reset
+  removes it; so does the next limit-*.ts, once the processes have ended.
 
 UNDO
   limit-cpu.ts --reset TARGET
 
+EXIT CODES
+  0 done; 1 failed; 2 wrong usage.
+
 SEE ALSO
-  cgroups(7), cpuset(7), sched(7), the kernel's admin-guide/cgroup-v2 and scheduler/sched-bwc, limit-memory.ts
+  cgroups(7), cpuset(7), sched(7), the kernel's admin-guide/cgroup-v2 and
+  scheduler/sched-bwc, limit-memory.ts
 */
+import { typedLine } from './helpers/called.ts';
 import { main, UsageError } from './helpers/cli.ts';
 import { parseNumber } from './helpers/units.ts';
 import { carryOut, printSteps, report } from './limit/perform.ts';
@@ -67,8 +82,7 @@ export const options = {
 /** Parses `50ms`, `20000us`, `0.5s`, or a number of microseconds, into microseconds. Throws UsageError. */
 export function parsePeriod(text: string): number {
   const [, number, unit = 'us'] = /^(\d{1,9}(?:\.\d+)?)(us|ms|s)?$/.exec(text) ?? [];
-  if (number === undefined)
-    throw new UsageError(`not a time: ${JSON.stringify(text)}: write 50ms or 50000us`);
+  if (number === undefined) throw new UsageError(`not a time: "${text}": write 50ms or 50000us`);
   const microseconds = Math.round(Number(number) * { us: 1, ms: 1000, s: 1_000_000 }[unit as 'us']);
   if (microseconds >= 1000 && microseconds <= 1_000_000) return microseconds;
   throw new UsageError(`--period is from 1ms to 1s, not ${text}`);
@@ -80,7 +94,8 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   const limits = { cpus, periodMicroseconds, weight, cpuset, mems };
   if (reset && (word !== undefined || namesOf(limits).length > 0))
     throw new UsageError('--reset takes neither CPUS nor --weight, --cpuset, --cpuset-mems, --period');
-  if (!reset && namesOf(limits).length === 0) throw new UsageError('CPUS is missing');
+  if (!reset && namesOf(limits).length === 0)
+    throw new UsageError(`CPUS is missing: type ${typedLine()} 0.5`);
   const wanted = reset ? undefined : limits;
 
   const changes = planChanges(text, ['cpu', 'weight', 'cpuset', 'mems'], wanted);

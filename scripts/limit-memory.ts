@@ -1,61 +1,73 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-limit-memory.ts: limit the memory of a container, or of any process with its descendants
+limit-memory.ts: limit the memory of a container, or of any process tree
 
 USAGE
   limit-memory.ts [OPTION...] TARGET SIZE
   limit-memory.ts [OPTION...] --reset TARGET
   limit-memory.ts [--json] --watch TARGET
 
-  TARGET is a container's name, or the PID of any process. A PID of a container means the container: that of its first
-  process, of the unshare(1) that holds it, or of its launcher. Any other PID means this process and all its
+  TARGET is a container's name, or the PID of any process. A PID of a container
+  means the container: that of its first process, of the unshare(1) that holds
+  it, or of its launcher. Any other PID means this process and all its
   descendants, with their threads, and whatever they start later.
-  SIZE is the hard limit: 100M is 100 * 1024^2, 100MB is 100 * 1000^2, 100000000 is bytes. You may leave it out if you
-  give --high, --reserve or --oom-group.
+  SIZE is the hard limit: 100M is 100 * 1024^2, 100MB is 100 * 1000^2, 100000000
+  is bytes. You may leave it out if you give --high, --reserve or --oom-group.
 
-  A container, a service and any tree of processes that has a cgroup to itself are limited there, in place. Any other
-  tree is moved into a new cgroup, barehand/pid-PID; a part of a container into one in the container's cgroup, whose
-  limits still apply. Memory that it allocated before stays charged to its old cgroup, so it can grow to SIZE beyond
-  that.
-
-OPTIONS
-  --swap SIZE|max   swap allowed in addition to SIZE (default: none)
-  --high SIZE       throttle the processes and reclaim their memory above SIZE, but kill none (v2)
-  --reserve SIZE    soft limit: v1 reclaims first from cgroups above it, v2 last from cgroups below it
-  --oom-group       if the kernel kills one process for lack of memory, it kills all (v2)
-  --force           set SIZE even if more is in use in the cgroup, or if it is below 1 MiB: v1 fails with EBUSY if it
-                    can't reclaim enough, v2 kills at once
-  --watch           limit nothing; until TARGET ends, report each process in it that the kernel kills for lack of
-                    memory: which, how large, and whose limit it was
-  --reset           lift the limits: restore those the container was started with, or its engine or systemd had set;
-                    move back what was moved, and remove its cgroup, unless another limit-*.ts still limits it
-  --json            print the result as a JSON object
-  --dry-run         print the steps as shell, and change nothing
-  -h, --help        print this text
-  --version         print name and version
+  A container, a service and any tree of processes that has a cgroup to itself
+  are limited there, in place. Any other tree is moved into a new cgroup,
+  barehand/pid-PID; a part of a container into one in the container's
+  cgroup, whose limits still apply. Memory that it allocated before stays
+  charged to its old cgroup, so it can grow to SIZE beyond that.
 
 EXAMPLES
   limit-memory.ts web 100M
   limit-memory.ts 10028 1.5G --swap 500M
-  limit-memory.ts --reset 10028
   limit-memory.ts --watch web
-  limit-memory.ts --dry-run $$ 1G
+
+OPTIONS
+* --swap SIZE|max   swap allowed in addition to SIZE (default: none)
+* --high SIZE       throttle and reclaim above SIZE, but kill none (v2)
+  --reserve SIZE    soft limit: v2 reclaims last from cgroups below it
+                    v1 reclaims first from cgroups above it
+* --oom-group       if the kernel kills one process, it kills all (v2)
+  --force           set SIZE even if more is in use in the cgroup, or if it is
+                    below 1 MiB: v1 fails with EBUSY if it can't reclaim enough,
+                    v2 kills at once
+* --watch           report each process that the kernel kills for lack of memory
+                    which, how large, and whose limit it was, until TARGET ends;
+                    limits nothing
+* --reset           lift the limits that limit-*.ts has set
+                    restore those the container was started with, or its engine
+                    or systemd had set; move back what was moved, and remove its
+                    cgroup, unless another limit-*.ts still limits it
+* --json            print the result as a JSON object
+* --dry-run         print the steps as shell, and change nothing
+* -h, --help        print the usual options; --help all prints all of this
+  --version         print name and version
 
 CHANGES
   memory.* of one cgroup. --watch changes nothing.
-  If there is no cgroup to limit in place: the new cgroup barehand/pid-PID, and which processes are in it.
-  /run/barehand/pid-PID, or $XDG_RUNTIME_DIR/barehand/pid-PID, holds what --reset needs: where the processes came from,
-  and the previous limits. --reset removes it; so does the next limit-*.ts, once the processes have ended.
+  If there is no cgroup to limit in place: the new cgroup barehand/pid-PID, and
+  which processes are in it.
+  /run/barehand/pid-PID, or $XDG_RUNTIME_DIR/barehand/pid-PID, holds what
+  --reset needs: where the processes came from, and the previous limits. --reset
+  removes it; so does the next limit-*.ts, once the processes have ended.
 
 UNDO
   limit-memory.ts --reset TARGET
 
+EXIT CODES
+  0 done; 1 failed; 2 wrong usage.
+
 SEE ALSO
-  cgroups(7), the kernel's admin-guide/cgroup-v2 and admin-guide/cgroup-v1/memory, proc(5), ps.ts
+  cgroups(7), the kernel's admin-guide/cgroup-v2 and
+  admin-guide/cgroup-v1/memory, proc(5), ps.ts
 */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { typedLine } from './helpers/called.ts';
 import { cgroupDirectory, type Hierarchy, processesIn, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { attempt, readProc, readProcess } from './helpers/pids.ts';
@@ -169,7 +181,7 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [text 
   if (reset && isGiven)
     throw new UsageError('--reset takes neither SIZE nor --swap, --high, --reserve, --oom-group');
   if (!reset && (!isGiven || (size === undefined && swapBytes !== undefined)))
-    throw new UsageError('SIZE is missing');
+    throw new UsageError(`SIZE is missing: type ${typedLine()} 100M`);
 
   const names = ['memory', 'swap', 'high', 'reserve', 'oomGroup'] as const;
   const changes = planChanges(text, [...names], reset ? undefined : limits);

@@ -6,36 +6,55 @@ logs.ts: print the output of a container in the background
 USAGE
   logs.ts [OPTION...] NAME
 
-  NAME is the name of a container that run.ts --detach has started. The log has its standard output and standard error
-  in the order in which they were written. Of a long log only the end is kept, see --log-size of run.ts.
-
-OPTIONS
-  -f, --follow    print new output too, until the container ends
-  -n, --tail N    print the last N lines only, also --lines; all: every line; --follow continues after them
-      --status    print the exit code of the container instead, or "running"; on stderr, which processes the kernel
-                  has killed for lack of memory, if any
-      --json      with --status: print an object: name, status ("running" or "ended"), exitCode, oomKilled, oomKills
-                  (count; level, cgroup, limitBytes, process and at of the last one); null if a value does not exist
-  -h, --help      print this text
-      --version   print name and version
+  NAME is the name of a container that run.ts --detach has started. The log has
+  its standard output and standard error in the order in which they were
+  written. Of a long log only the end is kept, see --log-size of run.ts.
 
 EXAMPLES
   logs.ts web
   logs.ts -fn 20 web
   logs.ts --status backup
 
+OPTIONS
+* -f, --follow    print new output too, until the container ends
+* -n, --tail N    print the last N lines only, also --lines; all: every line
+                  new output follows them with --follow
+*     --status    print the exit code of the container instead, or "running"
+                  on stderr, which processes the kernel has killed for lack of
+                  memory, if any
+*     --json      with --status: print an object
+                  name, status ("running" or "ended"), exitCode, oomKilled,
+                  oomKills (count; level, cgroup, limitBytes, process and at of
+                  the last one); null if a value does not exist
+* -h, --help      print the usual options; --help all prints all of this
+      --version   print name and version
+
 CHANGES
   Nothing.
+
+EXIT CODES
+  0 done; 1 failed, as for a NAME without a log; 2 wrong usage.
 
 SEE ALSO
   run.ts, stop.ts (which removes the log), tail(1)
 */
-import { closeSync, existsSync, fstatSync, openSync, readFileSync, readSync, statSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  statSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { scriptPath } from './helpers/called.ts';
 import { findHierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { notesFolder, runFolder } from './helpers/containers.ts';
+import { didYouMean } from './helpers/messages.ts';
 import { print } from './helpers/output.ts';
 import { attempt } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
@@ -120,15 +139,16 @@ await main(import.meta.url, { options, operands: [1, 1] }, async (values, [name 
   const { follow, tail, status, json } = values;
   if (status && (follow || tail !== undefined)) throw new UsageError('--status goes alone, or with --json');
   if (json && !status) throw new UsageError('--json needs --status');
-  if (!isName(name)) throw new UsageError(`not a name: ${JSON.stringify(name)}`);
+  if (!isName(name)) throw new UsageError(`not a name: "${name}"`);
   const folder = notesFolder(name);
   const log = join(folder, 'log');
+  const logs = () => attempt(() => readdirSync(runFolder())) ?? [];
   const readStatus = () => attempt(() => readFileSync(join(folder, 'status'), 'utf8').trim());
   if (!existsSync(log) && !existsSync(`${log}.1`))
     throw new Failure(
       attempt(() => namedContainer(readHierarchies(), name))
-        ? `${name} has no log: it was not started with --detach`
-        : `there is no log of ${name}: ps.ts shows containers, ls ${runFolder()} shows logs`,
+        ? `${name} has no log: it was not started with --detach: to see inside, type ${scriptPath('exec')} ${name} sh`
+        : `there is no log of ${name}${didYouMean(name, logs()) || `: ${scriptPath('ps')} shows containers, ls ${runFolder()} shows logs`}`,
     );
 
   if (status) {

@@ -1,7 +1,7 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-network.ts: give a container a network of its own: veth, bridge, NAT, published ports
+network.ts: give a container a network of its own: bridge, NAT, published ports
 
 USAGE
   network.ts attach [OPTION...] TARGET
@@ -11,60 +11,81 @@ USAGE
   network.ts ls [--json]
   network.ts sweep [--dry-run] [INODE]
 
-  TARGET is a container's name, or the PID of any process that has a network namespace of its own. The PID of a process
-  in the middle of a container means the container, which a message on stderr names.
+  TARGET is a container's name, or the PID of any process that has a network
+  namespace of its own. The PID of a process in the middle of a container means
+  the container, which a message on stderr names.
 
-  attach   connects TARGET to a bridge: interface, address, default route, name servers, names of the other members
-  publish  forwards a port of the host to a port of TARGET, for other hosts and for this one
-  limit    limits the bit rate of TARGET to RATE, such as 10M: 10 * 1000^2 bits per second; 0 removes the limit
+  attach   connects TARGET to a bridge: interface, address, default route, name
+           servers, names of the other members
+  publish  forwards a port of the host to a port of TARGET, for other hosts and
+           for this one
+  limit    limits the bit rate of TARGET to RATE, such as 10M: 10 * 1000^2 bits
+           per second; 0 removes the limit
   detach   undoes attach, publish and limit
   ls       lists attached containers
-  sweep    removes what killed calls and ended containers have left behind; with INODE, what the
-           network namespace of that number had, even if a process still uses it, network_namespaces(7)
+  sweep    removes what killed calls and ended containers have left behind; with
+           INODE, what the network namespace of that number had, even if a
+           process still uses it, network_namespaces(7)
+
+  Without root, attach uses pasta(1) or slirp4netns(1), if installed. There is
+  no bridge then.
+
+EXAMPLES
+  network.ts attach -p 8080:80 web
+  network.ts limit web --rate-in 10M --rate-out 1M
+  network.ts attach --dry-run 10028 | less
 
 OPTIONS
-  --bridge NAME     attach: the bridge; attach makes it if it is missing (default: barehand0)
+* --bridge NAME     attach: the bridge (default: barehand0), made if missing
                     publish, limit, detach: only the interface on this bridge
-  --subnet CIDR     IPv4 subnet of a new bridge, /16 to /29 (default: 10.88.0.0/16, or the next free one)
-  --subnet6 CIDR    IPv6 subnet of a new bridge, /64 (default: a private one derived from the host's machine-id)
+  --subnet CIDR     IPv4 subnet of a new bridge, /16 to /29 (default:
+                    10.88.0.0/16, or the next free one)
+  --subnet6 CIDR    IPv6 subnet of a new bridge, /64 (default: a private one
+                    derived from the host's machine-id)
   --no-ipv6         IPv4 only
   --internal        a new bridge has no route to the outside
-  --ip ADDRESS      IPv4 address of TARGET (default: the first free one)
+* --ip ADDRESS      IPv4 address of TARGET (default: the first free one)
   --isolated        TARGET and other isolated members cannot reach each other
-  --name NAME       name of TARGET on the bridge (default: the container's name, or pid-PID)
-  --dns ADDRESS     name server for its /etc/resolv.conf (default: those of the host); may be repeated
+  --name NAME       name of TARGET on the bridge (default: the container's name,
+                    or pid-PID)
+  --dns ADDRESS     name server for its /etc/resolv.conf (default: those of the
+                    host); may be repeated
   --no-files        leave its /etc/resolv.conf and /etc/hosts unchanged
-  -p, --publish PORT  publish a port, like the command publish; may be repeated
-  --rate RATE       limit: both directions
+* -p, --publish PORT  publish a port, like the command publish; may be repeated
+* --rate RATE       limit: both directions
   --rate-in RATE    limit: what TARGET receives
   --rate-out RATE   limit: what TARGET sends
   --json            ls: print a JSON array of objects
-  --dry-run         print the steps as shell commands instead of performing them
-  -h, --help        print this text
+* --dry-run         print the steps as shell, and change nothing
+  -h, --help        print the usual options; --help all prints all of this
   --version         print name and version
 
-  Without root, attach uses pasta(1) or slirp4netns(1), if installed. There is no bridge then.
-
-EXAMPLES
+MORE EXAMPLES
   network.ts attach web
-  network.ts attach -p 8080:80 10028
   network.ts publish web 127.0.0.1:5353:53/udp
-  network.ts limit web --rate-in 10M --rate-out 1M
-  network.ts attach --dry-run web | less
 
 CHANGES
-  A bridge, and a veth pair for each container. nftables tables named barehand-*, or iptables chains of these names if
-  nft is not installed. The sysctl ip_forward and related ones, until the last bridge is removed. In the container: an
-  interface, routes, /etc/resolv.conf and /etc/hosts, which belong to its root file system unless they are mounted.
+  A bridge, and a veth pair for each container. nftables tables named
+  barehand-*, or iptables chains of these names if nft is not installed. The
+  sysctl ip_forward and related ones, until the last bridge is removed. In the
+  container: an interface, routes, /etc/resolv.conf and /etc/hosts, which belong
+  to its root file system unless they are mounted.
 
 UNDO
-  network.ts detach TARGET. The kernel removes the interface of a container that has ended; sweep removes the rest.
+  network.ts detach TARGET. The kernel removes the interface of a container that
+  has ended; sweep removes the rest.
+
+EXIT CODES
+  0 done; 1 failed; 2 wrong usage.
 
 SEE ALSO
-  ip-link(8), veth(4), bridge(8), nft(8), tc-tbf(8), network_namespaces(7), pasta(1), slirp4netns(1), stop.ts
+  ip-link(8), veth(4), bridge(8), nft(8), tc-tbf(8), network_namespaces(7),
+  pasta(1), slirp4netns(1), stop.ts
 */
+import { scriptPath, typedLine } from './helpers/called.ts';
 import { hasCapability } from './helpers/capabilities.ts';
-import { Failure, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
+import { Failure, HelpNeeded, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
+import { didYouMean } from './helpers/messages.ts';
 import { printable } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { runProgram, sh } from './helpers/shell.ts';
@@ -208,7 +229,7 @@ async function attach(values: Given, text: string): Promise<void> {
 }
 
 async function publish({ bridge, dryRun }: Given, text: string, words: string[]): Promise<void> {
-  if (words.length === 0) throw new UsageError('publish needs a port, such as 8080:80');
+  if (words.length === 0) throw new UsageError(`publish needs a port: type ${typedLine()} 8080:80`);
   const ports = words.map(parsePort);
   checkPorts(ports);
   const target = findTarget(text);
@@ -217,7 +238,7 @@ async function publish({ bridge, dryRun }: Given, text: string, words: string[])
 
 async function limit({ bridge, dryRun, rate, rateIn = rate, rateOut = rate }: Given, text: string) {
   if (rateIn === undefined && rateOut === undefined)
-    throw new UsageError('limit needs --rate, --rate-in or --rate-out');
+    throw new UsageError(`limit needs --rate, --rate-in or --rate-out: type ${typedLine()} --rate 10M`);
   requirePrograms(['tc', 'nsenter'], 'limit the rate');
   const target = findTarget(text);
   const { pid } = target;
@@ -249,7 +270,7 @@ async function detach({ bridge, dryRun }: Given, text: string): Promise<void> {
 async function list({ json }: Given): Promise<void> {
   const all = isRoot() ? await readAttachments() : readRootless();
   if (json) return console.log(JSON.stringify(all, null, 2));
-  if (all.length === 0) return say('no container is attached: network.ts attach TARGET');
+  if (all.length === 0) return say(`no container is attached: type ${scriptPath()} attach TARGET`);
   const head = ['NAME', 'PID', 'BRIDGE', 'INTERFACE', 'ADDRESS', 'ADDRESS6', 'PORTS'];
   const rows = all.map(({ name, pid, bridge, link, address, address6, ports }) => [
     ...[printable(name), pid, bridge ?? '-', link, address, address6 ?? '-'],
@@ -272,19 +293,25 @@ await main(
   { options, operands: [1, Infinity] },
   async (values, [name = '', ...operands]) => {
     const command = commands[name];
-    if (!command) throw new UsageError(`there is no command ${name}: ${Object.keys(commands).join(', ')}`);
+    if (!command) {
+      const names = Object.keys(commands);
+      throw new UsageError(
+        `there is no command ${name}${didYouMean(name, names) || `: choose one of ${names.join(', ')}`}`,
+      );
+    }
     const allowed = command.options.split(' ');
     const wrong = Object.entries(values).find(
       ([option, value]) => isGiven(value) && !allowed.includes(option),
     );
-    if (wrong) throw new UsageError(`--${kebab(wrong[0])} does not go with ${name}`);
+    if (wrong) throw new HelpNeeded(`--${kebab(wrong[0])} does not go with ${name}`);
     const { operands: max, run } = command;
-    if (operands.length > max) throw new UsageError(`one operand too many: ${operands[max]}`);
+    if (operands.length > max) throw new HelpNeeded(`one operand too many: ${operands[max]}`);
     const [target = '', ...words] = operands;
-    if (target === '' && max > 0 && run !== sweep) throw new UsageError(`${name} needs a TARGET`);
+    if (target === '' && max > 0 && run !== sweep)
+      throw new UsageError(`${name} needs a TARGET: ${scriptPath('ps')} shows containers`);
     if (!isRoot() && [publish, limit, sweep].includes(run))
       throw new Failure(
-        `${name} needs root: sudo network.ts ${name}${run === publish ? '; without root give ports to attach' : ''}`,
+        `${name} needs root: type sudo ${typedLine()}${run === publish ? '; without root give ports to attach' : ''}`,
       );
     await run(values, target, words);
     return 0;

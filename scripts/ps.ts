@@ -1,89 +1,122 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-ps.ts: list the containers that run on this host, whoever made them; or tell what a process belongs to
+ps.ts: list all containers on this host, or tell what a process belongs to
 
 USAGE
   ps.ts [-a] [--json] [--no-trunc]
   ps.ts [--json] [--no-trunc] PID|NAME...
   ps.ts --watch [--interval SECONDS] [--count TICKS] [--json]
 
-  A container is any process tree in a PID namespace or with a root directory of its own: barehand's, Docker's,
-  Podman's, Kubernetes', LXC's, systemd-nspawn's, bubblewrap's, or one made by hand with unshare(1) or chroot(8).
+  A container is any process tree in a PID namespace or with a root directory of
+  its own: barehand's, Docker's, Podman's, Kubernetes', LXC's, systemd-nspawn's,
+  bubblewrap's, or one made by hand with unshare(1) or chroot(8).
   exec.ts, stop.ts, network.ts and limit-*.ts take its name or PID.
 
-  NAME      name of the container, a short ID for Docker and Podman; - if it has none
-  PID       PID of its first process on the host: PID 1 inside, or the top of a chroot's process tree
-  PROCS     number of processes in it and in the containers inside it
-  COMMAND   command line of the first process
-  ROOTFS    path of its root directory on the host; / is the host's own; ? if the host has no path to it
-  UP        time since the first process started
-  MEMORY    memory usage / limit of its cgroup; ~ if it shares a cgroup with others: sum of the resident memory of its
-            processes, which counts shared pages once for each process
-  With PID or NAME: a page of lines "key: value" about this process, in a container or not, or about the first process
-  of this container. A key with several values has several lines:
+  With PID or NAME: a page of lines "key: value" about this process, in a
+  container or not, or about the first process of this container. A key with
+  several values has several lines:
   container       which one, which engine made it, and what the process is in it
   label           KEY=VALUE, as run.ts --label gave it
-  parent          PID and command of the ancestors of the process, up to the container's first process
-  started by      PID, command and unit of systemd of the ancestors of the first process, the parent first
+  parent          PID and command of the ancestors of the process, up to the
+                  container's first process
+  started by      PID, command and unit of systemd of the ancestors of the first
+                  process, the parent first
   unit            the unit of systemd, if the process is in the cgroup of one
   cgroup          path of its cgroup, with the controllers of this path in v1
   memory, swap, cpu, cpuset, pids, io
-                  usage / limit, for each cgroup that sets a limit in force. In parentheses, whose it is, and its
-                  directory: own: the container's, parent: one above it, inside: one in it, as for a part of the
-                  container, other: the process is outside of the container's cgroup. ~ marks a sum over the processes
+                  usage / limit, for each cgroup that sets a limit in force. In
+                  parentheses, whose it is, and its directory: own: the
+                  container's, parent: one above it, inside: one in it, as for a
+                  part of the container, other: the process is outside of the
+                  container's cgroup. ~ marks a sum over the processes
 
-  Further columns of the table appear if they apply to a container in the list:
-  PORTS     ports of the host that lead to the container, as network.ts publishes them: [IP:]HOSTPORT:PORT[/udp]
+  Columns of the table:
+  NAME      name of the container, a short ID for Docker and Podman; - if it has
+            none
+  PID       PID of its first process on the host: PID 1 inside, or the top of a
+            chroot's process tree
+  PROCS     number of processes in it and in the containers inside it
+  COMMAND   command line of the first process
+  ROOTFS    path of its root directory on the host; / is the host's own; ? if
+            the host has no path to it
+  UP        time since the first process started
+  MEMORY    memory usage / limit of its cgroup; ~ if it shares a cgroup with
+            others: sum of the resident memory of its processes, which counts
+            shared pages once for each process
+  Further columns appear if they apply to a container in the list:
+  PORTS     ports of the host that lead to the container, as network.ts
+            publishes them: [IP:]HOSTPORT:PORT[/udp]
   CPUS      CPU quota, as a number of CPUs
   PIDS      number of processes and threads / limit
-  OOM       number of processes that the kernel killed for lack of memory, and where the last one exceeded a limit:
-            own: the container's, parent: of a cgroup above it, inside: of a cgroup below it, host: the host's memory;
-            ? if unknown
-  A terminal that is too narrow shows fewer columns; NAME, PID, COMMAND, MEMORY and OOM stay. Colours mark usage near
-  a limit, and OOM kills, unless NO_COLOR is set.
-
-OPTIONS
-  -a, --all               list also containers of run.ts --detach that have ended and still have a log, and a column
-                          STATUS: running, exited (EXIT CODE), or killed by SIGNAL, and how long ago
-      --watch             show a live table of CPU, memory, I/O and throttling per second, 100% is one CPU; its second
-                          line names the keys that sort it and the one that quits. ~ marks sums over the processes of
-                          a container that has no cgroup of its own. Without a terminal: print one table for each
-                          interval, or with --json one line
-      --interval SECONDS  with --watch: time between two readings (default: 2)
-      --count TICKS       with --watch: end after this number of readings
-      --json              print an array of objects: name, pid, processes, command, rootfs, startedAt, memory
-                          (usedBytes, limitBytes, source: "cgroup" or "rss"), limits (memoryBytes, cpus, pids), pids,
-                          cpuSeconds, oomKills (count; level, cgroup, limitBytes, process with its residentBytes, and
-                          at of the last one), labels (those of run.ts), namespaces (inode numbers), engine, ports
-                          (host, hostPort, port, protocol), with --all also ended (code, signal, at; null while it
-                          runs); null if a value does not exist or cannot be read.
-                          With PID or NAME: pid, command, container (name, engine, pid, command, rootfs, role: "first",
-                          "member" or "holder"), labels, parents and startedBy (pid, command, unit), unit, cgroups
-                          (controllers, path), limits (limit, device, value, used, level, cgroup, text), usage
-                          (memoryBytes, pids, cpuSeconds, memoryCgroup, pidsCgroup)
-      --no-trunc          print long commands and paths in full
-  -h, --help              print this text
-      --version           print name and version
+  OOM       number of processes that the kernel killed for lack of memory, and
+            where the last one exceeded a limit: own: the container's, parent:
+            of a cgroup above it, inside: of a cgroup below it, host: the host's
+            memory; ? if unknown
+  A terminal that is too narrow shows fewer columns; NAME, PID, COMMAND, MEMORY
+  and OOM stay. Colours mark usage near a limit, and OOM kills, unless NO_COLOR
+  is set.
 
 EXAMPLES
   ps.ts
-  ps.ts 4711
-  ps.ts --json 4711 | jq -r '.[].container.name'
+  ps.ts 4711                                    what is this PID?
   ps.ts --json | jq -r '.[] | select(.engine == "docker") | .pid'
-  ps.ts --watch --json --interval 10 | jq -c '.containers[] | [.name, .cpuPercent]'
+  ps.ts --watch --json | jq -c '.containers[] | [.name, .cpuPercent]'
+
+OPTIONS
+* -a, --all               list also containers of run.ts -d that have ended
+                          and still have a log, and a column STATUS: running,
+                          exited (EXIT CODE), or killed by SIGNAL (128+n), the
+                          number of OOM kills, and how long ago; on stderr, which
+                          of their processes the kernel has killed for lack of
+                          memory
+*     --watch             show a live table: CPU, memory, I/O, throttling
+                          per second, 100% is one CPU; its second line names the
+                          keys that sort it and the one that quits. ~ marks sums
+                          over the processes of a container that has no cgroup
+                          of its own. Without a terminal: print one table for
+                          each interval, or with --json one line
+*     --interval SECONDS  with --watch: time between two readings (default: 2)
+*     --count TICKS       with --watch: end after this number of readings
+*     --json              print an array of objects
+                          name, pid, processes, command, rootfs, startedAt,
+                          memory (usedBytes, limitBytes, source: "cgroup" or
+                          "rss"), limits (memoryBytes, cpus, pids), pids,
+                          cpuSeconds, oomKills (count; level, cgroup,
+                          limitBytes, process with its residentBytes, and at of
+                          the last one), labels (those of run.ts), namespaces
+                          (inode numbers), engine, ports (host, hostPort, port,
+                          protocol), with --all also ended (code, signal,
+                          oomKills, oomKilled, at; null while it runs); null if a
+                          value does not exist or cannot be read. With PID or NAME: pid, command,
+                          container (name, engine, pid, command, rootfs, role:
+                          "first", "member" or "holder"), labels, parents and
+                          startedBy (pid, command, unit), unit, cgroups
+                          (controllers, path), limits (limit, device, value, used, level,
+                          cgroup, text), usage (memoryBytes, pids, cpuSeconds,
+                          memoryCgroup, pidsCgroup)
+*     --no-trunc          print long commands and paths in full
+* -h, --help              print the usual options; --help all: all of this
+      --version           print name and version
 
 CHANGES
-  Nothing. Without root it lists what it can read, and prints how many processes it could not.
+  Nothing. Without root it lists what it can read, and prints how many processes
+  it could not.
+
+EXIT CODES
+  0 done, also if there is no container; 1 failed; 2 wrong usage.
 
 SEE ALSO
-  lsns(8), pid_namespaces(7), mount_namespaces(7), chroot(2), pivot_root(2), cgroups(7), proc(5), the kernel's
-  admin-guide/cgroup-v2 and admin-guide/cgroup-v1
+  lsns(8), pid_namespaces(7), mount_namespaces(7), chroot(2), pivot_root(2),
+  cgroups(7), proc(5), the kernel's admin-guide/cgroup-v2 and
+  admin-guide/cgroup-v1
 */
 
 import { uptime } from 'node:os';
+import { scriptPath } from './helpers/called.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { readLabels } from './helpers/containers.ts';
+import { didYouMean, escapeControls } from './helpers/messages.ts';
 import { readMounts } from './helpers/mounts.ts';
 import { namespaceInode, printable, startTicks } from './helpers/pids.ts';
 import { gap, table } from './helpers/table.ts';
@@ -91,7 +124,7 @@ import { isName } from './helpers/target.ts';
 import { formatSize, parseNumber } from './helpers/units.ts';
 import { formatPort, type Port } from './network/addresses.ts';
 import { containerReader, type Shown } from './ps/containers.ts';
-import { endedText, readAllEnded, readEnded } from './ps/ended.ts';
+import { endedText, killsText, readAllEnded, readEnded } from './ps/ended.ts';
 import { type Page, pageText, readPage } from './ps/page.ts';
 import { readPorts } from './ps/ports.ts';
 import { rootfsPath } from './ps/rootfs.ts';
@@ -266,7 +299,7 @@ type EndedContainer = ReturnType<typeof readAllEnded>[number];
 
 /** How a container has ended, and how long ago. `now`: milliseconds, as Date.now(). */
 const statusText = ({ ended }: Pick<EndedContainer, 'ended'>, now: number) =>
-  `${endedText(ended)}${ended.at ? ` ${formatDuration(Math.max(0, (now - Date.parse(ended.at)) / 1000))} ago` : ''}`;
+  `${endedText(ended)}${ended.at ? `, ${formatDuration(Math.max(0, (now - Date.parse(ended.at)) / 1000))} ago` : ''}`;
 
 const namespaces = ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user'];
 
@@ -280,9 +313,10 @@ function withEnded(rows: Row[], ended: EndedContainer[]) {
   const nothing = Object.fromEntries(['pid', ...keys].map((key) => [key, null]));
   return [
     ...rows.map((row) => ({ ...row, ended: null })),
-    ...ended.map(({ name, ended }) => ({
+    ...ended.map(({ name, ended, oomKills }) => ({
       name,
       ...nothing,
+      oomKills,
       processes: 0,
       pids: 0,
       engine: 'barehand',
@@ -298,7 +332,7 @@ function withEnded(rows: Row[], ended: EndedContainer[]) {
  */
 function readPages(words: string[]): { pages: Page[]; failed: boolean } {
   const wrong = words.find((word) => !/^\d+$/.test(word) && !isName(word));
-  if (wrong !== undefined) throw new UsageError(`neither a name nor a PID: ${JSON.stringify(wrong)}`);
+  if (wrong !== undefined) throw new UsageError(`neither a name nor a PID: "${wrong}"`);
   // read before all else: it tells a process from a later one with its PID
   const ticks = new Map(words.map((word) => [word, startTicks(Number(word))]));
   const reading = containerReader()();
@@ -310,21 +344,29 @@ function readPages(words: string[]): { pages: Page[]; failed: boolean } {
       ? [[Number(word), ticks.get(word)]]
       : named.map(({ shown }) => [shown.pid, shown.ticks]);
     try {
-      const ended = pids.length === 0 ? readEnded(word) : undefined;
-      if (ended)
+      const end = pids.length === 0 ? readEnded(word) : undefined;
+      if (end) {
+        const kills = killsText(end.oomKills);
+        const why = kills ? `; ${kills}` : '';
         throw new Failure(
-          `${word} has ended, ${statusText({ ended }, Date.now())}: logs.ts ${word} shows its output`,
+          `${word} has ended, ${statusText(end, Date.now())}: ${scriptPath('logs')} ${word} shows its output${why}`,
         );
+      }
       if (pids.length === 0)
         throw new Failure(
           /^\d+$/.test(word)
-            ? `there is no process ${word}: ps.ts shows containers, ps(1) processes`
-            : `there is no container ${word}: ps.ts shows those there are`,
+            ? `there is no process ${word}: ${scriptPath('ps')} shows containers, ps(1) processes`
+            : `there is no container ${word}${
+                didYouMean(
+                  word,
+                  reading.containers.map(({ shown }) => shown.name ?? ''),
+                ) || `: ${scriptPath('ps')} shows those there are`
+              }`,
         );
       return pids.map(([pid, started]) => readPage(pid, started, reading, mounts, readCpuSeconds));
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
-      console.error(`ps: ${error.message}`);
+      console.error(escapeControls(`ps: ${error.message}`));
       failed = true;
       return [];
     }
@@ -401,5 +443,9 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, 
     }));
     console.log(toJson(ended ? withEnded(all, ended) : all, 2));
   } else if (!isEmpty) console.log(toTable(rows, Date.now(), !noTrunc, place, ended));
+  for (const { name, oomKills } of ended ?? []) {
+    const kills = killsText(oomKills);
+    if (kills) console.error(`ps: ${name}: ${kills}`);
+  }
   return 0;
 });

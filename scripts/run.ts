@@ -6,129 +6,198 @@ run.ts: run a command in a container of its own, on a root file system
 USAGE
   run.ts [OPTION...] ROOTFS [COMMAND [ARG...]]
 
-  ROOTFS is a directory, or a name under rootfs/. COMMAND defaults to the image's, then to /bin/bash if ROOTFS has
-  one, then to /bin/sh. Every word after COMMAND is an argument of COMMAND, not an option of run.ts.
+  ROOTFS is a directory, or a name under rootfs/. COMMAND defaults to the
+  image's, then to /bin/bash if ROOTFS has one, then to /bin/sh. Every word
+  after COMMAND is an argument of COMMAND, not an option of run.ts.
 
-OPTIONS
-  --name NAME           container name, by which the other scripts find it (default: ROOTFS's name and a number)
-  --hostname NAME       host name inside the container (default: the container's name)
-  -d, --detach          run in the background and print the name; logs.ts shows the output, stop.ts ends the container
-  --log-size SIZE       with --detach: size of the output that is kept (default: 1M)
+  Options you leave out default to ROOTFS/.image.json, if present: entrypoint,
+  command, environment, user, working directory and stop signal of the image
+  that ROOTFS was made from.
+
+  On a terminal a shell shows where one is, root@web:/#, unless its own start
+  files, the image or -e set PS1.
+
+EXAMPLES
+  run.ts -it --rm rootfs/host                   an interactive shell
+  run.ts -d --name web -m 100M rootfs/host sleep infinity
+  run.ts --sandbox -v ./src:/src:ro rootfs/host make -n -C /src
+
+CONTAINER OPTIONS
+* --name NAME           name for the other scripts (default: ROOTFS-NUMBER)
+  --hostname NAME       host name inside (default: the container's name)
+* -d, --detach          run in the background: see logs.ts, stop.ts
+  --log-size SIZE       with --detach: size of the output that is kept
+                        (default: 1M)
   --entrypoint PROGRAM  program to run in place of the image's entrypoint
-  -e, --env KEY=VALUE   set an environment variable; KEY alone takes the caller's value; may be repeated
+* -e, --env KEY=VALUE   set an environment variable
+                        KEY alone takes the caller's value; may be repeated
   --env-file FILE       set the variables in FILE, one per line; may be repeated
-  -w, --workdir DIR     working directory inside the container, made if it is missing (default: /)
-  --umask MASK          file mode creation mask in octal: 027 (default: the caller's)
-  -u, --user USER[:GROUP]  user and group, by name in the container's /etc/passwd and /etc/group, or by ID; a number,
-                        up to 2147483647, is always an ID (default: root)
-  --group-add GROUP     also a member of this group, by name or ID; may be repeated
-  -l, --label KEY=VALUE a note about the container, for ps.ts --json; may be repeated
-  --init                run a small init as PID 1: it forwards signals to the command's process group, and reaps
-                        orphaned processes
-  --stop-signal SIGNAL  signal that stop.ts sends first, by name or number: INT, 37, RTMIN+3 (default: TERM)
+  -w, --workdir DIR     working directory inside the container, made if it is
+                        missing (default: /)
+  --umask MASK          file mode creation mask in octal: 027 (default: the
+                        caller's)
+* -u, --user USER[:GROUP]  user and group inside, by name or ID (default: root)
+                        names are those of the container's /etc/passwd and
+                        /etc/group; a number, up to 2147483647, is always an ID
+  --group-add GROUP     also a member of this group, by name or ID; may be
+                        repeated
+  -l, --label KEY=VALUE a note about the container, for ps.ts --json; may be
+                        repeated
+  --init                run a small init as PID 1: it forwards signals to the
+                        command's process group, and reaps orphaned processes
+  --stop-signal SIGNAL  signal that stop.ts sends first, by name or number: INT,
+                        37, RTMIN+3 (default: TERM)
+  -i, --interactive     accepted, changes nothing: COMMAND always gets the
+                        standard input of run.ts, unless -d is given
+  -t, --tty             accepted, changes nothing: COMMAND gets a terminal
+                        whenever run.ts has one
+  --rm                  accepted, changes nothing: of a container only the log
+                        of
+                        -d stays, until stop.ts removes it
 
-  -i, --interactive     accepted, changes nothing: COMMAND always gets the standard input of run.ts, unless -d is given
-  -t, --tty             accepted, changes nothing: COMMAND gets a terminal whenever run.ts has one
-  --rm                  accepted, changes nothing: of a container only the log of -d stays, until stop.ts removes it
-
-  -v, --volume SRC:DST[:OPTIONS]  bind-mount SRC of the host at DST; options: ro, nosuid, noexec; may be repeated
-  --mount TYPE,KEY=VALUE...  the same as type=bind,source=SRC,target=DST[,readonly], or a tmpfs as
-                        type=tmpfs,target=DST[,tmpfs-size=SIZE][,tmpfs-mode=MODE]; may be repeated
-  --tmpfs DST[:OPTIONS] mount a tmpfs at DST; options: size=, mode=, uid=, gid=, ro, exec, suid (default: nosuid and
-                        noexec, with mode and owner of DST if it exists); may be repeated
-  --device SRC[:DST[:ACCESS]]  make the device SRC of the host available in /dev; ACCESS: read, write, mknod, rwm by
-                        default, less needs cgroup v1; may be repeated
+MOUNT OPTIONS
+* -v, --volume SRC:DST[:OPTIONS]  show SRC of the host at DST, :ro read-only
+                        further options: nosuid, noexec; may be repeated
+  --mount TYPE,KEY=VALUE...  the same as
+                        type=bind,source=SRC,target=DST[,readonly], or a tmpfs
+                        as type=tmpfs,target=DST[,tmpfs-size=SIZE]
+                        [,tmpfs-mode=MODE]; may be repeated
+  --tmpfs DST[:OPTIONS] mount a tmpfs at DST; options: size=, mode=, uid=, gid=,
+                        ro, exec, suid (default: nosuid and noexec, with mode
+                        and owner of DST if it exists); may be repeated
+  --device SRC[:DST[:ACCESS]]  make the device SRC of the host available in /dev
+                        ACCESS: read, write, mknod, rwm by default, less needs
+                        cgroup v1; may be repeated
   --shm-size SIZE       size of /dev/shm (default: 64M)
   --read-only           mount the root file system read-only
-  --ephemeral           keep changes to the root file system in memory, and discard them at the end
+  --ephemeral           keep changes to files in memory, discard them at the end
   --disk SIZE           with --ephemeral: size limit of these changes
-  --add-host NAME:ADDRESS  add an entry to the container's /etc/hosts; may be repeated
-  --dns ADDRESS         use this name server, in the container's /etc/resolv.conf; may be repeated
+  --add-host NAME:ADDRESS  add an entry to the container's /etc/hosts; may be
+                        repeated
+  --dns ADDRESS         use this name server, in the container's
+                        /etc/resolv.conf; may be repeated
 
-  -m, --memory SIZE     memory limit from 6M, without swap unless --memory-swap is given: 100M is 100 * 1024^2 bytes,
-                        100MB is 100 * 1000^2
-  --memory-swap SIZE|-1  limit for memory and swap together; -1 is unlimited swap
-  --memory-reservation SIZE  soft limit: under memory pressure, usage up to SIZE is reclaimed last
+LIMIT OPTIONS
+* -m, --memory SIZE     memory limit: 100M is 100 * 1024^2, 100MB 100 * 1000^2
+                        without swap, unless --memory-swap is given; 6M at least
+  --memory-swap SIZE|-1  limit for memory and swap together; -1 is unlimited
+                        swap
+  --memory-reservation SIZE  soft limit: under memory pressure, usage up to SIZE
+                        is reclaimed last
   --cpus N              CPU time limit, as a number of CPUs: 1.5
   --cpuset-cpus LIST    run on these CPUs only: 0-1,3
   --cpuset-mems LIST    allocate memory from these NUMA nodes only: 0
-  -c, --cpu-shares N    relative CPU weight under contention, 2 to 262144 (default: 1024)
-  --blkio-weight N      relative I/O weight under contention, 10 to 1000 (default: 100), on disks whose I/O scheduler is
-                        bfq or, without bfq, that have io.cost of cgroup v2
-  --pids-limit N|-1     limit for the number of processes and threads; -1 is unlimited
-  --device-read-bps PATH:SIZE  read at most SIZE per second from the disk that PATH is or lies on; may be repeated
+  -c, --cpu-shares N    relative CPU weight under contention, 2 to 262144
+                        (default: 1024)
+  --pids-limit N|-1     limit for the number of processes and threads; -1 is
+                        unlimited
+  --device-read-bps PATH:SIZE  read at most SIZE per second from the disk that
+                        PATH is or lies on; may be repeated
   --device-write-bps PATH:SIZE  write at most SIZE per second; may be repeated
-  --device-read-iops PATH:N  at most N read operations per second; may be repeated
-  --device-write-iops PATH:N  at most N write operations per second; may be repeated
-  --oom-score-adj N     how readily the kernel kills it for lack of memory: -1000, never, to 1000
-  --sysctl NAME=VALUE   sysctl of the container's own IPC or network namespace: kernel.shm*, kernel.msg*, kernel.sem,
-                        fs.mqueue.*; net.* if it has its own network; may be repeated
-  --ulimit NAME=SOFT[:HARD]  resource limit of getrlimit(2): nofile=1024; may be repeated
-  --network NETWORK     also --net; host (default): the network of the host: its interfaces, ports and localhost,
-                        without isolation; with the host's name servers if ROOTFS names none that answers;
-                        none: a loopback interface only;
-                        bridge: an interface on a bridge of network.ts; without root, by pasta(1) or slirp4netns(1);
-                        container:NAME: the network of another container
-  -p, --publish PORTS   with --network bridge: [IP:]HOSTPORT:PORT[/udp] forwards HOSTPORT of the host to PORT of the
-                        container, on the host address IP only if given; its URL is printed on standard error; may be
+  --device-read-iops PATH:N  at most N read operations per second; may be
                         repeated
-  --sandbox             for a command that you do not trust: --network none, --read-only with a tmpfs on /tmp, /run
-                        and /var/tmp, --cap-drop ALL, --memory 512M, --pids-limit 256; and --userns, if host and
-                        ROOTFS allow it, else a message says why not. Options that are given win: --memory 1G;
-                        instead of --read-only, --ephemeral discards changes
-  --userns              map the container's root to an unprivileged user of the host (always, without root)
-  --uidmap CONTAINER:HOST:COUNT  the same, with these user IDs; may be repeated (default: those of --gidmap)
-  --gidmap CONTAINER:HOST:COUNT  and with these group IDs; may be repeated (default: those of --uidmap)
-  --cap-add CAP         keep this capability, see capabilities(7), or ALL; may be repeated
+  --device-write-iops PATH:N  at most N write operations per second; may be
+                        repeated
+  --oom-score-adj N     how readily the kernel kills it for lack of memory:
+                        -1000, never, to 1000
+  --sysctl NAME=VALUE   sysctl of the container's own IPC or network namespace:
+                        kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.*; net.*
+                        if it has its own network; may be repeated
+  --blkio-weight N      relative I/O weight under contention, 10 to 1000
+                        (default: 100), on disks whose I/O scheduler is bfq or,
+                        without bfq, that have io.cost of cgroup v2
+  --ulimit NAME=SOFT[:HARD]  resource limit of getrlimit(2): nofile=1024; may be
+                        repeated
+
+NETWORK OPTIONS
+* --network NETWORK     host (default), none, bridge or container:NAME
+                        also --net; host: the network of the host: its
+                        interfaces, ports and localhost, without isolation; with
+                        the host's name servers if ROOTFS names none that
+                        answers; none: a loopback interface only; bridge: an
+                        interface on a bridge of network.ts; without root, by
+                        pasta(1) or slirp4netns(1); container:NAME: the network
+                        of another container
+* -p, --publish PORTS   forward a port, HOSTPORT:PORT; needs --network bridge
+                        [IP:]HOSTPORT:PORT[/udp] forwards HOSTPORT of the host
+                        to PORT of the container, on the host address IP only if
+                        given; its URL is printed on standard error; may be
+                        repeated
+
+SECURITY OPTIONS
+* --sandbox             for a command that you do not trust, without network
+                        the same as --network none, --read-only with a tmpfs on
+                        /tmp, /run and /var/tmp, --cap-drop ALL, --memory 512M
+                        and --pids-limit 256; and --userns, if host and ROOTFS
+                        allow it, else a message says why not. Options that are
+                        given win: --memory 1G; in place of --read-only, the
+                        option --ephemeral discards changes
+  --userns              map the container's root to an unprivileged user of the
+                        host (always, without root)
+  --uidmap CONTAINER:HOST:COUNT  the same, with these user IDs; may be repeated
+                        (default: those of --gidmap)
+  --gidmap CONTAINER:HOST:COUNT  and with these group IDs; may be repeated
+                        (default: those of --uidmap)
+  --cap-add CAP         keep this capability, see capabilities(7), or ALL; may
+                        be repeated
   --cap-drop CAP        drop this capability, or ALL; may be repeated
-  --security-opt OPT    seccomp=unconfined: load no seccomp filter; no-new-privileges=false: let set-user-ID programs
-                        gain privileges; mask=PATH, unmask=PATH, unmask=ALL: hide, or show and make writable, a path
-                        below /proc or /sys; may be repeated
-  --privileged          lift all of these restrictions: keep every capability, load no seccomp filter, set no
-                        no_new_privs, allow device files, mount /sys writable, mask nothing in /proc
-  --isolate LIST        isolate only these, to see what each of them does: chroot, mount, pid, uts, ipc, cgroup, net
-                        (default: mount,pid,uts,ipc,cgroup; net if --network asks for it)
-  --dry-run             print the launch as shell, and start nothing
-  -h, --help            print this text
+  --security-opt OPT    seccomp=unconfined: load no seccomp filter;
+                        no-new-privileges=false: let set-user-ID programs gain
+                        privileges; mask=PATH, unmask=PATH, unmask=ALL: hide, or
+                        show and make writable, a path below /proc or /sys; may
+                        be repeated
+  --privileged          lift all of these restrictions: keep every capability,
+                        load no seccomp filter, set no no_new_privs, allow
+                        device files, mount /sys writable, mask nothing in /proc
+
+OTHER OPTIONS
+  --isolate LIST        isolate only these, to see what each of them does:
+                        chroot, mount, pid, uts, ipc, cgroup, net
+                        (default: mount,pid,uts,ipc,cgroup; net if --network
+                        asks for it)
+* --dry-run             print the launch as shell, and start nothing
+  -h, --help            print the usual options; --help all prints all of this
   --version             print name and version
 
-  On a terminal a shell shows where one is, root@web:/#, unless its own start files, the image or -e set PS1.
-  Options you leave out default to ROOTFS/.image.json, if present: entrypoint, command, environment, user, working
-  directory and stop signal of the image that ROOTFS was made from.
-  The exit code is COMMAND's; 128+n if signal n killed it; 127 if it was not found; 126 if it could not be executed;
-  125 if the container could not be started.
-
-EXAMPLES
-  run.ts rootfs/host                            an interactive shell
-  run.ts --memory 100M --name web rootfs/host /bin/sh -c 'echo $$'
-  run.ts -d --name web --init --ephemeral -v /srv/www:/srv:ro rootfs/host sleep infinity
-  run.ts --sandbox -v ./src:/src:ro rootfs/host make -n -C /src
-  run.ts --isolate chroot rootfs/host ps aux    the article's step 2: ps still sees the whole host
-  run.ts --isolate pid,mount rootfs/host ps aux its step 3: ps sees the container
+MORE EXAMPLES
   run.ts --dry-run rootfs/host | less           the launch as shell
+  run.ts --name web rootfs/host /bin/sh -c 'echo $$'
+  run.ts --init --ephemeral -v /srv/www:/srv:ro rootfs/host sleep infinity
+  run.ts --isolate chroot rootfs/host ps aux    ps sees the whole host
+  run.ts --isolate pid,mount rootfs/host ps aux  ps sees the container
 
 CHANGES
-  A cgroup barehand/NAME in each hierarchy, while the container lives. Without root: only if limits are given, in a
-  cgroup that is delegated to the user.
-  Mounts are made in the container's own mount namespace; the host's mount table stays the same.
-  In ROOTFS: the directories proc, sys and dev, and mount points of options, if they are missing; and what COMMAND
-  writes. --ephemeral keeps both out of ROOTFS.
-  --detach keeps output and exit status in /run/barehand/NAME, or $XDG_RUNTIME_DIR/barehand/NAME.
+  A cgroup barehand/NAME in each hierarchy, while the container lives. Without
+  root: only if limits are given, in a cgroup that is delegated to the user.
+  Mounts are made in the container's own mount namespace; the host's mount table
+  stays the same.
+  In ROOTFS: the directories proc, sys and dev, and mount points of options, if
+  they are missing; and what COMMAND writes. --ephemeral keeps both out of
+  ROOTFS.
+  --detach keeps output and exit status in /run/barehand/NAME, or for a user in
+  $XDG_RUNTIME_DIR/barehand/NAME.
 
 UNDO
-  Everything but what --detach keeps is removed when COMMAND ends. stop.ts NAME removes that as well. SIGKILL may
-  leave empty cgroups, which the next run.ts removes.
+  Everything but what --detach keeps is removed when COMMAND ends. stop.ts NAME
+  removes that as well. SIGKILL may leave empty cgroups, which the next run.ts
+  removes.
+
+EXIT CODES
+  The exit code of COMMAND; 128+n if signal n killed it; 127 if it was not
+  found; 126 if it could not be executed; 125 if the container could not be
+  started. With --detach: 0 once the container runs.
 
 SEE ALSO
-  unshare(1), pivot_root(2), namespaces(7), user_namespaces(7), cgroups(7), capabilities(7), seccomp(2), setpriv(1),
-  nsenter(1), script(1), logs.ts, stop.ts, network.ts
+  unshare(1), pivot_root(2), namespaces(7), user_namespaces(7), cgroups(7),
+  capabilities(7), seccomp(2), setpriv(1), nsenter(1), script(1), logs.ts,
+  stop.ts, network.ts
 */
 import { existsSync, realpathSync } from 'node:fs';
 import { hostname as osHostname } from 'node:os';
 import { basename } from 'node:path';
 import { isatty } from 'node:tty';
 import { capabilities } from './helpers/capabilities.ts';
-import { Failure, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
+import { Failure, isGiven, kebab, main, refuseLateOptions, UsageError, type Values } from './helpers/cli.ts';
 import { notesFolder } from './helpers/containers.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { findInPath } from './helpers/shell.ts';
@@ -336,6 +405,8 @@ function planEnvironment(values: Options, image: ImageConfig, home: string, host
 /** The words of the command, without those of --init: from the command line, else from the image, else a shell. */
 function planCommand(values: Options, words: string[], image: ImageConfig, rootfs: string): string[] {
   const entrypoint = values.entrypoint === undefined ? image.entrypoint : [values.entrypoint];
+  // words behind an entrypoint may well be options: they are the entrypoint's
+  if (entrypoint.length === 0) refuseLateOptions(options, 'ROOTFS', words);
   const isImages = words.length === 0 && values.entrypoint === undefined;
   const command = [...entrypoint, ...(isImages ? image.command : words)];
   return command.length > 0 ? command : [defaultShell(rootfs)];
@@ -456,6 +527,7 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
     devices: values.device,
     shmBytes: values.shmSize ?? 64 * 1024 * 1024,
     command: [...initWords, ...command],
+    programs: [...(init ? [] : initWords.slice(0, 1)), ...command.slice(0, 1)],
     init,
     hasInit: values.init,
     environment,

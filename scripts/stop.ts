@@ -1,56 +1,67 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-stop.ts: stop containers: send a signal, wait, kill the remaining processes, remove cgroups and log
+stop.ts: stop containers: send a signal, wait, kill the remaining processes
 
 USAGE
   stop.ts [OPTION...] TARGET...
   stop.ts [OPTION...] --all
   stop.ts [--dry-run] --sweep
 
-  TARGET is a container's name, or the PID of any process in any container, or of the unshare(1) that holds it. A PID
-  means the whole container; a message on stderr names it, if the PID is not that of its first process.
-  The name of a container in the background is valid until its log is removed, even after the container has ended.
+  TARGET is a container's name, or the PID of any process in any container, or
+  of the unshare(1) that holds it. A PID means the whole container; a message on
+  stderr names it, if the PID is not that of its first process. The name of a
+  container in the background is valid until its log is removed, even after the
+  container has ended.
 
-OPTIONS
-  -s, --signal NAME the signal to send first, by name or number: INT, 37, RTMIN+3 (default: the one of
-                    run.ts --stop-signal, else TERM)
-  -t, --timeout SECONDS  time between that signal and SIGKILL, also --time (default: 10)
-  --all             stop every container that run.ts has made
-  --pause           freeze the container: it keeps its memory and gets no CPU time
-  --resume          thaw the container
-  --sweep           remove only what crashed launches have left: cgroups without a process, logs without an exit
-                    status, and unused interfaces, rules and bridges of network.ts
-  --dry-run         print the steps as shell, and change nothing
-  -h, --help        print this text
-  --version         print name and version
-
-  PID 1 of a namespace gets only signals that it handles, pid_namespaces(7). If the first process does not handle the
-  signal, stop.ts sends SIGKILL at once.
-  A process that survives SIGKILL waits in the kernel, mostly for a disk or a network file system. stop.ts names it and
-  exits with 1.
+  PID 1 of a namespace gets only signals that it handles, pid_namespaces(7). If
+  the first process does not handle the signal, stop.ts sends SIGKILL at once.
+  A process that survives SIGKILL waits in the kernel, mostly for a disk or a
+  network file system. stop.ts names it and exits with 1.
 
 EXAMPLES
   stop.ts web
   stop.ts -t 60 -s INT database
   stop.ts --pause web; stop.ts --resume web
   stop.ts --dry-run web | less
-  stop.ts --all
+
+OPTIONS
+* -s, --signal NAME the signal to send first (default: TERM)
+                    or the one of run.ts --stop-signal; by name or number: INT,
+                    37, RTMIN+3
+* -t, --timeout SECONDS  time between that signal and SIGKILL (default: 10)
+                    also --time
+* --all             stop every container that run.ts has made
+* --pause           freeze the container: it keeps its memory, and gets no CPU
+* --resume          thaw the container
+                    also where somebody else has frozen it, if nothing else is
+                    frozen there
+* --sweep           remove only what crashed launches have left
+                    cgroups without a process, logs without an exit status, and
+                    unused interfaces, rules and bridges of network.ts
+* --dry-run         print the steps as shell, and change nothing
+  -h, --help        print the usual options; --help all prints all of this
+  --version         print name and version
 
 CHANGES
-  Ends processes. Removes the container's cgroup barehand/NAME from every hierarchy, and its log.
+  Ends processes. Removes the container's cgroup barehand/NAME from every
+  hierarchy, and its log.
 
 UNDO
   --resume undoes --pause. Nothing undoes the rest.
 
+EXIT CODES
+  0 done; 1 failed for one TARGET at least; 2 wrong usage.
+
 SEE ALSO
-  kill(1), signal(7), cgroups(7), the kernel's admin-guide/cgroup-v2 (cgroup.kill, cgroup.freeze) and
-  admin-guide/cgroup-v1/freezer-subsystem
+  kill(1), signal(7), cgroups(7), the kernel's admin-guide/cgroup-v2
+  (cgroup.kill, cgroup.freeze) and admin-guide/cgroup-v1/freezer-subsystem
 */
 import { existsSync, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { scriptPath } from './helpers/called.ts';
 import { processesIn } from './helpers/cgroups.ts';
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
 import { findContainers, notesFolder } from './helpers/containers.ts';
@@ -59,6 +70,7 @@ import {
   descendants,
   hasSignal,
   type Process,
+  printable,
   readProc,
   readProcesses,
   startTicks,
@@ -68,6 +80,7 @@ import { requirePrograms } from './helpers/programs.ts';
 import { holds, perform, type Step, toShell } from './helpers/steps.ts';
 import { findContainer, type WholeContainer } from './helpers/target.ts';
 import { parseSignal, signalNumber } from './helpers/units.ts';
+import { planThawOthers } from './stop/frozen.ts';
 import { explain, hierarchies, ourContainers, planRemoval, planSweep, remove, sweep } from './stop/remove.ts';
 
 export const options = {
@@ -141,6 +154,29 @@ async function setFrozen(container: WholeContainer, frozen: boolean): Promise<vo
     );
 }
 
+/** The steps that thaw what others have frozen of a container, in v1. Throws Failure if they freeze more than that. */
+const planThaw = (container: WholeContainer): Step[] =>
+  planThawOthers(
+    hierarchies,
+    container.label,
+    livingProcesses(container).map(({ pid }) => pid),
+    container.cgroups.map(({ directory }) => directory),
+  );
+
+/** The steps of letGoOn, for --dry-run. */
+function planResume(container: WholeContainer): Step[] {
+  const others = planThaw(container);
+  const own = others.length > 0 ? attempt(() => planFreeze(container, false)) : planFreeze(container, false);
+  return [...(own ?? []), ...others];
+}
+
+/** Lets a container go on, whoever has frozen it. Throws Failure if that is not possible, or takes too long. */
+async function letGoOn(container: WholeContainer): Promise<void> {
+  const others = planThaw(container);
+  await perform(others);
+  if (others.length === 0 || attempt(() => planFreeze(container, false))) await setFrozen(container, false);
+}
+
 /** The step that sends a signal to a container; none if its first process would not get it. */
 function planSignal(container: WholeContainer, signal: string): Step[] {
   const { first, label } = container;
@@ -184,9 +220,11 @@ function planKill(container: WholeContainer): Step[] {
 function planStop(container: WholeContainer, signal: string, timeoutSeconds: number): Step[] {
   const thaw = attempt(() => planFreeze(container, false));
   const isFrozen = thaw && !attempt(() => holds(thaw[1].until));
+  const thawOthers = planThaw(container);
   const asking = planSignal(container, signal);
   return [
     ...(isFrozen ? explain(`${container.label}: a frozen cgroup handles no signal`, thaw) : []),
+    ...thawOthers,
     ...asking,
     ...(asking.length > 0 ? planWait(container, timeoutSeconds) : []),
     ...planKill(container),
@@ -214,6 +252,7 @@ async function stop(container: WholeContainer, signal: string, timeoutSeconds: n
   const { first, label, cgroups, name } = container;
   if (name) requirePrograms(['flock'], 'stop a container');
   await setFrozen(container, false).catch(() => {}); // a frozen v1 cgroup can't be killed until it is thawed
+  await perform(planThaw(container));
   const asking = planSignal(container, signal);
   await perform(asking);
   const isAnswered = asking.length > 0 && (await waitForEnd(container, timeoutSeconds));
@@ -248,7 +287,7 @@ function find(text: string): WholeContainer | Failure {
 await main(import.meta.url, { options, operands: [0, Infinity] }, async (values, operands) => {
   const { all, pause, resume, dryRun, signal, timeout = 10 } = values;
   if ([all || operands.length > 0, values.sweep].filter(Boolean).length !== 1 || (all && operands.length > 0))
-    throw new UsageError('either TARGETs, or --all, or --sweep');
+    throw new UsageError(`name a TARGET, or give --all or --sweep: ${scriptPath('ps')} shows containers`);
   if (pause && resume) throw new UsageError('either --pause or --resume');
   if ((pause || resume || values.sweep) && (signal !== undefined || values.timeout !== undefined))
     throw new UsageError('--signal and --timeout go with stopping');
@@ -268,8 +307,8 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
   const work = async (target: WholeContainer | Failure): Promise<string> => {
     if (target instanceof Failure) throw target;
     if (pause || resume) {
-      if (dryRun) return toShell(planFreeze(target, pause));
-      await setFrozen(target, pause);
+      if (dryRun) return toShell(pause ? planFreeze(target, true) : planResume(target));
+      await (pause ? setFrozen(target, true) : letGoOn(target));
       return `${target.label}: ${pause ? 'paused' : 'resumed'}\n`;
     }
     const asked = signal ?? stopSignal(target);
@@ -285,7 +324,7 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (values,
   const results = await Promise.allSettled(targets.filter(isFirst).map(work));
   for (const result of results) {
     if (result.status === 'fulfilled') process.stdout.write(result.value);
-    else console.error(`stop: ${reason(result.reason)}`);
+    else console.error(printable(`stop: ${reason(result.reason)}`));
   }
   return results.some(({ status }) => status === 'rejected') ? 1 : 0;
 });

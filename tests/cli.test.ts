@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { Failure, parseArguments, reason, UsageError } from '../scripts/helpers/cli.ts';
+import { Failure, parseArguments, reason, refuseLateOptions, UsageError } from '../scripts/helpers/cli.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 
 const options = {
@@ -31,7 +31,13 @@ function given(parsed: ReturnType<typeof parse>) {
 
 const refused = (message: string) => (error: unknown) => {
   assert(error instanceof UsageError);
-  assert.equal(error.message, message);
+  assert.equal(error.message + error.hint, message);
+  return true;
+};
+/** The option is unknown; what may have been meant is another test's. */
+const unknown = (word: string) => (error: unknown) => {
+  assert(error instanceof UsageError);
+  assert.equal(error.message, `unknown option ${word}`);
   return true;
 };
 
@@ -99,15 +105,14 @@ test('an option that is given again wins, or makes the list longer', () => {
 });
 
 test('an option that needs a value and has none is refused', () => {
-  for (const argv of [
-    ['--memory'],
-    ['--memory='],
-    ['-m'],
-    ['-m', ''],
-    ['-m', '--dry-run'],
-    ['-m', '--', 'x'],
-  ])
+  for (const argv of [['--memory'], ['--memory='], ['-m'], ['-m', ''], ['-m', '--', 'x']])
     assert.throws(() => parse(...argv), refused('--memory needs a value'), argv.join(' '));
+  assert.throws(
+    () => parse('-m', '--dry-run'),
+    refused(
+      '--memory needs a value, and --dry-run is an option: if it is the value, type --memory=--dry-run',
+    ),
+  );
 });
 
 test('an unknown option is refused, whatever it looks like', () => {
@@ -129,13 +134,50 @@ test('an unknown option is refused, whatever it looks like', () => {
     '-5',
     '-m100M',
   ])
-    for (const parser of [parse, parseCommand])
-      assert.throws(() => parser(word, 'x'), refused(`unknown option ${word}`), word);
+    for (const parser of [parse, parseCommand]) assert.throws(() => parser(word, 'x'), unknown(word), word);
+});
+
+test('the option that a mistyped one is nearest to is suggested', () => {
+  for (const [word, meant] of [
+    ['--memroy', 'memory'],
+    ['--mem', 'memory'],
+    ['--memory-=5', 'memory'],
+    ['-memory', 'memory'],
+    ['---memory', 'memory'],
+    ['--dryRun', 'dry-run'],
+    ['--dry_run', 'dry-run'],
+    ['--no-trnuc', 'no-trunc'],
+    ['--ENV=A=1', 'env'],
+    ['--hlep', 'help'],
+  ])
+    assert.throws(() => parse(word as string), refused(`unknown option ${word}: did you mean --${meant}?`));
+  for (const word of ['--nope', '-z', '--x', '--m', `--${'memory'.repeat(20)}`])
+    assert.throws(() => parse(word), refused(`unknown option ${word}`));
+});
+
+test('options behind the operand of a script with a command are refused with the line as it should be', () => {
+  const late = (...words: string[]) => {
+    const line = ['--tty', 'root', ...words];
+    return () => refuseLateOptions(options, 'ROOT', words, line);
+  };
+  const [script] = [/^(\S+) stands after ROOT, where COMMAND begins: type \S+ (.*)$/];
+  for (const [words, expected] of [
+    [['--memory', '5', 'ls', '-l'], '--tty --memory 5 root ls -l'],
+    [['-im', '5', '--env=A=b c', 'ls', '--env', 'x'], "--tty -im 5 '--env=A=b c' root ls --env x"],
+    [['-i'], '--tty -i root'],
+    [['-i', '--', 'ls'], '--tty -i root -- ls'],
+  ] as [string[], string][])
+    assert.throws(late(...words), (error: Error) => {
+      assert.deepEqual(script.exec(error.message)?.slice(1), [words[0], expected]);
+      return true;
+    });
+  assert.throws(late('--memroy', '5', 'ls'), refused('unknown option --memroy: did you mean --memory?'));
+  for (const words of [[], ['ls', '--memory', '5'], ['-'], ['./-x']]) late(...words)();
 });
 
 test('a negated option is unknown, unless it is named so', () => {
   for (const word of ['--no-memory', '--no-privileged', '--no-env', '--trunc', '--no-no-trunc'])
-    assert.throws(() => parse(word), refused(`unknown option ${word}`));
+    assert.throws(() => parse(word), unknown(word));
   assert.deepEqual(given(parse('--no-trunc', 'x')), [{ noTrunc: true }, ['x']]);
 });
 
@@ -164,7 +206,7 @@ test('short flags may be joined, and the last may take a value', () => {
   for (const argv of [['-itm', '5'], ['-itm5'], ['-itm=5']])
     assert.deepEqual(given(parse(...argv)), [{ interactive: true, tty: true, memory: '5' }, []], argv.join());
   for (const word of ['-itmx', '-itm5x', '-itm5=6', '-m5m'])
-    assert.throws(() => parse(word, 'x'), refused(`unknown option ${word}`), word);
+    assert.throws(() => parse(word, 'x'), unknown(word), word);
 });
 
 test('options may stand among the operands, and end at --', () => {
@@ -210,6 +252,15 @@ test('too few and too many operands are refused', () => {
 test('help is asked by --help and -h, but not among the words of a command', () => {
   for (const argv of [['--help'], ['-h'], ['-i', '--help', 'x'], ['-ih']])
     assert.deepEqual(parse(...argv), { help: true }, argv.join(' '));
+  for (const argv of [
+    ['--help', 'all'],
+    ['--help=all'],
+    ['-h', 'all'],
+    ['-i', '-h', 'all'],
+    ['x', '--help=all'],
+  ])
+    assert.deepEqual(parse(...argv), { help: 'all' }, argv.join(' '));
+  assert.deepEqual(parseCommand('--help', 'all'), { help: 'all' });
   assert('values' in parseCommand('root', 'ls', '--help'));
 });
 
@@ -263,13 +314,23 @@ test('a failure is one line on stderr and exit code 1, or the one that the scrip
   assert.equal(start("throw new Failure('no')", [], pass).status, 125);
 });
 
-test('wrong usage is two lines on stderr and exit code 2, or the one that the script has for it', () => {
+test('wrong usage is a line on stderr that may tell of --help, and exit code 2, or the one that the script has for it', () => {
   const wrong = start('return 0', ['--nope']);
   assert.deepEqual(
     [wrong.status, wrong.stdout, wrong.stderr],
-    [2, '', "sample: unknown option --nope\nTry 'sample.ts --help'.\n"],
+    [2, '', `sample: unknown option --nope: type ${join(folder, 'sample.ts')} --help\n`],
   );
   assert.equal(start('return 0', ['--nope'], pass).status, 125);
+});
+
+test('what a message quotes cannot act on the terminal, nor add a line', () => {
+  const { stderr } = start('throw new Failure(operands[0])', ['a\x1b[2J\nb\r\u009bc\u202ed']);
+  assert.equal(stderr, 'sample: a\\x1b[2J\\nb\\x0d\\x9bc\\u{202e}d\n');
+});
+
+test('a failure may have an exit code of its own', () => {
+  const body = "throw Object.assign(new Failure('no'), { exitCode: 127 })";
+  assert.equal(start(body, [], pass).status, 127);
 });
 
 test('an error that nobody expected is one line too, and BAREHAND_TRACE shows where it came from', () => {

@@ -189,8 +189,8 @@ test("the exit code is the command's own, and tells what could not be", containe
     [[web.name, '/bin/sh', '-c', 'exit 42'], 42, ''],
     [[web.name, '/bin/sh', '-c', 'kill -KILL $$'], 137, ''],
     [[web.name, '/bin/sh', '-c', 'kill -TERM $$'], 143, ''],
-    [[web.name, 'no-such'], 127, 'exec: no-such: No such file or directory'],
-    [[web.name, '/etc/passwd'], 126, 'exec: /etc/passwd: Permission denied'],
+    [[web.name, 'no-such'], 127, 'exec: no-such: not found in PATH /'],
+    [[web.name, '/etc/passwd'], 126, 'exec: /etc/passwd is not executable for this user: its mode is 644\n'],
     [['-w', '/no/such', web.name, 'true'], 125, 'exec: cannot enter the directory /no/such: No such file'],
     [['-u', 'alice', web.name, 'true'], 125, 'exec: no user alice in the container: /etc/passwd'],
   ];
@@ -240,7 +240,11 @@ test("what can't be is refused in a clear line, with 125", {
     [['-e', '=x', web.name, 'true'], 125, 'exec: not KEY=VALUE: "=x"'],
     [['--host-tools', '-u', '0', web.name, 'true'], 125, 'exec: --host-tools keeps the user and privileges'],
     [[web.name], 125, 'exec: COMMAND is missing'],
-    [['no-such-container', 'true'], 125, 'exec: there is no container no-such-container: ps.ts shows'],
+    [
+      ['no-such-container', 'true'],
+      125,
+      `exec: there is no container no-such-container: ${script('ps')} shows`,
+    ],
     [[String(process.pid), 'true'], 125, `exec: ${process.pid} is in no container, and holds none`],
   ]);
 });
@@ -300,7 +304,10 @@ test('it is in the cgroups before it is anywhere else', container, async () => {
   // what joins a frozen cgroup stands still, and can be looked at
   assert.equal((await call('stop', ['--pause', name])).code, 0);
   const { code, stderr } = await exec(name, 'true');
-  assert.deepEqual([code, stderr], [125, `exec: ${first} is paused: stop.ts --resume lets it go on\n`]);
+  assert.deepEqual(
+    [code, stderr],
+    [125, `exec: ${first} is paused: type ${script('stop')} --resume ${first}\n`],
+  );
   const child = spawn('sh', ['-c', stdout], { stdio: 'ignore' });
   left.push(child);
   const end = once(child, 'exit');

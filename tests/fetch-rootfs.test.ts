@@ -436,7 +436,7 @@ test('wrong usage is exit code 2 and changes nothing', async (t) => {
     const { code, stdout, stderr } = await run(args, { program, cwd: work });
     assert.equal(code, 2, `${args.join(' ')}: ${stderr}`);
     assert.equal(stdout, '');
-    assert.match(stderr, /^fetch-rootfs: .+\nTry 'fetch-rootfs.ts --help'.\n$/);
+    assert.match(stderr, /^fetch-rootfs: [^\n]+\n$/);
     assert.deepEqual(left(), []);
   }
 });

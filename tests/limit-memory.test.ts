@@ -69,7 +69,7 @@ test('targets that do not exist or must not be limited are refused with what to 
   skip: container.skip || needs('speed'),
 }, async () => {
   for (const [words, expected] of [
-    [['no-such-container', '1M'], /no container no-such-container: ps.ts shows/],
+    [['no-such-container', '1M'], /no container no-such-container: \S+ shows/],
     [['4194304', '1M'], /no process 4194304/],
     [['1', '1M'], /init of this host/],
     [['2', '1M'], /thread of the kernel/],

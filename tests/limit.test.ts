@@ -12,6 +12,7 @@ import {
 import { dirname, join } from 'node:path';
 import { type Hierarchy, moveTree, processesIn } from '../scripts/helpers/cgroups.ts';
 import { descendants, readProcesses } from '../scripts/helpers/pids.ts';
+import { quote } from '../scripts/helpers/shell.ts';
 import { toShell } from '../scripts/helpers/steps.ts';
 import { showLimit } from '../scripts/limit/perform.ts';
 import { type Part, planChange, planLimit, planReset } from '../scripts/limit/plan.ts';
@@ -647,11 +648,12 @@ test('run.ts without root limits a container where a cgroup was delegated, and s
     );
   }
   const outside = await run(pids.mountPoint);
+  const line = [script('run'), '--pids-limit', '10', join(own, 'root'), 'sh', '-c', quote(program)].join(' ');
   assert.deepEqual(
     [outside.code, outside.stderr],
     [
       125,
-      'run: cannot limit a container without root, unless a cgroup is delegated to you: sudo run.ts ..., or systemd-run --user --scope -p Delegate=yes run.ts ...\n',
+      `run: cannot limit a container without root, unless a cgroup is delegated to you: type systemd-run --user --scope -p Delegate=yes ${line}, or sudo in its place\n`,
     ],
   );
 });

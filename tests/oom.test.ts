@@ -94,9 +94,21 @@ test(
     const eater = await run('--name', name, '--memory', '20M', rootfs, 'tail', '/dev/zero');
     assert.equal(eater.code, 137);
     assert.match(eater.stderr, said);
-    const parent = await run('--name', name, '--memory', '20M', rootfs, 'sh', '-c', 'tail /dev/zero; exit 5');
-    assert.equal(parent.code, 5);
-    assert.match(parent.stderr, said);
+    const swaps = await run('--memory', '20M', '--memory-swap', '21M', rootfs, 'tail', '/dev/zero');
+    const countsSwap = memory.version === 2 ? '/proc/swaps' : join(memory.mountPoint, memoryFiles[1].swap);
+    if (existsSync(countsSwap)) assert.match(swaps.stderr, / with --memory 40M --memory-swap 42991616\n$/);
+    const handles = await run(
+      '--name',
+      name,
+      '--memory',
+      '20M',
+      rootfs,
+      'sh',
+      '-c',
+      'tail /dev/zero; exit 5',
+    );
+    assert.equal(handles.code, 5);
+    assert.match(handles.stderr, said);
     const other = await run(
       '--memory',
       '20M',
@@ -143,6 +155,18 @@ test('logs.ts --status tells of a kill after the end, and while the container li
   assert.deepEqual(rest, { name, status: 'ended', exitCode: 137, oomKilled: true });
   assert.deepEqual([oomKills.count, oomKills.level, oomKills.process.name], [1, 'own', 'tail']);
   assert.match(kept(name, 'status'), /^137\noom_kill 1\n/);
+  // ps.ts lists it, and says the same
+  const list = await call('ps', ['-a', '--json']);
+  const row = JSON.parse(list.stdout).find((one: { name: string }) => one.name === name);
+  assert.deepEqual([row.ended.code, row.ended.oomKilled], [137, true]);
+  // the clock since boot has hundredths of a second
+  assert.deepEqual({ ...row.oomKills, at: null }, { ...oomKills, at: null });
+  assert.ok(Math.abs(Date.parse(row.oomKills.at) - Date.parse(oomKills.at)) < 1000);
+  assert.match(list.stderr, line(`ps: ${name}: `, '--memory 40M'));
+  assert.match(
+    (await call('ps', [name])).stderr,
+    / has ended, .*; the kernel killed tail .* --memory 40M\n$/,
+  );
 
   const living = backgroundName();
   const started = await run(

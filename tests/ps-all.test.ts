@@ -18,10 +18,11 @@ const lineOf = async (name: string, ...words: string[]) => {
 };
 
 test('an end is said by exit code, or by the signal that the code stands for', () => {
-  const at = null;
-  assert.equal(endedText({ code: 3, signal: null, at }), 'exited (3)');
-  assert.equal(endedText({ code: 137, signal: 'SIGKILL', at }), 'killed by SIGKILL (137)');
-  assert.equal(endedText({ code: null, signal: null, at }), 'ended, exit code unknown');
+  const rest = { oomKills: 0, at: null };
+  assert.equal(endedText({ code: 3, signal: null, ...rest }), 'exited (3)');
+  assert.equal(endedText({ code: 3, signal: null, oomKills: 2, at: null }), 'exited (3), 2 OOM kills');
+  assert.equal(endedText({ code: 137, signal: 'SIGKILL', ...rest }), 'killed by SIGKILL (137)');
+  assert.equal(endedText({ code: null, signal: null, ...rest }), 'ended, exit code unknown');
 });
 
 test('-a lists containers in the background that have ended, with code and signal', container, async () => {
@@ -37,8 +38,8 @@ test('-a lists containers in the background that have ended, with code and signa
   process.kill(running.pid, 'SIGKILL');
   await ended(signal);
 
-  assert.match(await lineOf(code, '-a'), / exited \(3\) \d+s ago$/);
-  assert.match(await lineOf(signal, '-a'), / killed by SIGKILL \(137\) \d+s ago$/);
+  assert.match(await lineOf(code, '-a'), / exited \(3\), \d+s ago$/);
+  assert.match(await lineOf(signal, '-a'), / killed by SIGKILL \(137\), \d+s ago$/);
   assert.equal(await lineOf(code), '');
   const rows = (await list('-a')).filter(({ name }: { name: string }) => [code, signal].includes(name));
   assert.deepEqual(
@@ -54,12 +55,27 @@ test('-a lists containers in the background that have ended, with code and signa
   );
   const page = await call('ps', [code]);
   assert.deepEqual([page.code, page.stdout], [1, '']);
-  assert.match(page.stderr, new RegExp(`^ps: ${code} has ended, exited \\(3\\) .* ago: logs\\.ts ${code} `));
+  assert.match(page.stderr, new RegExp(`^ps: ${code} has ended, exited \\(3\\), .* ago: logs\\.ts ${code} `));
 
   // the keeper of the log was killed too
   rmSync(keptFile(code, 'status'));
   assert.match(await lineOf(code, '-a'), / ended, exit code unknown$/);
 });
+
+test(
+  '-a shows that the kernel has killed a process of a container for lack of memory',
+  container,
+  async () => {
+    const name = backgroundName();
+    const hog = 'sleep 0.5; head -c 60M /dev/zero | tail >/dev/null; exit 4';
+    const words = ['-d', '--name', name, '--memory', '20M', rootfs, 'sh', '-c', hog];
+    assert.equal((await call('run', words)).code, 0);
+    await ended(name);
+    assert.match(await lineOf(name, '-a'), / exited \(4\), 1 OOM kill, \d+s ago$/);
+    const [row] = (await list('-a')).filter((row: { name: string }) => row.name === name);
+    assert.equal(row.ended.oomKills, 1);
+  },
+);
 
 test(
   'ROOTFS of --ephemeral is the directory on the host, and COMMAND of --init the command',

@@ -201,6 +201,31 @@ test('what a user cannot have is refused in one line', rootless, async () => {
   await refused(/\/proc\/none/, '-d', { root, launch: noFolder });
 });
 
+test(
+  'an XDG_RUNTIME_DIR that is not of the user is not used, and what is used instead is said',
+  rootless,
+  async () => {
+    const open = join(folder, 'open');
+    mkdirSync(open);
+    await execute(['chown', String(id), open]);
+    await execute(['chmod', '777', open]);
+    const instead = `: /run/user/${id} is used instead\n`;
+    for (const [path, obstacle] of [
+      ['', 'it is empty'],
+      ['relative', 'it is not an absolute path: relative'],
+      ['/', `/ belongs to user 0, not to ${id}`],
+      ['/dev/null', '/dev/null is not a directory'],
+      [open, `others may write to ${open}`],
+    ]) {
+      const { code, stderr } = await inside('', 'exit 3', {
+        root,
+        launch: [...become(id), 'env', `XDG_RUNTIME_DIR=${path}`, ...launch.slice(words.length)],
+      });
+      assert.deepEqual([code, stderr], [3, `run: XDG_RUNTIME_DIR is not used, for ${obstacle}${instead}`]);
+    }
+  },
+);
+
 /** Starts one in the background. Its programs on the host have the name in their environment. */
 async function detach(name: string, options: string, program: string, words = launch): Promise<void> {
   const marked = ['env', `MARK=${name}`, ...words];

@@ -87,7 +87,7 @@ test('wrong usage and a missing rootfs end with 125 and one clear line', {
     assert.match(stderr, expected);
     assert.equal(code, 125);
     assert.equal(stdout, '');
-    assert.ok(stderr.trim().split('\n').length <= 2, stderr);
+    assert.ok(stderr.trim().split('\n').length === 1, stderr);
   }
 });
 

@@ -47,6 +47,8 @@ test('--sandbox: options that are given win', { skip }, async () => {
   const options = `--sandbox --ephemeral --cap-add chown --network host -v ${scratch}:/var:ro --tmpfs /tmp:ro,mode=755`;
   const lines = (await said(options, program)).trim().split('\n');
   assert.deepEqual(lines.slice(0, 4), ['root is user another', '/', '/run', 'CapBnd:\t0000000000000001']);
+  const mount = `--sandbox --mount type=bind,source=${scratch},target=/var,readonly`;
+  assert.match(await said(mount, 'ls /var/tmp 2>/dev/null || echo none'), /^none$/m);
   await refused(/--privileged lifts .* --sandbox/, '--sandbox --privileged');
   await refused(/--sandbox needs --isolate mount/, '--sandbox --isolate pid');
 });

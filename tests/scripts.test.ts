@@ -32,9 +32,12 @@ const folder = scratchFolder('scripts');
 const source = (name: string) => readFileSync(join(top, 'scripts', name), 'utf8');
 const header = (name: string) => /\/\*\n([\s\S]*?)\*\//.exec(source(name))?.[1] ?? '';
 
+/** What --help all prints: the header without the marks of usual options. */
+const whole = (name: string) => header(name).replace(/^\*/gm, ' ');
+
 /** The sections of a header: their headings, and the text of each. */
 function sections(name: string): [heading: string, text: string][] {
-  const [, ...rest] = header(name).split(/^([A-Z]+(?: [A-Z]+)*)$/m);
+  const [, ...rest] = whole(name).split(/^([A-Z]+(?: [A-Z]+)*)$/m);
   return rest.flatMap((text, index) => (index % 2 === 0 ? [[text, rest[index + 1] ?? '']] : [])) as [
     string,
     string,
@@ -42,6 +45,17 @@ function sections(name: string): [heading: string, text: string][] {
 }
 
 const section = (name: string, heading: string) => new Map(sections(name)).get(heading) ?? '';
+
+/** The text of all sections of options: one, or in a long help one for each subject. */
+const optionsSections = (name: string) =>
+  sections(name)
+    .filter(([heading]) => /^(.* )?OPTIONS$/.test(heading))
+    .map(([, text]) => text)
+    .join('');
+
+/** The names of options that a help describes. */
+const describedOptions = (text: string) =>
+  [...text.matchAll(/^ +(?:-\w, )?--([\w-]+)/gm)].map(([, option]) => option);
 
 /** Runs a program and gives what a person would see. */
 function start(argv: string[], env: NodeJS.ProcessEnv, cwd = folder) {
@@ -73,10 +87,15 @@ for (const name of scripts) {
     const headings = sections(name).map(([heading]) => heading);
     const changesNothing = /^\s*Nothing\b/.test(section(name, 'CHANGES'));
     const undo = changesNothing && !headings.includes('UNDO') ? [] : ['UNDO'];
-    assert.deepEqual(headings, ['USAGE', 'OPTIONS', 'EXAMPLES', 'CHANGES', ...undo, 'SEE ALSO']);
+    const options = headings.filter((heading) => /^([A-Z]+ )?OPTIONS$/.test(heading));
+    const more = headings.includes('MORE EXAMPLES') ? ['MORE EXAMPLES'] : [];
+    assert.deepEqual(headings, [
+      ...['USAGE', 'EXAMPLES', ...options, ...more, 'CHANGES', ...undo, 'EXIT CODES', 'SEE ALSO'],
+    ]);
+    assert(options.length > 0);
     assert.match(section(name, 'USAGE'), new RegExp(`^\n  ${name.replace('.', '\\.')}\\b`));
     for (const line of header(name).split('\n'))
-      assert(line.length <= 120, `longer than a terminal is wide: ${line}`);
+      assert(line.length <= 80, `longer than a terminal is wide: ${line}`);
   });
 
   test(`${name}'s OPTIONS are the options that it takes`, async () => {
@@ -90,9 +109,9 @@ for (const name of scripts) {
     }).map(
       ([key, { short, parse }]) => `${short ? `-${short}, ` : ''}--${kebab(key)}${parse ? ' VALUE' : ''}`,
     );
-    const told = [
-      ...section(name, 'OPTIONS').matchAll(/^ +((?:-\w, )?--[\w-]+)(?: (\S.*?))?(?: {2}|$)/gm),
-    ].map(([, flags, value]) => `${flags}${value?.match(/^[A-Z]|\|/) ? ' VALUE' : ''}`);
+    const told = [...optionsSections(name).matchAll(/^ +((?:-\w, )?--[\w-]+)(?: (\S.*?))?(?: {2}|$)/gm)].map(
+      ([, flags, value]) => `${flags}${value?.match(/^[A-Z]|\|/) ? ' VALUE' : ''}`,
+    );
     assert.deepEqual(told.sort(), taken.sort());
   });
 
@@ -101,12 +120,31 @@ for (const name of scripts) {
     // node-ts looks for node in PATH, then in the system's folders
     const env = { PATH: `${dirname(node)}:/usr/bin:/bin` };
 
-    test(`${name} --help is its header, from anywhere and through a symlink, on ${version}`, () => {
+    test(`${name} --help all is its header, from anywhere and through a symlink, on ${version}`, () => {
       const link = join(folder, `${version}-${name}`);
       symlinkSync(path, link);
-      const expected = { status: 0, stdout: header(name), stderr: '' };
-      assert.deepEqual(start([link, '--help'], env), expected);
-      assert.deepEqual(start([`./${version}-${name}`, '-h'], env), expected);
+      const expected = { status: 0, stdout: whole(name), stderr: '' };
+      assert.deepEqual(start([link, '--help', 'all'], env), expected);
+      assert.deepEqual(start([`./${version}-${name}`, '-h', 'all'], env), expected);
+      assert.deepEqual(start([link, '--help=all'], env), expected);
+    });
+
+    test(`${name} --help fits a terminal of 80x24, with the prompt below it, on ${version}`, () => {
+      const { status, stdout, stderr } = start([path, '--help'], env);
+      assert.deepEqual([status, stderr], [0, '']);
+      const lines = stdout.split('\n');
+      assert.equal(lines.pop(), '');
+      assert(lines.length <= 23, `${lines.length} lines`);
+      for (const line of lines) assert(line.length <= 80, line);
+      if (stdout === whole(name)) return;
+      assert.equal(lines[0], header(name).split('\n')[0]);
+      for (const heading of ['USAGE', 'EXAMPLES', 'OPTIONS']) assert(lines.includes(heading), heading);
+      assert(stdout.includes(`EXAMPLES${section(name, 'EXAMPLES')}`), 'all examples');
+      assert.match(lines.at(-1) ?? '', new RegExp(` ${name} --help all$`));
+      // usual options are few
+      const [usual, all] = [describedOptions(stdout), describedOptions(optionsSections(name))];
+      assert(usual.length > 0 && usual.every((option) => all.includes(option)), usual.join());
+      assert(usual.length <= 10, usual.join());
     });
 
     test(`${name} --version is that of package.json, on ${version}`, () => {
@@ -120,7 +158,7 @@ for (const name of scripts) {
       assert.deepEqual(start([path, '--no-such-option'], env), {
         status: passesOnExitCodes.includes(name) ? 125 : 2,
         stdout: '',
-        stderr: `${script}: unknown option --no-such-option\nTry '${name} --help'.\n`,
+        stderr: `${script}: unknown option --no-such-option: type ${path} --help\n`,
       });
     });
   }
@@ -130,7 +168,10 @@ for (const name of scripts) {
     if (/node is not in PATH/.test(stderr)) {
       assert.equal(status, 125);
       t.skip('needs a node in /usr/local/bin or /usr/bin');
-    } else assert.deepEqual([status, stdout, stderr], [0, header(name), '']);
+    } else {
+      assert.deepEqual([status, stderr], [0, '']);
+      assert.equal(stdout.split('\n')[0], header(name).split('\n')[0]);
+    }
   });
 
   test(`${name} takes nothing from the folder it is started in`, () => {
@@ -178,8 +219,7 @@ for (const node of nodes) {
     const script = join(copy, 'scripts/stop.ts');
     const built = join(copy, 'dist/stop.mjs');
     const title = () => start([script, '--help'], env).stdout.split('\n')[0];
-    const asked =
-      'stop.ts: stop containers: send a signal, wait, kill the remaining processes, remove cgroups and log';
+    const asked = 'stop.ts: stop containers: send a signal, wait, kill the remaining processes';
     assert.equal(title(), asked);
     edit(built, 'stop.ts: stop ', 'stop.ts: BUILT');
     const fromDist = asked.replace('stop.ts: stop ', 'stop.ts: BUILT');
@@ -188,7 +228,7 @@ for (const node of nodes) {
     // as its user called it
     assert.equal(
       start(['./stop.ts', '--no'], env, join(copy, 'scripts')).stderr,
-      "stop: unknown option --no\nTry 'stop.ts --help'.\n",
+      'stop: unknown option --no: type ./stop.ts --help\n',
     );
 
     // the script, a helper, and a package: whatever it is made of

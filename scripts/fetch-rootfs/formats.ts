@@ -1,6 +1,6 @@
 // Files that are no tarballs: what they are, and how to make a tarball of them.
 
-import { asCalled } from '../helpers/called.ts';
+import { scriptPath } from '../helpers/called.ts';
 import { Failure, reason } from '../helpers/cli.ts';
 import { quote, sh } from '../helpers/shell.ts';
 import { checkHeader, isZero } from './archive.ts';
@@ -80,7 +80,7 @@ function unpackBy(
     steps.push(`${outer.command.join(' ')} <${name} >decompressed`);
     name = 'decompressed';
   }
-  return [...steps, `${command(name)} | ${asCalled()} - ${quote(dest)}`].join(' && ');
+  return [...steps, `${command(name)} | ${scriptPath()} - ${quote(dest)}`].join(' && ');
 }
 
 /**

@@ -1,12 +1,29 @@
-// How the running script was called.
-import { isAbsolute, relative } from 'node:path';
+// How the running script was called, and how others are called the same way.
+import { existsSync, readFileSync, realpathSync } from 'node:fs';
+import { dirname, extname, join } from 'node:path';
 import { quote } from './shell.ts';
 
-/** The path by which the running script can be started again, quoted for a shell: as it was called, or from here. */
-export function asCalled(): string {
-  const [, script = ''] = process.argv;
-  // node makes the path of a built script absolute
-  const path = isAbsolute(script) && process.cwd() !== '/' ? relative('.', script) : script;
-  if (path.startsWith('../')) return quote(script);
-  return quote(path.includes('/') ? path : `./${path}`);
+/** The path of this script as its caller typed it: node makes that in process.argv absolute, proc_pid_cmdline(5). */
+function typedPath(): string {
+  const typed = readFileSync('/proc/self/cmdline', 'utf8').split('\0').slice(0, -1);
+  const path = typed[typed.length - process.argv.length + 1] ?? process.argv[1] ?? '';
+  return path.includes('/') ? path : `./${path}`;
+}
+
+/** The command line of this script, for the shell, as its caller typed it. */
+export const typedLine = () => [typedPath(), ...process.argv.slice(2)].map(quote).join(' ');
+
+/**
+ * A script, quoted for the shell, by the path that its user would type: `./scripts/ps.ts` for `ps`, if this one was
+ * called as `./scripts/run.ts`. Without a name it is this script. If the other one is not beside it, as with a symlink
+ * to this one, it is the absolute path; `ps.ts` if there is none.
+ */
+export function scriptPath(name?: string): string {
+  const typed = typedPath();
+  if (name === undefined) return quote(typed);
+  const places = [typed, realpathSync(process.argv[1] ?? '/')].map((path) => {
+    const sibling = join(dirname(path), name + extname(path));
+    return path.startsWith('./') ? `./${sibling}` : sibling;
+  });
+  return quote(places.find((path) => existsSync(path)) ?? `${name}.ts`);
 }

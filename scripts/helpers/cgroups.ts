@@ -51,8 +51,16 @@ export function parseHierarchies(mountinfo: string): Hierarchy[] {
   return [...found.values()];
 }
 
+/** Why there are no cgroups where no hierarchy is found, and what to type. */
+export const noHierarchy =
+  'no cgroup hierarchy is mounted on this host: mount -t cgroup2 cgroup2 /sys/fs/cgroup';
+
 /** The hierarchies mounted on this host. */
-export const readHierarchies = () => parseHierarchies(readProc('self', 'mountinfo') ?? '');
+export const readHierarchies = () =>
+  // a mount on top may hide one
+  parseHierarchies(readProc('self', 'mountinfo') ?? '').filter(({ mountPoint }) =>
+    existsSync(join(mountPoint, 'cgroup.procs')),
+  );
 
 /** The hierarchy of a controller such as `memory`: that of v1 if it is mounted, else v2 if it offers the controller. */
 export function findHierarchy(hierarchies: Hierarchy[], controller: string): Hierarchy | undefined {

@@ -1,12 +1,15 @@
 // The edge of every script: argv becomes typed options, errors become one line and an exit code.
 import { readFileSync, realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { basename, dirname, extname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import minimist from 'minimist';
+import { scriptPath } from './called.ts';
 import { embedded } from './embedded.ts';
+import { page, shortHelp, wholeHelp } from './help.ts';
 import { didYouMean, escapeControls } from './messages.ts';
 import { OutputError, print, useOutput } from './output.ts';
+import { quote } from './shell.ts';
 
 /**
  * An option: without `parse` a flag; with it, one value, or with `many` one for each time it is given. `alias` is
@@ -40,7 +43,14 @@ interface Spec<Table> {
 }
 
 /** An error that the user can act on: its message is all that is printed. */
-export class Failure extends Error {}
+export class Failure extends Error {
+  /** the exit code of the script, where it is not that of every failure */
+  exitCode: number | undefined;
+  constructor(message: string, { cause, exitCode }: { cause?: unknown; exitCode?: number } = {}) {
+    super(message, { cause });
+    this.exitCode = exitCode;
+  }
+}
 
 /** The command line is wrong; the message says how. */
 export class UsageError extends Failure {
@@ -48,11 +58,17 @@ export class UsageError extends Failure {
   hint = '';
 }
 
+/** What is thrown for an option that is not in the table. */
 function unknownOption(word: string, table: [key: string, Option][]): UsageError {
-  const [, name = ''] = /^--?([^=]*)/.exec(word) ?? [];
+  const [, name = ''] = /^-+([^=]*)/.exec(word) ?? [];
   const names = table.map(([key]) => kebab(key));
-  return Object.assign(new UsageError(`unknown option ${word}`), { hint: didYouMean(name, names, '--') });
+  // as with one dash, or three
+  const hint = names.includes(name) ? `: did you mean --${name}?` : didYouMean(name, names, '--');
+  return Object.assign(new HelpNeeded(`unknown option ${word}`), { hint });
 }
+
+/** The command line is wrong, and only the help can say how it is right. `message` is printed before its command. */
+export class HelpNeeded extends UsageError {}
 
 /** The kernel's reason for an error, such as `EBUSY: resource busy or locked`; for other errors their message. */
 export function reason(error: unknown): string {
@@ -63,6 +79,9 @@ export function reason(error: unknown): string {
   return known ? known.join(': ') : code && !message.includes(code) ? `${code}: ${message}` : message;
 }
 
+/** The name of the script that runs, without its ending, for messages. */
+export const scriptName = () => basename(process.argv[1] ?? '').replace(/\.\w+$/, '');
+
 /** The name of an option on the command line: dry-run for `dryRun`. */
 export const kebab = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 
@@ -72,7 +91,7 @@ export const isGiven = (value: unknown) => [value].flat().some((one) => one !== 
 /**
  * Parses argv (without node and the script) by the table. `dryRun` in the table is `--dry-run`, `noTrunc` is
  * `--no-trunc`. Returns the values of the options and the operands, including the words of a command; or, if --help or
- * --version is asked for, which of them.
+ * --version is asked for, which of them, and for `--help all` `help: 'all'`.
  * Throws UsageError for an unknown option, a missing or unwanted value, or a wrong number of operands.
  */
 export function parseArguments<Table extends Record<string, Option>>(spec: Spec<Table>, argv: string[]) {
@@ -89,13 +108,13 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
     stopEarly: spec.command ?? false,
     '--': true,
   });
-  if (parsed.help === true) return { help: true } as const;
+  if (parsed.help === true) return { help: parsed._[0] === 'all' ? 'all' : true } as const;
   if (parsed.version === true) return { version: true } as const;
 
   const values: Record<string, unknown> = {};
   for (const [key, { parse, many }] of table) {
     const given: string[] = [parsed[key] ?? []].flat();
-    if (parse && given.includes('')) throw new UsageError(`--${kebab(key)} needs a value`);
+    if (parse && given.includes('')) throw new HelpNeeded(`--${kebab(key)} needs a value`);
     const results = parse && given.map((text) => parse(text));
     values[key] = results ? (many ? results : results.at(-1)) : parsed[key];
   }
@@ -106,8 +125,8 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
   // a `--` among a command's own words belongs to the command
   const keepDashes = spec.command && before.length > max && argv.includes('--');
   const operands = keepDashes ? [...before, '--', ...after] : [...before, ...after];
-  if (operands.length < min) throw new UsageError('an operand is missing');
-  if (operands.length > max && !spec.command) throw new UsageError(`one operand too many: ${operands[max]}`);
+  if (operands.length < min) throw new HelpNeeded('an operand is missing');
+  if (operands.length > max && !spec.command) throw new HelpNeeded(`one operand too many: ${operands[max]}`);
   return { values: values as Values<Table>, operands } as const;
 }
 
@@ -122,23 +141,34 @@ function plainWords(table: [key: string, Option][], command: boolean, argv: stri
   for (let index = 0; index < argv.length; index++) {
     const word = argv[index] as string;
     const next = argv[index + 1] ?? '--';
-    const unknown = unknownOption(word, table);
+    const unknown = () => unknownOption(word, table);
     const [, long, letters = '', value] = /^(?:--([^=]+)|-([^-=][^=]*))(?:=(.*))?$/s.exec(word) ?? [];
     const isOperand = !long && !letters;
-    if (isOperand && /^-(?!-?$)/.test(word)) throw unknown;
+    if (isOperand && /^-(?!-?$)/.test(word)) throw unknown();
     if (word === '--' || (isOperand && command)) return [...words, ...argv.slice(index)];
     if (isOperand) words.push(word);
     for (const [position, name] of (long ? [long] : [...letters]).entries()) {
       const found = table.find(([key, { short, alias }]) =>
         long ? kebab(key) === name || alias === name : short === name,
       );
-      if (!found) throw unknown;
+      if (!found) throw unknown();
       const [key, option] = found;
+      if (key === 'help' && value === 'all') return ['--help', 'all'];
       const rest = long ? '' : letters.slice(position + 1);
       if (option.parse) {
         // the rest of this word, or the next word, is the value; only a number may follow a letter directly
-        if (rest !== '' && (value !== undefined || !/^\d+(\.\d*)?(e\d+)?$/.test(rest))) throw unknown;
+        if (rest !== '' && (value !== undefined || !/^\d+(\.\d*)?(e\d+)?$/.test(rest))) throw unknown();
         const isNext = value === undefined && rest === '' && /^(?!-)|^-$|^-\.?\d[\d.]*$/.test(next);
+        if (
+          !isNext &&
+          value === undefined &&
+          rest === '' &&
+          /^-./.test(argv[index + 1] ?? '') &&
+          next !== '--'
+        )
+          throw new UsageError(
+            `--${kebab(key)} needs a value, and ${next} is an option: if it is the value, type --${kebab(key)}=${next}`,
+          );
         words.push(`--${key}=${isNext ? argv[++index] : (value ?? rest)}`);
         break;
       }
@@ -150,22 +180,39 @@ function plainWords(table: [key: string, Option][], command: boolean, argv: stri
   return words;
 }
 
-/** The header comment of a script, which is its help. `url`: the script's import.meta.url. */
-function helpText(url: string): string {
-  const source = readFileSync(fileURLToPath(url), 'utf8');
-  return /\/\*\n([\s\S]*?)\*\//.exec(source)?.[1] ?? '';
+/**
+ * Throws UsageError if a command, the last `words` of argv, begins with options: they belong before the operand, called
+ * `name`. The message has the whole line as it should be. No program's name begins with a dash, unless by its path.
+ */
+export function refuseLateOptions(
+  options: Record<string, Option>,
+  name: string,
+  words: string[],
+  argv = process.argv.slice(2),
+): void {
+  const [first = ''] = words;
+  if (!/^-./.test(first)) return;
+  const table: [key: string, Option][] = Object.entries({
+    ...options,
+    help: { short: 'h' },
+    version: {},
+  });
+  const rewritten = plainWords(table, true, words);
+  const isOption = (word: string) => table.some(([key]) => word.split('=', 1)[0] === `--${key}`);
+  // from the first word that is no option on, all words are as they were
+  const at = rewritten.findIndex((word) => !isOption(word));
+  const late = words.slice(0, at < 0 ? words.length : words.length - (rewritten.length - at));
+  const before = argv.slice(0, argv.length - words.length);
+  const line = [...before.slice(0, -1), ...late, ...before.slice(-1), ...words.slice(late.length)];
+  throw new UsageError(
+    `${first} stands after ${name}, where COMMAND begins: type ${scriptPath()} ${line.map(quote).join(' ')}`,
+  );
 }
 
 /** What --version prints: name and version of the project. */
 function versionText(): string {
   const { name, version } = JSON.parse(embedded(import.meta.url, '../../package.json'));
   return `${name} ${version}\n`;
-}
-
-/** The path of another script beside this one, as this one was called: `./scripts/ps.ts` for `ps`. */
-export function scriptBeside(name: string): string {
-  const called = process.argv[1] ?? '';
-  return `${dirname(called)}/${name}${extname(called)}`;
 }
 
 /** Whether node was started with this module, or with the file built from it; false if a test has imported it. */
@@ -228,19 +275,20 @@ export async function main<Table extends Record<string, Option>>(
     // a reader that has closed the pipe (| head) is no error
     if (error instanceof OutputError && error.code === 'EPIPE') return 0;
     if (process.env.BAREHAND_TRACE) console.error(error);
-    const isUsage = error instanceof UsageError;
-    const lines = reason(error).split('\n').map(escapeControls);
-    const text = lines.join(isUsage ? '\\n' : '\n') + (isUsage ? error.hint : '');
-    console.error(`${script}: ${text}${remark}`);
-    if (!isUsage) return exitCodes.failed;
-    console.error(`Try '${script}.ts --help'.`);
-    return exitCodes.usage;
+    const help = error instanceof HelpNeeded ? `: type ${scriptPath()} --help` : '';
+    const hint = (error instanceof UsageError && error.hint) || help;
+    // what it quotes may hold anything: one line, and nothing that a terminal acts on
+    console.error(`${script}: ${escapeControls(reason(error))}${remark}${hint}`);
+    if (error instanceof UsageError) return exitCodes.usage;
+    return (error instanceof Failure ? error.exitCode : undefined) ?? exitCodes.failed;
   };
   process.on('uncaughtException', (error) => process.exit(fail(error)));
   try {
     refuseTakenWords();
     const parsed = parseArguments(spec, process.argv.slice(2));
-    if (parsed.help) print(helpText(url));
+    const source = () => readFileSync(fileURLToPath(url), 'utf8');
+    if (parsed.help === 'all') page(wholeHelp(source()));
+    else if (parsed.help) print(shortHelp(source()));
     else if (parsed.version) print(versionText());
     else process.exitCode = (await body(parsed.values, parsed.operands)) ?? 0;
   } catch (error) {

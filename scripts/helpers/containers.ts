@@ -1,8 +1,18 @@
 // Containers: finding them among the processes; which of them are ours.
 import { readFileSync, readlinkSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { isAbsolute, join } from 'node:path';
 import { parent as ownFolder } from './cgroups.ts';
-import { attempt, groupBy, isInit, namespaceInode, type Process, readProc, type Table } from './pids.ts';
+import { scriptName } from './cli.ts';
+import {
+  attempt,
+  groupBy,
+  isInit,
+  namespaceInode,
+  type Process,
+  printable,
+  readProc,
+  type Table,
+} from './pids.ts';
 
 /** A container, whoever made it: the processes of a PID namespace, or a tree with a root directory of its own. */
 export interface Container {
@@ -16,12 +26,39 @@ export interface Container {
   members: Set<number>;
 }
 
+/**
+ * Why XDG_RUNTIME_DIR of a user can't be used: it must be absolute, belong to the user, and be open to nobody else, XDG
+ * Base Directory Specification. A missing one may yet be made.
+ */
+function runtimeObstacle(path: string, uid: number): string | undefined {
+  if (path === '') return 'it is empty';
+  if (!isAbsolute(path)) return `it is not an absolute path: ${printable(path)}`;
+  const stats = attempt(() => statSync(path));
+  if (!stats) return undefined;
+  if (!stats.isDirectory()) return `${printable(path)} is not a directory`;
+  if (stats.uid !== uid) return `${printable(path)} belongs to user ${stats.uid}, not to ${uid}`;
+  return stats.mode & 0o022 ? `others may write to ${printable(path)}` : undefined;
+}
+
+let userFolder: string | undefined;
+
+/** The directory in which a user other than root keeps sockets and the like. Prints once if it is not XDG_RUNTIME_DIR. */
+function userRuntimeFolder(uid: number): string {
+  const path = process.env.XDG_RUNTIME_DIR;
+  const usual = `/run/user/${uid}`;
+  if (userFolder !== undefined) return userFolder;
+  const obstacle = path === undefined ? undefined : runtimeObstacle(path, uid);
+  userFolder = obstacle === undefined && path !== undefined ? path : usual;
+  if (obstacle !== undefined)
+    console.error(`${scriptName()}: XDG_RUNTIME_DIR is not used, for ${obstacle}: ${usual} is used instead`);
+  return userFolder;
+}
+
 /** The directory for what the kernel does not keep about containers; for users other than root in XDG_RUNTIME_DIR. */
-export const runFolder = () =>
-  join(
-    process.getuid?.() === 0 ? '/run' : (process.env.XDG_RUNTIME_DIR ?? `/run/user/${process.getuid?.()}`),
-    ownFolder,
-  );
+export function runFolder(): string {
+  const uid = process.getuid?.() ?? 0;
+  return join(uid === 0 ? '/run' : userRuntimeFolder(uid), ownFolder);
+}
 
 /** The directory of one of our containers in there: its log, exit status and stop signal. */
 export const notesFolder = (name: string) => join(runFolder(), name);

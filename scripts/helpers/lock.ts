@@ -1,8 +1,7 @@
 // Locks: flock(2) on a file that exists in any case, such as the directory of a cgroup, or a namespace. The kernel
 // releases the lock when the process ends.
 import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
-import { basename } from 'node:path';
-import { Failure, reason } from './cli.ts';
+import { Failure, reason, scriptName } from './cli.ts';
 import { attempt, commandLine, printable, readProcess } from './pids.ts';
 import { zx } from './shell.ts';
 
@@ -32,9 +31,6 @@ export async function lock(path: string, { waitSeconds = 30 } = {}): Promise<Loc
   }
 }
 
-/** The name of this script. */
-const script = () => basename(process.argv[1] ?? '').replace(/\.\w+$/, '');
-
 function open(path: string): number {
   try {
     return openSync(path, 'r'); // node sets O_CLOEXEC, open(2)
@@ -60,7 +56,7 @@ async function take(
     const who = holder(descriptor);
     // on a slow machine flock(1) may take a second although nobody holds the lock
     if (who === undefined || waitSeconds === 0) return;
-    console.error(`${script()}: waiting for the lock on ${path}, which ${who} holds`);
+    console.error(`${scriptName()}: waiting for the lock on ${path}, which ${who} holds`);
     clearInterval(timer);
   }, 1000);
   const { exitCode, stderr } =

@@ -1,10 +1,7 @@
 // What messages are made of: text of others, and suggestions.
+import { printable } from './pids.ts';
 
-/** A text in one line that does nothing to a terminal: control characters as \x1b, a newline as \n. */
-export const escapeControls = (text: string): string =>
-  text
-    .replaceAll('\n', '\\n')
-    .replace(/[\x00-\x1f\x7f-\x9f]/g, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, '0')}`);
+export { printable as escapeControls } from './pids.ts';
 
 /** How many letters to insert, remove, replace or swap with their neighbour make one word of another. */
 function distance(one: string, other: string): number {
@@ -26,13 +23,23 @@ function distance(one: string, other: string): number {
   return at(one.length, other.length);
 }
 
-/** `: did you mean NAME?` with the name that is nearest to a mistyped word, after `prefix`; '' if none is near. */
+/**
+ * `: did you mean NAME?` with the name that is nearest to a mistyped word, or that it begins, after `prefix`; '' if none is
+ * near.
+ */
 export function didYouMean(word: string, names: string[], prefix = ''): string {
+  if (word.length > 64) return ''; // the time grows with the square of the length
+  const typed = word.toLowerCase();
+  const most = Math.ceil(Math.min(word.length, 12) / 4);
+  const editsTo = (name: string) => {
+    const edits = distance(typed, name.toLowerCase());
+    return typed.length > 2 && name.toLowerCase().startsWith(typed) ? Math.min(edits, most) : edits;
+  };
   const near = names
     .filter((name) => name !== word)
-    .map((name) => ({ name, edits: distance(word.toLowerCase(), name.toLowerCase()) }))
+    .map((name) => ({ name, edits: editsTo(name) }))
     .sort((one, other) => one.edits - other.edits)
     .at(0);
-  if (!near || near.edits > Math.ceil(Math.min(word.length, 12) / 4)) return '';
-  return `: did you mean ${escapeControls(prefix + near.name)}?`;
+  if (!near || near.edits > most) return '';
+  return `: did you mean ${printable(prefix + near.name)}?`;
 }

@@ -161,6 +161,7 @@ export function commandLine(process: Process): string {
 /** Text that is safe on a terminal: control and invisible formatting characters are replaced by visible escapes. */
 export function printable(text: string): string {
   return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) => {
+    if (character === '\n') return '\\n';
     const code = character.codePointAt(0) as number;
     return code < 0x100 ? `\\x${code.toString(16).padStart(2, '0')}` : `\\u{${code.toString(16)}}`;
   });

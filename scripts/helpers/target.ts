@@ -1,7 +1,8 @@
 // The container that a script acts on, by its name or by the PID of any of its processes.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { cgroupPath, type Hierarchy, ownCgroup, parent, processesIn } from './cgroups.ts';
+import { scriptPath } from './called.ts';
+import { cgroupPath, type Hierarchy, noHierarchy, ownCgroup, parent, processesIn } from './cgroups.ts';
 import { Failure, UsageError } from './cli.ts';
 import {
   type Container,
@@ -13,6 +14,7 @@ import {
   strangers,
 } from './containers.ts';
 import { identify } from './engine.ts';
+import { didYouMean } from './messages.ts';
 import {
   attempt,
   isInit,
@@ -73,14 +75,19 @@ export function firstOf(pids: number[]): Process | undefined {
   );
 }
 
+/** The error for a name that no container of ours has. */
+export const noContainer = (hierarchies: Hierarchy[], name: string): Failure =>
+  new Failure(
+    `there is no container ${name}${didYouMean(name, ownContainers(hierarchies)) || `: ${hierarchies.length > 0 ? `${scriptPath('ps')} shows those there are` : noHierarchy}`}`,
+  );
+
 /** A container without cgroups: it has ended and left a log, or its user could not create cgroups. */
-function withoutCgroups(name: string): WholeContainer {
+function withoutCgroups(hierarchies: Hierarchy[], name: string): WholeContainer {
   const note = attempt(() => readFileSync(join(notesFolder(name), 'pid'), 'utf8')) ?? '';
   const [pid = 0, ticks] = note.split(' ').map(Number);
   const found = note && startTicks(pid) === ticks ? readProcess(pid) : undefined;
   const first = found?.zombie ? undefined : found;
-  if (!existsSync(notesFolder(name)))
-    throw new Failure(`there is no container ${name}: ps.ts shows those there are`);
+  if (!existsSync(notesFolder(name))) throw noContainer(hierarchies, name);
   return { label: name, first, startTicks: first && ticks, cgroups: [], name };
 }
 
@@ -89,7 +96,7 @@ export function namedContainer(hierarchies: Hierarchy[], name: string): WholeCon
   const cgroups = hierarchies
     .map((hierarchy) => ({ hierarchy, directory: join(hierarchy.mountPoint, parent, name) }))
     .filter(({ directory }) => existsSync(directory));
-  if (cgroups.length === 0) return withoutCgroups(name);
+  if (cgroups.length === 0) return withoutCgroups(hierarchies, name);
   const first = firstOf(cgroups.flatMap(({ directory }) => processesIn(directory)));
   return { label: name, first, startTicks: first && startTicks(first.pid), cgroups, name };
 }
@@ -113,7 +120,7 @@ export function whileRuns<Found>(pid: number, find: (table: Table) => Found): Fo
   const started = startTicks(pid);
   const process_ = readProcess(pid);
   if (started === undefined || !process_ || process_.zombie)
-    throw new Failure(`there is no process ${pid}: ps.ts shows containers, ps(1) processes`);
+    throw new Failure(`there is no process ${pid}: ${scriptPath('ps')} shows containers, ps(1) processes`);
   const found = find(readProcesses());
   if (startTicks(pid) !== started) throw new Failure(`process ${pid} has ended`);
   return found;
@@ -125,7 +132,7 @@ export function whileRuns<Found>(pid: number, find: (table: Table) => Found): Fo
  */
 export function findContainer(hierarchies: Hierarchy[], text: string): WholeContainer {
   if (!/^\d+$/.test(text)) {
-    if (!isName(text)) throw new UsageError(`neither a name nor a PID: ${JSON.stringify(text)}`);
+    if (!isName(text)) throw new UsageError(`neither a name nor a PID: "${text}"`);
     return namedContainer(hierarchies, text);
   }
   const pid = Number(text);
@@ -134,7 +141,9 @@ export function findContainer(hierarchies: Hierarchy[], text: string): WholeCont
     const held = heldContainer(containers, pid);
     const container = held ?? containerAround(containers, pid);
     if (!container)
-      throw new Failure(`${text} is in no container, and holds none: ps.ts shows those there are`);
+      throw new Failure(
+        `${text} is in no container, and holds none: ${scriptPath('ps')} shows those there are`,
+      );
     const found = wholeContainer(hierarchies, table, containers, container, text);
     const isMiddle = !held && found.first && found.first.pid !== pid;
     const name = found.name ?? identify(table, container).name;

@@ -25,9 +25,7 @@ export function parseSize(text: string): number {
   const [, number, unit = ''] = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/i.exec(text) ?? [];
   const multiplier = multipliers[unit.toLowerCase()];
   if (number === undefined || multiplier === undefined)
-    throw new UsageError(
-      `not a size: ${JSON.stringify(text)}: write 100M (100·1024²), 100MB (100·1000²) or bytes`,
-    );
+    throw new UsageError(`not a size: "${text}": write 100M (100·1024²), 100MB (100·1000²) or bytes`);
   const bytes = Math.floor(Number(number) * multiplier);
   if (bytes < 1 || !Number.isSafeInteger(bytes)) throw new UsageError(`size out of range: ${text}`);
   return bytes;
@@ -49,7 +47,7 @@ export function formatSize(bytes: number): string {
 export function parseNumber(what: string, text: string, min: number, max: number): number {
   const number = /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN;
   if (number >= min && number <= max) return number;
-  throw new UsageError(`${what} is a whole number from ${min} to ${max}, not ${JSON.stringify(text)}`);
+  throw new UsageError(`${what} is a whole number from ${min} to ${max}, not "${text}"`);
 }
 
 /**

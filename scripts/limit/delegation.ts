@@ -2,7 +2,7 @@
 import { accessSync, constants, existsSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { hasCapability } from '../helpers/capabilities.ts';
-import { type Hierarchy, offeredControllers, parent, processesOf } from '../helpers/cgroups.ts';
+import { type Hierarchy, noHierarchy, offeredControllers, parent, processesOf } from '../helpers/cgroups.ts';
 import { reason } from '../helpers/cli.ts';
 import { isBelow } from '../helpers/mounts.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
@@ -30,8 +30,7 @@ export function whyNoCgroups(hierarchies: Hierarchy[]): string | undefined {
   const elsewhere = 'in a container, start that with --privileged; else run this on the host';
   if (!hasCapability('self', 'CapEff', 'sys_admin'))
     return `a container needs CAP_SYS_ADMIN, which root does not have here, capabilities(7): ${elsewhere}`;
-  if (hierarchies.length === 0)
-    return 'no cgroup hierarchy is mounted on this host: mount -t cgroup2 cgroup2 /sys/fs/cgroup';
+  if (hierarchies.length === 0) return noHierarchy;
   for (const { mountPoint } of hierarchies)
     try {
       accessSync(mountPoint, constants.W_OK);

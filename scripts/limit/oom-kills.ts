@@ -4,8 +4,8 @@ import { existsSync } from 'node:fs';
 import { uptime } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { scriptPath } from '../helpers/called.ts';
 import { cgroupDirectory, cgroupsBelow, type Hierarchy } from '../helpers/cgroups.ts';
-import { scriptBeside } from '../helpers/cli.ts';
 import { printable } from '../helpers/pids.ts';
 import { quote } from '../helpers/shell.ts';
 import { formatSize } from '../helpers/units.ts';
@@ -167,7 +167,7 @@ function largerSize(bytes: number): string {
 
 /** The command by which a limit is raised while the container lives. */
 export const raiseCommand = (target: string) => (size: string) =>
-  `${quote(scriptBeside('limit-memory'))} ${target} ${size}`;
+  `${scriptPath('limit-memory')} ${target} ${size}`;
 
 /**
  * OOM kills for people, in one line: which process, how large, whose limit, and what to type to raise it. `raise` gives
@@ -187,7 +187,7 @@ export function describeOomKills(
   if (level === 'own')
     return `${text} at ${limit}${use}: raise it with ${raise(limitBytes === null ? 'SIZE' : larger)}`;
   if (level === 'host')
-    return `${text} because the host is out of memory, not at a limit${use}: free memory, ps.ts shows who uses it`;
+    return `${text} because the host is out of memory, not at a limit${use}: free memory, ${scriptPath('ps')} shows who uses it`;
   if (level === null)
     return `${text} at a memory limit${use}, but the kernel's log does not say whose: if it was its own, raise it with ${raise('SIZE')}`;
   const directory = hierarchy && cgroup !== null ? cgroupDirectory(hierarchy, cgroup) : undefined;

@@ -2,7 +2,13 @@
 // which these are written. See cgroups(7), the kernel's admin-guide/cgroup-v2 and admin-guide/cgroup-v1.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { findHierarchy, type Hierarchy, offeredControllers, parent } from '../helpers/cgroups.ts';
+import {
+  findHierarchy,
+  type Hierarchy,
+  noHierarchy,
+  offeredControllers,
+  parent,
+} from '../helpers/cgroups.ts';
 import { Failure } from '../helpers/cli.ts';
 import { attempt, groupBy } from '../helpers/pids.ts';
 
@@ -243,7 +249,7 @@ export function hierarchyOf(hierarchies: Hierarchy[], limit: LimitName): Hierarc
   const delegated = process.getuid?.() === 0 ? '' : ', or it is not delegated to you';
   if (!hierarchy)
     throw new Failure(
-      `cannot limit ${controller}: this host has no such controller${delegated}, cgroups(7): see /proc/cgroups`,
+      `cannot limit ${controller}: this host has no such controller${delegated}, cgroups(7): ${hierarchies.length === 0 ? noHierarchy : 'cat /proc/cgroups'}`,
     );
   if (!limitFiles[limit][hierarchy.version])
     throw new Failure(

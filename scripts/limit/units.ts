@@ -5,7 +5,7 @@ import { UsageError } from '../helpers/cli.ts';
 export function parseCpus(text: string): number {
   const cpus = /^(\d{1,5}(\.\d+)?|\.\d+)$/.test(text) ? Number(text) : Number.NaN;
   if (cpus >= 0.01) return cpus;
-  throw new UsageError(`not a number of CPUs from 0.01 on, as 1.5: ${JSON.stringify(text)}`);
+  throw new UsageError(`not a number of CPUs from 0.01 on, as 1.5: "${text}"`);
 }
 
 /** Checks a list of CPUs or memory nodes, `0-2,5`, cpuset(7). `what` is what the message calls it. */
@@ -16,5 +16,5 @@ export function parseList(what: string, text: string): string {
   };
   if (/^\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*$/.test(text) && text.split(',').every(isInOrder))
     return text;
-  throw new UsageError(`${what} is a list as 0-2,5, not ${JSON.stringify(text)}`);
+  throw new UsageError(`${what} is a list as 0-2,5, not "${text}"`);
 }

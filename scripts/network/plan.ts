@@ -1,5 +1,6 @@
 // What a network needs, as steps: pure functions of what the caller asks for, and of the facts about this host.
 import { readdirSync, readFileSync } from 'node:fs';
+import { scriptPath } from '../helpers/called.ts';
 import { Failure } from '../helpers/cli.ts';
 import { attempt } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
@@ -245,7 +246,8 @@ function choosePosition(subnet: Subnet, ip: string | undefined, members: Attachm
     throw new Failure(
       `${ip} is not an address for a container in ${formatSubnet(subnet)}, whose first is the host's`,
     );
-  if (used.has(ip)) throw new Failure(`${ip} is in use: network.ts ls shows by which container`);
+  if (used.has(ip))
+    throw new Failure(`${ip} is in use: ${scriptPath('network')} ls shows by which container`);
   return position;
 }
 
@@ -261,7 +263,7 @@ function checkForwarded(facts: Facts, ports: Port[], internal: boolean, address6
       (host === undefined || other.host === undefined || other.host === host);
     if (taken.some(clashes))
       throw new Failure(
-        `port ${hostPort}/${protocol} of the host is published already: network.ts ls shows for which container`,
+        `port ${hostPort}/${protocol} of the host is published already: ${scriptPath('network')} ls shows for which container`,
       );
     if (host === '::1')
       throw new Failure(
@@ -388,7 +390,9 @@ function planRemoval(facts: Facts, gone: Attachment[]): Action[] {
 export function attachmentsOf(facts: Facts, { inode, text }: NetworkTarget, bridge?: string): Attachment[] {
   const own = inNamespace(facts, inode).filter((one) => bridge === undefined || one.bridge === bridge);
   if (own.length > 0) return own;
-  throw new Failure(`${text} is on no bridge${bridge ? ` ${bridge}` : ''}: network.ts attach ${text}`);
+  throw new Failure(
+    `${text} is on no bridge${bridge ? ` ${bridge}` : ''}: type ${scriptPath('network')} attach ${text}`,
+  );
 }
 
 const inNamespace = ({ attachments }: Facts, inode: Id) =>

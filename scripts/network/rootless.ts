@@ -2,6 +2,7 @@
 // the user. It is found again by its command line, and ends when the container has ended.
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { scriptPath } from '../helpers/called.ts';
 import { Failure, reason } from '../helpers/cli.ts';
 import {
   attempt,
@@ -143,7 +144,8 @@ export async function attachRootless(
 /** The steps of detach without root. Throws Failure if nothing carries packets for the process. */
 export function planUncarry(pid: number, text: string): Step[] {
   const found = carriersOf(pid);
-  if (found.length === 0) throw new Failure(`${text} has no network: network.ts attach ${text}`);
+  if (found.length === 0)
+    throw new Failure(`${text} has no network: type ${scriptPath('network')} attach ${text}`);
   return found.map(({ process_ }) => ({ why: commandLine(process_), run: sh`kill ${process_.pid}` }));
 }
 

@@ -1,4 +1,5 @@
 // Whose network is meant: a container by its name, or the PID of any process with a network namespace of its own.
+import { scriptPath } from '../helpers/called.ts';
 import { readHierarchies } from '../helpers/cgroups.ts';
 import { Failure, UsageError } from '../helpers/cli.ts';
 import { type Container, findContainers } from '../helpers/containers.ts';
@@ -28,7 +29,7 @@ export function findNetwork(text: string): NetworkTarget {
     throw new Failure(`cannot read the network namespace of ${text}: try again as root, or as its owner`);
   if (inode === namespaceInode(process.pid, 'net'))
     throw new Failure(
-      `${text} has the host's network: start it with run.ts --network none, or unshare --net`,
+      `${text} has the host's network: start it with ${scriptPath('run')} --network none, or unshare --net`,
     );
   return { ...found, text, inode };
 }
@@ -60,8 +61,11 @@ function findByPid(pid: number): Found {
 }
 
 function findByName(name: string): Found {
-  if (!isName(name)) throw new UsageError(`neither a name nor a PID: ${JSON.stringify(name)}`);
+  if (!isName(name)) throw new UsageError(`neither a name nor a PID: "${name}"`);
   const { first } = namedContainer(readHierarchies(), name);
-  if (!first) throw new Failure(`no process of ${name} is running`);
+  if (!first)
+    throw new Failure(
+      `no process of ${name} is running: ${scriptPath('stop')} ${name} removes what is left of it`,
+    );
   return { pid: first.pid, name };
 }

@@ -2,10 +2,11 @@
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
-import { readHierarchies } from '../helpers/cgroups.ts';
+import { findHierarchy, readHierarchies } from '../helpers/cgroups.ts';
 import { notesFolder } from '../helpers/containers.ts';
 import { attempt } from '../helpers/pids.ts';
 import { namedContainer, ownContainers } from '../helpers/target.ts';
+import { describeOomKills, type OomKills, parseOomKills } from '../limit/oom-kills.ts';
 
 /** How a container has ended. */
 export interface Ended {
@@ -13,11 +14,18 @@ export interface Ended {
   code: number | null;
   /** the signal that killed its command, by the exit code 128+n */
   signal: string | null;
+  /** how many of its processes the kernel has killed for lack of memory; null: unknown */
+  oomKills: number | null;
   at: string | null;
+  /** the kernel has killed at least one of its processes for lack of memory */
+  oomKilled: boolean;
 }
 
-/** The only reader of the status that keep.sh has written. undefined: the container runs, or has no log. */
-export function readEnded(name: string): Ended | undefined {
+/**
+ * The end of a container, from the status that keep.sh has written. undefined: the container runs, or has no log.
+ * `oomKills`: null if there are none.
+ */
+export function readEnded(name: string): { ended: Ended; oomKills: OomKills | null } | undefined {
   const folder = notesFolder(name);
   if (!['log', 'log.1'].some((log) => existsSync(join(folder, log)))) return undefined;
   const file = join(folder, 'status');
@@ -25,26 +33,44 @@ export function readEnded(name: string): Ended | undefined {
   if (text === undefined) {
     const container = attempt(() => namedContainer(readHierarchies(), name));
     const isLeft = container && !container.first && container.cgroups.length === 0;
-    return isLeft ? { code: null, signal: null, at: null } : undefined;
+    const ended = { code: null, signal: null, oomKills: null, at: null, oomKilled: false };
+    return isLeft ? { ended, oomKills: null } : undefined;
   }
-  // the first line has the exit code
+  // the first line has the exit code, the others what oom-kills.sh knows
   const code = Number.parseInt(text, 10);
   const [signal = null] = Object.entries(constants.signals).find(([, number]) => number === code - 128) ?? [];
   const at = attempt(() => statSync(file).mtime.toISOString()) ?? null;
-  return { code: Number.isNaN(code) ? null : code, signal, at };
+  const oomKills = parseOomKills(text, findHierarchy(readHierarchies(), 'memory'));
+  return {
+    ended: {
+      code: Number.isNaN(code) ? null : code,
+      signal,
+      oomKills: oomKills?.count ?? 0,
+      at,
+      oomKilled: oomKills !== null,
+    },
+    oomKills,
+  };
 }
 
 /** All such containers, by name. */
-export const readAllEnded = (): { name: string; ended: Ended }[] =>
+export const readAllEnded = (): { name: string; ended: Ended; oomKills: OomKills | null }[] =>
   ownContainers(readHierarchies())
     .sort()
     .flatMap((name) => {
       const ended = readEnded(name);
-      return ended ? [{ name, ended }] : [];
+      return ended ? [{ name, ...ended }] : [];
     });
 
 /** How a container has ended, for people: `exited (3)`. */
-export function endedText({ code, signal }: Ended): string {
+export function endedText({ code, signal, oomKills }: Omit<Ended, 'oomKilled'>): string {
   if (code === null) return 'ended, exit code unknown';
-  return signal ? `killed by ${signal} (${code})` : `exited (${code})`;
+  const oom = oomKills ? `, ${oomKills} OOM kill${oomKills > 1 ? 's' : ''}` : '';
+  return (signal ? `killed by ${signal} (${code})` : `exited (${code})`) + oom;
 }
+
+/** One line about the processes that the kernel has killed in a container that has ended; undefined if there are none. */
+export const killsText = (oomKills: OomKills | null): string | undefined =>
+  oomKills === null
+    ? undefined
+    : describeOomKills(oomKills, (size) => `--memory ${size}`, findHierarchy(readHierarchies(), 'memory'));

@@ -1,6 +1,7 @@
 // One process on a page: its container, who started that, and the limits in force.
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { scriptPath } from '../helpers/called.ts';
 import {
   cgroupDirectory,
   cgroupPath,
@@ -215,7 +216,7 @@ export function readPage(
 ): Page {
   const process_ = readProcess(pid);
   if (started === undefined || !process_ || process_.zombie)
-    throw new Failure(`there is no process ${pid}: ps.ts shows containers, ps(1) processes`);
+    throw new Failure(`there is no process ${pid}: ${scriptPath('ps')} shows containers, ps(1) processes`);
   const containers = reading.containers.map(({ container }) => container);
   const held = heldContainer(containers, pid);
   const found = reading.containers.find(

@@ -1,6 +1,7 @@
 // The capabilities that a container keeps, capabilities(7).
 import { capabilities } from '../helpers/capabilities.ts';
 import { UsageError } from '../helpers/cli.ts';
+import { didYouMean } from '../helpers/messages.ts';
 
 /** Capabilities that Docker keeps by default. */
 export const defaultCapabilities =
@@ -13,7 +14,9 @@ export function parseCapabilities(text: string): string[] {
     const name = word.toLowerCase().replace(/^cap_/, '');
     if (name === 'all') return capabilities;
     if (!capabilities.includes(name))
-      throw new UsageError(`no such capability: ${word}: see capabilities(7)`);
+      throw new UsageError(
+        `no such capability: ${word}${didYouMean(name, capabilities) || ': see capabilities(7)'}`,
+      );
     return [name];
   });
 }

@@ -2,6 +2,7 @@
 import { existsSync, readdirSync, rmdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { typedLine } from '../helpers/called.ts';
 import {
   cgroupDirectory,
   cgroupPath,
@@ -132,7 +133,7 @@ function findDelegatedCgroups(
   if (refusal) throw new Failure(`cannot limit a container: ${refusal}`);
   if (delegated.length === 0)
     throw new Failure(
-      'cannot limit a container without root, unless a cgroup is delegated to you: sudo run.ts ..., or systemd-run --user --scope -p Delegate=yes run.ts ...',
+      `cannot limit a container without root, unless a cgroup is delegated to you: type systemd-run --user --scope -p Delegate=yes ${typedLine()}, or sudo in its place`,
     );
   return { ...planCgroups(delegated, name, limits), lock: undefined, leave };
 }
@@ -282,7 +283,11 @@ function makeRunDirectory(runDirectory: string): void {
   try {
     makeDirectory(runDirectory);
   } catch (error) {
-    throw new Failure(`cannot make the directory ${runDirectory}: ${reason(error)}`);
+    const hint =
+      process.getuid?.() === 0
+        ? ''
+        : ': mkdir -m 700 ~/.barehand && export XDG_RUNTIME_DIR=~/.barehand takes a directory of yours';
+    throw new Failure(`cannot make the directory ${runDirectory}: ${reason(error)}${hint}`);
   }
 }
 

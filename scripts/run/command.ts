@@ -5,7 +5,7 @@ import { readTextInRoot, withRoot } from '../helpers/in-root.ts';
 /** `KEY=VALUE`, or `KEY` for the caller's variable of that name; '' if the caller has none. */
 export function parseVariable(text: string): string {
   const [key = ''] = text.split('=', 1);
-  if (key === '' || text.includes('\0')) throw new UsageError(`not KEY=VALUE: ${JSON.stringify(text)}`);
+  if (key === '' || text.includes('\0')) throw new UsageError(`not KEY=VALUE: "${text}"`);
   if (text.includes('=')) return text;
   const value = process.env[key];
   return value === undefined ? '' : `${key}=${value}`;
@@ -15,7 +15,7 @@ export function parseVariable(text: string): string {
 export function parsePath(option: string, text: string): string {
   if (text.startsWith('/') && !/[\0\n]/.test(text)) return text;
   throw new UsageError(
-    `--${option}: a path in the container must begin with / and contain no newline, not ${JSON.stringify(text)}`,
+    `--${option}: a path in the container must begin with / and contain no newline, not "${text}"`,
   );
 }
 
@@ -58,7 +58,7 @@ function parseId(word: string | undefined): number | undefined {
  */
 export function parseUser(text: string): UserChoice {
   const [user = '', group, ...more] = text.split(':');
-  const wrong = (what: string) => new UsageError(`not USER[:GROUP]: ${JSON.stringify(text)}: ${what}`);
+  const wrong = (what: string) => new UsageError(`not USER[:GROUP]: "${text}": ${what}`);
   if (more.length > 0 || /[\0-\x1f\x7f]/.test(text)) throw wrong('no name has such a character');
   const read = (what: string, word: string) => {
     if (word === '') throw wrong(`the ${what} is empty`);

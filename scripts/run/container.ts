@@ -29,6 +29,8 @@ export interface Launch {
   init: string | undefined;
   /** PID 1 is an init, which starts the command */
   hasInit: boolean;
+  /** the programs that have to be in the container, of those words: the command's own, and the shell of an init */
+  programs: string[];
   /** KEY=VALUE: the complete environment of the command */
   environment: string[];
   hostname: string | undefined;

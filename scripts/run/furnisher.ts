@@ -4,6 +4,7 @@ import {
   chmodSync,
   chownSync,
   closeSync,
+  existsSync,
   fstatSync,
   openSync,
   readFileSync,
@@ -13,15 +14,16 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { dirname } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { Failure, reason } from '../helpers/cli.ts';
 import { type InRoot, O_PATH, ofDescriptor, openInRoot, openRoot } from '../helpers/in-root.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
-import { sh } from '../helpers/shell.ts';
+import { quote, sh } from '../helpers/shell.ts';
 import { makeDirectory } from '../helpers/steps.ts';
 import { enterCommand, type Launch } from './container.ts';
 import { type Binding, copyCommands, fstab, type Mount, planFurnishing, type StageFile } from './furnish.ts';
 import { hostShell, unnamedFile } from './held.ts';
+import { findObstacle } from './program.ts';
 import { hostId } from './userns.ts';
 
 /** The path of the stage for host programs: they get it as descriptor 3. */
@@ -103,18 +105,33 @@ export class Furnisher {
     const root = this.openFurnishedRoot();
     try {
       const found = openInRoot(root, workdir);
-      if (found) this.keep(found.fd);
-      else {
+      if (found) {
+        this.keep(found.fd);
+        if (!found.stats.isDirectory())
+          throw new Failure(
+            `can't cd to the working directory ${workdir}: it is no directory: choose another -w`,
+          );
+      } else {
         const made = this.asContainerRoot(() => openInRoot(root, workdir, { make: 'directory' }));
         if (made) this.keep(made.fd);
       }
     } catch (error) {
       const why = reason(error);
+      if (why.startsWith("can't cd ")) throw error;
       throw new Failure(
         readOnly && why.includes('EROFS')
           ? `--workdir: there is no ${workdir}, and with --read-only it can't be made: mkdir -p ${rootfs}${workdir}`
           : `--workdir: there is no ${workdir}, and ${why}: mkdir -p ${rootfs}${workdir}`,
       );
+    }
+  }
+
+  /** Throws Failure, with the exit code for that, if a program of the command is missing or can't be executed. */
+  checkPrograms(): void {
+    const { programs, environment, workdir } = this.launch;
+    for (const program of programs) {
+      const obstacle = findObstacle(this.openFurnishedRoot(), program, environment, workdir);
+      if (obstacle) throw new Failure(obstacle.text, obstacle);
     }
   }
 
@@ -192,8 +209,22 @@ export class Furnisher {
       throw new Failure(`${to} is no place for a mount: not / and not in /proc`);
     const { stats } = target;
     if (!stats.isSymbolicLink() && !(kind === 'file' ? stats.isFile() : stats.isDirectory()))
-      throw new Failure(`${to} is no ${kind}`);
+      throw new Failure(this.otherKind(to, kind, stats));
     return target;
+  }
+
+  /** Why a file can't be mounted at a directory of the container, or a directory at a file, and what to type. */
+  private otherKind(to: string, kind: 'file' | 'directory', stats: Stats): string {
+    const isOther = kind === 'file' ? stats.isDirectory() : stats.isFile();
+    const its = !isOther ? 'a device, pipe or socket' : kind === 'file' ? 'a directory' : 'a file';
+    const volume = this.launch.volumes.find(({ path }) => path === to);
+    if (!volume || !isOther)
+      return `${to} is ${its} in the container, and no ${kind}: nothing can be mounted there`;
+    const { source } = volume;
+    const both = `--volume: ${source} is a ${kind}, and ${to} is ${its} in the container`;
+    if (kind === 'file') return `${both}: type -v ${quote(`${source}:${join(to, basename(source))}`)}`;
+    const inside = join(source, basename(to));
+    return `${both}: ${existsSync(inside) ? `type -v ${quote(`${inside}:${to}`)}` : 'choose a directory as DST'}`;
   }
 
   /** Makes mounts by one mount(8) in the namespaces of PID 1. `targets` become its descriptors from 4 on. */

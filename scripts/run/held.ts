@@ -13,6 +13,40 @@ import { mapText, mapWords, type UserNamespace } from './userns.ts';
 
 const O_TMPFILE = 0o20200000; // open(2), on x86-64 and arm64
 
+/** What programs and the kernel say while a launch fails, and that in words, with what to do about it. */
+const explanations: [said: RegExp, words: string][] = [
+  [
+    /cannot fork|fork(ing)? failed|Resource temporarily unavailable/i,
+    'no process may be added while it starts: raise --pids-limit or --ulimit nproc; else a cgroup above it is full: cat /proc/self/cgroup',
+  ],
+  [
+    /sigprocmask|^$/, // unshare(1) before 2.40 says that if SIGKILL ended its child
+    'it was killed while it was made: raise --memory or a --ulimit; if there is none: dmesg | tail',
+  ],
+  [/Error 24|Too many open files/, 'too few files may be open while it starts: raise --ulimit nofile'],
+  [
+    /Argument list too long/,
+    'the words and variables of the command are too long: raise --ulimit stack, or shorten them',
+  ],
+  [
+    /Cannot allocate memory|Error 12/,
+    'no memory is left while it starts: raise --memory or --ulimit, or free some: free -h',
+  ],
+  [
+    /No space left on device/,
+    'no room is left while it starts: raise --disk, or free some: df -h; for inodes: df -i',
+  ],
+];
+
+/** What programs have said about a launch that failed, as a sentence. */
+export function explain(said: string): string {
+  const known = explanations.find(([form]) => form.test(said));
+  if (known) return known[1];
+  // NAME: REASON, in a shell NAME: LINE: REASON
+  const [, program, why] = /^(?:\S*\/)?([\w-]+): (?:(?:line )?\d+: )?(.*)$/s.exec(said) ?? [];
+  return program && why ? `cannot start the container: ${program} of this host says: ${why}` : said;
+}
+
 /** A process that waits on a pipe until node resumes it. It prints its messages, one per line, to another pipe. */
 export class HeldProcess {
   /** the process that node has started: the future PID 1 or, in between, setpriv, script(1) or keep.sh */
@@ -25,6 +59,7 @@ export class HeldProcess {
   private readonly resumePipe: NodeJS.WritableStream | null;
   private readonly lines: string[] = [];
   private partialLine = '';
+  private reasonOfEnd: Failure | undefined;
   private wake = () => {};
 
   /** The process waits for a line on its descriptor `resumeFd`, and prints its messages to `messageFd`. */
@@ -74,7 +109,8 @@ export class HeldProcess {
 
   /** The error for a process that has ended before it became the command. */
   failure(): Failure {
-    return new Failure(this.errorText() || 'it was killed while it was made');
+    this.reasonOfEnd ??= new Failure(explain(this.errorText()));
+    return this.reasonOfEnd;
   }
 
   resume(): void {
@@ -200,7 +236,7 @@ export async function hostShell({
     // mount(8) skips a line of a table that it can't parse, with a message and exit status 0
     if (exitCode !== 0 || /parse error/.test(stderr))
       throw new Failure(
-        stderr.trim().replace(/\n/g, '; ') || `${running.cmd}: ${signal ?? `exit code ${exitCode}`}`,
+        explain(stderr.trim().replace(/\n/g, '; ') || `${running.cmd}: ${signal ?? `exit code ${exitCode}`}`),
       );
   };
 }

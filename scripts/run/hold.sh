@@ -3,8 +3,12 @@
 # the host name, prints its PID, waits until it is in its cgroups, and becomes COMMAND.
 # Standard input is the pipe that it waits on. node reads standard error.
 
+cd -- "$1" 2>/dev/null || {
+  echo "the container's root may not enter ROOTFS: type chmod a+x on it and on each directory above it" >&2
+  exit 125
+}
 # unbindable: a volume that contains ROOTFS must not contain the stage, mount_namespaces(7)
-cd -- "$1" && mount -n -t tmpfs -o mode=755,unbindable tmpfs "$1" || exit 125
+mount -n -t tmpfs -o mode=755,unbindable tmpfs "$1" || exit 125
 # in a user namespace, the kernel's file is not writable, but hostname(1) works: it calls sethostname(2)
 [ -z "$2" ] || { echo "$2" >/proc/sys/kernel/hostname; } 2>/dev/null || hostname "$2" || exit 125
 shift 2

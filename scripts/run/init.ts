@@ -1,28 +1,13 @@
 // The init of a container: a PID 1 that starts the command, forwards signals, reaps orphans, and returns the exit code
 // of the command.
-import { closeSync, openSync, readSync } from 'node:fs';
 import { embedded } from '../helpers/embedded.ts';
 import { findInPath, findProgram } from '../helpers/shell.ts';
 import { withoutComments } from './hold.ts';
+import { PT_INTERP, programHeaders, readBegin } from './program.ts';
 
 /** Whether a program is statically linked, which means that it runs in any root file system. See elf(5). */
 function isStatic(path: string): boolean {
-  const file = openSync(path, 'r');
-  try {
-    const header = Buffer.alloc(4096);
-    const length = readSync(file, header, 0, header.length, 0);
-    // magic number, 64-bit, little-endian
-    if (length < 64 || header.readUInt32BE(0) !== 0x7f454c46 || header[4] !== 2 || header[5] !== 1)
-      return false;
-    const offset = Number(header.readBigUInt64LE(32)); // e_phoff
-    const [size, count] = [header.readUInt16LE(54), header.readUInt16LE(56)]; // e_phentsize, e_phnum
-    const types = Array.from({ length: count }, (_, index) => offset + index * size)
-      .filter((at) => at + 4 <= length)
-      .map((at) => header.readUInt32LE(at));
-    return types.length === count && !types.includes(3); // PT_INTERP
-  } finally {
-    closeSync(file);
-  }
+  return programHeaders(readBegin(path))?.every(({ type }) => type !== PT_INTERP) ?? false;
 }
 
 /** Names and paths of init programs. catatonit is left out: its exit code is 1 if the command is not found. */

@@ -4,10 +4,11 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { findHierarchy, readHierarchies } from '../helpers/cgroups.ts';
 import { Failure } from '../helpers/cli.ts';
+import { parseSize } from '../helpers/units.ts';
 import { readNumber } from '../limit/counters.ts';
 import { pathOf } from '../limit/oom.ts';
 import { describeOomKills, settledOomKills } from '../limit/oom-kills.ts';
-import { readBytes } from '../limit/table.ts';
+import { memoryFiles, readBytes } from '../limit/table.ts';
 import type { CgroupPlan } from './cgroups.ts';
 import type { Launch } from './container.ts';
 
@@ -35,7 +36,19 @@ async function describeKills({ cgroups }: Launch, startedBootSeconds: number): P
     startedBootSeconds,
   );
   if (!kills?.count) return undefined;
-  return describeOomKills(kills, (size) => `--memory ${size}`, hierarchy);
+  const swap = swapBytes(hierarchy.version, directory);
+  const raise = (size: string) =>
+    swap > 0 && size !== 'SIZE'
+      ? `--memory ${size} --memory-swap ${parseSize(size) + swap}`
+      : `--memory ${size}`;
+  return describeOomKills(kills, raise, hierarchy);
+}
+
+/** The swap that a container may use in addition to its memory limit; 0 if that is none or all. */
+function swapBytes(version: 1 | 2, directory: string): number {
+  const { limit, swap } = memoryFiles[version];
+  const bytes = readBytes(join(directory, swap)) ?? 0;
+  return version === 2 ? bytes : Math.max(0, bytes - (readBytes(join(directory, limit)) ?? 0));
 }
 
 /** Prints one line if the kernel has killed processes of the container for lack of memory, whatever its exit code is. */

@@ -15,14 +15,14 @@ import { constants, uptime } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Failure } from '../helpers/cli.ts';
-import { attempt, readProc, startTicks } from '../helpers/pids.ts';
+import { attempt, readProc, readProcess, startTicks } from '../helpers/pids.ts';
 import { sh, zx } from '../helpers/shell.ts';
 import { perform, type Step, toShell } from '../helpers/steps.ts';
 import { notesAbout } from '../limit/notes.ts';
 import { joiningSteps, type ReservedName, removingInner, removingSteps, reserveName } from './cgroups.ts';
 import { enterCommand, type Launch, needsNotes } from './container.ts';
 import { Furnisher } from './furnisher.ts';
-import { type HeldProcess, hold, holdUserNamespace, hostShell } from './held.ts';
+import { explain, type HeldProcess, hold, holdUserNamespace, hostShell } from './held.ts';
 import { oomKillsShell, releaseShell } from './hold.ts';
 import { limitFailure, memoryWords, reportKills } from './killed.ts';
 import { applySettings } from './settings.ts';
@@ -85,6 +85,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
     checkSignal(signals);
     await furnisher.mountLate();
     if (isolate.has('mount')) furnisher.makeWorkdir();
+    furnisher.checkPrograms();
     if (isolate.has('net') && launch.hasIp && !connection)
       await (await hostShell())`exec ${enterCommand(launch, String(pid))} ip link set lo up`;
     await giveStreams(launch, pid);
@@ -107,12 +108,14 @@ export async function launchContainer(launch: Launch): Promise<number> {
     await reportKills(launch, startedBootSeconds);
     return code;
   } catch (error) {
+    // what fails when PID 1 is gone fails for that
+    const isGone = held && held.pid > 0 && readProcess(held.pid)?.zombie !== false;
     // the furnisher closes its descriptors when it does not use them any more: their numbers are reused
     await Promise.all([held?.abort(), holder?.abort(), furnishing.catch(() => {})]);
     furnisher?.close();
     cleansUpLater = false;
     if (error instanceof Interrupted) return 128 + (signals.ending as number);
-    throw (await limitFailure(launch, startedBootSeconds)) ?? error;
+    throw (await limitFailure(launch, startedBootSeconds)) ?? (held && isGone ? held.failure() : error);
   } finally {
     if (!cleansUpLater) {
       await disconnect?.();
@@ -161,7 +164,7 @@ async function exitCode(held: HeldProcess, signals: Signals): Promise<number> {
   if (ending) return 128 + ending;
   // unshare(1) before 2.40 reports an error of its own if SIGKILL ended its child
   if (text.includes('sigprocmask')) return 137;
-  if (text) throw new Failure(text);
+  if (text) throw new Failure(explain(text));
   return code ?? 128 + constants.signals[signal as NodeJS.Signals];
 }
 

@@ -3,6 +3,7 @@
 import { existsSync, realpathSync } from 'node:fs';
 import { dirname, extname, join } from 'node:path';
 import { Failure, UsageError } from '../helpers/cli.ts';
+import { didYouMean } from '../helpers/messages.ts';
 import { namespaceInode } from '../helpers/pids.ts';
 import type { Command } from '../helpers/shell.ts';
 import { type Port, publishedUrl } from '../network/addresses.ts';
@@ -17,7 +18,9 @@ export function parseNetwork(text: string): NetworkChoice {
   if (text === 'host' || text === 'none' || text === 'bridge') return { kind: text };
   const [, target] = /^container:(.+)$/.exec(text) ?? [];
   if (target !== undefined) return { kind: 'container', target };
-  throw new UsageError(`--network is host, none, bridge or container:NAME, not ${text}`);
+  throw new UsageError(
+    `--network is host, none, bridge or container:NAME, not ${text}${didYouMean(text, ['host', 'none', 'bridge'])}`,
+  );
 }
 
 /** Options and facts that a network depends on. */

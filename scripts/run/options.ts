@@ -3,6 +3,7 @@ import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { join, posix, resolve } from 'node:path';
 import { kebab, reason, UsageError } from '../helpers/cli.ts';
+import { quote } from '../helpers/shell.ts';
 import { parseNumber, parseSize } from '../helpers/units.ts';
 import { findDisk } from '../limit/disk.ts';
 import { maxId, parsePath, parseVariable } from './command.ts';
@@ -16,7 +17,7 @@ import type { Range } from './userns.ts';
 export function parseName(text: string): string {
   if (/^[a-z0-9][a-z0-9_.-]{0,62}$/i.test(text) && !/^pid-\d+$/.test(text)) return text;
   throw new UsageError(
-    `not a name: ${JSON.stringify(text)}: up to 63 of a-z, 0-9, "_", "." and "-", the first a letter or digit; not pid-N`,
+    `not a name: "${text}": up to 63 of a-z, 0-9, "_", "." and "-", the first a letter or digit; not pid-N`,
   );
 }
 
@@ -39,6 +40,23 @@ export function parseVariableFile(path: string): string[] {
  * words for a label of SELinux, which no container of ours needs: it keeps the label of its caller.
  */
 const accepted = 'rw nodev relatime rbind private rprivate nocopy z Z'.split(' ');
+const volumeOptions = ['ro', 'nosuid', 'noexec', ...accepted];
+
+/** What to type where a path of a volume has a colon: DST begins at the first slash behind one. */
+function colonAdvice(text: string): string {
+  const parts = text.split(/(?<!\\):/);
+  const start = parts.findIndex((part, index) => index > 0 && part.startsWith('/'));
+  const options = parts.at(-1)?.split(',') ?? [];
+  const areOptions = parts.length - start > 1 && options.every((word) => volumeOptions.includes(word));
+  const end = areOptions ? parts.length - 1 : parts.length;
+  const paths = [parts.slice(0, start), parts.slice(start, end)].map((path) => path.join('\\:'));
+  const value = [...paths, ...parts.slice(end)].join(':');
+  const how =
+    start < 0
+      ? 'a colon in a path is typed as \\:'
+      : `if SRC is ${parts.slice(0, start).join(':')}, type -v ${quote(value)}`;
+  return `--volume is SRC:DST[:ro], not ${text}: ${how}`;
+}
 
 /**
  * `SRC:DST[:OPTIONS]`. Options are ro, nosuid, noexec, and the words in `accepted`, separated by commas. A colon in SRC is
@@ -48,7 +66,15 @@ export function parseVolume(text: string): Volume {
   const [from = '', to = '', words = 'rw', ...more] = text
     .split(/(?<!\\):/)
     .map((part) => part.replaceAll('\\:', ':'));
-  if (to === '' || more.length > 0) throw new UsageError(`--volume is SRC:DST[:ro], not ${text}`);
+  if (more.length > 0 || (/^[^/]/.test(to) && words.startsWith('/'))) throw new UsageError(colonAdvice(text));
+  if (to === '')
+    throw new UsageError(
+      `--volume is SRC:DST[:ro], not ${text}: type -v ${quote(`${from}:${from.startsWith('/') ? from : '/mnt'}`)}`,
+    );
+  if (!/^[./]/.test(from) && existsSync(from))
+    throw new UsageError(
+      `--volume: SRC is a path of this host, and must begin with / or ./, not ${from}: type -v ${quote(`./${text}`)}`,
+    );
   return makeVolume('--volume', from, to, words.split(','));
 }
 
@@ -57,7 +83,7 @@ function makeVolume(option: string, from: string, to: string, options: string[])
     throw new UsageError(`${option}: SRC is a path of this host, and must begin with / or ./, not ${from}`);
   const source = resolve(from);
   if (!existsSync(source))
-    throw new UsageError(`${option}: there is no ${source} on this host: mkdir -p ${source}`);
+    throw new UsageError(`${option}: there is no ${source} on this host: mkdir -p ${quote(source)}`);
   // mounts that come in later would lack nodev, and a container may make device files
   const propagation = options.find((word) => /^r?(slave|shared)$/.test(word));
   if (propagation)
@@ -65,7 +91,7 @@ function makeVolume(option: string, from: string, to: string, options: string[])
       `${option}: ${propagation} would let the host's later mounts in, without nodev: leave it out, and start the container after the mounts`,
     );
   for (const word of options)
-    if (!['ro', 'nosuid', 'noexec', ...accepted].includes(word))
+    if (!volumeOptions.includes(word))
       throw new UsageError(
         `${option}: unknown option ${word}: use ro, nosuid or noexec; ${accepted.join(', ')} are accepted, and change nothing`,
       );

@@ -18,7 +18,7 @@ done
 [ -z "$1" ] || exec <>"$1" >&0 2>&0
 shift
 if [ "$1" ] && ! cd -- "$1" 2>/dev/null; then
-  echo "run: can't cd to the working directory $1: it is missing, or not for this user" >&2
+  echo "run: can't cd to the working directory: it is missing, or closed to the user of the command: choose another -w or -u" >&2
   exit 125
 fi
 shift
@@ -27,5 +27,13 @@ while [ "$1" != -- ]; do
   shift
 done
 shift
+# node has looked for COMMAND; only here it shows whether this user may execute it
+case $1 in
+  */*) [ -x "$1" ] ;;
+  *) command -v -- "$1" >/dev/null ;;
+esac || {
+  echo "run: the user of the command may not execute it: choose another -u, or type chmod a+rx for it" >&2
+  exit 126
+}
 unset nulls fd _ PWD OLDPWD SHLVL
 exec "$@"

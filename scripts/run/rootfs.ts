@@ -1,9 +1,13 @@
 // The root file system that a container is started in.
-import { statSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { readdirSync, statSync } from 'node:fs';
+import { basename, dirname, join, relative, resolve } from 'node:path';
+import { scriptPath } from '../helpers/called.ts';
 import { UsageError } from '../helpers/cli.ts';
 import { statsInRoot, withRoot } from '../helpers/in-root.ts';
+import { didYouMean } from '../helpers/messages.ts';
+import { attempt } from '../helpers/pids.ts';
 import { rootfsFolder } from '../helpers/rootfs.ts';
+import { quote } from '../helpers/shell.ts';
 
 /** The directory that a ROOTFS operand means: a path, or a name under rootfs/. Throws UsageError if there is none. */
 export function findRootfs(operand: string): string {
@@ -11,7 +15,33 @@ export function findRootfs(operand: string): string {
   for (const path of operand.includes('/') ? [operand] : [operand, named]) {
     if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) return resolve(path);
   }
-  throw new UsageError(`no root file system at ${operand}: make one: fetch-rootfs.ts host: ${operand}`);
+  throw new UsageError(noRootfs(operand));
+}
+
+/** Alpine's smallest root file system, whose place on the net does not change. */
+const alpine = () => {
+  const arch = process.arch === 'arm64' ? 'aarch64' : 'x86_64';
+  return `https://dl-cdn.alpinelinux.org/alpine/v3.20/releases/${arch}/alpine-minirootfs-3.20.3-${arch}.tar.gz`;
+};
+
+/** Why there is no root file system by that name or path, and what to type to get one. */
+function noRootfs(operand: string): string {
+  const fetch = scriptPath('fetch-rootfs');
+  // it may be a path that this user may not search, or that is none at all
+  if (attempt(() => statSync(operand).isFile()))
+    return `${operand} is a file: to unpack a tarball, type ${fetch} ${quote(operand)}`;
+  const missing = `no root file system at ${operand}`;
+  const entries = attempt(() => readdirSync(rootfsFolder, { withFileTypes: true })) ?? [];
+  const known = entries
+    .filter((entry) => entry.isDirectory() && !entry.name.startsWith('.'))
+    .map(({ name }) => name);
+  const inFolder = resolve(dirname(operand)) === resolve(rootfsFolder) && operand.includes('/');
+  const meant = didYouMean(basename(operand), known, inFolder ? `${dirname(operand)}/` : '');
+  if (meant) return missing + meant;
+  const folder = relative('', rootfsFolder);
+  const there = `${missing}; ${folder.startsWith('..') ? rootfsFolder : folder || '.'} has ${known.slice(0, 5).join(', ') || 'none'}`;
+  if (operand === 'alpine') return `${there}: type ${fetch} ${alpine()} alpine`;
+  return `${there}: to make one of this host's programs, type ${fetch} host: ${quote(operand)}`;
 }
 
 /** The command that a container gets where none is named: the article's bash where it is, else sh. */

@@ -17,6 +17,7 @@ interface Restricted {
   readOnly: boolean;
   ephemeral: boolean;
   volume: Volume[];
+  mount: ({ volume: Volume } | { tmpfs: Tmpfs })[];
   tmpfs: Tmpfs[];
   capAdd: string[][];
   capDrop: string[][];
@@ -32,7 +33,8 @@ export function addSandbox<Options extends Restricted>(given: Options): Options 
   if (!given.sandbox) return given;
   if (given.privileged)
     throw new UsageError('--privileged lifts the restrictions that --sandbox sets: choose one');
-  const mounts = [...given.volume, ...given.tmpfs].map(({ path }) => posix.resolve('/', path));
+  const others = given.mount.map((one) => ('volume' in one ? one.volume : one.tmpfs));
+  const mounts = [...given.volume, ...given.tmpfs, ...others].map(({ path }) => posix.resolve('/', path));
   // no mount point is created in a volume, which is a directory of the host
   const isCovered = (path: string) => mounts.some((mount) => path === mount || path.startsWith(`${mount}/`));
   const tmpfs = writable.filter((path) => !isCovered(path));

@@ -171,10 +171,10 @@ export function lockedBy(
  */
 function asContainerRoot<Value>({ uids, gids }: UserNamespace, act: () => Value): Value {
   const groups = process.getgroups?.() ?? [];
-  process.setgroups?.([]);
-  process.setegid?.(hostId(gids, 0) as number);
-  process.seteuid?.(hostId(uids, 0) as number);
   try {
+    process.setgroups?.([]);
+    process.setegid?.(hostId(gids, 0) as number);
+    process.seteuid?.(hostId(uids, 0) as number);
     return act();
   } finally {
     process.seteuid?.(0);
@@ -198,7 +198,8 @@ export function unreachable(paths: string[], namespace: UserNamespace): string |
     }
   };
   const directories = [...new Set(paths.flatMap(above))];
-  const closed = asContainerRoot(namespace, () => directories.find(isClosed));
+  // root of a user namespace may not have these users: the launch says that
+  const closed = attempt(() => asContainerRoot(namespace, () => directories.find(isClosed)));
   if (closed === undefined) return undefined;
   const path = paths.find((one) => above(one).includes(closed));
   return `the container's root is user ${hostId(namespace.uids, 0)} of this host, who may not enter ${closed}, which ${path} lies below: chmod o+x ${quote(closed)}`;

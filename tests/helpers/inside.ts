@@ -38,12 +38,12 @@ export async function says(program: string, rows: [options: string, ...lines: st
     assert.deepEqual((await said(options, program, how)).trim().split('\n'), lines, options);
 }
 
-/** One that fails before there is a container: 125, and what it says in one line, but for the hint at --help. */
+/** One that fails before there is a container: 125, and what it says in one line. */
 export async function refused(expected: RegExp, options: string | string[], how: How = {}): Promise<void> {
   const { code, stdout, stderr } = await inside(options, 'echo started', how);
   assert.match(stderr, expected, `${options}`);
   assert.deepEqual({ code, stdout }, { code: 125, stdout: '' }, `${options}: ${stderr}`);
-  assert.match(stderr, /^[^\n]+\n(Try 'run.ts --help'.\n)?$/, `${options}`);
+  assert.match(stderr, /^[^\n]+\n$/, `${options}`);
 }
 
 /** run.ts in a mount namespace of its own, where a shell program mounts things before: the host never sees them. */

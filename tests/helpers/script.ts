@@ -35,10 +35,10 @@ export interface Result {
   stderr: string;
 }
 
-/** Words that start a program as a user without root; `runtime` is to be his XDG_RUNTIME_DIR. */
+/** Words that start a program as a user without root; `runtime` is to be his XDG_RUNTIME_DIR, and never root's. */
 export const become = (id: number, runtime?: string) => [
   ...['setpriv', `--reuid=${id}`, `--regid=${id}`, '--clear-groups'],
-  ...(runtime === undefined ? [] : ['env', `XDG_RUNTIME_DIR=${runtime}`]),
+  ...(runtime === undefined ? ['env', '-u', 'XDG_RUNTIME_DIR'] : ['env', `XDG_RUNTIME_DIR=${runtime}`]),
 ];
 
 /** What a script says that has waited for more than a second: on a busy machine any may, for the launch of another test. */

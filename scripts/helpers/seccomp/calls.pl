@@ -18,7 +18,13 @@ my ($script, @numbers) = list();
 my %number = map { /^(\w+):(\d+)$/ ? ($1, $2 + 0) : () } @numbers;
 
 my $messages = \*STDERR;
-sub say_line { print $messages "$script: @_\n" }
+# What a message quotes may hold anything: it stays one line, and nothing that a terminal acts on.
+sub say_line {
+  my ($text) = @_;
+  $text =~ s/\n/\\n/g;
+  $text =~ s/([\x00-\x1f\x7f])/sprintf "\\x%02x", ord $1/ge;
+  print $messages "$script: $text\n";
+}
 
 # Keeps what is standard error now for messages, until execve(2) closes it.
 sub keep_messages { open my $copy, ">&", STDERR; $messages = $copy }
@@ -75,11 +81,29 @@ sub load_filter {
   prctl(22, 2, $program) == 0 or fail("load the seccomp filter");
 }
 
+# What the kernel looked for to run this file: the interpreter of a script, or the loader of a program.
+sub interpreter {
+  open my $in, "<", $_[0] or return "an interpreter or loader";
+  sysread $in, my $begin, 256;
+  return $begin =~ /^#![ \t]*([^ \t\n]+)/ ? "the interpreter $1" : "the loader of another C library";
+}
+
 # Becomes a command, or ends as env(1) does where that can't be.
 sub become {
   my @command = @_;
-  my $code;
-  exec { $command[0] } @command or $code = $! == 2 ? 127 : 126;
-  say_line("$command[0]: $!");
-  exit $code;
+  exec { $command[0] } @command or my $why = $!;
+  my $path = $ENV{PATH} // "";
+  my ($file) = grep { -e } $command[0] =~ m{/} ? $command[0] : map { "$_/$command[0]" } split /:/, $path;
+  if (!defined $file && $why == 2) {
+    say_line("$command[0]: not found" . ($command[0] =~ m{/} ? "" : " in PATH $path"));
+    exit 127;
+  }
+  $file //= $command[0];
+  my $what =
+      -d $file           ? "is a directory"
+    : -e _ && !-x $file  ? sprintf "is not executable for this user: its mode is %o", (stat $file)[2] & 07777
+    : -f $file && $why == 2 ? "needs " . interpreter($file) . ", which is missing"
+    :                      "can't be executed: $why";
+  say_line("$file $what");
+  exit 126;
 }

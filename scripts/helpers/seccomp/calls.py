@@ -39,8 +39,12 @@ def keep_messages():
     messages = os.dup(2)
 
 
+# what a message quotes may hold anything: it stays one line, and nothing that a terminal acts on
+escapes = {code: f"\\x{code:02x}" for code in (*range(32), 127)} | {10: "\\n"}
+
+
 def say(text):
-    os.write(messages, os.fsencode(f"{script}: {text}\n"))
+    os.write(messages, os.fsencode(f"{script}: {text.translate(escapes)}\n"))
 
 
 def fail(what, error):
@@ -134,6 +138,39 @@ def load_filter(rules):
         fail("load the seccomp filter", error)
 
 
+def interpreter(file):
+    """What the kernel looked for to run this file: the interpreter of a script, or the loader of a program."""
+    try:
+        with open(file, "rb") as script_file:
+            begin = script_file.read(256)
+    except OSError:
+        return "an interpreter or loader"
+    if begin[:2] != b"#!":
+        return "the loader of another C library"
+    words = begin[2:].split(b"\n")[0].replace(b"\t", b" ").split(b" ")
+    return "the interpreter " + os.fsdecode(next(filter(None, words), b""))
+
+
+def explain(name, error):
+    """Says why a command could not be executed, and ends as env(1) does."""
+    path = os.environ.get("PATH", "")
+    names = [name] if "/" in name else [f"{folder}/{name}" for folder in path.split(":")]
+    file = next(filter(os.path.exists, names), None)
+    if file is None and error.errno == 2:
+        say(f"{name}: not found" + ("" if "/" in name else f" in PATH {path}"))
+        os._exit(127)
+    file = file or name
+    if os.path.isdir(file):
+        say(f"{file} is a directory")
+    elif os.path.exists(file) and not os.access(file, os.X_OK):
+        say(f"{file} is not executable for this user: its mode is {os.stat(file).st_mode & 0o7777:o}")
+    elif os.path.isfile(file) and error.errno == 2:
+        say(f"{file} needs {interpreter(file)}, which is missing")
+    else:
+        say(f"{file} can't be executed: {error.strerror}")
+    os._exit(126)
+
+
 def become(command):
     """Becomes a command, or ends as env(1) does where that can't be."""
     # python ignores these, and execve(2) would hand that on
@@ -143,5 +180,5 @@ def become(command):
     try:
         checked(libc.execvp(words[0], (ctypes.c_char_p * (len(words) + 1))(*words)))
     except OSError as error:
-        say(f"{command[0]}: {error.strerror}")
-        os._exit(127 if error.errno == 2 else 126)
+        explain(command[0], error)
+
