@@ -91,11 +91,11 @@ OPTIONS
                           value does not exist or cannot be read
                           With PID or NAME: pid, command, container (name,
                           engine, pid, command, rootfs, role: "first", "member"
-                          or "holder"), parents and startedBy (pid, command,
-                          unit), unit, cgroups (controllers, path), limits
-                          (limit, device, value, used, level, cgroup, text),
-                          usage (memoryBytes, pids, cpuSeconds, memoryCgroup,
-                          pidsCgroup)
+                          or "holder"), labels, parents and startedBy (pid,
+                          command, unit), unit, cgroups (controllers, path),
+                          limits (limit, device, value, used, level, cgroup,
+                          text), usage (memoryBytes, pids, cpuSeconds,
+                          memoryCgroup, pidsCgroup)
 *     --no-trunc          print long commands and paths in full
 * -h, --help              print the usual options; --help all: all of this
       --version           print name and version

@@ -84,15 +84,15 @@ test("--group-add, --umask and --oom-score-adj are the command's", container, as
 });
 
 test("--sysctl is the container's own; one that would be the host's is refused", container, async () => {
-  const files = 'kernel/shmmax fs/mqueue/msg_max net/ipv4/ip_forward'
+  const files = 'kernel/shmmax fs/mqueue/msg_max net/ipv4/ip_unprivileged_port_start'
     .split(' ')
     .map((path) => `/proc/sys/${path}`);
   const host = files.map((file) => readFileSync(file, 'utf8'));
   const options =
-    '--network none --sysctl kernel.shmmax=4096 --sysctl fs/mqueue/msg_max=7 --sysctl net.ipv4.ip_forward=1';
+    '--network none --sysctl kernel.shmmax=4096 --sysctl fs/mqueue/msg_max=7 --sysctl net.ipv4.ip_unprivileged_port_start=80';
   const program = `cat ${files.join(' ')}`;
-  for (const more of ['', ' --userns']) assert.equal(await said(options + more, program), '4096\n7\n1\n');
-  assert.equal(await printed(options.split(' '), program), '4096\n7\n1\n');
+  for (const more of ['', ' --userns']) assert.equal(await said(options + more, program), '4096\n7\n80\n');
+  assert.equal(await printed(options.split(' '), program), '4096\n7\n80\n');
   assert.deepEqual(
     files.map((file) => readFileSync(file, 'utf8')),
     host,
