@@ -1,18 +1,16 @@
 // Options of run.ts that users of Docker, Podman and util-linux know, each in a real container.
 import assert from 'node:assert/strict';
-import { existsSync, lstatSync, mkdirSync, mkdtempSync, readFileSync, symlinkSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, lstatSync, mkdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
-import { after } from 'node:test';
 import { findHierarchy, parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { readBfq, readLimit } from '../scripts/limit/table.ts';
 import { container, memoryFile, newName, start } from './helpers/container.ts';
 import { inside, refused, said, says } from './helpers/inside.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { call, execute, rootfs } from './helpers/script.ts';
 import { before, test } from './helpers/slow.ts';
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-run-flags-'));
-after(() => execute(['rm', '-r', scratch]));
+const scratch = scratchFolder('run-flags');
 /** A root file system that a test may change. */
 const root = join(scratch, 'root');
 before(async () => {

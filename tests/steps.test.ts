@@ -213,6 +213,12 @@ test('a command gets nothing to read, and may be noisy', async () => {
   await perform([{ run: ['sh', '-c', 'cat; echo noise; echo noise >&2'] }]);
 });
 
+test('a command need not read all of its input', async () => {
+  const input = 'more than a pipe holds\n'.repeat(10_000);
+  for (let tries = 0; tries < 5; tries++) await perform([{ run: ['true'], input }]);
+  await assert.rejects(perform([{ run: ['no-such-program'], input }]), /no-such-program/);
+});
+
 test('what ZX_ variables say does not steer a plan, nor is bash needed', () => {
   const url = new URL('../scripts/helpers/steps.ts', import.meta.url).href;
   const program = `const { perform } = await import('${url}'); await perform([{ run: ['touch', ${JSON.stringify(join(folder, 'zx'))}] }]);`;

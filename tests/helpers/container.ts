@@ -1,12 +1,13 @@
 // Containers for tests: started by run.ts or by hand, looked at from the host, ended whatever becomes of the test.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync, readlinkSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before } from 'node:test';
 import { findHierarchy, parent, readHierarchies } from '../../scripts/helpers/cgroups.ts';
 import { attempt, readProc, readProcesses } from '../../scripts/helpers/pids.ts';
 import { memoryFiles } from '../../scripts/limit/table.ts';
+import { scratchFolder } from './leftovers.ts';
 import { needs } from './needs.ts';
 import { call, rootfs, script, until } from './script.ts';
 
@@ -68,6 +69,7 @@ export interface Running {
 }
 
 const running: Running[] = [];
+const scratch = scratchFolder('container');
 
 /** Starts a container that lasts; waits until its command runs. */
 export async function start(
@@ -77,11 +79,16 @@ export async function start(
 ): Promise<Running> {
   const name = newName();
   const [program = '', ...words] = launch;
+  const said = join(scratch, name);
+  const descriptor = openSync(said, 'w');
   const launcher = spawn(program, [...words, '--name', name, ...options, rootfs, ...command], {
-    stdio: 'ignore',
+    stdio: ['ignore', 'ignore', descriptor],
   });
+  closeSync(descriptor);
   const end = once(launcher, 'exit') as Running['end'];
-  return found(name, launcher, end, command);
+  return await found(name, launcher, end, command).catch((error) => {
+    throw new Error(`${error.message}: ${readFileSync(said, 'utf8')}`);
+  });
 }
 
 /**
