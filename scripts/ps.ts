@@ -17,6 +17,7 @@ USAGE
   container or not, or about the first process of this container. A key with
   several values has several lines:
   container       which one, which engine made it, and what the process is in it
+  label           KEY=VALUE, as run.ts --label gave it
   parent          PID and command of the ancestors of the process, up to the
                   container's first process
   started by      PID, command and unit of systemd of the ancestors of the first
@@ -438,7 +439,7 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, 
   if (json) {
     const all: Row[] = rows.map((row) => ({
       ...row,
-      labels: row.engine === 'barehand' && row.name ? readLabels(row.name) : {},
+      labels: readLabels(row),
       namespaces: readNamespaces(row.pid),
     }));
     console.log(toJson(ended ? withEnded(all, ended) : all, 2));

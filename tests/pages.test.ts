@@ -302,7 +302,7 @@ test('network.ts ls --json prints what its page lists', {
     '--network',
     'bridge',
     '-p',
-    '127.0.0.1:18099:80',
+    `127.0.0.1:${20000 + (process.pid % 10000)}:80`,
     rootfs,
     'sleep',
     '100',

@@ -200,16 +200,25 @@ test('--uidmap and --gidmap are the maps of its user namespace', container, asyn
     await refused(message, option);
 });
 
-test('--label is what ps.ts --json shows, as long as the container lives', container, async () => {
-  const { name, launcher, end } = await start(['--label', 'tier=front=1', '-l', 'canary'], ['sleep', '100']);
-  const { stdout } = await call('ps', ['--json']);
-  const shown = (JSON.parse(stdout) as { name: string; labels: object }[]).find((row) => row.name === name);
-  assert.deepEqual(shown?.labels, { tier: 'front=1', canary: '' });
-  launcher.kill('SIGTERM');
-  await end;
-  assert.equal(existsSync(`/run/barehand/${name}`), false);
-  for (const label of ['=x', 'a\nb=c']) await refused(/^run: --label is KEY=VALUE/, ['--label', label]);
-});
+test(
+  '--label is what ps.ts --json shows, and ps.ts NAME, as long as the container lives',
+  container,
+  async () => {
+    const { name, launcher, end } = await start(
+      ['--label', 'tier=front=1', '-l', 'canary'],
+      ['sleep', '100'],
+    );
+    const { stdout } = await call('ps', ['--json']);
+    const shown = (JSON.parse(stdout) as { name: string; labels: object }[]).find((row) => row.name === name);
+    assert.deepEqual(shown?.labels, { tier: 'front=1', canary: '' });
+    const page = await call('ps', [name]);
+    assert.deepEqual(page.stdout.match(/^label: .*$/gm), ['label: tier=front=1', 'label: canary=']);
+    launcher.kill('SIGTERM');
+    await end;
+    assert.equal(existsSync(`/run/barehand/${name}`), false);
+    for (const label of ['=x', 'a\nb=c']) await refused(/^run: --label is KEY=VALUE/, ['--label', label]);
+  },
+);
 
 test('--device with less than rwm: v1 denies the rest, elsewhere it is refused', container, async () => {
   const device = '/dev/loop-control';

@@ -66,8 +66,15 @@ export const notesFolder = (name: string) => join(runFolder(), name);
 /** The file in there that holds the labels of a container, KEY=VALUE, one per line. */
 export const labelFile = 'labels';
 
-/** The labels of one of our containers, of which the last one of a key counts. */
-export function readLabels(name: string): Record<string, string> {
+/** The labels of a container, if it is ours; the last one of a key counts. */
+export function readLabels({
+  name,
+  engine,
+}: {
+  name: string | null;
+  engine: string;
+}): Record<string, string> {
+  if (engine !== 'barehand' || name === null) return {};
   const text = attempt(() => readFileSync(join(notesFolder(name), labelFile), 'utf8')) ?? '';
   const lines = text.split('\n').filter(Boolean);
   return Object.fromEntries(lines.map((line) => /^([^=]*)=(.*)$/.exec(line)?.slice(1) ?? [line, '']));

@@ -10,7 +10,7 @@ import {
   readHierarchies,
 } from '../helpers/cgroups.ts';
 import { Failure } from '../helpers/cli.ts';
-import { heldContainer } from '../helpers/containers.ts';
+import { heldContainer, readLabels } from '../helpers/containers.ts';
 import { isBelow, type Mount } from '../helpers/mounts.ts';
 import {
   commandLine,
@@ -73,6 +73,8 @@ export interface Page {
     /** `first` process, `member`, or `holder`, which is not in it: unshare(1) */
     role: 'first' | 'member' | 'holder';
   } | null;
+  /** of its container */
+  labels: Record<string, string>;
   /** the ancestors of a process in a container up to the first process, or all if another program brought it in */
   parents: Ancestor[];
   /** the ancestors of the container's first process, or of a process in no container */
@@ -264,6 +266,7 @@ export function readPage(
           role: held ? 'holder' : pid === first ? 'first' : 'member',
         }
       : null,
+    labels: found ? readLabels(found.shown) : {},
     parents: first === undefined || pid === first || held ? [] : ancestors(pid, first),
     startedBy: ancestors(first ?? pid),
     unit: unitOf(procCgroup),
@@ -302,6 +305,8 @@ export function pageText(page: Page, short: (command: string) => string): string
     if (container.role !== 'first')
       lines.push(['first process', `${container.pid} ${command(container.command)}`]);
     lines.push(['root directory', printable(container.rootfs ?? '?')]);
+    for (const [key, value] of Object.entries(page.labels))
+      lines.push(['label', printable(`${key}=${value}`)]);
   } else lines.push(['container', 'none']);
   lines.push(...page.parents.map((parent): [string, string] => ['parent', one(parent)]));
   lines.push(...page.startedBy.map((parent): [string, string] => ['started by', one(parent)]));
