@@ -66,9 +66,9 @@ OPTIONS
 * -a, --all               list also containers of run.ts -d that have ended
                           and still have a log, and a column STATUS: running,
                           exited (EXIT CODE), or killed by SIGNAL (128+n), the
-                          number of OOM kills, and how long ago; on stderr, which
-                          of their processes the kernel has killed for lack of
-                          memory
+                          number of OOM kills, and how long ago; on stderr,
+                          which of their processes the kernel has killed for
+                          lack of memory
 *     --watch             show a live table: CPU, memory, I/O, throttling
                           per second, 100% is one CPU; its second line names the
                           keys that sort it and the one that quits. ~ marks sums
@@ -85,15 +85,16 @@ OPTIONS
                           limitBytes, process with its residentBytes, and at of
                           the last one), labels (those of run.ts), namespaces
                           (inode numbers), engine, ports (host, hostPort, port,
-                          protocol), with --all also ended (code, signal,
-                          oomKills, oomKilled, at; null while it runs); null if a
-                          value does not exist or cannot be read. With PID or NAME: pid, command,
-                          container (name, engine, pid, command, rootfs, role:
-                          "first", "member" or "holder"), parents and startedBy
-                          (pid, command, unit), unit, cgroups (controllers,
-                          path), limits (limit, device, value, used, level,
-                          cgroup, text), usage (memoryBytes, pids, cpuSeconds,
-                          memoryCgroup, pidsCgroup)
+                          protocol), with --all also ended (code, signal, at,
+                          oomKills, oomKilled; null while it runs); null if a
+                          value does not exist or cannot be read
+                          With PID or NAME: pid, command, container (name,
+                          engine, pid, command, rootfs, role: "first", "member"
+                          or "holder"), parents and startedBy (pid, command,
+                          unit), unit, cgroups (controllers, path), limits
+                          (limit, device, value, used, level, cgroup, text),
+                          usage (memoryBytes, pids, cpuSeconds, memoryCgroup,
+                          pidsCgroup)
 *     --no-trunc          print long commands and paths in full
 * -h, --help              print the usual options; --help all: all of this
       --version           print name and version

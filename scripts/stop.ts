@@ -33,9 +33,8 @@ OPTIONS
                     also --time
 * --all             stop every container that run.ts has made
 * --pause           freeze the container: it keeps its memory, and gets no CPU
-* --resume          thaw the container
-                    also where somebody else has frozen it, if nothing else is
-                    frozen there
+* --resume          thaw the container, also where somebody else has frozen it
+                    if nothing else is frozen there
 * --sweep           remove only what crashed launches have left
                     cgroups without a process, logs without an exit status, and
                     unused interfaces, rules and bridges of network.ts

@@ -178,7 +178,12 @@ export class Furnisher {
     // fails for an owner that the user namespace does not map
     if (copied?.uid) attempt(() => chownSync(path, uid, -1));
     if (copied?.gid) attempt(() => chownSync(path, -1, gid));
-    if (copied?.mode) chmodSync(path, mode & 0o7777);
+    try {
+      if (copied?.mode) chmodSync(path, mode & 0o7777);
+    } catch (error) {
+      // a read-only tmpfs keeps its own mode: nothing is in it, nor can be made there
+      if ((error as NodeJS.ErrnoException).code !== 'EROFS') throw error;
+    }
   }
 
   /** The root as it is now. It is opened again for each use, since a descriptor does not follow later mounts on top. */
