@@ -89,7 +89,7 @@ OPTIONS
                           protocol), with --all also ended (code, signal, at,
                           oomKills, oomKilled; null while it runs); null if a
                           value does not exist or cannot be read
-                          With PID or NAME: pid, command, container (name,
+                          With PID or NAME: pid, command, labels, container (name,
                           engine, pid, command, rootfs, role: "first", "member"
                           or "holder"), parents and startedBy (pid, command,
                           unit), unit, cgroups (controllers, path), limits
