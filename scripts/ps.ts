@@ -89,13 +89,13 @@ OPTIONS
                           protocol), with --all also ended (code, signal, at,
                           oomKills, oomKilled; null while it runs); null if a
                           value does not exist or cannot be read
-                          With PID or NAME: pid, command, labels, container (name,
+                          With PID or NAME: pid, command, container (name,
                           engine, pid, command, rootfs, role: "first", "member"
                           or "holder"), parents and startedBy (pid, command,
                           unit), unit, cgroups (controllers, path), limits
                           (limit, device, value, used, level, cgroup, text),
                           usage (memoryBytes, pids, cpuSeconds, memoryCgroup,
-                          pidsCgroup)
+                          pidsCgroup), labels
 *     --no-trunc          print long commands and paths in full
 * -h, --help              print the usual options; --help all: all of this
       --version           print name and version
