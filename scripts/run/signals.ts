@@ -32,7 +32,8 @@ export class Signals {
       return;
     }
     const { pid, isInit, keysReachIt } = this.target;
-    if (keysReachIt && [SIGINT, SIGQUIT, SIGWINCH].includes(signal)) return;
+    // the terminal has sent it to the container too, where the kernel drops it for a PID 1 without a handler
+    const isSent = keysReachIt && [SIGINT, SIGQUIT, SIGWINCH].includes(signal);
     const send = (what: number | NodeJS.Signals) => attempt(() => process.kill(pid, what));
     const effect = isInit ? effectOn(pid, signal) : 'delivered';
     if (signal === SIGTSTP) {
@@ -40,8 +41,9 @@ export class Signals {
       // this process stops too, for the shell that has started it, and goes on by SIGCONT
       process.kill(process.pid, 'SIGSTOP');
       send(SIGCONT);
-    } else if (effect === 'delivered' || signal === SIGCONT) send(signal);
-    else if (effect === 'dropped' && !isHarmless(signal)) {
+    } else if (effect === 'delivered' || signal === SIGCONT) {
+      if (!isSent) send(signal);
+    } else if (effect === 'dropped' && !isHarmless(signal)) {
       this.ending = signal;
       send('SIGKILL');
     }
