@@ -915,7 +915,7 @@ test('the script runs through a symlink, from anywhere, and prints its help', as
   symlinkSync(script, join(top, 'fetch'));
   const { code, stdout } = await run(['--help'], { program: join(top, 'fetch'), cwd: '/' });
   assert.equal(code, 0);
-  assert.match(stdout, /^fetch-rootfs\.ts: a root file system is just a tarball/);
+  assert.match(stdout, /^fetch-rootfs\.ts: get a root file system, which is just a tarball/);
 });
 
 test('a progress bar is drawn on a terminal, and only there', {
