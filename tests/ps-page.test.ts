@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import { mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { descendants, readProcesses } from '../scripts/helpers/pids.ts';
+import { attempt, descendants, readProcesses } from '../scripts/helpers/pids.ts';
 import { memoryFiles } from '../scripts/limit/table.ts';
 import { type Page, unitOf } from '../scripts/ps/page.ts';
 import { cgroups, container, memory, newName, start, startByHand } from './helpers/container.ts';
@@ -142,7 +142,7 @@ test(
       assert.match(stdout, new RegExp(`^memory: .* / 90 MiB \\(own: ${directory}\\)$`, 'm'));
     } finally {
       for (const { pid } of descendants(readProcesses(), [shell.pid ?? 0]).reverse())
-        process.kill(pid, 'SIGKILL');
+        attempt(() => process.kill(pid, 'SIGKILL')); // it may have ended with the one before
       await end;
       await until('its end', () => readFileSync(join(directory, 'cgroup.procs'), 'utf8') === '');
       rmdirSync(directory);

@@ -504,7 +504,8 @@ print(json.dumps({'code': child.returncode, 'restored': termios.tcgetattr(slave)
 
 /** `ps --watch` in a terminal. */
 function terminal(words: string[], env: NodeJS.ProcessEnv = {}) {
-  const argv = ['-c', terminalProgram, '20', '100', process.execPath, script('ps'), '--watch', ...words];
+  // rows for the containers of other tests, too
+  const argv = ['-c', terminalProgram, '80', '100', process.execPath, script('ps'), '--watch', ...words];
   const child = spawn('python3', argv, { env: { ...process.env, LANG: 'C.UTF-8', LC_ALL: '', ...env } });
   let output = '';
   child.stdout.setEncoding('utf8').on('data', (part) => {
@@ -573,7 +574,7 @@ test('in a terminal it fills the screen, follows keys and size, and gives it bac
     const small = await screen.shows(/^[^\n]{1,39}\n[^\n]{1,39}\nNAME[^\n]*\n…/);
     assert.equal(small.length, 4);
     assert.match(small[3] ?? '', /^… and \d+ more$/);
-    screen.tell('size 30 200');
+    screen.tell('size 80 200');
     await screen.shows(/COMMAND *\n[\s\S]*while :; do :; done/);
     // there is nobody who could continue it, so it is not stopped
     screen.type('\x1a');
