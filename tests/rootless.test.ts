@@ -172,7 +172,7 @@ test('--init, --device and --stop-signal', rootless, async () => {
 });
 
 test('what a user cannot have is refused in one line', rootless, async () => {
-  await refused(/^run: cannot limit .*without root.*: sudo run.ts/, '--memory 10M', how);
+  await refused(/^run: cannot limit .*without root.*: type systemd-run --user/, '--memory 10M', how);
   for (const user of ['1', '01', '0:1', '2147483647'])
     await refused(
       /^run: there is only one user in this container, 0: .*subuid.*newuidmap/,

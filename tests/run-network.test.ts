@@ -152,8 +152,8 @@ test('container:NAME: one network for two, with names and addresses of the first
 test('container:NAME: whom it can not be shared with is said in a line', lab, async () => {
   const alone = await detach('host', rootfs, 'sleep', '100');
   for (const [words, expected] of [
-    [['container:no-such'], /^run: there is no container no-such: ps\.ts shows/],
-    [[`container:${alone.name}`], /has the host's network: start it with run\.ts --network none/],
+    [['container:no-such'], /^run: there is no container no-such: \S+ps\.mjs shows/],
+    [[`container:${alone.name}`], /has the host's network: start it with \S+run\.mjs --network none/],
     [['container:4194399'], /there is no process 4194399/],
     [['container:'], /--network is host, none, bridge or container:NAME, not container:/],
     [['container:1', '-p', '80:80'], /--publish needs --network bridge/],

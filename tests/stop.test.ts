@@ -171,10 +171,10 @@ test('wrong usage ends with 2, what does not exist with 1, each with a clear lin
   skip: container.skip || needs('speed'),
 }, async () => {
   for (const [words, code, expected] of [
-    [[], 2, /either TARGETs, or --all, or --sweep/],
-    [['--all', 'web'], 2, /either TARGETs/],
-    [['--all', '--sweep'], 2, /either TARGETs/],
-    [['--dry-run'], 2, /either TARGETs/],
+    [[], 2, /name a TARGET, or give --all or --sweep/],
+    [['--all', 'web'], 2, /name a TARGET, or give --all or --sweep/],
+    [['--all', '--sweep'], 2, /name a TARGET, or give --all or --sweep/],
+    [['--dry-run'], 2, /name a TARGET, or give --all or --sweep/],
     [['--pause', '--resume', 'web'], 2, /either --pause or --resume/],
     [['--pause', '--timeout', '3', 'web'], 2, /go with stopping/],
     [['--signal', 'NOPE', 'web'], 2, /no such signal: NOPE/],
