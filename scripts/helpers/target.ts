@@ -101,9 +101,12 @@ export function namedContainer(hierarchies: Hierarchy[], name: string): WholeCon
   return { label: name, first, startTicks: first && startTicks(first.pid), cgroups, name };
 }
 
-/** The innermost container that a process is in. `containers`: outer ones before inner ones. */
+/**
+ * The innermost container that a process is in, and this process is not: to a script in a chroot the tree outside looks
+ * like a container that contains the script. `containers`: outer ones before inner ones.
+ */
 export const containerAround = (containers: Container[], pid: number): Container | undefined =>
-  containers.findLast(({ members }) => members.has(pid));
+  containers.findLast(({ members }) => members.has(pid) && !members.has(process.pid));
 
 /** A sentence for the user who gave the PID of a process in the middle of a container: which container that is. */
 export const belongsTo = (pid: number, name: string | undefined, first: Process): string =>
