@@ -205,9 +205,9 @@ test(
   'what a process has before it is moved is not counted: the limit and the real ceiling are told',
   container,
   async () => {
-    // in the cgroup of this test, which is not its own: it is moved; then it eats 60 MiB more
+    // in the cgroup of this test, which is not its own: it is moved; then it eats more than what mawk can reuse of the first
     const eater =
-      'BEGIN { for (s = "x"; length(s) < 4e7;) s = s s; print "full"; fflush(); getline; for (t = "x"; length(t) < 6e7;) t = t t; print "more"; fflush(); getline }';
+      'BEGIN { for (s = "x"; length(s) < 4e7;) s = s s; print "full"; fflush(); getline; for (t = "x"; length(t) < 2e8;) t = t t; print "more"; fflush(); getline }';
     const child = spawn('awk', [eater], { stdio: ['pipe', 'pipe', 'ignore'] });
     const end = once(child, 'exit');
     try {
