@@ -13,7 +13,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
-import { bundle, run, Sandbox } from './helpers/fetch.ts';
+import { bundle, run, Sandbox, sandbox } from './helpers/fetch.ts';
 import { needs } from './helpers/needs.ts';
 import { test } from './helpers/slow.ts';
 
@@ -93,8 +93,7 @@ test('a debootstrapped Debian comes out as GNU tar makes it', {
 }, async (t) => {
   const missing = debian();
   if (missing) return t.skip(missing);
-  const made = new Sandbox();
-  t.after(() => made.remove());
+  const made = sandbox(t);
   const lines = await compare(t, tarball, made);
   assert.ok(lines > 5000);
   assert.equal(execFileSync('chroot', [made.dest, '/usr/bin/dpkg', '--verify'], { encoding: 'utf8' }), '');
@@ -103,8 +102,7 @@ test('a debootstrapped Debian comes out as GNU tar makes it', {
 test('whatever a file can have comes out as GNU tar makes it', {
   skip: needs('root', 'namespaces', 'setcap', 'python3'),
 }, async (t) => {
-  const made = new Sandbox();
-  t.after(() => made.remove());
+  const made = sandbox(t);
   const tree = join(made.top, 'tree');
   mkdirSync(join(tree, 'bin'), { recursive: true });
   const file = (name: string, data = name) => {

@@ -7,7 +7,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { createServer as createHttpsServer } from 'node:https';
 import { type AddressInfo, connect } from 'node:net';
 import { join } from 'node:path';
-import { after, type TestContext } from 'node:test';
+import type { TestContext } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import {
   type DownloadOptions,
@@ -17,13 +17,12 @@ import {
   shown,
 } from '../scripts/fetch-rootfs/download.ts';
 import { archive } from './helpers/archives.ts';
-import { bundle, run, Sandbox } from './helpers/fetch.ts';
+import { bundle, run, Sandbox, sandbox } from './helpers/fetch.ts';
 import { needs } from './helpers/needs.ts';
 import { test } from './helpers/slow.ts';
 
 const lone = new Sandbox();
 const program = bundle(lone.top);
-after(() => lone.remove());
 
 // what a proxy of this machine's own is set to must not be asked for 127.0.0.1
 for (const name of Object.keys(process.env)) if (/_proxy$/i.test(name)) delete process.env[name];
@@ -84,8 +83,7 @@ async function collect(url: string, options: DownloadOptions = {}): Promise<Buff
 const root = { skip: needs('root', 'namespaces') };
 
 test('a URL is fetched, checked and unpacked', root, async (t) => {
-  const made = new Sandbox();
-  t.after(() => made.remove());
+  const made = sandbox(t);
   const { url, requests } = await serve(t, (request, response) => sendPart(request, response, big, '"a"'));
   const { code, stdout, stderr } = await run(['--sha256', sum, url, made.dest], { program });
   assert.equal(code, 0, stderr);
@@ -97,8 +95,7 @@ test('a URL is fetched, checked and unpacked', root, async (t) => {
 });
 
 test('a break is mended in mid-extraction: tar goes on with the next byte', root, async (t) => {
-  const made = new Sandbox();
-  t.after(() => made.remove());
+  const made = sandbox(t);
   const { url, requests } = await serve(t, (request, response, attempt) =>
     sendPart(request, response, big, '"a"', attempt < 3 ? 100_000 : Infinity),
   );
@@ -116,8 +113,7 @@ test('a break is mended in mid-extraction: tar goes on with the next byte', root
 });
 
 test('a wrong sha256 leaves nothing', root, async (t) => {
-  const made = new Sandbox();
-  t.after(() => made.remove());
+  const made = sandbox(t);
   const { url } = await serve(t, (request, response) => sendPart(request, response, big, '"a"'));
   const { code, stderr } = await run(['--sha256', 'f'.repeat(64), url, made.dest], { program });
   assert.match(stderr, new RegExp(`^fetch-rootfs: cannot fetch ${url}: its sha256 is ${sum}, not f+\n$`));
@@ -126,8 +122,7 @@ test('a wrong sha256 leaves nothing', root, async (t) => {
 });
 
 test('a body that ends too early where no length was told is found out by what it holds', root, async (t) => {
-  const made = new Sandbox();
-  t.after(() => made.remove());
+  const made = sandbox(t);
   const { url } = await serve(t, (_, response) => {
     response.useChunkedEncodingByDefault = false;
     response.removeHeader('Content-Length');
@@ -141,8 +136,7 @@ test('a body that ends too early where no length was told is found out by what i
 });
 
 test('an error of the server is one line', async (t) => {
-  const made = new Sandbox();
-  t.after(() => made.remove());
+  const made = sandbox(t);
   const { url, requests } = await serve(t, (_, response) => response.writeHead(404).end('no'));
   const { code, stderr } = await run([url, made.dest], { program });
   assert.match(stderr, /^fetch-rootfs: cannot fetch http:[^ ]+: 127\.0\.0\.1:\d+ answers 404 Not Found\n$/);
@@ -418,8 +412,7 @@ async function serveBigTls(t: TestContext): Promise<{ url: string; file: string 
 }
 
 test('https is fetched where its certificate is trusted, and refused at once where not', tls, async (t) => {
-  const made = new Sandbox();
-  t.after(() => made.remove());
+  const made = sandbox(t);
   const { url, file } = await serveBigTls(t);
   const untrusted = await run([url, made.dest], { program, env: { NODE_EXTRA_CA_CERTS: '' } });
   assert.match(
@@ -433,8 +426,7 @@ test('https is fetched where its certificate is trusted, and refused at once whe
 });
 
 test('a redirect from https to http is not followed', tls, async (t) => {
-  const made = new Sandbox();
-  t.after(() => made.remove());
+  const made = sandbox(t);
   const { file, ...pair } = certificate();
   const { url: plain, requests } = await serve(t, (request, response) =>
     sendPart(request, response, big, '"a"'),
@@ -453,8 +445,7 @@ test('a redirect from https to http is not followed', tls, async (t) => {
 });
 
 test('https goes through a proxy in a tunnel, and ends with it', { ...tls, timeout: 60_000 }, async (t) => {
-  const made = new Sandbox();
-  t.after(() => made.remove());
+  const made = sandbox(t);
   const { url, file } = await serveBigTls(t);
   const asked: string[] = [];
   const server = createServer().on('connect', (request, socket) => {

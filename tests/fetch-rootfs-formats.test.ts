@@ -3,24 +3,16 @@ import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, type TestContext, test } from 'node:test';
+import { test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { archive, type Member } from './helpers/archives.ts';
-import { bundle, run, Sandbox, script } from './helpers/fetch.ts';
+import { loneBundle, run, type Sandbox, sandbox, script } from './helpers/fetch.ts';
 import { needs } from './helpers/needs.ts';
 import { top } from './helpers/script.ts';
 
-const lone = new Sandbox();
-const program = bundle(lone.top);
-after(() => lone.remove());
+const program = loneBundle();
 
 const root = { skip: needs('root', 'namespaces') };
-
-function sandbox(t: TestContext): Sandbox {
-  const made = new Sandbox();
-  t.after(() => made.remove());
-  return made;
-}
 
 const small = archive({ name: 'bin/', type: '5', mode: 0o755 }, { name: 'bin/sh', data: '#!', mode: 0o755 });
 

@@ -2,15 +2,12 @@
 import assert from 'node:assert/strict';
 import { lstatSync } from 'node:fs';
 import { join } from 'node:path';
-import { after } from 'node:test';
-import { bundle, run, Sandbox } from './helpers/fetch.ts';
+import { loneBundle, run, Sandbox } from './helpers/fetch.ts';
 import { hostileArchives } from './helpers/hostile-archives.ts';
 import { needs } from './helpers/needs.ts';
 import { test } from './helpers/slow.ts';
 
-const lone = new Sandbox();
-const program = bundle(lone.top);
-after(() => lone.remove());
+const program = loneBundle();
 
 const names = hostileArchives('/nowhere').map(({ what }) => what);
 

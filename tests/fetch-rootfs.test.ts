@@ -22,20 +22,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { gzipSync } from 'node:zlib';
 import { planFetch } from '../scripts/fetch-rootfs.ts';
 import { archive, type Member, member } from './helpers/archives.ts';
-import { bundle, run, Sandbox, script } from './helpers/fetch.ts';
+import { loneBundle, run, Sandbox, sandbox, script } from './helpers/fetch.ts';
 import { needs } from './helpers/needs.ts';
 
-const lone = new Sandbox();
-const program = bundle(lone.top);
-after(() => lone.remove());
+const program = loneBundle();
 
 const root = { skip: needs('root', 'namespaces') };
-
-function sandbox(t: TestContext): Sandbox {
-  const made = new Sandbox();
-  t.after(() => made.remove());
-  return made;
-}
 
 const folder = (name: string, more: Member = {}): Member => ({ name, type: '5', mode: 0o755, ...more });
 const small = archive(folder('bin/'), { name: 'bin/sh', data: '#!', mode: 0o755 }, folder('etc/'), {

@@ -79,6 +79,9 @@ test('what oom-kills.sh has kept is read, with records of this container only', 
 });
 
 const run = (...words: string[]) => call('run', words);
+/** Runs a program of sh in a container with 20 MiB. */
+const runShell = (options: string[], program: string) =>
+  run(...options, '--memory', '20M', rootfs, 'sh', '-c', program);
 const line = (before: string, after: string) =>
   new RegExp(
     `^${before}the kernel killed tail \\(PID \\d+\\) at the memory limit of 20 MiB, with 1\\d(\\.\\d)? MiB in use: raise it with ${after}$`,
@@ -97,26 +100,10 @@ test(
     const swaps = await run('--memory', '20M', '--memory-swap', '21M', rootfs, 'tail', '/dev/zero');
     const countsSwap = memory.version === 2 ? '/proc/swaps' : join(memory.mountPoint, memoryFiles[1].swap);
     if (existsSync(countsSwap)) assert.match(swaps.stderr, / with --memory 40M --memory-swap 42991616\n$/);
-    const handles = await run(
-      '--name',
-      name,
-      '--memory',
-      '20M',
-      rootfs,
-      'sh',
-      '-c',
-      'tail /dev/zero; exit 5',
-    );
+    const handles = await runShell(['--name', name], 'tail /dev/zero; exit 5');
     assert.equal(handles.code, 5);
     assert.match(handles.stderr, said);
-    const other = await run(
-      '--memory',
-      '20M',
-      rootfs,
-      'sh',
-      '-c',
-      'kill -KILL $$; sleep 9 & kill -KILL $!; exit 137',
-    );
+    const other = await runShell([], 'kill -KILL $$; sleep 9 & kill -KILL $!; exit 137');
     assert.deepEqual([other.code, /kernel/.test(other.stderr)], [137, false], other.stderr);
   },
 );
@@ -134,17 +121,7 @@ test('without the log, run.ts tells that there was one, and the limit', containe
 
 test('logs.ts --status tells of a kill after the end, and while the container lives', container, async () => {
   const name = backgroundName();
-  const { stderr } = await run(
-    '-d',
-    '--name',
-    name,
-    '--memory',
-    '20M',
-    rootfs,
-    'sh',
-    '-c',
-    'sleep 0.3; exec tail /dev/zero',
-  );
+  const { stderr } = await runShell(['-d', '--name', name], 'sleep 0.3; exec tail /dev/zero');
   assert.ok(!stderr.includes('kernel'), stderr);
   await ended(name);
   const status = await call('logs', ['--status', name]);
@@ -169,17 +146,7 @@ test('logs.ts --status tells of a kill after the end, and while the container li
   );
 
   const living = backgroundName();
-  const started = await run(
-    '-d',
-    '--name',
-    living,
-    '--memory',
-    '20M',
-    rootfs,
-    'sh',
-    '-c',
-    'tail /dev/zero; sleep 1000',
-  );
+  const started = await runShell(['-d', '--name', living], 'tail /dev/zero; sleep 1000');
   assert.equal(started.code, 0, started.stderr);
   const json = async () => JSON.parse((await call('logs', ['--json', '--status', living])).stdout);
   await until('the kill', async () => (await json()).oomKilled);
@@ -198,7 +165,7 @@ test(
   container,
   async () => {
     const name = backgroundName();
-    await run('-d', '--name', name, '--memory', '20M', rootfs, 'sh', '-c', 'kill -KILL $$; exit 137');
+    await runShell(['-d', '--name', name], 'kill -KILL $$; exit 137');
     await ended(name);
     assert.equal(kept(name, 'status'), '137\n');
     const { stdout, stderr } = await call('logs', ['--json', '--status', name]);

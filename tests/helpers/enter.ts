@@ -6,8 +6,9 @@ import { after } from 'node:test';
 import { findCommand, type Running } from './container.ts';
 import { execute, until } from './script.ts';
 
-let lasting = 5000;
-/** A number of seconds that tells a sleep(1) from all others here. */
+// other test files run at the same time, and their sleeps are seen too
+let lasting = process.pid * 1000;
+/** A number of seconds that tells a sleep(1) from all others on the host. */
 export const newSeconds = () => String(++lasting);
 
 /** What is ended with the test file. */

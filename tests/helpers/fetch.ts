@@ -2,6 +2,7 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { chmodSync, copyFileSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { TestContext } from 'node:test';
 import { scratchFolder } from './leftovers.ts';
 import { type Result, top } from './script.ts';
 
@@ -14,6 +15,9 @@ export function bundle(folder: string): string {
   copyFileSync(join(top, 'dist/fetch-rootfs.mjs'), file);
   return file;
 }
+
+/** The same, in a folder that is removed with the test file. */
+export const loneBundle = () => bundle(scratchFolder('fetch', 0o755));
 
 /** How to run it: `program` may be a bundle, `input` is its standard input, `env` is added to the environment. */
 export interface Options {
@@ -97,4 +101,11 @@ export class Sandbox {
   remove(): void {
     execFileSync('rm', ['-rf', this.top]);
   }
+}
+
+/** A sandbox that is removed with the test. */
+export function sandbox(t: TestContext): Sandbox {
+  const made = new Sandbox();
+  t.after(() => made.remove());
+  return made;
 }
