@@ -70,7 +70,7 @@ import { join } from 'node:path';
 import { typedLine } from './helpers/called.ts';
 import { cgroupDirectory, type Hierarchy, processesIn, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
-import { attempt, readProc, readProcess } from './helpers/pids.ts';
+import { attempt, printable, readProc, readProcess } from './helpers/pids.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
 import { numberOf } from './limit/counters.ts';
 import { type Kill, watchKills } from './limit/oom-watch.ts';
@@ -134,7 +134,8 @@ function tell(text: string, { pid, name, bytes, level, cgroup, logged }: Kill, h
     unknown: "limit unknown: the kernel's log cannot be read",
   }[level ?? 'unknown'];
   const size = bytes === null ? '' : `, ${formatSize(bytes)}`;
-  const who = pid === null ? 'a process' : `${logged ? '' : 'probably '}${name} (PID ${pid})${size}`;
+  const who =
+    pid === null ? 'a process' : `${logged ? '' : 'probably '}${printable(name ?? '')} (PID ${pid})${size}`;
   const where = directory ? `, ${limit ? `${formatSize(limit)} of ` : ''}${directory}` : '';
   return `${text}: the kernel killed ${who}; ${whose}${where}`;
 }

@@ -322,6 +322,7 @@ function withEnded(rows: Row[], ended: EndedContainer[]) {
       processes: 0,
       pids: 0,
       engine: 'barehand',
+      labels: readLabels({ name, engine: 'barehand' }),
       ports: [],
       ended,
     })),

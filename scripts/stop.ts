@@ -77,11 +77,11 @@ import {
   statusField,
 } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
-import { holds, perform, type Step, toShell } from './helpers/steps.ts';
+import { explain, holds, perform, type Step, toShell } from './helpers/steps.ts';
 import { findContainer, type WholeContainer } from './helpers/target.ts';
 import { parseSignal, signalNumber } from './helpers/units.ts';
 import { planThawOthers } from './stop/frozen.ts';
-import { explain, hierarchies, ourContainers, planRemoval, planSweep, remove, sweep } from './stop/remove.ts';
+import { hierarchies, ourContainers, planRemoval, planSweep, remove, sweep } from './stop/remove.ts';
 
 export const options = {
   signal: { short: 's', parse: parseSignal },
@@ -159,7 +159,7 @@ const planThaw = (container: WholeContainer): Step[] =>
   planThawOthers(
     hierarchies,
     container.label,
-    livingProcesses(container).map(({ pid }) => pid),
+    () => livingProcesses(container).map(({ pid }) => pid),
     container.cgroups.map(({ directory }) => directory),
   );
 

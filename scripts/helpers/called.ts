@@ -3,9 +3,12 @@ import { existsSync, readFileSync, realpathSync } from 'node:fs';
 import { dirname, extname, join } from 'node:path';
 import { quote } from './shell.ts';
 
-/** The path of this script as its caller typed it: node makes that in process.argv absolute, proc_pid_cmdline(5). */
+/** The command line of this process, which has node's own words too, proc_pid_cmdline(5). */
+export const typedWords = () => readFileSync('/proc/self/cmdline', 'utf8').split('\0').slice(0, -1);
+
+/** The path of this script as its caller typed it: node makes that in process.argv absolute. */
 function typedPath(): string {
-  const typed = readFileSync('/proc/self/cmdline', 'utf8').split('\0').slice(0, -1);
+  const typed = typedWords();
   const path = typed[typed.length - process.argv.length + 1] ?? process.argv[1] ?? '';
   return path.includes('/') ? path : `./${path}`;
 }

@@ -55,6 +55,9 @@ export function parseHierarchies(mountinfo: string): Hierarchy[] {
 export const noHierarchy =
   'no cgroup hierarchy is mounted on this host: mount -t cgroup2 cgroup2 /sys/fs/cgroup';
 
+/** Whether a name in `parent` is that of a cgroup of limit-*.ts, pid-N; all others are names of containers. */
+export const isPidName = (name: string) => /^pid-\d+$/.test(name);
+
 /** The hierarchies mounted on this host. */
 export const readHierarchies = () =>
   // a mount on top may hide one

@@ -4,7 +4,7 @@ import { createRequire } from 'node:module';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import minimist from 'minimist';
-import { scriptPath } from './called.ts';
+import { scriptPath, typedWords } from './called.ts';
 import { embedded } from './embedded.ts';
 import { page, shortHelp, wholeHelp } from './help.ts';
 import { didYouMean, escapeControls } from './messages.ts';
@@ -88,6 +88,10 @@ export const kebab = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${le
 /** Whether an option was given: a flag that is set, a value, or a list that is not empty. */
 export const isGiven = (value: unknown) => [value].flat().some((one) => one !== undefined && one !== false);
 
+/** The options of a script, with those that every script has. */
+const tableOf = (options: Record<string, Option>): [key: string, Option][] =>
+  Object.entries({ ...options, help: { short: 'h' }, version: {} });
+
 /**
  * Parses argv (without node and the script) by the table. `dryRun` in the table is `--dry-run`, `noTrunc` is
  * `--no-trunc`. Returns the values of the options and the operands, including the words of a command; or, if --help or
@@ -95,11 +99,7 @@ export const isGiven = (value: unknown) => [value].flat().some((one) => one !== 
  * Throws UsageError for an unknown option, a missing or unwanted value, or a wrong number of operands.
  */
 export function parseArguments<Table extends Record<string, Option>>(spec: Spec<Table>, argv: string[]) {
-  const table: [key: string, Option][] = Object.entries({
-    ...spec.options,
-    help: { short: 'h' },
-    version: {},
-  });
+  const table = tableOf(spec.options);
   const keysWhere = (hasValue: boolean) =>
     table.flatMap(([key, { parse }]) => ((parse !== undefined) === hasValue ? key : []));
   const parsed = minimist(plainWords(table, spec.command ?? false, argv), {
@@ -158,14 +158,9 @@ function plainWords(table: [key: string, Option][], command: boolean, argv: stri
       if (option.parse) {
         // the rest of this word, or the next word, is the value; only a number may follow a letter directly
         if (rest !== '' && (value !== undefined || !/^\d+(\.\d*)?(e\d+)?$/.test(rest))) throw unknown();
-        const isNext = value === undefined && rest === '' && /^(?!-)|^-$|^-\.?\d[\d.]*$/.test(next);
-        if (
-          !isNext &&
-          value === undefined &&
-          rest === '' &&
-          /^-./.test(argv[index + 1] ?? '') &&
-          next !== '--'
-        )
+        const takesNext = value === undefined && rest === '';
+        const isNext = takesNext && /^(?!-)|^-$|^-\.?\d[\d.]*$/.test(next);
+        if (takesNext && !isNext && next !== '--')
           throw new UsageError(
             `--${kebab(key)} needs a value, and ${next} is an option: if it is the value, type --${kebab(key)}=${next}`,
           );
@@ -192,11 +187,7 @@ export function refuseLateOptions(
 ): void {
   const [first = ''] = words;
   if (!/^-./.test(first)) return;
-  const table: [key: string, Option][] = Object.entries({
-    ...options,
-    help: { short: 'h' },
-    version: {},
-  });
+  const table = tableOf(options);
   const rewritten = plainWords(table, true, words);
   const isOption = (word: string) => table.some(([key]) => word.split('=', 1)[0] === `--${key}`);
   // from the first word that is no option on, all words are as they were
@@ -245,7 +236,7 @@ function nameWorkingDirectory(): string {
 function refuseTakenWords(): void {
   const [node = 'node', script = '', ...words] = process.argv;
   // process.argv does not have node's own --, proc_pid_cmdline(5)
-  const typed = readFileSync('/proc/self/cmdline', 'utf8').split('\0').slice(0, -1);
+  const typed = typedWords();
   if (typed.slice(0, typed.length - words.length).includes('--')) return;
   const end = words.indexOf('--');
   const taken = words

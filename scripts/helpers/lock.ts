@@ -3,6 +3,7 @@
 import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import { Failure, reason, scriptName } from './cli.ts';
 import { attempt, commandLine, printable, readProcess } from './pids.ts';
+import { installCommand } from './programs.ts';
 import { zx } from './shell.ts';
 
 /** A lock that this process holds by a descriptor. No child inherits the descriptor. */
@@ -67,7 +68,7 @@ async function take(
       `the lock on ${path} has not come free in ${waitSeconds} s: end ${holder(descriptor) ?? 'who holds it'}, if it hangs`,
     );
   if (exitCode === 127)
-    throw new Failure(`cannot lock ${path}: flock(1) is missing: apt-get install util-linux`);
+    throw new Failure(`cannot lock ${path}: flock(1) is missing: ${installCommand(['flock'])}`);
   if (exitCode !== 0) throw new Failure(`cannot lock ${path}: ${stderr.trim() || `exit code ${exitCode}`}`);
 }
 

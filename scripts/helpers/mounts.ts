@@ -46,6 +46,15 @@ export function mountOf(path: string, mounts: Mount[]): Mount | undefined {
   return around.findLast(({ mountPoint }) => mountPoint.length === deepest);
 }
 
+/** The upper or the first lower directory of an overlay, as whoever mounted it saw it; undefined if it has none. */
+export function overlayDirectory(
+  { superOptions }: Mount,
+  which: 'upperdir' | 'lowerdir',
+): string | undefined {
+  const path = new RegExp(`(?:^|,)${which}=([^,:]*)`).exec(superOptions)?.[1];
+  return path && unescapeMountinfo(path);
+}
+
 /** Undoes the octal escapes of mountinfo, proc(5): `\040` is a space. Bytes above 127 come as they are. */
 export function unescapeMountinfo(field: string): string {
   return field.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));

@@ -16,6 +16,7 @@ import { dirname, join, relative } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { moveAll, moveTree, processesIn } from './cgroups.ts';
 import { Failure, reason } from './cli.ts';
+import { ofDescriptor } from './in-root.ts';
 import { attempt, readProcess } from './pids.ts';
 import { type Command, quote, runProgram, sh, variable } from './shell.ts';
 
@@ -34,13 +35,14 @@ export type Condition = { ended: number } | { empty: string } | { line: string; 
 /**
  * One step. `why` is printed as a comment above it.
  *
- * mkdir makes a directory and those above it; rmdir removes one, and `withParent` the one that it is in as well, with
- * `unlessUsed` only if it is empty and not busy; write writes a value to a file such as those of cgroupfs or procfs; link makes a symbolic link; remove removes a
- * file or a whole directory; copy copies files to the same path below `to`, without set-user-ID bits. With `in` these are a name in that directory. moveTree takes a process and its
- * descendants, whose PIDs now are `members`, to the cgroup `to`; moveAll all processes of a cgroup. signal sends a signal
- * to those of some processes that have not ended; killAll sends SIGKILL to all processes of a cgroup and of those below
- * it, until there is none. until waits for a condition, at most `seconds`. run runs a program, with `input` as its
- * standard input. `ignore`: what it says and whether it fails does not matter.
+ * mkdir makes a directory and those above it. rmdir removes one, with `withParent` its parent directory too; with
+ * `unlessUsed` only if they are empty and not busy. write writes a value to a file, such as one of cgroupfs or procfs.
+ * link makes a symbolic link. With `in`, the path of mkdir, write and link is a name in that directory. remove removes a
+ * file or a directory with all that is in it. copy copies files to the same path below `to`, without set-user-ID bits.
+ * moveTree moves a process and its descendants, whose PIDs now are `members`, to the cgroup `to`; moveAll moves all
+ * processes of a cgroup. signal sends a signal to those of some processes that have not ended. killAll sends SIGKILL to
+ * all processes of a cgroup and of those below it, until there is none. until waits for a condition, at most `seconds`.
+ * run runs a program, with `input` as its standard input. With `ignore`, neither its output nor its failure matters.
  */
 export type Step = { why?: string } & (
   | { mkdir: string; in?: Place }
@@ -56,6 +58,10 @@ export type Step = { why?: string } & (
   | { until: Condition; seconds: number }
   | { run: Command; input?: string; ignore?: boolean }
 );
+
+/** The same steps, with a comment above the first one. */
+export const explain = (why: string, steps: Step[]): Step[] =>
+  steps.map((step, index) => (index > 0 ? step : { ...step, why }));
 
 /**
  * A plan as shell that can be pasted: it does what `perform` does. Steps that do the same
@@ -298,8 +304,7 @@ function makeOne(path: string): boolean {
 }
 
 /** A name in a directory that is held open: proc(5) has it under its descriptor. */
-const at = (name: string, place: Place | undefined) =>
-  place ? `/proc/self/fd/${place.open()}/${name}` : name;
+const at = (name: string, place: Place | undefined) => (place ? ofDescriptor(place.open(), name) : name);
 
 async function performOne(step: Step): Promise<void> {
   if ('mkdir' in step) makeDirectory(at(step.mkdir, step.in));

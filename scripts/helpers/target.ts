@@ -2,7 +2,15 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { scriptPath } from './called.ts';
-import { cgroupPath, type Hierarchy, noHierarchy, ownCgroup, parent, processesIn } from './cgroups.ts';
+import {
+  cgroupPath,
+  type Hierarchy,
+  isPidName,
+  noHierarchy,
+  ownCgroup,
+  parent,
+  processesIn,
+} from './cgroups.ts';
 import { Failure, UsageError } from './cli.ts';
 import {
   type Container,
@@ -34,7 +42,7 @@ export const isName = (text: string) => /^[a-z0-9][\w.-]*$/i.test(text);
 export function ownName(hierarchy: Hierarchy, pid: number): string | undefined {
   const path = cgroupPath(readProc(pid, 'cgroup') ?? '', hierarchy) ?? '';
   const name = new RegExp(`^/${parent}/([^/]+)`).exec(path)?.[1];
-  return name && /^pid-\d+$/.test(name) ? undefined : name;
+  return name && isPidName(name) ? undefined : name;
 }
 
 /** A container as a whole: its first process, and the cgroups that it has to itself. */
@@ -57,7 +65,7 @@ export function ownContainers(hierarchies: Hierarchy[]): string[] {
   const entries = folders.flatMap(
     (folder) => attempt(() => readdirSync(folder, { withFileTypes: true })) ?? [],
   );
-  const names = entries.filter((entry) => entry.isDirectory() && !/^pid-\d+$/.test(entry.name));
+  const names = entries.filter((entry) => entry.isDirectory() && !isPidName(entry.name));
   return [...new Set(names.map(({ name }) => name))];
 }
 

@@ -2,7 +2,7 @@
 import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { Failure } from '../helpers/cli.ts';
-import { mountOf, readMounts, unescapeMountinfo } from '../helpers/mounts.ts';
+import { mountOf, overlayDirectory, readMounts } from '../helpers/mounts.ts';
 import { attempt } from '../helpers/pids.ts';
 
 /** A disk whose I/O can be limited, and how it was found. */
@@ -39,9 +39,7 @@ export function findDisk(path: string, type = ''): Disk {
   // /sys does not have the device number, as on btrfs and overlay: the mount names the device
   const mount = mountOf(realpathSync(path), readMounts('self'));
   if (mount?.type === 'overlay') {
-    const upper = /(?:^|,)upperdir=([^,]*)/.exec(mount.superOptions)?.[1];
-    const lower = /(?:^|,)lowerdir=([^,:]*)/.exec(mount.superOptions)?.[1];
-    const below = unescapeMountinfo(upper ?? lower ?? '');
+    const below = overlayDirectory(mount, 'upperdir') ?? overlayDirectory(mount, 'lowerdir') ?? '';
     if (existsSync(below)) return findDisk(below, 'overlay');
   }
   if (mount?.source.startsWith('/') && attempt(() => statSync(mount.source).isBlockDevice()))

@@ -2,11 +2,11 @@
 // limits of a cgroup before limit-*.ts changed them. --reset reads both.
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { type Hierarchy, parent, processesIn } from '../helpers/cgroups.ts';
+import { type Hierarchy, isPidName, parent, processesIn } from '../helpers/cgroups.ts';
 import { runFolder } from '../helpers/containers.ts';
 import { isBelow } from '../helpers/mounts.ts';
 import { attempt, startTicks } from '../helpers/pids.ts';
-import { perform, type Step } from '../helpers/steps.ts';
+import { explain, perform, type Step } from '../helpers/steps.ts';
 import { controllersOf, isSame, type LimitName, limits, type Setting } from './table.ts';
 import type { Target } from './target.ts';
 
@@ -124,7 +124,7 @@ const namesIn = (folder: string) => attempt(() => readdirSync(folder)) ?? [];
 
 /** The directories pid-N in another, of cgroups or notes. */
 const pidFolders = (folder: string) =>
-  namesIn(folder).flatMap((name) => (/^pid-\d+$/.test(name) ? join(folder, name) : []));
+  namesIn(folder).flatMap((name) => (isPidName(name) ? join(folder, name) : []));
 
 // a younger one may be in the making by another call
 const isOld = (path: string) => Date.now() - (attempt(() => statSync(path).mtimeMs) ?? 0) >= 10_000;
@@ -172,5 +172,5 @@ export async function sweepTargets(hierarchies: Hierarchy[]): Promise<void> {
 /** The steps of sweepTargets, to be printed. */
 export function planSweepTargets(hierarchies: Hierarchy[]): Step[] {
   const why = 'left by limit-*.ts: cgroups and notes of processes that have ended';
-  return [...sweepSteps(hierarchies)].map((step, index) => (index > 0 ? step : { ...step, why }));
+  return explain(why, [...sweepSteps(hierarchies)]);
 }

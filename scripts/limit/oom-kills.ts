@@ -6,6 +6,7 @@ import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { scriptPath } from '../helpers/called.ts';
 import { cgroupDirectory, cgroupsBelow, type Hierarchy } from '../helpers/cgroups.ts';
+import { isBelow } from '../helpers/mounts.ts';
 import { printable } from '../helpers/pids.ts';
 import { quote } from '../helpers/shell.ts';
 import { formatSize } from '../helpers/units.ts';
@@ -54,8 +55,7 @@ function loggedKills(): (LoggedKill & Size)[] {
 function lastKill(kills: (LoggedKill & Size)[], own: string, startedBootSeconds: number) {
   const since = startedBootSeconds - uptime() * 0.0005;
   return kills.findLast(
-    ({ taskCgroup, sinceBootSeconds }) =>
-      sinceBootSeconds >= since && (taskCgroup === own || taskCgroup.startsWith(`${own}/`)),
+    ({ taskCgroup, sinceBootSeconds }) => sinceBootSeconds >= since && isBelow(taskCgroup, own),
   );
 }
 

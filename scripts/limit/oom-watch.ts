@@ -2,9 +2,11 @@
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { cgroupDirectory, type Hierarchy, processesIn } from '../helpers/cgroups.ts';
+import { isBelow } from '../helpers/mounts.ts';
 import { attempt, descendants, readProcess, readProcesses, startTicks } from '../helpers/pids.ts';
 import { readNumber } from './counters.ts';
 import { followKernelLog, type Level, levelOf, parseLoggedKills, pathOf } from './oom.ts';
+import { guessLevel } from './oom-kills.ts';
 import { memoryFiles, readBytes } from './table.ts';
 import type { Target } from './target.ts';
 
@@ -22,9 +24,8 @@ export interface Kill {
 
 /** The kills in the cgroup `own` among records of the log. */
 export function parseKills(records: string[], own: string): Kill[] {
-  const prefix = own === '/' ? '/' : `${own}/`;
   return parseLoggedKills(records)
-    .filter(({ taskCgroup }) => `${taskCgroup}/`.startsWith(prefix))
+    .filter(({ taskCgroup }) => isBelow(taskCgroup, own))
     .map(({ pid, name, bytes, limitCgroup }) => {
       return { pid, name, bytes, level: levelOf(limitCgroup, own), cgroup: limitCgroup, logged: true };
     });
@@ -52,10 +53,11 @@ function whoseLimit(before: ReturnType<typeof readHits>, now: ReturnType<typeof 
     const old = before[index];
     return count > (old?.count ?? 0) || (isFull && !old?.isFull);
   });
-  const [hit, ...others] = newly.length > 0 ? newly : now.filter(({ isFull }) => isFull);
-  if (others.length > 0) return { level: null, cgroup: null };
-  const cgroup = hit?.cgroup ?? null;
-  return { level: levelOf(cgroup, own), cgroup };
+  const hit = newly.length > 0 ? newly : now.filter(({ isFull }) => isFull);
+  return guessLevel(
+    hit.map(({ cgroup }) => cgroup),
+    own,
+  );
 }
 
 /**

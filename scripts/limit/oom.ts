@@ -2,6 +2,7 @@
 import { constants, openSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { cgroupDirectory, type Hierarchy } from '../helpers/cgroups.ts';
+import { isBelow } from '../helpers/mounts.ts';
 import { attempt } from '../helpers/pids.ts';
 
 /** The limit that caused a kill: the container's own, one above it, one of a cgroup inside it, or the host's memory. */
@@ -91,5 +92,5 @@ export function pathOf(hierarchy: Hierarchy, directory: string): string | undefi
 export function levelOf(limitCgroup: string | null, own: string): Level {
   if (limitCgroup === null) return 'host';
   if (limitCgroup === own) return 'own';
-  return limitCgroup.startsWith(`${own}/`) ? 'inside' : 'parent';
+  return isBelow(limitCgroup, own) ? 'inside' : 'parent';
 }

@@ -96,11 +96,12 @@ let bfq: { isThere: boolean; isUsed: boolean } | undefined;
 
 /** Whether this kernel has the I/O scheduler bfq, which adds its files to cgroups, and whether a disk uses it. */
 export function readBfq(): { isThere: boolean; isUsed: boolean } {
+  if (bfq) return bfq;
   const names = attempt(() => readdirSync('/sys/block')) ?? [];
-  const schedulers = () => names.map((name) => readText(`/sys/block/${name}/queue/scheduler`) ?? '');
-  bfq ??= {
-    isThere: schedulers().some((words) => /\bbfq\b/.test(words)),
-    isUsed: schedulers().some((words) => words.includes('[bfq]')),
+  const schedulers = names.map((name) => readText(`/sys/block/${name}/queue/scheduler`) ?? '');
+  bfq = {
+    isThere: schedulers.some((words) => /\bbfq\b/.test(words)),
+    isUsed: schedulers.some((words) => words.includes('[bfq]')),
   };
   return bfq;
 }

@@ -6,6 +6,7 @@ import {
   cgroupDirectory,
   cgroupPath,
   type Hierarchy,
+  isPidName,
   ownCgroup,
   parent,
   processesIn,
@@ -119,7 +120,7 @@ const needsRoot = (text: string) =>
 /** A target whose cgroup exists: a container, a service, or a tree that has a barehand/pid-N. */
 function inCgroup(hierarchy: Hierarchy, directory: string, text: string, process_?: Process): Target {
   const isOurs = basename(dirname(directory)) === parent;
-  const inPlace = !(isOurs && /^pid-\d+$/.test(basename(directory)));
+  const inPlace = !(isOurs && isPidName(basename(directory)));
   // the PID that means a container of ours need not be that of its first process
   const top = isOurs && inPlace ? firstOf(processesIn(directory)) : process_;
   return {

@@ -25,13 +25,16 @@ export interface Ended {
  * The end of a container, from the status that keep.sh has written. undefined: the container runs, or has no log.
  * `oomKills`: null if there are none.
  */
-export function readEnded(name: string): { ended: Ended; oomKills: OomKills | null } | undefined {
+export function readEnded(
+  name: string,
+  hierarchies = readHierarchies(),
+): { ended: Ended; oomKills: OomKills | null } | undefined {
   const folder = notesFolder(name);
   if (!['log', 'log.1'].some((log) => existsSync(join(folder, log)))) return undefined;
   const file = join(folder, 'status');
   const text = attempt(() => readFileSync(file, 'utf8'));
   if (text === undefined) {
-    const container = attempt(() => namedContainer(readHierarchies(), name));
+    const container = attempt(() => namedContainer(hierarchies, name));
     const isLeft = container && !container.first && container.cgroups.length === 0;
     const ended = { code: null, signal: null, oomKills: null, at: null, oomKilled: false };
     return isLeft ? { ended, oomKills: null } : undefined;
@@ -40,7 +43,7 @@ export function readEnded(name: string): { ended: Ended; oomKills: OomKills | nu
   const code = Number.parseInt(text, 10);
   const [signal = null] = Object.entries(constants.signals).find(([, number]) => number === code - 128) ?? [];
   const at = attempt(() => statSync(file).mtime.toISOString()) ?? null;
-  const oomKills = parseOomKills(text, findHierarchy(readHierarchies(), 'memory'));
+  const oomKills = parseOomKills(text, findHierarchy(hierarchies, 'memory'));
   return {
     ended: {
       code: Number.isNaN(code) ? null : code,
@@ -54,13 +57,15 @@ export function readEnded(name: string): { ended: Ended; oomKills: OomKills | nu
 }
 
 /** All such containers, by name. */
-export const readAllEnded = (): { name: string; ended: Ended; oomKills: OomKills | null }[] =>
-  ownContainers(readHierarchies())
+export function readAllEnded(): { name: string; ended: Ended; oomKills: OomKills | null }[] {
+  const hierarchies = readHierarchies();
+  return ownContainers(hierarchies)
     .sort()
     .flatMap((name) => {
-      const ended = readEnded(name);
+      const ended = readEnded(name, hierarchies);
       return ended ? [{ name, ...ended }] : [];
     });
+}
 
 /** How a container has ended, for people: `exited (3)`. */
 export function endedText({ code, signal, oomKills }: Omit<Ended, 'oomKilled'>): string {

@@ -163,23 +163,24 @@ function limitsOf(
 ): LimitInForce[] {
   const { version, mountPoint, root } = hierarchy;
   const start = cgroupDirectory(hierarchy, path)?.replace(/\/$/, '');
+  if (start === undefined) return [];
+  const base = own ?? start;
   const found: LimitInForce[] = [];
-  for (let at = start; at && isBelow(at, mountPoint); at = dirname(at)) {
-    const level =
-      !own || at === own ? 'own' : isBelow(own, at) ? 'parent' : isBelow(at, own) ? 'inside' : 'other';
+  for (let at = start; isBelow(at, mountPoint); at = dirname(at)) {
+    const level = at === base ? 'own' : isBelow(base, at) ? 'parent' : isBelow(at, base) ? 'inside' : 'other';
     // the root of the tree limits nothing; in v1 each cpuset has a list, which may be that of the cgroup above
     const isTop = at === mountPoint;
-    const above = isTop ? [] : readLimit(limit, version, dirname(at));
+    const above = () => (isTop ? undefined : readLimit(limit, version, dirname(at))[0]?.text);
     for (const setting of isTop && root === '/' ? [] : readLimit(limit, version, at)) {
       const number = amount(version, setting);
-      const isInherited = number === undefined && (setting.text === '' || setting.text === above[0]?.text);
+      const isInherited = number === undefined && (setting.text === '' || setting.text === above());
       if (number === null || isInherited) continue;
       found.push({
         limit,
         device: setting.device ?? null,
         value: number ?? setting.text,
         used: usedOf(limit, version, at),
-        level: own ? level : at === start ? 'own' : 'parent',
+        level,
         cgroup: at,
         // v1 limits memory and swap together
         text: showLimit(version, setting) + (limit === 'swap' && version === 1 ? ' with memory' : ''),
@@ -190,12 +191,17 @@ function limitsOf(
 }
 
 /** The cgroup that a container has to itself in the hierarchy of a controller. */
-function ownIn(hierarchy: Hierarchy, controller: string, places: Places): string | undefined {
+function ownIn(
+  hierarchies: Hierarchy[],
+  hierarchy: Hierarchy,
+  controller: string,
+  places: Places,
+): string | undefined {
   const place = places[controller as keyof Places];
   if (place) return place.directory;
   // usage has no cpuset: the cgroup of the same path
   for (const { directory } of Object.values(places))
-    for (const other of readHierarchies()) {
+    for (const other of hierarchies) {
       const path = isBelow(directory, other.mountPoint) ? pathOf(other, directory) : undefined;
       const same = path === undefined ? undefined : cgroupDirectory(hierarchy, path);
       if (same && same !== hierarchy.mountPoint && existsSync(same)) return same;
@@ -219,9 +225,8 @@ export function readPage(
     throw new Failure(`there is no process ${pid}: ${scriptPath('ps')} shows containers, ps(1) processes`);
   const containers = reading.containers.map(({ container }) => container);
   const held = heldContainer(containers, pid);
-  const found = reading.containers.find(
-    ({ container }) => container === (held ?? containerAround(containers, pid)),
-  );
+  const around = held ?? containerAround(containers, pid);
+  const found = reading.containers.find(({ container }) => container === around);
   const first = found?.container.first.pid;
   const subject = held ? held.first.pid : pid;
   const procCgroup = readProc(subject, 'cgroup') ?? '';
@@ -235,7 +240,7 @@ export function readPage(
     const { controller } = limits[limit];
     const place = placeOf(controller);
     if (!place) return [];
-    const own = found && ownIn(place.hierarchy, controller, found.places);
+    const own = found && ownIn(hierarchies, place.hierarchy, controller, found.places);
     // the limits of the cgroups that a container shares with others are above it
     const its = limitsOf(limit, place.hierarchy, place.path, own);
     return found && !own ? its.map((one) => ({ ...one, level: 'parent' as const })) : its;

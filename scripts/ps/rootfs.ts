@@ -2,7 +2,7 @@
 import { type Stats, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Container, readRoot } from '../helpers/containers.ts';
-import { isBelow, type Mount, readMounts } from '../helpers/mounts.ts';
+import { isBelow, type Mount, overlayDirectory, readMounts } from '../helpers/mounts.ts';
 import { attempt } from '../helpers/pids.ts';
 
 /**
@@ -35,7 +35,8 @@ export function rootfsPath(container: Container, hostMounts: Mount[]): string | 
 }
 
 /** The directory that an overlay stands for. A path in /proc is one of the process that mounted it. */
-function overlayPath({ source, superOptions }: Mount): string | undefined {
-  const upper = /(?:^|,)upperdir=([^,]*)/.exec(superOptions)?.[1];
-  return [source, upper].find((path) => path?.startsWith('/') && !path.startsWith('/proc/'));
+function overlayPath(mount: Mount): string | undefined {
+  return [mount.source, overlayDirectory(mount, 'upperdir')].find(
+    (path) => path?.startsWith('/') && !path.startsWith('/proc/'),
+  );
 }

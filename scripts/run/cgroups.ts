@@ -9,6 +9,7 @@ import {
   cgroupsBelow,
   findHierarchy,
   type Hierarchy,
+  isPidName,
   lockDirectory,
   parent,
   processesIn,
@@ -198,7 +199,7 @@ function sweep(directories: string[]): void {
   const entries = attempt(() => readdirSync(first, { withFileTypes: true })) ?? [];
   for (const { name } of entries.filter((entry) => entry.isDirectory())) {
     // pid-N belongs to limit-*.ts
-    if (/^pid-\d+$/.test(name) || attempt(() => processesIn(join(first, name)).length) !== 0) continue;
+    if (isPidName(name) || attempt(() => processesIn(join(first, name)).length) !== 0) continue;
     for (const folder of [first, ...others]) removeTree(join(folder, name));
   }
 }

@@ -2,6 +2,7 @@
 import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { join, posix, resolve } from 'node:path';
+import { isPidName } from '../helpers/cgroups.ts';
 import { kebab, reason, UsageError } from '../helpers/cli.ts';
 import { quote } from '../helpers/shell.ts';
 import { parseNumber, parseSize } from '../helpers/units.ts';
@@ -15,7 +16,7 @@ import type { Range } from './userns.ts';
 
 /** A name that is valid as a directory name, a host name, and a word of the shell. `pid-N` is reserved for limit-*.ts. */
 export function parseName(text: string): string {
-  if (/^[a-z0-9][a-z0-9_.-]{0,62}$/i.test(text) && !/^pid-\d+$/.test(text)) return text;
+  if (/^[a-z0-9][a-z0-9_.-]{0,62}$/i.test(text) && !isPidName(text)) return text;
   throw new UsageError(
     `not a name: "${text}": up to 63 of a-z, 0-9, "_", "." and "-", the first a letter or digit; not pid-N`,
   );

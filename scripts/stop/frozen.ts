@@ -23,18 +23,19 @@ function freezers(hierarchy: Hierarchy, pid: number): string[] {
 }
 
 /**
- * The steps that thaw what freezes these processes of a container, except for `own`, the cgroups that the container has to
+ * The steps that thaw what freezes the processes of a container, which `readPids` looks for if it is needed, except for `own`, the cgroups that the container has to
  * itself. Throws Failure that says what to type if such a cgroup has other processes too: whoever froze those may want
  * them so.
  */
 export function planThawOthers(
   hierarchies: Hierarchy[],
   label: string,
-  pids: number[],
+  readPids: () => number[],
   own: string[],
 ): Step[] {
   const hierarchy = hierarchies.find(({ controllers }) => controllers.includes('freezer'));
   if (!hierarchy) return [];
+  const pids = readPids();
   const directories = new Set(pids.flatMap((pid) => freezers(hierarchy, pid)));
   for (const directory of own) directories.delete(directory);
   return [...directories].flatMap((directory) => {

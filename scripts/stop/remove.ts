@@ -9,7 +9,7 @@ import { lock } from '../helpers/lock.ts';
 import { attempt } from '../helpers/pids.ts';
 import { requirePrograms } from '../helpers/programs.ts';
 import { sh } from '../helpers/shell.ts';
-import { perform, type Step } from '../helpers/steps.ts';
+import { explain, perform, type Step } from '../helpers/steps.ts';
 import { namedContainer, ownContainers, type WholeContainer } from '../helpers/target.ts';
 import { planSweepTargets, sweepTargets } from '../limit/notes.ts';
 
@@ -19,10 +19,6 @@ export const hierarchies = readHierarchies();
 export const ourContainers = (): WholeContainer[] =>
   // one may end meanwhile
   ownContainers(hierarchies).flatMap((name) => attempt(() => namedContainer(hierarchies, name)) ?? []);
-
-/** The same steps, with a comment above the first one. */
-export const explain = (why: string, steps: Step[]): Step[] =>
-  steps.map((step, index) => (index > 0 ? step : { ...step, why }));
 
 /** The steps that remove cgroups of a container of ours, from the innermost outwards. */
 const planCgroups = (directories: string[]): Step[] => [
