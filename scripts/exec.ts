@@ -15,8 +15,9 @@ USAGE
   environment, capabilities and no_new_privs of the container's first process.
   If a seccomp filter applies to that process, the filter of run.ts applies to
   COMMAND. If standard input and output are a terminal, COMMAND gets a terminal
-  of its own. A shell shows where one is there, root@web:/#, unless its own
-  start files, the container's environment or -e set PS1.
+  of its own. If COMMAND is a shell, its prompt shows user, container and
+  directory, root@web:/#, unless its start files, the container's environment or
+  -e set PS1.
 
   If the kernel kills processes of the container at a memory limit meanwhile,
   exec.ts says which, and what raises it.
@@ -33,9 +34,9 @@ EXAMPLES
 
 OPTIONS
 * -u, --user USER[:GROUP]  user and group inside, by name or ID
-                        (default: those of the first process) names are those of
-                        the container's /etc/passwd and /etc/group; a number, up
-                        to 2147483647, is always an ID
+                        names are those of the container's /etc/passwd and
+                        /etc/group; a number, up to 2147483647, is always an ID
+                        (default: those of the first process)
 * -e, --env KEY=VALUE   set an environment variable
                         KEY alone takes the caller's value; may be repeated
 * -w, --workdir DIR     working directory (default: that of the first process)
@@ -74,7 +75,7 @@ SEE ALSO
   setns(2), nsenter(1), chroot(2), cgroups(7), capabilities(7), credentials(7),
   prctl(2), pty(7), unshare(1)
 */
-import { closeSync, readdirSync, readFileSync, realpathSync } from 'node:fs';
+import { readFileSync, realpathSync } from 'node:fs';
 import { hostname as osHostname } from 'node:os';
 import { join } from 'node:path';
 import { isatty } from 'node:tty';
@@ -86,7 +87,7 @@ import { cgroupDirectory, findHierarchy, type Hierarchy, readHierarchies } from 
 import { Failure, main, refuseLateOptions, UsageError, type Values } from './helpers/cli.ts';
 import { attempt, namespaceInode, readProc, readProcesses, startTicks } from './helpers/pids.ts';
 import { installCommand, requirePrograms } from './helpers/programs.ts';
-import { findInPath, findProgram, runProgram, sh } from './helpers/shell.ts';
+import { closeInherited, findInPath, findProgram, runProgram, sh } from './helpers/shell.ts';
 import { numberedArchitectures } from './helpers/system-calls.ts';
 import { findContainer } from './helpers/target.ts';
 import {
@@ -286,12 +287,7 @@ async function reportKills(
 /** Enters by nsenter(1), and waits. Signals go to the command, which is a child of nsenter. */
 async function enterByNsenter(argv: string[], env: NodeJS.ProcessEnv, passesKeys: boolean): Promise<number> {
   // nsenter(1) passes on all descriptors: those of the caller are closed here, those of node by execve(2)
-  for (const fd of readdirSync('/proc/self/fd').map(Number)) {
-    const flags = attempt(
-      () => /^flags:\s*(\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))?.[1],
-    );
-    if (fd > 2 && flags && !(Number.parseInt(flags, 8) & 0o2000000)) closeSync(fd);
-  }
+  closeInherited();
   return startAndWait(
     argv,
     env,
@@ -313,7 +309,7 @@ await main(
       );
     if (tool.name === 'nsenter' && entry.inside)
       console.error(
-        "exec: no perl or python3, so nsenter(1) enters: the container's own setpriv and env start COMMAND, as root at first, without a seccomp filter, on this terminal: apt-get install perl-base",
+        `exec: no perl or python3, so nsenter(1) enters: the container's own setpriv and env start COMMAND, as root at first, without a seccomp filter, on this terminal: ${installCommand(['perl'])}`,
       );
     if (values.dryRun) {
       process.stdout.write(enterRunbook(entry, tool));
@@ -334,7 +330,7 @@ await main(
     const words = enterCommand(entry, tool, waits && tool.name !== 'nsenter' ? process.pid : undefined);
     let code: number;
     if (tool.name === 'nsenter') code = await enterByNsenter(words, env, passesKeys);
-    else code = waits ? await startAndWait(words, env, passesKeys) : await become(words, env, passesKeys);
+    else code = waits ? await startAndWait(words, env, passesKeys) : become(words, env);
     await reportKills(target, memory, killsBefore);
     return code;
   },

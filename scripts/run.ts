@@ -14,8 +14,8 @@ USAGE
   command, environment, user, working directory and stop signal of the image
   that ROOTFS was made from.
 
-  On a terminal a shell shows where one is, root@web:/#, unless its own start
-  files, the image or -e set PS1.
+  On a terminal the prompt of a shell shows user, container and directory,
+  root@web:/#, unless its own start files, the image or -e set PS1.
 
 EXAMPLES
   run.ts -it --rm rootfs/host                   an interactive shell
@@ -51,9 +51,8 @@ CONTAINER OPTIONS
                         standard input of run.ts, unless -d is given
   -t, --tty             accepted, changes nothing: COMMAND gets a terminal
                         whenever run.ts has one
-  --rm                  accepted, changes nothing: of a container only the log
-                        of
-                        -d stays, until stop.ts removes it
+  --rm                  accepted, changes nothing: only the log of -d stays,
+                        until stop.ts removes it
 
 MOUNT OPTIONS
 * -v, --volume SRC:DST[:OPTIONS]  show SRC of the host at DST, :ro read-only
@@ -513,8 +512,8 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
   const resolver =
     sharesNetwork && values.dns.length === 0 ? hostResolver(rootfs, volumes, tmpfs) : undefined;
 
-  checkDevices(values.device);
   const host = readHost(environment);
+  checkDevices(values.device);
   return {
     name,
     rootfs,

@@ -62,15 +62,14 @@ export async function startDetached(argv: Command, env: NodeJS.ProcessEnv): Prom
 /** Whether node can become another program: execve(2), from Node 22.15 on. */
 export const canBecome = 'execve' in process;
 
-/** Becomes a program, where node can, else starts it and stays its parent, see startAndWait. */
-export async function become(argv: Command, env: NodeJS.ProcessEnv, passesKeys: boolean): Promise<number> {
-  const { execve } = process as { execve?: (file: string, argv: string[], env: NodeJS.ProcessEnv) => never };
+/** Becomes a program; canBecome says whether node can. */
+export function become(argv: Command, env: NodeJS.ProcessEnv): never {
+  const { execve } = process as unknown as {
+    execve: (file: string, argv: string[], env: NodeJS.ProcessEnv) => never;
+  };
   const file = findProgram(argv[0] ?? '', env.PATH?.split(delimiter));
   if (!file) throw new Failure(`there is no ${argv[0]} in PATH: ${env.PATH}`);
-  if (execve) {
-    process.removeAllListeners('warning'); // it says on stderr that execve is experimental
-    blockStreams();
-    execve.call(process, file, argv, env);
-  }
-  return startAndWait(argv, env, passesKeys);
+  process.removeAllListeners('warning'); // it says on stderr that execve is experimental
+  blockStreams();
+  return execve.call(process, file, argv, env);
 }

@@ -1,5 +1,5 @@
 // Programs of the host: finding, quoting, running.
-import { constants, readFileSync, statSync } from 'node:fs';
+import { closeSync, constants, readdirSync, readFileSync, statSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 
 /** The directories of the distribution's programs. PATH may lead to wrappers that work only on this host. */
@@ -32,6 +32,21 @@ export const findInPath = (name: string) => findProgram(name, pathDirectories())
  * its value replaces it. It is marked by NULs, which no word of a command can contain.
  */
 export const variable = (name: string) => `\0${name}\0`;
+
+const O_CLOEXEC = 0o2000000; // open(2), on x86-64 and arm64
+
+/** Closes the descriptors above 2 that the caller left open, which a child would inherit. node's own have O_CLOEXEC. */
+export function closeInherited(): void {
+  for (const fd of readdirSync('/proc/self/fd')
+    .map(Number)
+    .filter((fd) => fd > 2)) {
+    let flags = O_CLOEXEC;
+    try {
+      flags = descriptorFlags(fd);
+    } catch {} // readdir(3) had it open, and it is closed by now
+    if ((flags & O_CLOEXEC) === 0) closeSync(fd);
+  }
+}
 
 /** Quotes a word for any POSIX shell. zx's own quote() writes $'…', which dash does not know. */
 export function quote(word: string): string {

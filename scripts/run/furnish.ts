@@ -118,10 +118,11 @@ export const fstab = (mounts: Mount[]) =>
     )
     .join('');
 
-/** Devices and symlinks in every container's /dev. */
-const defaultDevices: Device[] = 'null zero full random urandom tty'.split(' ').map((name) => {
+/** Devices in every container's /dev. */
+export const defaultDevices: Device[] = 'null zero full random urandom tty'.split(' ').map((name) => {
   return { source: `/dev/${name}`, path: `/dev/${name}` };
 });
+/** Symlinks in every container's /dev. */
 const devLinks: [name: string, target: string][] = [
   ['fd', '/proc/self/fd'],
   ['stdin', '/proc/self/fd/0'],

@@ -19,6 +19,8 @@ const readOnlyPaths = '/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigge
 /** Devices that are copied from the host's /dev, and their numbers, major * 256 + minor: the kernel's devices.txt. */
 const deviceNumbers = { null: 0x103, zero: 0x105, full: 0x107, random: 0x108, urandom: 0x109, tty: 0x500 };
 
+const isFolder = (path: string) => statSync(path).isDirectory();
+
 /** Reads facts about this host. Throws Failure if a device in /dev has a wrong number. */
 export function readHost(
   environment: string[],
@@ -31,7 +33,6 @@ export function readHost(
       );
   }
   const there = maskedPaths.filter((path) => existsSync(path));
-  const isFolder = (path: string) => statSync(path).isDirectory();
   return {
     masked: {
       files: there.filter((path) => !isFolder(path)),
@@ -69,7 +70,6 @@ export function changeMasks(masked: Launch['masked'], mask: string[], unmask: st
     );
   }
   const stays = (path: string) => !unmask.includes('ALL') && !unmask.includes(path) && !mask.includes(path);
-  const isFolder = (path: string) => statSync(path).isDirectory();
   return {
     files: [...files.filter(stays), ...mask.filter((path) => !isFolder(path))],
     folders: [...folders.filter(stays), ...mask.filter(isFolder)],
@@ -101,7 +101,7 @@ export function findVolumes(volumes: Volume[]): FoundVolume[] {
     return {
       ...volume,
       isDirectory: statSync(source).isDirectory(),
-      mountPoints: [{ path: '', options: mountFlags(source) }, ...submounts],
+      mountPoints: [{ path: '', options: keptOptions(mountOf(source, mounts)?.options ?? []) }, ...submounts],
     };
   });
 }

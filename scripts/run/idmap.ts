@@ -16,7 +16,13 @@ const mount = `mount --bind -o X-mount.idmap="$1" -- "$2" "$2" && shift 2 && exe
  * command: it mounts the directory over itself with the ID maps of the namespace, then becomes the other command. It is
  * mount(8) of util-linux 2.39 or later, or perl. Throws Failure if this host has neither.
  */
-export async function idmapCommand(): Promise<string[]> {
+export const idmapCommand = () => {
+  found ??= findCommand();
+  return found;
+};
+let found: Promise<string[]> | undefined;
+
+async function findCommand(): Promise<string[]> {
   const { stdout } = await runProgram(['mount', '--version']);
   const [, major = '0', minor = '0'] = /util-linux (\d+)\.(\d+)/.exec(stdout) ?? [];
   if (Number(major) > 2 || Number(minor) >= 39) return ['sh', '-c', mount, 'run'];

@@ -16,7 +16,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Failure } from '../helpers/cli.ts';
 import { attempt, readProc, readProcess, startTicks } from '../helpers/pids.ts';
-import { sh, zx } from '../helpers/shell.ts';
+import { closeInherited, sh, zx } from '../helpers/shell.ts';
 import { perform, type Step, toShell } from '../helpers/steps.ts';
 import { notesAbout } from '../limit/notes.ts';
 import { joiningSteps, type ReservedName, removingInner, removingSteps, reserveName } from './cgroups.ts';
@@ -27,7 +27,7 @@ import { oomKillsShell, releaseShell } from './hold.ts';
 import { limitFailure, memoryWords, reportKills } from './killed.ts';
 import { applySettings } from './settings.ts';
 import { Signals } from './signals.ts';
-import { closeInherited, giveStreams } from './streams.ts';
+import { giveStreams } from './streams.ts';
 import { hostId } from './userns.ts';
 
 /** A signal has ended the launch. The exit code tells which, so no message is printed. */

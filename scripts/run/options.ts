@@ -8,7 +8,7 @@ import { quote } from '../helpers/shell.ts';
 import { parseNumber, parseSize } from '../helpers/units.ts';
 import { findDisk } from '../limit/disk.ts';
 import { maxId, parsePath, parseVariable } from './command.ts';
-import type { Device, Tmpfs, Volume } from './furnish.ts';
+import { type Device, defaultDevices, type Tmpfs, type Volume } from './furnish.ts';
 import { namespaces } from './hold.ts';
 import { mountOptions } from './host.ts';
 import type { Sysctl } from './settings.ts';
@@ -209,11 +209,9 @@ export function parseDevice(text: string): Device {
 
 /** Throws UsageError if a device is to be denied in one place and allowed in another: the kernel goes by its number. */
 export function checkDevices(devices: Device[]): void {
-  const usual = 'null zero full random urandom tty'
-    .split(' ')
-    .map((name) => ({ source: `/dev/${name}`, denied: '' }));
+  if (devices.length === 0) return;
   const deniedOf = new Map<number, { source: string; denied: string }>();
-  for (const { source, denied = '' } of [...usual, ...devices]) {
+  for (const { source, denied = '' } of [...defaultDevices, ...devices]) {
     const number = statSync(source).rdev;
     const other = deniedOf.get(number) ?? { source, denied };
     if (other.denied !== denied)

@@ -12,7 +12,7 @@ export interface Obstacle {
 /** The type of a program header, elf(5): the path of the loader. */
 export const PT_INTERP = 3;
 
-/** The program headers of a 64-bit little-endian ELF file, elf(5); undefined if this is the begin of no such file. */
+/** The program headers of a 64-bit little-endian ELF file, elf(5); undefined if the bytes are not the start of such a file. */
 export function programHeaders(begin: Buffer): { type: number; offset: number; size: number }[] | undefined {
   // magic number, 64-bit, little-endian
   if (begin.length < 64 || begin.readUInt32BE(0) !== 0x7f454c46 || begin[4] !== 2 || begin[5] !== 1)
@@ -52,15 +52,15 @@ function interpreterOf(begin: Buffer): { kind: string; path: string } | undefine
 /** What a look at one path comes to; undefined: it can be executed, as far as this can be told from here. */
 type Seen = Obstacle | 'missing' | 'unknown' | undefined;
 
-/** Looks at a path in the container. `shown` is what messages call it. */
-function lookAt(root: number, path: string, workdir: string, shown = path): Seen {
+/** Looks at a path in the container. */
+function lookAt(root: number, path: string, workdir: string): Seen {
   const found = openInRoot(root, inDirectory(workdir, path));
   // a link may be one of proc(5) to a file without a path
   if (!found)
     return statsInRoot(root, inDirectory(workdir, path), { lastLink: true }) ? 'unknown' : 'missing';
   try {
     const { stats } = found;
-    const refuse = (what: string): Obstacle => ({ exitCode: 126, text: `${shown} ${what}` });
+    const refuse = (what: string): Obstacle => ({ exitCode: 126, text: `${path} ${what}` });
     if (stats.isDirectory()) return refuse('is a directory');
     if (!stats.isFile()) return refuse('is no regular file');
     if ((stats.mode & 0o111) === 0)
@@ -95,20 +95,24 @@ export function findObstacle(
     exitCode: 127,
     text: `${name || "''"}: not found in ${where}`,
   });
-  const look = (path: string, shown?: string): Seen => {
+  const look = (path: string): Seen => {
     try {
-      return lookAt(root, path, workdir, shown);
+      return lookAt(root, path, workdir);
     } catch {
       return 'unknown'; // such as what the caller may not read
     }
   };
   if (name.includes('/')) {
-    const seen = look(name, name);
+    const seen = look(name);
     if (seen === 'missing') return notFound('the container');
     return seen === 'unknown' ? undefined : seen;
   }
   const path = environment.findLast((pair) => pair.startsWith('PATH='))?.slice('PATH='.length) ?? '';
-  const seen = name === '' ? [] : path.split(':').map((folder) => look(`${folder || '.'}/${name}`));
-  if (seen.some((one) => one === undefined || one === 'unknown')) return undefined;
-  return seen.find((one) => typeof one === 'object') ?? notFound(`the container's PATH ${path}`);
+  let obstacle: Obstacle | undefined;
+  for (const folder of name === '' ? [] : path.split(':')) {
+    const seen = look(`${folder || '.'}/${name}`);
+    if (seen === undefined || seen === 'unknown') return undefined;
+    if (seen !== 'missing') obstacle ??= seen;
+  }
+  return obstacle ?? notFound(`the container's PATH ${path}`);
 }

@@ -12,7 +12,7 @@ function startFiles(shell: string, isLogin: boolean, home: string, environment: 
     return isLogin
       ? ['/etc/profile', ...inHome('.bash_profile .bash_login .profile .bashrc'), '/etc/bash.bashrc']
       : ['/etc/bash.bashrc', ...inHome('.bashrc')];
-  const named = environment.find((variable) => variable.startsWith('ENV='))?.slice('ENV='.length);
+  const named = environment.findLast((variable) => variable.startsWith('ENV='))?.slice('ENV='.length);
   return [...(isLogin ? ['/etc/profile', ...inHome('.profile')] : []), ...(named ? [named] : [])];
 }
 
@@ -22,9 +22,9 @@ export const isShell = ([program = '', ...words]: string[]) =>
   words.every((word) => /^(-[il]+|--login|--norc|--noprofile|--posix)$/.test(word));
 
 /**
- * The variable PS1 for a command that is an interactive shell. Empty for other commands, if `environment`, KEY=VALUE, has a PS1 that is not of this function, or if a file that the shell
- * reads at its start sets one. The container may have written these files, and any name of a user: only plain names are
- * shown, for a shell expands PS1.
+ * The variable PS1 for a command that is an interactive shell. Empty for other commands; if `environment`, KEY=VALUE, has a
+ * PS1 that prompt() did not make; or if a start file of the shell sets PS1. The container may have written these files, and
+ * any name of a user: only plain names are shown, since a shell expands PS1.
  */
 export function prompt(
   rootfs: string,

@@ -18,7 +18,7 @@ export function findRootfs(operand: string): string {
   throw new UsageError(noRootfs(operand));
 }
 
-/** Alpine's smallest root file system, whose place on the net does not change. */
+/** Alpine's smallest root file system, whose URL is stable. */
 const alpine = () => {
   const arch = process.arch === 'arm64' ? 'aarch64' : 'x86_64';
   return `https://dl-cdn.alpinelinux.org/alpine/v3.20/releases/${arch}/alpine-minirootfs-3.20.3-${arch}.tar.gz`;
@@ -44,6 +44,6 @@ function noRootfs(operand: string): string {
   return `${there}: to make one of this host's programs, type ${fetch} host: ${quote(operand)}`;
 }
 
-/** The command that a container gets where none is named: the article's bash where it is, else sh. */
+/** The command that a container gets where none is named: /bin/bash if ROOTFS has it, else /bin/sh. */
 export const defaultShell = (rootfs: string): string =>
   withRoot(rootfs, (root) => statsInRoot(root, '/bin/bash')) ? '/bin/bash' : '/bin/sh';

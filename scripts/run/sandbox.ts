@@ -1,4 +1,4 @@
-// `--sandbox`: the restrictions for a command that nobody trusts, as values of other options.
+// `--sandbox`: the restrictions for a command that is not trusted, as values of other options.
 import { posix } from 'node:path';
 import { capabilities } from '../helpers/capabilities.ts';
 import { reason, UsageError } from '../helpers/cli.ts';

@@ -1,5 +1,5 @@
-// Standard streams and other open descriptors of the caller.
-import { chownSync, closeSync, constants, fstatSync, readdirSync, type Stats } from 'node:fs';
+// Standard streams of the caller that the container's user gets.
+import { chownSync, constants, fstatSync, type Stats } from 'node:fs';
 import { attempt } from '../helpers/pids.ts';
 import { descriptorFlags } from '../helpers/shell.ts';
 import type { Launch } from './container.ts';
@@ -7,19 +7,7 @@ import { hostShell } from './held.ts';
 import { hostId } from './userns.ts';
 
 // open(2), on x86-64 and arm64
-const O_CLOEXEC = 0o2000000;
 const O_ACCMODE = 0o3;
-
-/** Closes the descriptors above 2 that the caller left open, which a child would inherit. node's own have O_CLOEXEC. */
-export function closeInherited(): void {
-  for (const fd of readdirSync('/proc/self/fd')
-    .map(Number)
-    .filter((fd) => fd > 2)) {
-    // what readdir(3) had open is gone by now
-    const flags = attempt(() => descriptorFlags(fd)) ?? O_CLOEXEC;
-    if ((flags & O_CLOEXEC) === 0) closeSync(fd);
-  }
-}
 
 /**
  * Makes the container's user the owner of the command's standard streams, as runc does: of pipes and files among them,

@@ -185,6 +185,3 @@ export function seccompLoader(
   const python = find('python3');
   return python ? { words: [...pythonWords(python, loadPython), ...parameters] } : undefined;
 }
-
-/** Bytes as a format of printf(1): what a shell can write to the file that a loader reads. */
-export const printfFormat = (bytes: Buffer) => Array.from(bytes, (byte) => `\\${byte.toString(8)}`).join('');
