@@ -7,7 +7,6 @@ import {
   cpSync,
   existsSync,
   mkdirSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
   readlinkSync,
@@ -15,15 +14,14 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { cgroups, container, found, namespace, newName, type Running, start } from './helpers/container.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, call, execute, rootfs, script, top } from './helpers/script.ts';
 
-const scratch = mkdtempSync(join(tmpdir(), 'barehand-print-'));
-after(() => rmSync(scratch, { recursive: true, force: true }));
+const scratch = scratchFolder('print');
 
 const volume = join(scratch, 'volume');
 mkdirSync(volume);

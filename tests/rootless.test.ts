@@ -13,7 +13,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { attempt } from '../scripts/helpers/pids.ts';
-import { newName } from './helpers/container.ts';
+import { newName, processesWith } from './helpers/container.ts';
 import { needsAttributes, state } from './helpers/folders.ts';
 import { each, inside, mounted, refused, said, says } from './helpers/inside.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
@@ -233,17 +233,10 @@ async function detach(name: string, options: string, program: string, words = la
   assert.equal(await said(`-d --name ${name} ${options}`, named, { root, launch: marked }), `${name}\n`);
 }
 
-/** The living processes of whose environment or words this is a part. */
-const withText = (file: 'environ' | 'cmdline', text: string) =>
-  readdirSync('/proc').filter(
-    (pid) =>
-      /^\d+$/.test(pid) && attempt(() => readFileSync(`/proc/${pid}/${file}`, 'latin1'))?.includes(text),
-  );
-
 /** What is alive of a container on the host, and in it, where its command has the name among its words. */
 const alive = (name: string) => [
-  ...withText('environ', `MARK=${name}\0`),
-  ...withText('cmdline', `# ${name}\0`),
+  ...processesWith('environ', `MARK=${name}\0`),
+  ...processesWith('cmdline', `# ${name}\0`),
 ];
 
 /** Waits until a detached one has ended, and says what there is if it doesn't. */
@@ -353,6 +346,6 @@ test('a terminal is one of its own', { skip: skip || needs('expect', 'speed') },
 });
 
 test('nothing is left of them, nor of launches that failed', rootless, async () => {
-  await until('the end of all', () => withText('environ', `XDG_RUNTIME_DIR=${folder}\0`).length === 0);
+  await until('the end of all', () => processesWith('environ', `XDG_RUNTIME_DIR=${folder}\0`).length === 0);
   assert.deepEqual(readdirSync(join(folder, 'barehand')), [logged]);
 });

@@ -7,8 +7,8 @@ import { chownSync, copyFileSync, existsSync, mkdirSync, readdirSync, readlinkSy
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { lockDirectory, readHierarchies } from '../scripts/helpers/cgroups.ts';
-import { attempt, readProc, readProcesses } from '../scripts/helpers/pids.ts';
-import { commandOf, container, newName, stat } from './helpers/container.ts';
+import { attempt, readProc } from '../scripts/helpers/pids.ts';
+import { commandOf, container, newName, processesWith, stat } from './helpers/container.ts';
 import { mounted } from './helpers/inside.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
@@ -24,9 +24,7 @@ const scratch = scratchFolder('descriptors');
 const careless = ['bash', '-c', 'exec 7</etc/passwd 200</etc/passwd; exec "$@"', 'bash'];
 
 /** The living processes that were started with this mark, and what is in their containers. */
-function marked(mark: string): number[] {
-  return [...readProcesses().keys()].filter((pid) => readProc(pid, 'environ')?.includes(`MARK=${mark}\0`));
-}
+const marked = (mark: string) => processesWith('environ', `MARK=${mark}\0`);
 const children = (pid: number) =>
   (readProc(pid, `task/${pid}/children`) ?? '').trim().split(' ').filter(Boolean).map(Number);
 /** What a process has open above its three standard streams: number and what it leads to. */

@@ -3,12 +3,11 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { test as quick } from 'node:test';
-import { attempt } from '../scripts/helpers/pids.ts';
-import { cgroups, container, newName } from './helpers/container.ts';
+import { cgroups, container, newName, processesWith } from './helpers/container.ts';
 import { mounted } from './helpers/inside.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
@@ -26,12 +25,7 @@ writeFileSync(broken, '#!/bin/sh\necho "$0 is broken" >&2\nexit 3\n', { mode: 0o
 const breaking = (program: string) =>
   mounted(`mount --bind '${broken}' "$(readlink -f "$(command -v ${program})")"`, []);
 
-const processesOf = (name: string) =>
-  readdirSync('/proc').filter(
-    (pid) =>
-      /^\d+$/.test(pid) &&
-      attempt(() => readFileSync(`/proc/${pid}/environ`, 'latin1'))?.includes(`MARK=${name}\0`),
-  );
+const processesOf = (name: string) => processesWith('environ', `MARK=${name}\0`);
 
 const programs =
   'unshare nsenter mount umount pivot_root setpriv setsid env flock mkdir cp ln chmod tr cat readlink grep stat head stdbuf mv chown script tty'.split(

@@ -2,11 +2,11 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { attempt } from '../scripts/helpers/pids.ts';
-import { container, newName } from './helpers/container.ts';
+import { container, newName, processesWith } from './helpers/container.ts';
 import { mounted } from './helpers/inside.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { call, rootfs, script, until } from './helpers/script.ts';
@@ -18,12 +18,9 @@ const text = (pid: string | number, file: string) =>
   attempt(() => readFileSync(`/proc/${pid}/${file}`, 'latin1'));
 
 /** The living processes of a launch: by their environment, and by their words where that has been cleared. */
-const processesOf = (name: string) =>
-  readdirSync('/proc').filter(
-    (pid) =>
-      /^\d+$/.test(pid) &&
-      (text(pid, 'environ')?.includes(`MARK=${name}\0`) || text(pid, 'cmdline')?.includes(`# ${name}\0`)),
-  );
+const processesOf = (name: string) => [
+  ...new Set([...processesWith('environ', `MARK=${name}\0`), ...processesWith('cmdline', `# ${name}\0`)]),
+];
 
 /** All descendants of a process. */
 const below = (pid: number | string): string[] =>

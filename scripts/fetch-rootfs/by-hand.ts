@@ -6,7 +6,7 @@ import { type TarInspector, usualDevices } from './archive.ts';
 import { planRoot, tarOptions } from './unpack.ts';
 
 /** An archive, as far as it is known. */
-export interface Archive {
+interface Archive {
   /** `-` is standard input */
   file: string;
   /** where it is to be downloaded from, to `file` */

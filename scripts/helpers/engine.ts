@@ -5,7 +5,7 @@ import { type Container, cgroupWords, ownForm } from './containers.ts';
 import { isInit, readProc, type Table } from './pids.ts';
 
 /** Which program made a container, and its name there if it has one. */
-export interface Identity {
+interface Identity {
   engine: string;
   name: string | undefined;
 }

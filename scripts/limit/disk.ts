@@ -6,7 +6,7 @@ import { mountOf, overlayDirectory, readMounts } from '../helpers/mounts.ts';
 import { attempt } from '../helpers/pids.ts';
 
 /** A disk whose I/O can be limited, and how it was found. */
-export interface Disk {
+interface Disk {
   /** MAJ:MIN */
   device: string;
   name: string;

@@ -226,7 +226,7 @@ export interface Limits {
 }
 
 /** A limit of one disk, in bytes or operations a second. */
-export interface Rate {
+interface Rate {
   limit: 'readBps' | 'writeBps' | 'readIops' | 'writeIops';
   device: string;
   value: number;

@@ -1,6 +1,6 @@
 // The network of a container without root: pasta(1) or slirp4netns(1), a process that carries the packets over sockets of
 // the user. It is found again by its command line, and ends when the container has ended.
-import { accessSync, constants, readFileSync } from 'node:fs';
+import { accessSync, constants } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { scriptPath } from '../helpers/called.ts';
 import { Failure, reason } from '../helpers/cli.ts';
@@ -18,10 +18,10 @@ import { type Command, findInPath, quote, sh } from '../helpers/shell.ts';
 import { perform, type Step, toShell } from '../helpers/steps.ts';
 import { namedContainer, ownContainers } from '../helpers/target.ts';
 import type { Port } from './addresses.ts';
-import { type Attachment, readInside } from './host.ts';
+import { type Attachment, readInside, readSetting } from './host.ts';
 
 /** What can carry packets here. */
-export type Carrier = 'pasta' | 'slirp4netns';
+type Carrier = 'pasta' | 'slirp4netns';
 export const findCarrier = (): Carrier | undefined =>
   (['pasta', 'slirp4netns'] as const).find((program) => findInPath(program) !== undefined);
 export const noCarrier = () =>
@@ -35,8 +35,7 @@ export const forwarder: Record<Carrier, string> = { pasta: '169.254.1.1', slirp4
  * cannot publish, ip(7).
  */
 function carrierCommand(carrier: Carrier, ports: Port[], pid: string): Command {
-  const setting = '/proc/sys/net/ipv4/ip_unprivileged_port_start';
-  const firstPort = Number(attempt(() => readFileSync(setting, 'utf8')) ?? 1024);
+  const firstPort = Number(readSetting('net/ipv4/ip_unprivileged_port_start') ?? 1024);
   const low = ports.find(({ hostPort }) => hostPort < firstPort);
   if (low)
     throw new Failure(

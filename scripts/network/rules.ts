@@ -11,7 +11,7 @@ import { formatPort, formatSubnet, type Port, parsePort, type Subnet } from './a
 import type { Attachment } from './host.ts';
 
 /** What the rules of a bridge depend on. */
-export interface BridgeRules {
+interface BridgeRules {
   bridge: string;
   subnet: Subnet;
   subnet6: Subnet | undefined;

@@ -31,7 +31,7 @@ import { rootfsPath } from './rootfs.ts';
 import type { Places } from './usage.ts';
 
 /** A process that has started another. */
-export interface Ancestor {
+interface Ancestor {
   pid: number;
   command: string;
   /** the service or scope of systemd whose cgroup it is in */
@@ -42,10 +42,10 @@ export interface Ancestor {
  * Whose cgroup sets a limit: `own` is the container's, or the process's if it is in no container; `parent`: one above;
  * `inside`: one in the container's, as for a part of it; `other`: one that the container's is not in.
  */
-export type LimitLevel = 'own' | 'parent' | 'inside' | 'other';
+type LimitLevel = 'own' | 'parent' | 'inside' | 'other';
 
 /** A limit in force, and how much is used of it. */
-export interface LimitInForce {
+interface LimitInForce {
   limit: LimitName;
   /** MAJ:MIN of a disk */
   device: string | null;

@@ -18,7 +18,7 @@ import { pathOf } from '../limit/oom.ts';
 import { amount, type Cgroup, type LimitName, memoryFiles, readBytes, readLimit } from '../limit/table.ts';
 
 /** Kinds of accounting: `cpu` has quota and throttling, `time` the CPU time, which v1 may keep in another hierarchy. */
-export type Resource = 'memory' | 'cpu' | 'time' | 'pids' | 'io';
+type Resource = 'memory' | 'cpu' | 'time' | 'pids' | 'io';
 
 /** The hierarchy of each kind; undefined: this host does not have it. */
 export type Accounting = Record<Resource, Hierarchy | undefined>;
@@ -29,7 +29,7 @@ export type Places = Partial<Record<Resource, Cgroup>>;
 /** null: no limit. */
 export type Limits = Record<'memoryBytes' | 'cpus' | 'pids', number | null>;
 
-export interface Memory {
+interface Memory {
   usedBytes: number;
   limitBytes: number | null;
   source: 'cgroup' | 'rss';

@@ -24,7 +24,7 @@ import { enterCommand, type Launch } from './container.ts';
 import { type Binding, copyCommands, fstab, type Mount, planFurnishing, type StageFile } from './furnish.ts';
 import { hostShell, unnamedFile } from './held.ts';
 import { findObstacle } from './program.ts';
-import { hostId } from './userns.ts';
+import { asContainerRoot } from './userns.ts';
 
 /** The path of the stage for host programs: they get it as descriptor 3. */
 const stage = ofDescriptor(3);
@@ -263,15 +263,7 @@ export class Furnisher {
    */
   private asContainerRoot<Value>(act: () => Value): Value {
     const { userNamespace } = this.launch;
-    if (!userNamespace?.byRoot) return act();
-    process.setegid?.(hostId(userNamespace.gids, 0) as number);
-    process.seteuid?.(hostId(userNamespace.uids, 0) as number);
-    try {
-      return act();
-    } finally {
-      process.seteuid?.(0);
-      process.setegid?.(0);
-    }
+    return userNamespace?.byRoot ? asContainerRoot(userNamespace, act) : act();
   }
 }
 

@@ -24,7 +24,7 @@ export function parseNetwork(text: string): NetworkChoice {
 }
 
 /** Options and facts that a network depends on. */
-export interface NetworkRequest {
+interface NetworkRequest {
   /** the container's */
   name: string;
   choice: NetworkChoice;
@@ -40,7 +40,7 @@ export interface NetworkRequest {
 }
 
 /** The network of a launch, and the files in /etc that belong to it. */
-export interface LaunchNetwork {
+interface LaunchNetwork {
   connection?: Connection;
   joins?: Launch['joins'];
   texts: Text[];

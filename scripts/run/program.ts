@@ -4,7 +4,7 @@ import { closeSync, openSync, readSync } from 'node:fs';
 import { ofDescriptor, openInRoot, statsInRoot } from '../helpers/in-root.ts';
 
 /** Why a program can't be executed, and the exit code of run.ts for that: 127 not found, 126 all else. */
-export interface Obstacle {
+interface Obstacle {
   exitCode: 126 | 127;
   text: string;
 }

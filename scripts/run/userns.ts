@@ -75,7 +75,7 @@ export function findUserNamespace(
 }
 
 /** The user namespace with these maps. As in Podman, one map without the other is for both. Throws UsageError. */
-export function givenNamespace(uidmap: Range[], gidmap: Range[]): UserNamespace {
+function givenNamespace(uidmap: Range[], gidmap: Range[]): UserNamespace {
   const uids = uidmap.length > 0 ? uidmap : gidmap;
   const gids = gidmap.length > 0 ? gidmap : uidmap;
   for (const [option, ranges] of [
@@ -169,7 +169,7 @@ export function lockedBy(
  * Calls `act` with the effective user and group of the container's root, for root of the host. Without supplementary
  * groups: a group of the host's root would open directories that are closed to the container's.
  */
-function asContainerRoot<Value>({ uids, gids }: UserNamespace, act: () => Value): Value {
+export function asContainerRoot<Value>({ uids, gids }: UserNamespace, act: () => Value): Value {
   const groups = process.getgroups?.() ?? [];
   try {
     process.setgroups?.([]);

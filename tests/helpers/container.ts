@@ -43,6 +43,9 @@ export const commandOf = (pid: number): string[] => readProc(pid, 'cmdline')?.sp
 /** A process that runs just this command. */
 export const findCommand = (...words: string[]) =>
   [...readProcesses().values()].find(({ pid }) => commandOf(pid).join('\0') === words.join('\0'));
+/** The processes of whose environment or command line this is a part. */
+export const processesWith = (file: 'environ' | 'cmdline', text: string): number[] =>
+  [...readProcesses().keys()].filter((pid) => readProc(pid, file)?.includes(text));
 /** True until it has ended; a zombie has. */
 export const alive = (pid: number) => !['Z', undefined].includes(attempt(() => stat(pid)[0]));
 /** What a process's namespace of a kind is called. */
