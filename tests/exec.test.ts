@@ -26,13 +26,14 @@ import {
   memoryFile,
   namespace,
   newName,
+  newSeconds,
   type Running,
   start,
   startByHand,
   stat,
 } from './helpers/container.ts';
 import { engines, makeBundle, programOf, withEngine, withRunc } from './helpers/engines.ts';
-import { enter as enterBy, left, newSeconds, paste, signalArrives } from './helpers/enter.ts';
+import { enter as enterBy, left, paste, signalArrives } from './helpers/enter.ts';
 import { hiding } from './helpers/inside.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
@@ -482,7 +483,7 @@ test('a container of runc', { skip: container.skip || needs('runc') }, async () 
 
 for (const engine of engines)
   test(`a container of ${engine}`, { skip: container.skip || needs(programOf(engine)) }, () =>
-    withEngine(engine, newName(), 1006, async (sleep) => {
+    withEngine(engine, newName(), async (sleep) => {
       const first = [...readProcesses().values()].find(
         ({ pid, nsPids }) =>
           nsPids.at(-1) === 1 && attempt(() => namespace(pid, 'pid')) === namespace(sleep, 'pid'),

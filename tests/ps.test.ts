@@ -336,7 +336,7 @@ for (const engine of engines)
     skip: container.skip || needs(programOf(engine)),
   }, async () => {
     const name = newName();
-    await withEngine(engine, name, 88, async (sleep) => {
+    await withEngine(engine, name, async (sleep) => {
       const row = (await list()).find(
         ({ namespaces }) => `pid:[${namespaces.pid}]` === namespace(sleep, 'pid'),
       );

@@ -43,6 +43,10 @@ export const commandOf = (pid: number): string[] => readProc(pid, 'cmdline')?.sp
 /** A process that runs just this command. */
 export const findCommand = (...words: string[]) =>
   [...readProcesses().values()].find(({ pid }) => commandOf(pid).join('\0') === words.join('\0'));
+// other test files run at the same time, and their sleeps are seen too
+let lasting = process.pid * 1000;
+/** A number of seconds that tells a sleep(1) from all others on the host. */
+export const newSeconds = () => String(++lasting);
 /** The processes of whose environment or command line this is a part. */
 export const processesWith = (file: 'environ' | 'cmdline', text: string): number[] =>
   [...readProcesses().keys()].filter((pid) => readProc(pid, file)?.includes(text));

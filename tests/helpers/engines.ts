@@ -5,7 +5,7 @@ import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'n
 import { join } from 'node:path';
 import { cgroupDirectory, cgroupPath, readHierarchies } from '../../scripts/helpers/cgroups.ts';
 import { attempt } from '../../scripts/helpers/pids.ts';
-import { findCommand } from './container.ts';
+import { findCommand, newSeconds } from './container.ts';
 import { cgroupVersion } from './needs.ts';
 import { execute, rootfs, until } from './script.ts';
 
@@ -61,19 +61,15 @@ export const engines = Object.keys(commands) as Engine[];
 /** The program of an engine. */
 export const programOf = (engine: Engine) => commands[engine]('')[0] as string;
 
-/** Runs `sleep SECONDS`, which no other test does, in a container of an engine, and ends it when `look` has looked at it. */
-export async function withEngine(
-  engine: Engine,
-  name: string,
-  seconds: number,
-  look: (sleep: number) => Promise<void>,
-) {
-  const [program = '', ...words] = [...commands[engine](name), 'sleep', String(seconds)];
+/** Runs sleep(1) in a container of an engine, and ends it when `look` has looked at it. */
+export async function withEngine(engine: Engine, name: string, look: (sleep: number) => Promise<void>) {
+  const command = ['sleep', newSeconds()];
+  const [program = '', ...words] = [...commands[engine](name), ...command];
   // systemd-nspawn guesses from the rootfs which cgroup version the container needs, and misses the host's
   const env = { ...process.env, ...(cgroupVersion === 2 && { SYSTEMD_NSPAWN_UNIFIED_HIERARCHY: '1' }) };
   const child = spawn(program, words, { stdio: 'ignore', detached: true, env });
   const end = once(child, 'exit');
-  const sleep = () => findCommand('sleep', String(seconds));
+  const sleep = () => findCommand(...command);
   try {
     const isInside = () => (sleep()?.nsPids.length ?? 0) > 1 && sleep()?.pid;
     await look(await until('its sleep', isInside));
@@ -92,6 +88,8 @@ function removeCgroupsOfNspawn(): void {
   for (const hierarchy of readHierarchies()) {
     const directory = cgroupDirectory(hierarchy, cgroupPath(own, hierarchy) ?? '');
     for (const name of ['payload', 'supervisor'])
-      if (directory && existsSync(join(directory, name))) rmdirSync(join(directory, name));
+      if (directory && existsSync(join(directory, name)))
+        // EBUSY while another test file has one there too, which removes it then
+        attempt(() => rmdirSync(join(directory, name)));
   }
 }

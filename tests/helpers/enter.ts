@@ -3,13 +3,8 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { after } from 'node:test';
-import { findCommand, type Running } from './container.ts';
+import { findCommand, newSeconds, type Running } from './container.ts';
 import { execute, until } from './script.ts';
-
-// other test files run at the same time, and their sleeps are seen too
-let lasting = process.pid * 1000;
-/** A number of seconds that tells a sleep(1) from all others on the host. */
-export const newSeconds = () => String(++lasting);
 
 /** What is ended with the test file. */
 export const left: ChildProcess[] = [];
