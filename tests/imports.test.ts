@@ -22,6 +22,8 @@ const crossings: Record<string, string> = {
   'ps -> network': 'it shows published ports',
   'ps -> limit': 'it shows the limits, and the processes that the kernel has killed',
   'demo -> limit': 'it shows the files of a limit',
+  'check-host -> run': 'it names the sysctl that forbids user namespaces',
+  'check-host -> limit': 'it tells where cgroups can be made',
 };
 
 const scripts = join(top, 'scripts');

@@ -11,7 +11,7 @@ import { findDisk } from '../scripts/limit/disk.ts';
 import { container, found, newName, type Running } from './helpers/container.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { cgroupVersion, needs } from './helpers/needs.ts';
-import { call, execute, rootfs, script, top, until } from './helpers/script.ts';
+import { become, call, execute, rootfs, script, top, until } from './helpers/script.ts';
 
 /** A section of the page of a script; '' if it has none. */
 function section(name: string, heading: string): string {
@@ -82,6 +82,10 @@ const cases: Record<string, [words: string[], code: number][]> = {
     [['attach', 'no-such-container'], 1],
     [['no-such-command'], 2],
   ],
+  'check-host': [
+    [['--quiet', 'run'], 0],
+    [['no-such-script'], 2],
+  ],
   'fetch-rootfs': [
     [['--dry-run', 'host:', join(folder, 'host')], 0],
     [[join(folder, 'no-such-file'), join(folder, 'x')], 1],
@@ -142,6 +146,11 @@ for (const [name, lines] of Object.entries(cases))
       // what makes ps.ts fail is hard to bring about: a full disk does
       if (name === 'ps') {
         const { code } = await execute(['sh', '-c', `'${script('ps')}' >/dev/full`]);
+        assert.equal(code, 1);
+        seen.push(1);
+      }
+      if (name === 'check-host') {
+        const { code } = await execute([...become(23457), script(name), '--quiet', 'limit-memory']);
         assert.equal(code, 1);
         seen.push(1);
       }
@@ -262,6 +271,11 @@ test('limit-*.ts --json prints what their pages list', container, async () => {
   );
   compare('limit-cpu', tables('limit-cpu')[0], [cpu]);
   compare('limit-pids', tables('limit-pids')[0], [JSON.parse(await json('limit-pids', name, '50'))]);
+});
+
+test('check-host.ts --json prints what its page lists', async () => {
+  const { stdout } = await call('check-host', ['--json']);
+  compare('check-host', tables('check-host')[0], [JSON.parse(stdout)]);
 });
 
 /** Whether a limit on the root directory's disk is possible: it may lie on a file system without one. */
