@@ -82,6 +82,11 @@ const cases: Record<string, [words: string[], code: number][]> = {
     [['attach', 'no-such-container'], 1],
     [['no-such-command'], 2],
   ],
+  barehand: [
+    [['ps'], 0],
+    [['logs', 'no-such-container'], 1],
+    [['no-such-script'], 2],
+  ],
   'check-host': [
     [['--quiet', 'run'], 0],
     [['no-such-script'], 2],

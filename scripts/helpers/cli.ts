@@ -4,7 +4,7 @@ import { createRequire } from 'node:module';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import minimist from 'minimist';
-import { scriptPath, typedWords } from './called.ts';
+import { asCalled, scriptPath, typedWords } from './called.ts';
 import { embedded } from './embedded.ts';
 import { page, shortHelp, wholeHelp } from './help.ts';
 import { didYouMean, escapeControls } from './messages.ts';
@@ -89,7 +89,7 @@ export const kebab = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${le
 export const isGiven = (value: unknown) => [value].flat().some((one) => one !== undefined && one !== false);
 
 /** The options of a script, with those that every script has. */
-const tableOf = (options: Record<string, Option>): [key: string, Option][] =>
+export const tableOf = (options: Record<string, Option>): [key: string, Option][] =>
   Object.entries({ ...options, help: { short: 'h' }, version: {} });
 
 /**
@@ -278,8 +278,8 @@ export async function main<Table extends Record<string, Option>>(
     refuseTakenWords();
     const parsed = parseArguments(spec, process.argv.slice(2));
     const source = () => readFileSync(fileURLToPath(url), 'utf8');
-    if (parsed.help === 'all') page(wholeHelp(source()));
-    else if (parsed.help) print(shortHelp(source()));
+    if (parsed.help === 'all') page(asCalled(wholeHelp(source())));
+    else if (parsed.help) print(asCalled(shortHelp(source())));
     else if (parsed.version) print(versionText());
     else process.exitCode = (await body(parsed.values, parsed.operands)) ?? 0;
   } catch (error) {
