@@ -120,7 +120,7 @@ import { readLabels } from './helpers/containers.ts';
 import { didYouMean, escapeControls } from './helpers/messages.ts';
 import { readMounts } from './helpers/mounts.ts';
 import { namespaceInode, printable, startTicks } from './helpers/pids.ts';
-import { gap, table } from './helpers/table.ts';
+import { cut, gap, table } from './helpers/table.ts';
 import { isName } from './helpers/target.ts';
 import { formatSize, parseNumber } from './helpers/units.ts';
 import { formatPort, type Port } from './network/addresses.ts';
@@ -132,7 +132,6 @@ import { rootfsPath } from './ps/rootfs.ts';
 import {
   allowsColour,
   type Column,
-  cut,
   dress,
   fit,
   nearness,

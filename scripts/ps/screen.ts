@@ -1,6 +1,6 @@
 // Text on a terminal: columns, bars, and the alternate screen. See console_codes(4).
 import { writeSync } from 'node:fs';
-import { columnWidths, widthOf } from '../helpers/table.ts';
+import { columnWidths, cut, widthOf } from '../helpers/table.ts';
 
 /** A column of text: its title, and how it shrinks on a narrow screen. */
 export interface Column {
@@ -24,20 +24,6 @@ export interface Cell {
   text: string;
   /** a parameter of the terminal's SGR sequence: 31 is red */
   style?: number | undefined;
-}
-
-/** A text truncated to a width, at its end or front, with an ellipsis; without Unicode with `>` or `<`, as less(1) does. */
-export function cut(text: string, width: number, front = false, unicode = true): string {
-  if (widthOf(text) <= width) return text;
-  const mark = unicode ? '…' : front ? '<' : '>';
-  const characters = front ? [...text].reverse() : [...text];
-  let left = width - 1;
-  const end = characters.findIndex((character) => {
-    left -= widthOf(character);
-    return left < 0;
-  });
-  const kept = characters.slice(0, end);
-  return width < 1 ? '' : front ? `${mark}${kept.reverse().join('')}` : `${kept.join('')}${mark}`;
 }
 
 /** The text for a terminal that may not show it: without Unicode, `?` takes the place of every other character. */

@@ -1,6 +1,7 @@
 // The live table of ps.ts: reads counters at intervals and shows rates.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { printable } from '../helpers/pids.ts';
+import { cut } from '../helpers/table.ts';
 import { formatSize } from '../helpers/units.ts';
 import type { OomKills } from '../limit/oom-kills.ts';
 import type { Shown } from './containers.ts';
@@ -9,7 +10,6 @@ import {
   bar,
   type Cell,
   type Column,
-  cut,
   layout,
   nearness,
   openScreen,
