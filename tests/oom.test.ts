@@ -154,6 +154,10 @@ test('logs.ts --status tells of a kill after the end, and while the container li
   assert.equal(running.stdout, 'running\n');
   const [, remedy] = /raise it with (.*)\n$/.exec(running.stderr) ?? [];
   assert.match(running.stderr, line(`logs: ${living}: `, `\\S*limit-memory\\.\\w+ ${living} 40M`));
+  // exec.ts says it too, by the relative path that was typed, though it leaves the working directory
+  const relative = await execute(['scripts/exec.ts', living, 'tail', '/dev/zero']);
+  assert.equal(relative.code, 137, relative.stderr);
+  assert.match(relative.stderr, line(`exec: ${living}: `, `scripts/limit-memory\\.ts ${living} 40M`));
   const { code, stderr: failed } = await execute(['sh', '-c', remedy as string]);
   assert.equal(code, 0, failed);
   const calm = await json();

@@ -1,10 +1,16 @@
 // How the running script was called, and how others are called the same way.
 import { existsSync, readFileSync, realpathSync } from 'node:fs';
-import { basename, dirname, extname, join } from 'node:path';
+import { basename, dirname, extname, join, resolve } from 'node:path';
+import { attempt } from './pids.ts';
 import { findInPath, quote } from './shell.ts';
 
 /** The command line of this process, which has node's own words too, proc_pid_cmdline(5). */
 export const typedWords = () => readFileSync('/proc/self/cmdline', 'utf8').split('\0').slice(0, -1);
+
+/** The working directory at the start, where a relative path that was typed begins: exec.ts leaves it for another. */
+const startDirectory = attempt(() => process.cwd()) ?? '/proc/self/cwd';
+/** The file of this script; of a test that imports this module, the test's. */
+const file = attempt(() => realpathSync(process.argv[1] ?? '/')) ?? '/';
 
 /** The words by which a script is called: its path as its caller typed it, or `barehand` and its name. */
 interface Call {
@@ -39,11 +45,11 @@ export function scriptPath(name?: string): string {
   const call = readCall();
   if (name === undefined) return callWords(call).map(quote).join(' ');
   if (call.name !== undefined) return `${quote(call.path)} ${name}`;
-  const places = [call.path, realpathSync(process.argv[1] ?? '/')].map((path) => {
+  const places = [call.path, file].map((path) => {
     const sibling = join(dirname(path), name + extname(path));
     return path.startsWith('./') ? `./${sibling}` : sibling;
   });
-  return quote(places.find((path) => existsSync(path)) ?? `${name}.ts`);
+  return quote(places.find((path) => existsSync(resolve(startDirectory, path))) ?? `${name}.ts`);
 }
 
 /** The help of this script, with its name as its caller typed it. */
