@@ -13,9 +13,11 @@ import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { top } from './helpers/script.ts';
 
-const pages = ['README.md', ...readdirSync(join(top, 'docs')).map((name) => join('docs', name))].filter(
-  (name) => name.endsWith('.md'),
-);
+const pages = [
+  ...readdirSync(top),
+  ...readdirSync(join(top, 'docs')).map((name) => join('docs', name)),
+].filter((name) => name.endsWith('.md'));
+const isTranslation = (page: string) => page.endsWith('.zh-CN.md');
 
 const mark = 'BAREHAND_TEST_PAGE';
 
@@ -118,8 +120,23 @@ for (const page of pages) {
     assert.doesNotMatch(readFileSync(join(top, page), 'utf8'), /^[ \t]+```|^[ \t]*~~~/m);
   });
 
+  if (isTranslation(page))
+    test(`${page}: its blocks and the targets of its links are those of the page that it translates`, () => {
+      const original = page.replace('.zh-CN', '');
+      const parts = ({ info, code }: Block) => ({ info, code });
+      assert.deepEqual(blocks(page).map(parts), blocks(original).map(parts));
+      const links = (name: string) =>
+        [...readFileSync(join(top, name), 'utf8').matchAll(/\]\((\w[^)#]*)/g)]
+          .map(([, target = '']) => target.replace('.zh-CN', ''))
+          .sort();
+      assert.deepEqual(links(page), links(original));
+    });
+
   const toRun: Block[] = [];
-  for (const block of blocks(page).filter(({ info }) => /^sh($| needs:)/.test(info))) {
+  // those of a translation are run once already
+  for (const block of isTranslation(page)
+    ? []
+    : blocks(page).filter(({ info }) => /^sh($| needs:)/.test(info))) {
     const missing = needs(...(block.info.match(/[\w-]+/g) ?? []).slice(2));
     if (missing) test(`${page}:${block.line} works`, { skip: missing });
     else toRun.push(block);
