@@ -111,7 +111,7 @@ for (const page of pages) {
     for (const { line, info, code } of blocks(page)) {
       assert.match(
         info,
-        /^(sh|sh no-run: \S.*|sh needs: [\w-]+(, [\w-]+)*|text|json|ts)$/,
+        /^(sh|sh no-run: \S.*|sh needs: [\w-]+(, [\w-]+)*|text|json|ts|mermaid)$/,
         `${page}:${line}`,
       );
       assert(info !== 'text' || !/^[$#] /m.test(code), `${page}:${line}: commands at a prompt are not run`);
