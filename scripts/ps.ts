@@ -113,13 +113,16 @@ SEE ALSO
   admin-guide/cgroup-v1
 */
 
+import { realpathSync } from 'node:fs';
 import { uptime } from 'node:os';
+import { dirname, extname, join } from 'node:path';
 import { scriptPath } from './helpers/called.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { readLabels } from './helpers/containers.ts';
 import { didYouMean, escapeControls } from './helpers/messages.ts';
 import { readMounts } from './helpers/mounts.ts';
-import { namespaceInode, printable, startTicks } from './helpers/pids.ts';
+import { commandLine, namespaceInode, printable, readProcess, startTicks } from './helpers/pids.ts';
+import { runProgram } from './helpers/shell.ts';
 import { cut, gap, table } from './helpers/table.ts';
 import { isName } from './helpers/target.ts';
 import { formatSize, parseNumber } from './helpers/units.ts';
@@ -141,7 +144,7 @@ import {
   toJson,
 } from './ps/screen.ts';
 import { readCounters, readCpuSeconds } from './ps/usage.ts';
-import { formatOomKills, watch } from './ps/watch.ts';
+import { formatOomKills, type Live, watch } from './ps/watch.ts';
 
 export const options = {
   all: { short: 'a' },
@@ -392,6 +395,35 @@ function listContainers(
   }));
 }
 
+/** The page of a container in the live table: what PID prints, and its processes, the largest first. */
+function livePage({ pid, ticks }: Live): string[] {
+  if (startTicks(pid) !== ticks) return ['it has ended'];
+  const reading = containerReader()();
+  const found = reading.containers.find(({ shown }) => shown.pid === pid);
+  const pages = [readPage(pid, ticks, reading, readMounts('self'), readCpuSeconds)];
+  const members = [...(found?.container.members ?? [])].flatMap((member) => readProcess(member) ?? []);
+  const rows = members
+    .sort((one, other) => other.rssBytes - one.rssBytes)
+    .map((one) => [one.pid, formatSize(one.rssBytes), printable(commandLine(one))]);
+  return [
+    ...pages
+      .map((page) => pageText(page, (text) => text))
+      .join('\n\n')
+      .split('\n'),
+    '',
+    ...table(['PID', 'MEMORY', 'COMMAND'], rows, { align: ['right', 'right'] }).split('\n'),
+  ];
+}
+
+/** Stops a container of the live table with stop.ts, and returns what that says. */
+async function stopContainer({ pid, ticks }: Live): Promise<string> {
+  // another process may have its PID by now
+  if (startTicks(pid) !== ticks) return 'it has ended already';
+  const self = realpathSync(process.argv[1] ?? '.');
+  const { stdout, stderr } = await runProgram([join(dirname(self), `stop${extname(self)}`), String(pid)]);
+  return `${stdout}${stderr}`.trim().split('\n').at(-1) ?? '';
+}
+
 await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, words) => {
   const { json, noTrunc, interval: intervalSeconds = 2, count } = given;
   if (given.watch && noTrunc) throw new UsageError('--no-trunc cannot be combined with --watch');
@@ -421,7 +453,7 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, 
         ...shown,
         counters: readCounters(places, container),
       }));
-    await watch(look, { intervalSeconds, count, json });
+    await watch({ look, page: livePage, stop: stopContainer }, { intervalSeconds, count, json });
     return 0;
   }
   const rows = listContainers(reading, await readPorts());

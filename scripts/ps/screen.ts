@@ -137,6 +137,18 @@ export const toJson = (value: unknown, indent?: number) =>
 export const speaksUnicode = ({ LC_ALL, LC_CTYPE, LANG }: NodeJS.ProcessEnv = process.env) =>
   /utf-?8/i.test(LC_ALL || LC_CTYPE || LANG || '');
 
+/** Keys that send more than a character, or one that does not show, console_codes(4). */
+const keyNames: Record<string, string> = {
+  ...{ '\x1b[A': 'up', '\x1b[B': 'down', '\x1bOA': 'up', '\x1bOB': 'down' },
+  ...{ '\r': 'enter', '\n': 'enter', '\x1b': 'escape', '\x7f': 'backspace', '\b': 'backspace' },
+};
+
+/** The keys that were typed: characters, or names of keyNames. Other sequences that begin with ESC are left out. */
+export const keysIn = (typed: string): string[] =>
+  (typed.match(/\x1b\[[\d;?]*[ -/]*[@-~]|\x1bO.|./gsu) ?? []).flatMap(
+    (key) => keyNames[key] ?? (key.length > 2 ? [] : key),
+  );
+
 /**
  * Switches the terminal to its alternate screen, without cursor, in raw mode. `close` restores it, and so does the end of
  * the process, except by SIGKILL. `onKey` gets each key, '' for the end of input.
@@ -181,8 +193,7 @@ export function openScreen(onKey: (key: string) => void, onResize: () => void) {
   if (stdin.isTTY) {
     stdin.setEncoding('utf8');
     stdin.on('data', (typed: string) => {
-      // function and cursor keys send sequences that begin with ESC: no commands
-      for (const key of typed.startsWith('\x1b') ? '' : typed) {
+      for (const key of keysIn(typed)) {
         if (key === '\x1a') {
           leave();
           process.kill(process.pid, 'SIGTSTP'); // here it waits for SIGCONT, or goes on if nobody could send that
