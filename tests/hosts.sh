@@ -85,6 +85,7 @@ done
 
 # what tests share is made here, once; each host makes its own rootfs/host of its own programs
 npm run --silent build
+node tests/strip/strip.mjs
 
 make_run_folder
 job_pid=
@@ -128,7 +129,7 @@ trap 'stop_job; exit 143' TERM
 # shellcheck disable=SC2016
 tests='
 scripts/fetch-rootfs.ts --quiet host: rootfs/host >/dev/null
-exec node --import ./scripts/helpers/strip-types.mjs --test --test-reporter=spec --test-concurrency=2 "$@"
+exec node --import ./tests/strip/stripped.mjs --test --test-reporter=spec --test-concurrency=2 "$@"
 '
 
 prepare_root() { # ROOT VARIANT

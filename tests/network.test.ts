@@ -31,7 +31,7 @@ import {
   start,
   withIptables,
 } from './helpers/network-lab.ts';
-import { become, execute, rootfs, script, top, until } from './helpers/script.ts';
+import { become, execute, rootfs, script, stripTypes, top, until } from './helpers/script.ts';
 import { test as long } from './helpers/slow.ts';
 
 test(
@@ -502,8 +502,7 @@ long('what is printed for a container that is not there yet attaches it', slow, 
 
 /** Runs a module in the host's place, which has to end well and without a word on stderr. */
 async function inModule(text: string): Promise<string> {
-  const loader = join(top, 'scripts/helpers/strip-types.mjs');
-  const node = [process.execPath, '--import', loader, '--input-type=module', '--eval', text];
+  const node = [process.execPath, ...stripTypes, '--input-type=module', '--eval', text];
   const { code, stdout, stderr } = await execute([...enter(host), ...node]);
   assert.deepEqual([code, stderr], [0, '']);
   return stdout;

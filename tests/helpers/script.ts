@@ -9,6 +9,9 @@ import { fileURLToPath } from 'node:url';
 /** The project's top folder. */
 export const top = fileURLToPath(new URL('../..', import.meta.url));
 
+/** Words that let a node run .ts files; the types of the project's own are stripped already. */
+export const stripTypes = ['--import', join(top, 'tests/strip/stripped.mjs')];
+
 /** A rootfs made of the host's programs, which the test run makes before the tests start. */
 export const rootfs = join(top, 'rootfs/host');
 
