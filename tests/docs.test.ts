@@ -95,11 +95,11 @@ function projectFiles(folder: string): string[] {
 /** Waits for what is there beyond `before` to go: tests beside this one make and remove things too. */
 async function left(before: string[], session: number, page: string): Promise<string[]> {
   let rest: string[] | undefined;
-  for (let waited = 0; waited < 30; waited++) {
+  for (let waited = 0; waited < 150; waited++) {
     const now = traces(session, page).filter((trace) => !before.includes(trace));
     rest = (rest ?? now).filter((trace) => now.includes(trace));
     if (rest.length === 0) break;
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await new Promise((resolve) => setTimeout(resolve, 200));
   }
   return rest ?? [];
 }

@@ -144,17 +144,15 @@ prepare_root() { # ROOT VARIANT
 }
 
 run_job() { # JOB: its output into $log
-  local host node variant environment root=$run/root
+  local host node variant root=$run/root
   IFS=: read -r host node variant <<<"$1"
   rm -rf --one-file-system "$root" "$run/rootfs"
   mkdir "$run/rootfs"
   prepare_root "$root" "$variant"
-  environment=(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=dumb)
-  environment+=("BAREHAND_REQUIRE=root,namespaces,cgroup" "BAREHAND_HOSTS=$run" ${BAREHAND_CI:+"BAREHAND_CI=$BAREHAND_CI"})
   timeout --kill-after=10 "${BAREHAND_HOSTS_TIMEOUT:-1800}" unshare --mount --propagation private \
     tests/helpers/enter-root.sh "$root" "$project" "$project" "$project" "$run/rootfs" "$project/rootfs" \
     "$cache/node-$node/node_modules/node/bin" /usr/local/bin -- \
-    env -i "${environment[@]}" bash -ec "$tests" tests "${options[@]}" "${files[@]}" </dev/null >"$log" 2>&1 8>&- &
+    env -i "${environment[@]}" BAREHAND_HOSTS="$run" bash -ec "$tests" tests "${options[@]}" "${files[@]}" </dev/null >"$log" 2>&1 8>&- &
   job_pid=$!
   wait "$job_pid"
 }

@@ -61,14 +61,14 @@ test('a busy loop is held to its share of a CPU, and let go again', { skip }, as
   const pid = await startTree(busy);
   const { stdout } = await succeed('limit-cpu', String(pid), '0.2');
   assert.match(stdout, /CPU limit none -> 0.2\n1 process moved to/);
-  const [share = 0] = await shares([pid], 2000);
+  const [share = 0] = await shares([pid], 1000);
   assert.ok(share > 0.08 && share < 0.3, `0.2 CPUs are ${share}`);
   const throttled = Number(
     /^nr_throttled (\d+)$/m.exec(readFileSync(join(cgroupIn(cpu, pid), 'cpu.stat'), 'utf8'))?.[1],
   );
   assert.ok(throttled > 3, 'the kernel held it up');
   await succeed('limit-cpu', '--reset', String(pid));
-  const [free = 0] = await shares([pid], 1000);
+  const [free = 0] = await shares([pid], 500);
   assert.ok(free > share * 1.3, `without a limit it has ${free}, with one ${share}`);
 });
 
@@ -76,7 +76,7 @@ test('weights divide one CPU as 1 to 3', { skip }, async () => {
   const pids = [await startTree(busy), await startTree(busy)];
   for (const [index, pid] of pids.entries())
     await succeed('limit-cpu', String(pid), '--weight', index === 0 ? '100' : '300', '--cpuset', '0');
-  const [one = 0, three = 0] = await shares(pids, 3000);
+  const [one = 0, three = 0] = await shares(pids, 1500);
   assert.ok(three / one > 2.2 && three / one < 4, `100 and 300 got ${one} and ${three}`);
   for (const pid of pids) {
     assert.equal(valueIn(cpuset, 'cpuset', pid), '0');

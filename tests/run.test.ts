@@ -376,7 +376,7 @@ test('SIGTERM ends a command that has no handler with 143, and reaches one that 
   await until('the handler', () => signals(handler.first, 'SigCgt').has(constants.signals.SIGTERM));
   handler.launcher.kill('SIGTERM');
   assert.deepEqual(await handler.end, [9, null]);
-  const ignoring = await start([], ['/bin/sh', '-c', 'trap "" HUP; sleep 1; sleep 1; exit 5']);
+  const ignoring = await start([], ['/bin/sh', '-c', 'trap "" HUP; sleep 0.7; sleep 0.7; exit 5']);
   await until('it to be ignored', () => signals(ignoring.first, 'SigIgn').has(constants.signals.SIGHUP));
   ignoring.launcher.kill('SIGHUP');
   assert.deepEqual(await ignoring.end, [5, null]);
@@ -598,13 +598,13 @@ test('in a terminal of its own Ctrl-C, Ctrl-Z, job control and the exit code wor
     set stty_init "rows 33 cols 77"
     spawn ${script('run')} ${rootfs}
     need "# "; send "stty size\\r"; need "33 77"
-    need "# "; send "sleep 100\\r"; sleep 2; send "\\003"
+    need "# "; send "sleep 100\\r"; sleep 1; send "\\003"
     need "# "; send "echo code=$?\\r"; need "code=130"
-    need "# "; send "sleep 100\\r"; sleep 2; send "\\032"; need "Stopped"
-    need "# "; send "kill -9 %1; sleep 1; exit 7\\r"; need eof
+    need "# "; send "sleep 100\\r"; sleep 1; send "\\032"; need "Stopped"
+    need "# "; send "kill -9 %1; sleep 0.5; exit 7\\r"; need eof
     if {[lindex [wait] 3] != 7} { puts "wrong exit code"; exit 1 }
-    spawn ${script('run')} ${rootfs} sleep 100
-    sleep 4; send "\\003"; need eof
+    spawn ${script('run')} ${rootfs} sh -c "echo ready; exec sleep 100"
+    need "ready"; sleep 0.5; send "\\003"; need eof
     if {[lindex [wait] 3] != 130} { puts "Ctrl-C did not end it"; exit 1 }
     spawn ${script('run')} ${rootfs} sh -c "tty; echo here >/dev/console; stty -a </dev/tty"
     need "/dev/console"; need "here"; need "rows 33; columns 77"; need eof

@@ -22,13 +22,12 @@ export const rootfs = join(top, 'rootfs/host');
 export const script = (name: string) =>
   join(top, process.env.BAREHAND_SOURCE ? `scripts/${name}.ts` : `dist/${name}.mjs`);
 
+const changed = (path: string) => statSync(join(top, path), { throwIfNoEntry: false })?.mtimeMs ?? 0;
 const newest = (folder: string) =>
   Math.max(
-    ...readdirSync(join(top, folder), { recursive: true }).map(
-      (name) => statSync(join(top, folder, String(name)), { throwIfNoEntry: false })?.mtimeMs ?? 0,
-    ),
+    ...readdirSync(join(top, folder), { recursive: true }).map((name) => changed(join(folder, String(name)))),
   );
-if (!existsSync(script('run')) || newest('scripts') > newest('dist'))
+if (!existsSync(script('run')) || Math.max(newest('scripts'), changed('package.json')) > newest('dist'))
   execFileSync(process.execPath, [join(top, 'scripts/helpers/build.mjs')]);
 
 export interface Result {
