@@ -9,6 +9,7 @@ import { parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { container } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, script, top } from './helpers/script.ts';
+import { test as slow } from './helpers/slow.ts';
 
 const left = () => readdirSync(join(top, 'rootfs')).filter((name) => /^\.?demo-/.test(name));
 
@@ -90,21 +91,25 @@ test('what the demo prints as a command can be typed', {
   }
 });
 
-test('interrupted in the middle it cleans up all the same', {
-  skip: container.skip || needs('speed', 'ps'),
-}, async () => {
-  const demo = spawn(script('demo'), { stdio: ['ignore', 'pipe', 'inherit'] });
-  const lines = createInterface({ input: demo.stdout })[Symbol.asyncIterator]();
-  for (let line = await lines.next(); !line.done && !/and PID \d+ is the unshare/.test(line.value); )
-    line = await lines.next();
-  const end = once(demo, 'exit');
-  demo.kill('SIGTERM');
-  assert.deepEqual(await end, [143, null]);
-  assert.deepEqual(left(), []);
-  const name = `demo-${demo.pid}`;
-  for (const { mountPoint } of readHierarchies())
-    assert.equal(existsSync(join(mountPoint, parent, name)), false);
-});
+slow(
+  'interrupted in the middle it cleans up all the same',
+  {
+    skip: container.skip || needs('speed', 'ps'),
+  },
+  async () => {
+    const demo = spawn(script('demo'), { stdio: ['ignore', 'pipe', 'inherit'] });
+    const lines = createInterface({ input: demo.stdout })[Symbol.asyncIterator]();
+    for (let line = await lines.next(); !line.done && !/and PID \d+ is the unshare/.test(line.value); )
+      line = await lines.next();
+    const end = once(demo, 'exit');
+    demo.kill('SIGTERM');
+    assert.deepEqual(await end, [143, null]);
+    assert.deepEqual(left(), []);
+    const name = `demo-${demo.pid}`;
+    for (const { mountPoint } of readHierarchies())
+      assert.equal(existsSync(join(mountPoint, parent, name)), false);
+  },
+);
 
 test('where namespaces are not allowed it says exactly what is missing', {
   skip: needs('root', 'setpriv', 'speed'),

@@ -59,16 +59,16 @@ test('wrong usage ends with 2 and a clear line', { skip: needs('speed') }, async
 
 test('a busy loop is held to its share of a CPU, and let go again', { skip }, async () => {
   const pid = await startTree(busy);
-  const { stdout } = await succeed('limit-cpu', String(pid), '0.2');
-  assert.match(stdout, /CPU limit none -> 0.2\n1 process moved to/);
+  const { stdout } = await succeed('limit-cpu', String(pid), '0.1');
+  assert.match(stdout, /CPU limit none -> 0.1\n1 process moved to/);
   const [share = 0] = await shares([pid], 1000);
-  assert.ok(share > 0.08 && share < 0.3, `0.2 CPUs are ${share}`);
+  assert.ok(share > 0.04 && share < 0.15, `0.1 CPUs are ${share}`);
   const throttled = Number(
     /^nr_throttled (\d+)$/m.exec(readFileSync(join(cgroupIn(cpu, pid), 'cpu.stat'), 'utf8'))?.[1],
   );
   assert.ok(throttled > 3, 'the kernel held it up');
   await succeed('limit-cpu', '--reset', String(pid));
-  const [free = 0] = await shares([pid], 500);
+  const [free = 0] = await shares([pid], 1000);
   assert.ok(free > share * 1.3, `without a limit it has ${free}, with one ${share}`);
 });
 

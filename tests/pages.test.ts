@@ -123,7 +123,7 @@ before(async () => {
 for (const [name, lines] of Object.entries(cases))
   test(
     `${name}.ts ends with the exit codes that its page lists, and lists no others`,
-    container,
+    { skip: container.skip || (name === 'network' && needs('ip')) },
     async () => {
       const listed = rows(section(name, 'Exit codes')).flatMap(([cell = '']) =>
         /^\d/.test(cell) ? cell : [],
@@ -231,7 +231,9 @@ test('ps.ts --json prints what its page lists', container, async () => {
     await call('stop', [ended, published]);
   }
   const [list, one, watched = []] = tables('ps');
-  compare('ps', noNetwork ? list?.filter(({ field }) => !field.startsWith('ports.')) : list, all);
+  // without a network no port is published: an empty list has no fields
+  const withoutPorts = list?.map((row) => (row.field.startsWith('ports.') ? { ...row, field: 'ports' } : row));
+  compare('ps', noNetwork ? withoutPorts : list, all);
   compare('ps', one, JSON.parse(await json('ps', String(running.first))));
   const line = await json('ps', '--watch', '--count', '1', '--interval', '1');
   // the line has fields of the list too

@@ -13,7 +13,7 @@ import {
 } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
-import { test } from 'node:test';
+import { test as quick, test } from 'node:test';
 import { cgroupDirectory, cgroupPath, parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { memoryFiles } from '../scripts/limit/table.ts';
 import {
@@ -32,6 +32,7 @@ import {
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs, script, until } from './helpers/script.ts';
+import { shells, test as slow } from './helpers/slow.ts';
 
 const scratch = scratchFolder('run');
 
@@ -383,7 +384,10 @@ test('SIGTERM ends a command that has no handler with 143, and reaches one that 
 });
 
 for (const victim of ['launcher', 'shell', 'unshare', 'first'] as const) {
-  for (const options of [[], ['-u', '1000']]) {
+  for (const [test, options] of [
+    [quick, []],
+    [slow, ['-u', '1000']],
+  ] as [typeof quick, string[]][]) {
     test(`SIGKILL of the ${victim} ends all of a container ${options.join(' ')}`, container, async () => {
       const mounts = readFileSync('/proc/self/mountinfo', 'utf8');
       const { name, first, unshare, launcher, end } = await start(options, [
@@ -518,7 +522,7 @@ test('--dry-run prints what has the same effect when it is pasted', container, a
     directory: readlinkSync(`/proc/${first}/cwd`),
   });
   const launched = state(await start(words, command));
-  for (const shell of ['dash', 'bash']) {
+  for (const shell of shells) {
     const name = newName();
     const { stdout: program } = await run('--dry-run', '--name', name, ...words, rootfs, ...command);
     // what else is open here is this test's, and not for the shell to hand on

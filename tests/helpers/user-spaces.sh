@@ -11,7 +11,7 @@ cache=$(readlink -f "$cache")
 # shellcheck disable=SC2034 # for those
 environment=(
   PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=dumb
-  BAREHAND_REQUIRE=root,namespaces,cgroup ${BAREHAND_CI:+"BAREHAND_CI=$BAREHAND_CI"}
+  "BAREHAND_REQUIRE=root,namespaces,cgroup" ${BAREHAND_CI:+"BAREHAND_CI=$BAREHAND_CI"}
 )
 
 # Makes $cache/NAME, but for what was interrupted: that is not taken for whole.
