@@ -70,26 +70,30 @@ test('the walk shows each step, kills at the limit, and leaves the host as it wa
   }
 });
 
-test('what the demo prints as a command can be typed', {
-  skip: container.skip || needs('speed', 'ps'),
-}, async () => {
-  const { stdout } = await call('demo', ['--keep']);
-  const kept = /kept: (\S+)/.exec(stdout)?.[1];
-  assert.ok(kept);
-  try {
-    const commands = [...stdout.matchAll(/^ {3}\$ (\S*run\S* (?!--name).*)$/gm)].map(
-      ([, command]) => command as string,
-    );
-    assert.equal(commands.length, 2);
-    for (const command of commands) {
-      const { code, stdout } = await execute(['sh', '-c', command]);
-      assert.equal(code, 0, command);
-      assert.match(stdout, /ps aux/);
+slow(
+  'what the demo prints as a command can be typed',
+  {
+    skip: container.skip || needs('speed', 'ps'),
+  },
+  async () => {
+    const { stdout } = await call('demo', ['--keep']);
+    const kept = /kept: (\S+)/.exec(stdout)?.[1];
+    assert.ok(kept);
+    try {
+      const commands = [...stdout.matchAll(/^ {3}\$ (\S*run\S* (?!--name).*)$/gm)].map(
+        ([, command]) => command as string,
+      );
+      assert.equal(commands.length, 2);
+      for (const command of commands) {
+        const { code, stdout } = await execute(['sh', '-c', command]);
+        assert.equal(code, 0, command);
+        assert.match(stdout, /ps aux/);
+      }
+    } finally {
+      await execute(['rm', '-rf', join(top, kept)]);
     }
-  } finally {
-    await execute(['rm', '-rf', join(top, kept)]);
-  }
-});
+  },
+);
 
 slow(
   'interrupted in the middle it cleans up all the same',

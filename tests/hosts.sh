@@ -129,7 +129,7 @@ trap 'stop_job; exit 143' TERM
 # shellcheck disable=SC2016
 tests='
 scripts/fetch-rootfs.ts --quiet host: rootfs/host >/dev/null
-exec node --import ./tests/strip/stripped.mjs --test --test-reporter=spec --test-concurrency=2 "$@"
+exec tests/all.sh --test-concurrency=2 "$@"
 '
 
 prepare_root() { # ROOT VARIANT

@@ -3,14 +3,13 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
-import { test as quick } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { attempt } from '../scripts/helpers/pids.ts';
 import { container, newName, processesWith } from './helpers/container.ts';
 import { mounted } from './helpers/inside.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { call, rootfs, script, until } from './helpers/script.ts';
-import { test as slow } from './helpers/slow.ts';
+import { test } from './helpers/slow.ts';
 import { needsMappedIds } from './helpers/userns.ts';
 
 const mappedIds = await needsMappedIds();
@@ -42,11 +41,7 @@ const slowly = mounted(
 const nodes = [process.execPath, process.env.BAREHAND_NODE ?? ''].filter(Boolean);
 
 for (const node of nodes)
-  for (const [test, options] of [
-    [quick, []],
-    [slow, ['-u', 'nobody']],
-    [quick, ['--userns']],
-  ] as [typeof quick, string[]][])
+  for (const options of [[], ['-u', 'nobody'], ['--userns']])
     test(`${process.execPath === node ? 'this node' : 'BAREHAND_NODE'}: run.ts ${options.join(' ')}`, {
       skip: container.skip || (options[0] === '--userns' && mappedIds),
     }, async () => {
