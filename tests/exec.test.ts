@@ -386,47 +386,58 @@ test('--host-tools: the programs of the host, in the network and among the proce
   await until('its end', () => !alive(pid));
 });
 
-test('once it is in the container, what enters opens nothing there', {
-  skip: container.skip || needs('strace'),
-}, async () => {
-  const trace = join(scratch, 'trace');
-  for (const words of [['true'], ['no-such'], ['-w', '/no/such', 'true']]) {
-    const command = words.pop() as string;
-    const strace = ['strace', '-f', '-o', trace, '-e', 'trace=open,openat,openat2,execve,chroot'];
-    await execute([...strace, ...launch, '-u', 'nobody', ...words, web.name, command]);
-    const lines = readFileSync(trace, 'utf8').split('\n');
-    const entered = lines.findIndex((line) => line.includes('chroot(".")'));
-    assert.ok(entered > 0, 'it is in the container at some time');
-    const executed = lines.findIndex((line, index) => index > entered && / execve\(.* = 0$/.test(line));
-    const within = lines.slice(entered, executed < 0 ? undefined : executed);
-    assert.deepEqual(
-      within.filter((line) => / open/.test(line)),
-      [],
+slow(
+  'once it is in the container, what enters opens nothing there',
+  {
+    skip: container.skip || needs('strace'),
+  },
+  async () => {
+    const trace = join(scratch, 'trace');
+    for (const words of [['true'], ['no-such'], ['-w', '/no/such', 'true']]) {
+      const command = words.pop() as string;
+      const strace = ['strace', '-f', '-o', trace, '-e', 'trace=open,openat,openat2,execve,chroot'];
+      await execute([...strace, ...launch, '-u', 'nobody', ...words, web.name, command]);
+      const lines = readFileSync(trace, 'utf8').split('\n');
+      const entered = lines.findIndex((line) => line.includes('chroot(".")'));
+      assert.ok(entered > 0, 'it is in the container at some time');
+      const executed = lines.findIndex((line, index) => index > entered && / execve\(.* = 0$/.test(line));
+      const within = lines.slice(entered, executed < 0 ? undefined : executed);
+      assert.deepEqual(
+        within.filter((line) => / open/.test(line)),
+        [],
+      );
+    }
+  },
+);
+
+slow(
+  'what has lost its parent on the way in starts nothing',
+  {
+    skip: container.skip || needs('speed'),
+  },
+  async () => {
+    const { stdout } = await exec('--dry-run', web.name, 'sh', '-c', 'echo started');
+    const orphan = stdout.replace('\n  enter=', '\n  parent=1 enter=');
+    assert.notEqual(orphan, stdout);
+    const { code, stdout: said } = await execute(['sh', '-c', orphan]);
+    assert.deepEqual([code, said], [125, '']);
+
+    const seconds = newSeconds();
+    for (let delay = 0; delay < 200; delay += 10) {
+      const [program = '', ...words] = [...launch, web.name, 'sleep', seconds];
+      const child = spawn(program, words, { stdio: 'ignore' });
+      const end = once(child, 'exit');
+      await new Promise((resolve) => setTimeout(resolve, delay));
+      child.kill('SIGKILL');
+      await end;
+    }
+    const isOurs = (pid: number) => commandOf(pid).includes(seconds);
+    await until(
+      'the end of all',
+      () => ![...readProcesses().keys()].some((pid) => alive(pid) && isOurs(pid)),
     );
-  }
-});
-
-test('what has lost its parent on the way in starts nothing', {
-  skip: container.skip || needs('speed'),
-}, async () => {
-  const { stdout } = await exec('--dry-run', web.name, 'sh', '-c', 'echo started');
-  const orphan = stdout.replace('\n  enter=', '\n  parent=1 enter=');
-  assert.notEqual(orphan, stdout);
-  const { code, stdout: said } = await execute(['sh', '-c', orphan]);
-  assert.deepEqual([code, said], [125, '']);
-
-  const seconds = newSeconds();
-  for (let delay = 0; delay < 200; delay += 10) {
-    const [program = '', ...words] = [...launch, web.name, 'sleep', seconds];
-    const child = spawn(program, words, { stdio: 'ignore' });
-    const end = once(child, 'exit');
-    await new Promise((resolve) => setTimeout(resolve, delay));
-    child.kill('SIGKILL');
-    await end;
-  }
-  const isOurs = (pid: number) => commandOf(pid).includes(seconds);
-  await until('the end of all', () => ![...readProcesses().keys()].some((pid) => alive(pid) && isOurs(pid)));
-});
+  },
+);
 
 test('containers made by hand: their first process has more, and so has the command', container, async () => {
   const chroot = spawn('chroot', [rootfs, 'sleep', '1001'], { stdio: 'ignore' });

@@ -76,19 +76,23 @@ for (const [tool, ...args] of [['gzip'], ['xz'], ['zstd', '-q'], ['bzip2']] as [
     assert.equal(files(dest), 'bin bin/sh etc etc/motd');
   });
 
-  test(`${tool} data that are cut, or followed by something, are refused`, { skip }, async (t) => {
-    const { dest, file, left } = bound(sandbox(t));
-    for (const bytes of [
-      compressed().subarray(0, -9),
-      Buffer.concat([compressed(), Buffer.from('behind')]),
-    ]) {
-      const { code, stdout, stderr } = await run([file('rootfs.tar', bytes), dest], { program });
-      assert.match(stderr, new RegExp(`^fetch-rootfs: cannot fetch .*${tool}.*\n$`));
-      assert.equal(code, 1);
-      assert.equal(stdout, '');
-      assert.deepEqual(left(), []);
-    }
-  });
+  (tool === 'gzip' ? test : slow)(
+    `${tool} data that are cut, or followed by something, are refused`,
+    { skip },
+    async (t) => {
+      const { dest, file, left } = bound(sandbox(t));
+      for (const bytes of [
+        compressed().subarray(0, -9),
+        Buffer.concat([compressed(), Buffer.from('behind')]),
+      ]) {
+        const { code, stdout, stderr } = await run([file('rootfs.tar', bytes), dest], { program });
+        assert.match(stderr, new RegExp(`^fetch-rootfs: cannot fetch .*${tool}.*\n$`));
+        assert.equal(code, 1);
+        assert.equal(stdout, '');
+        assert.deepEqual(left(), []);
+      }
+    },
+  );
 }
 
 test('a compression whose program is missing is named', {
@@ -862,7 +866,7 @@ test('host: links of the root are as on this host, and none leads nowhere', root
   );
 });
 
-test('host: takes more programs, by name or path, with the interpreter of a script', root, async (t) => {
+slow('host: takes more programs, by name or path, with the interpreter of a script', root, async (t) => {
   const { dest, file } = bound(sandbox(t));
   const tool = file('tool', '#!/usr/bin/env bash\necho "tool: $1"\n');
   chmodSync(tool, 0o755);

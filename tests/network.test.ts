@@ -347,7 +347,7 @@ long(
   },
 );
 
-test('limit: so much and no more, each way', { skip: skip || needs('iperf3', 'tc', 'speed') }, async () => {
+long('limit: so much and no more, each way', { skip: skip || needs('iperf3', 'tc', 'speed') }, async () => {
   const [one, other] = [await container(), await container()];
   await done('attach', String(one));
   await done('attach', String(other));
@@ -730,7 +730,7 @@ test('without root pasta carries the packets', {
   await until('it to end with the container', isOver);
 });
 
-test('wrong usage is refused in a line', slow, async () => {
+long('wrong usage is refused in a line', slow, async () => {
   const own = String(host);
   const wrong: [string[], RegExp][] = [
     [['frobnicate'], /there is no command frobnicate: attach, publish/],

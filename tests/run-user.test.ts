@@ -148,7 +148,7 @@ slow("run: the image's user is read in the same way", container, async () => {
   }
 });
 
-test('exec: the same', { skip: container.skip || needs('perl') }, async () => {
+slow('exec: the same', { skip: container.skip || needs('perl') }, async () => {
   const files = ['passwd', 'group'].map((name) => `${root}/etc/${name}:/etc/${name}:ro`);
   const { name } = await start(each('-v', files), ['sleep', '1000']);
   for (const [user, uid, gid, groups, home] of shown) {

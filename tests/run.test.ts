@@ -359,15 +359,19 @@ test('a name is taken once, and the error says by which PID', container, async (
   assert.ok(alive(first), 'the first one lives on');
 });
 
-test('of many that want a name at the same moment one gets it', {
-  skip: container.skip || needs('speed'),
-}, async () => {
-  const name = newName();
-  const results = await Promise.all(
-    Array.from({ length: 6 }, () => run('--name', name, rootfs, 'sleep', '3')),
-  );
-  assert.deepEqual(results.map(({ code }) => code).sort(), [0, 125, 125, 125, 125, 125]);
-});
+slow(
+  'of many that want a name at the same moment one gets it',
+  {
+    skip: container.skip || needs('speed'),
+  },
+  async () => {
+    const name = newName();
+    const results = await Promise.all(
+      Array.from({ length: 6 }, () => run('--name', name, rootfs, 'sleep', '3')),
+    );
+    assert.deepEqual(results.map(({ code }) => code).sort(), [0, 125, 125, 125, 125, 125]);
+  },
+);
 
 test('SIGTERM ends a command that has no handler with 143, and reaches one that has', container, async () => {
   const plain = await start([], ['sleep', '100']);
@@ -482,7 +486,7 @@ test('what a command without a PID namespace leaves running ends with it', conta
   );
 });
 
-test('--dry-run prints what has the same effect when it is pasted', container, async () => {
+slow('--dry-run prints what has the same effect when it is pasted', container, async () => {
   const words = [
     '--memory',
     '50M',
@@ -542,21 +546,25 @@ test('--dry-run changes nothing', container, async () => {
   assert.equal(existsSync(cgroups(name)[0] as string), false);
 });
 
-test('a chroot escape from a privileged container ends in its own root', {
-  skip: needs('root', 'namespaces', 'cgroup', 'perl'),
-}, async () => {
-  const withPerl = join(scratch, 'with-perl');
-  assert.equal((await call('fetch-rootfs', ['host:perl', withPerl])).code, 0);
-  writeFileSync(join(withPerl, 'inside'), '');
-  // chroot(2): root may escape by staying outside of a second root and climbing up from there
-  const climb =
-    'mkdir "/x"; opendir(my $out, "/"); chroot "/x" or die; chdir $out or die; chdir ".." for 1 .. 100; chroot "." or die; opendir($out, "/"); print join " ", sort readdir $out';
-  const inside = await stdout('--privileged', withPerl, 'perl', '-e', climb);
-  assert.match(inside, /\binside\b/);
-  // it does work where there is only a chroot
-  const control = await stdout('--privileged', '--isolate', 'chroot', withPerl, 'perl', '-e', climb);
-  assert.doesNotMatch(control, /\binside\b/);
-});
+slow(
+  'a chroot escape from a privileged container ends in its own root',
+  {
+    skip: needs('root', 'namespaces', 'cgroup', 'perl'),
+  },
+  async () => {
+    const withPerl = join(scratch, 'with-perl');
+    assert.equal((await call('fetch-rootfs', ['host:perl', withPerl])).code, 0);
+    writeFileSync(join(withPerl, 'inside'), '');
+    // chroot(2): root may escape by staying outside of a second root and climbing up from there
+    const climb =
+      'mkdir "/x"; opendir(my $out, "/"); chroot "/x" or die; chdir $out or die; chdir ".." for 1 .. 100; chroot "." or die; opendir($out, "/"); print join " ", sort readdir $out';
+    const inside = await stdout('--privileged', withPerl, 'perl', '-e', climb);
+    assert.match(inside, /\binside\b/);
+    // it does work where there is only a chroot
+    const control = await stdout('--privileged', '--isolate', 'chroot', withPerl, 'perl', '-e', climb);
+    assert.doesNotMatch(control, /\binside\b/);
+  },
+);
 
 test(
   'a rootfs whose /proc is a symlink is refused, and what it points to is not touched',

@@ -168,7 +168,7 @@ for (const name of scripts) {
     });
   }
 
-  test(`${name} starts with an empty environment, where the system has a node`, (t) => {
+  slow(`${name} starts with an empty environment, where the system has a node`, (t) => {
     const { status, stdout, stderr } = start([path, '--help'], {});
     if (/node is not in PATH/.test(stderr)) {
       assert.equal(status, 125);
@@ -179,7 +179,7 @@ for (const name of scripts) {
     }
   });
 
-  test(`${name} takes nothing from the folder it is started in`, () => {
+  slow(`${name} takes nothing from the folder it is started in`, () => {
     const trap = mkdtempSync(join(folder, 'trap-'));
     const files = ['tsconfig.json', 'package.json', '.npmrc', '.node-options', 'node', 'zx', 'minimist.js'];
     for (const file of files) writeFileSync(join(trap, file), 'no JSON, no JavaScript {');
@@ -250,7 +250,7 @@ for (const node of nodes) {
     assert.match(start([script, '--help'], env).stderr, /lock\.ts/);
   });
 
-  test(`what others could have written is not started, on ${version}`, { skip: needs('root') }, async () => {
+  slow(`what others could have written is not started, on ${version}`, { skip: needs('root') }, async () => {
     const copy = copyProject();
     const [script, dist] = [join(copy, 'scripts/stop.ts'), join(copy, 'dist')];
     const built = join(dist, 'stop.mjs');
@@ -287,7 +287,7 @@ for (const node of nodes) {
   });
 }
 
-test('an install builds, and does without what it would build with', () => {
+slow('an install builds, and does without what it would build with', () => {
   const copy = copyProject();
   rmSync(join(copy, 'dist'), { recursive: true });
   const { scripts: steps } = JSON.parse(readFileSync(join(copy, 'package.json'), 'utf8'));
