@@ -3,12 +3,12 @@ import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { archive, type Member } from './helpers/archives.ts';
 import { loneBundle, run, type Sandbox, sandbox, script } from './helpers/fetch.ts';
 import { needs } from './helpers/needs.ts';
 import { top } from './helpers/script.ts';
+import { test } from './helpers/slow.ts';
 
 const program = loneBundle();
 

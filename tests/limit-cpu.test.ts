@@ -59,10 +59,10 @@ test('wrong usage ends with 2 and a clear line', { skip: needs('speed') }, async
 
 test('a busy loop is held to its share of a CPU, and let go again', { skip }, async () => {
   const pid = await startTree(busy);
-  const { stdout } = await succeed('limit-cpu', String(pid), '0.2');
-  assert.match(stdout, /CPU limit none -> 0.2\n1 process moved to/);
-  const [share = 0] = await shares([pid], 2000);
-  assert.ok(share > 0.08 && share < 0.3, `0.2 CPUs are ${share}`);
+  const { stdout } = await succeed('limit-cpu', String(pid), '0.1');
+  assert.match(stdout, /CPU limit none -> 0.1\n1 process moved to/);
+  const [share = 0] = await shares([pid], 1000);
+  assert.ok(share > 0.04 && share < 0.15, `0.1 CPUs are ${share}`);
   const throttled = Number(
     /^nr_throttled (\d+)$/m.exec(readFileSync(join(cgroupIn(cpu, pid), 'cpu.stat'), 'utf8'))?.[1],
   );
@@ -76,7 +76,7 @@ test('weights divide one CPU as 1 to 3', { skip }, async () => {
   const pids = [await startTree(busy), await startTree(busy)];
   for (const [index, pid] of pids.entries())
     await succeed('limit-cpu', String(pid), '--weight', index === 0 ? '100' : '300', '--cpuset', '0');
-  const [one = 0, three = 0] = await shares(pids, 3000);
+  const [one = 0, three = 0] = await shares(pids, 1500);
   assert.ok(three / one > 2.2 && three / one < 4, `100 and 300 got ${one} and ${three}`);
   for (const pid of pids) {
     assert.equal(valueIn(cpuset, 'cpuset', pid), '0');

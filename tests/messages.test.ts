@@ -8,6 +8,7 @@ import { didYouMean, escapeControls } from '../scripts/helpers/messages.ts';
 import { container, newName } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs, top } from './helpers/script.ts';
+import { test as slow } from './helpers/slow.ts';
 
 /** A folder with a short path: a line of a message has at most 200 characters. */
 const folder = mkdtempSync(join(tmpdir(), 'bh-'));
@@ -66,7 +67,7 @@ after(async () => {
 const root = relative(top, rootfs);
 const noContainer = 'there is no container nowhere: dist/ps.mjs shows those there are';
 
-test('run: options and operands', async () => {
+slow('run: options and operands', async () => {
   writeFileSync(join(folder, 'a:b'), '');
   writeFileSync(join(folder, 'file'), '');
   await check('run', [
@@ -144,7 +145,7 @@ test('run: a root file system that is not there', async () => {
   ]);
 });
 
-test('run: what cannot be started', { skip: isRoot }, async () => {
+slow('run: what cannot be started', { skip: isRoot }, async () => {
   const script = (name: string, text: string, mode = 0o755) => {
     writeFileSync(join(folder, name), text, { mode });
     return `/v/${name}`;

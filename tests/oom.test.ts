@@ -12,6 +12,7 @@ import { limitFailure } from '../scripts/run/killed.ts';
 import { backgroundName, ended, kept } from './helpers/background.ts';
 import { cgroups, container, memory, newName, start } from './helpers/container.ts';
 import { call, execute, rootfs, script, top, until } from './helpers/script.ts';
+import { test as slow } from './helpers/slow.ts';
 
 const kill: OomKills = {
   count: 1,
@@ -245,7 +246,7 @@ test('a limit in which nothing starts is refused, and nothing is made', containe
   await refused(/^run: --pids-limit 1 with --init: .* 2 processes/, '--pids-limit', '1', '--init');
 });
 
-test('a container starts in the smallest limits', container, async () => {
+slow('a container starts in the smallest limits', container, async () => {
   for (const words of [
     ['--memory', '6M', '--init'],
     ['--pids-limit', '2', '--init'],

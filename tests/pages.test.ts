@@ -130,42 +130,38 @@ before(async () => {
 });
 
 for (const [name, lines] of Object.entries(cases))
-  test(
-    `${name}.ts ends with the exit codes that its page lists, and lists no others`,
-    container,
-    async () => {
-      const listed = rows(section(name, 'Exit codes')).flatMap(([cell = '']) =>
-        /^\d/.test(cell) ? cell : [],
+  test(`${name}.ts ends with the exit codes that its page lists, and lists no others`, {
+    skip: container.skip || (name === 'network' && needs('ip')),
+  }, async () => {
+    const listed = rows(section(name, 'Exit codes')).flatMap(([cell = '']) => (/^\d/.test(cell) ? cell : []));
+    const seen: number[] = [];
+    for (const [words, expected] of lines) {
+      const given = words.map((word) => (word === 'NAME' ? running.name : word));
+      const { code, stderr } = await call(name, given);
+      assert.equal(code, expected, `${name} ${given.join(' ')}: ${stderr}`);
+      assert(
+        listed.some((cell) => covers(cell, expected)),
+        `${expected} is not on the page: ${given.join(' ')}`,
       );
-      const seen: number[] = [];
-      for (const [words, expected] of lines) {
-        const given = words.map((word) => (word === 'NAME' ? running.name : word));
-        const { code, stderr } = await call(name, given);
-        assert.equal(code, expected, `${name} ${given.join(' ')}: ${stderr}`);
-        assert(
-          listed.some((cell) => covers(cell, expected)),
-          `${expected} is not on the page: ${given.join(' ')}`,
-        );
-        seen.push(expected);
-      }
-      // what makes ps.ts fail is hard to bring about: a full disk does
-      if (name === 'ps') {
-        const { code } = await execute(['sh', '-c', `'${script('ps')}' >/dev/full`]);
-        assert.equal(code, 1);
-        seen.push(1);
-      }
-      if (name === 'check-host') {
-        const { code } = await execute([...become(23457), script(name), '--quiet', 'limit-memory']);
-        assert.equal(code, 1);
-        seen.push(1);
-      }
-      for (const cell of listed)
-        assert(
-          seen.some((code) => covers(cell, code)),
-          `never seen: ${cell}`,
-        );
-    },
-  );
+      seen.push(expected);
+    }
+    // what makes ps.ts fail is hard to bring about: a full disk does
+    if (name === 'ps') {
+      const { code } = await execute(['sh', '-c', `'${script('ps')}' >/dev/full`]);
+      assert.equal(code, 1);
+      seen.push(1);
+    }
+    if (name === 'check-host') {
+      const { code } = await execute([...become(23457), script(name), '--quiet', 'limit-memory']);
+      assert.equal(code, 1);
+      seen.push(1);
+    }
+    for (const cell of listed)
+      assert(
+        seen.some((code) => covers(cell, code)),
+        `never seen: ${cell}`,
+      );
+  });
 
 /** The names of all fields in a value as JSON, `memory.usedBytes`; those in arrays are called as if in the array. */
 function fields(value: unknown, prefix = ''): string[] {
@@ -245,7 +241,11 @@ test('ps.ts --json prints what its page lists', container, async () => {
     await call('stop', [ended, published]);
   }
   const [list, one, watched = []] = tables('ps');
-  compare('ps', noNetwork ? list?.filter(({ field }) => !field.startsWith('ports.')) : list, all);
+  // without a network no port is published: an empty list has no fields
+  const withoutPorts = list?.map((row) =>
+    row.field.startsWith('ports.') ? { ...row, field: 'ports' } : row,
+  );
+  compare('ps', noNetwork ? withoutPorts : list, all);
   compare('ps', one, JSON.parse(await json('ps', String(running.first))));
   const line = await json('ps', '--watch', '--count', '1', '--interval', '1');
   // the line has fields of the list too

@@ -5,7 +5,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { chownSync, copyFileSync, existsSync, mkdirSync, readdirSync, readlinkSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { after } from 'node:test';
 import { lockDirectory, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { attempt, readProc } from '../scripts/helpers/pids.ts';
 import { commandOf, container, newName, processesWith, stat } from './helpers/container.ts';
@@ -13,7 +13,7 @@ import { mounted } from './helpers/inside.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, call, execute, onTerminal, rootfs, script, top, until } from './helpers/script.ts';
-import { test as slow } from './helpers/slow.ts';
+import { test } from './helpers/slow.ts';
 import { needsMappedIds } from './helpers/userns.ts';
 
 const mappedIds = await needsMappedIds();
@@ -211,7 +211,7 @@ async function hold(seconds: number): Promise<ChildProcess> {
   return holder;
 }
 
-slow('who waits for a lock says for whom, and not for ever', container, async () => {
+test('who waits for a lock says for whom, and not for ever', container, async () => {
   const name = newName();
   mkdirSync(ownLock);
   mkdirSync(place);

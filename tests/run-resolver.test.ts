@@ -2,13 +2,14 @@
 import assert from 'node:assert/strict';
 import { mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { before, test } from 'node:test';
+import { before, test as quick } from 'node:test';
 import { container, newName } from './helpers/container.ts';
 import { state } from './helpers/folders.ts';
 import { inside, launch, mounted, said, without } from './helpers/inside.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, call, execute, rootfs } from './helpers/script.ts';
+import { test } from './helpers/slow.ts';
 
 const scratch = scratchFolder('run-resolver');
 const root = join(scratch, 'root');
@@ -76,15 +77,19 @@ test(
   },
 );
 
-test('a link to nowhere, on a host without perl: the same', {
-  skip: container.skip || needs('python3'),
-}, async () => {
-  await make(stub);
-  const other = host('nameserver 192.0.2.2', undefined, without('perl'));
-  assert.equal(await shows('', other), 'nameserver 192.0.2.2\n');
-});
+quick(
+  'a link to nowhere, on a host without perl: the same',
+  {
+    skip: container.skip || needs('python3'),
+  },
+  async () => {
+    await make(stub);
+    const other = host('nameserver 192.0.2.2', undefined, without('perl'));
+    assert.equal(await shows('', other), 'nameserver 192.0.2.2\n');
+  },
+);
 
-test('a file without a name server that answers is covered, another stays', container, async () => {
+quick('a file without a name server that answers is covered, another stays', container, async () => {
   const wrong = [
     '',
     '# nothing\\n',
@@ -108,7 +113,7 @@ test('a file without a name server that answers is covered, another stays', cont
   assert.equal(await shows('', own, `${show}; cat /etc/other`), expected);
 });
 
-test("where systemd-resolved is on the host's loopback it is whom that asks", container, async () => {
+quick("where systemd-resolved is on the host's loopback it is whom that asks", container, async () => {
   const upstream = 'nameserver 203.0.113.1\nsearch up.example\n';
   await make(stub);
   assert.equal(await shows('', host('nameserver 127.0.0.53\noptions edns0\n', upstream)), upstream);
@@ -172,7 +177,7 @@ test('--dns and --add-host over links change nothing of the root either', contai
   await execute(['mv', join(root, 'etc/hosts.was'), join(root, 'etc/hosts')]);
 });
 
-test('container:NAME has those of the other', container, async () => {
+quick('container:NAME has those of the other', container, async () => {
   await make(stub);
   const name = newName();
   const first = ['-d', '--name', name, '--network', 'none', '--dns', '9.9.9.8', root, 'sleep', '100'];

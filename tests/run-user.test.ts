@@ -9,6 +9,7 @@ import { each, inside, refused, said } from './helpers/inside.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs } from './helpers/script.ts';
+import { test as slow } from './helpers/slow.ts';
 
 const scratch = scratchFolder('run-user');
 const root = join(scratch, 'root');
@@ -131,7 +132,7 @@ test('run: a user, his groups and his home are those of the container', containe
   await refused(/--user needs a value/, ['-u', ''], how);
 });
 
-test("run: the image's user is read in the same way", container, async () => {
+slow("run: the image's user is read in the same way", container, async () => {
   const image = join(scratch, 'image');
   await execute(['cp', '-a', root, image]);
   const configure = (user: string) =>
@@ -147,7 +148,7 @@ test("run: the image's user is read in the same way", container, async () => {
   }
 });
 
-test('exec: the same', { skip: container.skip || needs('perl') }, async () => {
+slow('exec: the same', { skip: container.skip || needs('perl') }, async () => {
   const files = ['passwd', 'group'].map((name) => `${root}/etc/${name}:/etc/${name}:ro`);
   const { name } = await start(each('-v', files), ['sleep', '1000']);
   for (const [user, uid, gid, groups, home] of shown) {
