@@ -113,19 +113,16 @@ SEE ALSO
   admin-guide/cgroup-v1
 */
 
-import { uptime } from 'node:os';
-import { scriptPath } from './helpers/called.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { readLabels } from './helpers/containers.ts';
-import { didYouMean, escapeControls } from './helpers/messages.ts';
+import { escapeControls } from './helpers/messages.ts';
 import { readMounts } from './helpers/mounts.ts';
-import { namespaceInode, printable, startTicks } from './helpers/pids.ts';
+import { namespaceInode, printable, startTicks, timeOf } from './helpers/pids.ts';
 import { gap, table } from './helpers/table.ts';
-import { isName } from './helpers/target.ts';
 import { formatSize, parseNumber } from './helpers/units.ts';
 import { formatPort, type Port } from './network/addresses.ts';
 import { containerReader, type Shown } from './ps/containers.ts';
-import { endedText, killsText, readAllEnded, readEnded } from './ps/ended.ts';
+import { formatDuration, killsText, readAllEnded, statusText } from './ps/ended.ts';
 import { type Page, pageText, readPage } from './ps/page.ts';
 import { readPorts } from './ps/ports.ts';
 import { rootfsPath } from './ps/rootfs.ts';
@@ -141,6 +138,7 @@ import {
   speaksUnicode,
   toJson,
 } from './ps/screen.ts';
+import { checkTargets, processesOf } from './ps/target.ts';
 import { readCounters, readCpuSeconds } from './ps/usage.ts';
 import { formatOomKills, watch } from './ps/watch.ts';
 
@@ -173,15 +171,6 @@ export interface Row extends Omit<Shown, 'ticks'> {
 
 /** A container in the table, which is read without its namespaces: they take as long as all limits. */
 type TableRow = Omit<Row, 'namespaces' | 'labels'>;
-
-/** A duration in its two largest units: `42s`, `5m 3s`, `3h 20m`, `12d 4h`. */
-export function formatDuration(seconds: number): string {
-  const counts = [seconds / 86400, (seconds / 3600) % 24, (seconds / 60) % 60, seconds % 60].map(Math.floor);
-  const parts = counts.map((count, unit) => `${count}${'dhms'[unit]}`);
-  // none: the last
-  const first = counts.findIndex((count) => count > 0);
-  return parts.slice(first).slice(0, 2).join(' ');
-}
 
 interface TableColumn extends Column {
   cell: (row: TableRow) => string;
@@ -299,10 +288,6 @@ export function toTable(
 
 type EndedContainer = ReturnType<typeof readAllEnded>[number];
 
-/** How a container has ended, and how long ago. `now`: milliseconds, as Date.now(). */
-const statusText = ({ ended }: Pick<EndedContainer, 'ended'>, now: number) =>
-  `${endedText(ended)}${ended.at ? `, ${formatDuration(Math.max(0, (now - Date.parse(ended.at)) / 1000))} ago` : ''}`;
-
 const namespaces = ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user'];
 
 /** The inodes of a process's namespaces. */
@@ -334,39 +319,17 @@ function withEnded(rows: Row[], ended: EndedContainer[]) {
  * the others from being shown. Throws UsageError for what is neither a name nor a PID.
  */
 function readPages(words: string[]): { pages: Page[]; failed: boolean } {
-  const wrong = words.find((word) => !/^\d+$/.test(word) && !isName(word));
-  if (wrong !== undefined) throw new UsageError(`neither a name nor a PID: "${wrong}"`);
+  checkTargets(words);
   // read before all else: it tells a process from a later one with its PID
   const ticks = new Map(words.map((word) => [word, startTicks(Number(word))]));
   const reading = containerReader()();
   const mounts = readMounts('self');
   let failed = false;
   const pages = words.flatMap((word) => {
-    const named = reading.containers.filter(({ shown }) => shown.name === word);
-    const pids: [number, number | undefined][] = ticks.get(word)
-      ? [[Number(word), ticks.get(word)]]
-      : named.map(({ shown }) => [shown.pid, shown.ticks]);
     try {
-      const end = pids.length === 0 ? readEnded(word) : undefined;
-      if (end) {
-        const kills = killsText(end.oomKills);
-        const why = kills ? `; ${kills}` : '';
-        throw new Failure(
-          `${word} has ended, ${statusText(end, Date.now())}: ${scriptPath('logs')} ${word} shows its output${why}`,
-        );
-      }
-      if (pids.length === 0)
-        throw new Failure(
-          /^\d+$/.test(word)
-            ? `there is no process ${word}: ${scriptPath('ps')} shows containers, ps(1) processes`
-            : `there is no container ${word}${
-                didYouMean(
-                  word,
-                  reading.containers.map(({ shown }) => shown.name ?? ''),
-                ) || `: ${scriptPath('ps')} shows those there are`
-              }`,
-        );
-      return pids.map(([pid, started]) => readPage(pid, started, reading, mounts, readCpuSeconds));
+      return processesOf(word, ticks.get(word), reading).map(({ pid, started }) =>
+        readPage(pid, started, reading, mounts, readCpuSeconds),
+      );
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
       console.error(escapeControls(`ps: ${error.message}`));
@@ -382,12 +345,11 @@ function listContainers(
   portsOf: Awaited<ReturnType<typeof readPorts>>,
 ): TableRow[] {
   const mounts = readMounts('self');
-  const bootMilliseconds = Date.now() - uptime() * 1000;
   return containers.map(({ container, places, shown: { ticks, ...shown } }) => ({
     ...shown,
     processes: container.members.size,
     rootfs: rootfsPath(container, mounts) ?? null,
-    startedAt: new Date(bootMilliseconds + ticks * 10).toISOString(),
+    startedAt: timeOf(ticks),
     cpuSeconds: readCpuSeconds(places.time),
     ports: portsOf(container),
   }));

@@ -1,8 +1,11 @@
 // Mounts in /proc/PID/mountinfo. See proc(5).
+import { join } from 'node:path';
 import { readProc } from './pids.ts';
 
 /** A mount in /proc/PID/mountinfo. */
 export interface Mount {
+  /** of the mount itself, as in /proc/PID/fdinfo */
+  id: number;
   device: string;
   /** the directory of the file system that is mounted */
   root: string;
@@ -22,9 +25,10 @@ export function parseMounts(mountinfo: string): Mount[] {
     .filter(Boolean)
     .map((line) => {
       const [left = '', right = ''] = line.split(' - ');
-      const [, , device = '', root = '', mountPoint = '', options = ''] = left.split(' ');
+      const [id, , device = '', root = '', mountPoint = '', options = ''] = left.split(' ');
       const [type = '', source = '', superOptions = ''] = right.split(' ');
       return {
+        id: Number(id),
         device,
         options: options.split(','),
         root: unescapeMountinfo(root),
@@ -45,6 +49,14 @@ export function mountOf(path: string, mounts: Mount[]): Mount | undefined {
   const deepest = Math.max(...around.map(({ mountPoint }) => mountPoint.length));
   return around.findLast(({ mountPoint }) => mountPoint.length === deepest);
 }
+
+/** The paths at which the host has the directory or file that a mount shows: other mounts may hide some of them. */
+export const pathsOnHost = ({ device, root }: Mount, hostMounts: Mount[]): string[] =>
+  hostMounts
+    .filter((host) => host.device === device && isBelow(root, host.root))
+    .map((host) =>
+      join(host.mountPoint, host.root === '/' ? root : root.slice(host.root.length)).replace(/(?<=.)\/$/, ''),
+    );
 
 /** The upper or the first lower directory of an overlay, as whoever mounted it saw it; undefined if it has none. */
 export function overlayDirectory(
