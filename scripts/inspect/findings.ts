@@ -118,7 +118,7 @@ function aboutRoot(facts: Facts): Finding[] {
       find(
         'critical',
         'chroot',
-        "leaves its root directory for the host's by a second chroot(2): it has CAP_SYS_CHROOT and the mount namespace of the host",
+        'leaves its root directory by a second chroot(2), for CAP_SYS_CHROOT lets it: around it is all of its mount namespace',
         'mnt',
       ),
     ];

@@ -16,7 +16,7 @@ import { basename, join } from 'node:path';
 import type { Hierarchy } from '../helpers/cgroups.ts';
 import { readRoot } from '../helpers/containers.ts';
 import { O_PATH, ofDescriptor, openInRoot, openRoot, statsInRoot } from '../helpers/in-root.ts';
-import { isBelow, type Mount, mountOf, pathsOnHost, readMounts } from '../helpers/mounts.ts';
+import { isBelow, type Mount, mountOf, pathsOnHost, readMounts, visibleMounts } from '../helpers/mounts.ts';
 import { attempt, namespaceInode } from '../helpers/pids.ts';
 import { deviceNumber } from '../limit/disk.ts';
 import type { Credentials, Unseen } from './facts.ts';
@@ -192,7 +192,8 @@ export function readReach(pid: number, known: Known): Reach {
     const { stats, path } = readRoot(pid);
     const own = statSync('/');
     reach.rootIsHosts = path === '/' && stats.dev === own.dev && stats.ino === own.ino;
-    reach.isChroot = namespaceInode(pid, 'mnt') === namespaceInode('self', 'mnt') && !reach.rootIsHosts;
+    // pivot_root(2) makes a mount the root, whose path is /
+    reach.isChroot = path !== '/';
     root = openRoot(`/proc/${pid}/root`);
   } catch (error) {
     cannot('root directory, and so its mounts, devices, sockets and descriptors', error);
@@ -206,11 +207,12 @@ export function readReach(pid: number, known: Known): Reach {
     }
   };
   try {
-    const mounts = readMounts(pid);
+    const all = readMounts(pid);
+    const mounts = visibleMounts(all);
     part('devices', () => (reach.devices = readDevices(root, mounts, reach.deviceRules, known)));
     part('devices', () => (reach.deviceMount = findDeviceMount(root, mounts)));
     part('sockets', () => (reach.sockets = readSockets(root, mounts, known)));
-    part('descriptors', () => (reach.descriptors = readLeaks(pid, mounts, reach)));
+    part('descriptors', () => (reach.descriptors = readLeaks(pid, all, reach)));
     part('mounts', () => (reach.mounts = mountsInside(mounts, hostMounts, reach.isChroot === true)));
     // without a root directory of its own everything of the kernel is the host's
     if (reach.rootIsHosts) return reach;
@@ -407,7 +409,6 @@ function readWritable(root: number, mounts: Mount[], known: Known): Writable[] {
   };
   for (const mount of mounts) {
     const { type, mountPoint, root: shown } = mount;
-    if (mountOf(mountPoint, mounts) !== mount) continue; // hidden by another one
     if (type === 'proc' && known.isHostsRoot) {
       const sysctls = shown === '/' ? join(mountPoint, 'sys') : mountPoint;
       if (['/', '/sys'].includes(shown) && isWritable(sysctls, 'proc'))
@@ -426,9 +427,11 @@ function readWritable(root: number, mounts: Mount[], known: Known): Writable[] {
         const stats = attempt(() => lstatSync(ofDescriptor(fd, name)));
         return stats !== undefined && grants(stats, known.credentials, known.overrides).includes('w');
       };
+      // a hierarchy of v1 without controllers limits nothing
+      const limits = type === 'cgroup2' || !/(^|,)name=/.test(mount.superOptions);
       if (may('release_agent'))
         found.push({ path: join(mountPoint, 'release_agent'), kind: 'release_agent' });
-      else if (may('cgroup.procs')) found.push({ path: mountPoint, kind: 'cgroup' });
+      else if (limits && may('cgroup.procs')) found.push({ path: mountPoint, kind: 'cgroup' });
     } finally {
       closeSync(fd);
     }
