@@ -268,7 +268,7 @@ function aboutDescriptors(facts: Facts): Finding[] {
 
 /** Directories of the host from which it can be taken over, if they can be written to. */
 const vital =
-  /^\/$|^\/(etc|root|boot|usr|bin|sbin|lib\w*|var|run|dev|home|opt)$|^\/(usr|boot|bin|sbin|lib\w*)\/|^\/var\/(run|lib|spool)$|^\/etc\/(cron|ssh|sudoers|passwd|shadow|group|ld\.so|systemd|profile|pam\.d|init)|^\/root\/\.ssh|^\/var\/spool\/cron|^\/var\/lib\/(docker|containers|containerd|kubelet|rancher|etcd|lxc|machines)(\/|$)/;
+  /^\/$|^\/(etc|root|boot|usr|bin|sbin|lib\w*|var|run|dev|home|opt)$|^\/(usr|boot|bin|sbin|lib\w*)\/|^\/var\/(run|lib|spool)$|^\/etc\/(cron|ssh|sudoers|passwd|shadow|group|ld\.so|systemd|profile|pam\.d|init)|^\/root\/\.ssh|^\/var\/spool\/cron|^\/var\/lib\/(docker|containers|containerd|kubelet|rancher|etcd|lxc|machines)$/;
 
 /** Directories of the host with secrets. */
 const secret =
@@ -296,8 +296,10 @@ function aboutMounts(facts: Facts): Finding[] {
     // engines put /dev/null over files that they mask
     if (isItself || /^\/dev\/(null|zero|full|random|urandom|tty|console|ptmx|pts\/\d+)$/.test(hostPath))
       return [];
-    // a file or directory that the engine has made for the container itself
-    if (isBelow(hostPath, facts.container?.rootfs ?? '/no/rootfs')) return [];
+    // what the engine has made for the container itself
+    const { rootfs, name } = facts.container ?? {};
+    const hasId = /^[0-9a-f]{12}$/.test(name ?? '') && hostPath.includes(`/${name}`);
+    if (hasId || isBelow(hostPath, rootfs ?? '/no/rootfs')) return [];
     if (!readOnly && vital.test(hostPath))
       return find(
         isRoot ? 'critical' : 'warning',

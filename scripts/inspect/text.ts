@@ -86,8 +86,10 @@ export function factLines(facts: Facts, short: (command: string) => string): [ke
   const rootText = reach.rootIsHosts ? "the host's" : (container?.rootfs ?? '?');
   add('root directory', [rootText + (reach.isChroot ? ', by chroot(2)' : '')]);
   add('working directory', [orUnknown(facts.workingDirectory)]);
-  // engines put /dev/null over files that they mask
-  const ofHost = reach.mounts.filter(({ hostPath }) => hostPath !== null && hostPath !== '/dev/null');
+  // engines put /dev/null over files that they mask; v1 has a mount for each controller
+  const isTold = ({ hostPath, type, readOnly }: (typeof reach.mounts)[number]) =>
+    hostPath !== null && hostPath !== '/dev/null' && !(type === 'cgroup' && readOnly);
+  const ofHost = reach.mounts.filter(isTold);
   add(
     'mount of the host',
     ofHost.map(
