@@ -1,7 +1,7 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-inspect.ts: tell what a process is, what separates it from the host, what doesn't
+inspect.ts: tell what a process is, and what separates it from the host
 
 USAGE
   inspect.ts [--json] [--no-trunc] TARGET

@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { before, test } from 'node:test';
@@ -66,6 +67,11 @@ const cases: Record<string, [words: string[], code: number][]> = {
   ps: [
     [[], 0],
     [['--no-such-option'], 2],
+  ],
+  inspect: [
+    [['NAME'], 0],
+    [['no-such-container'], 1],
+    [[], 2],
   ],
   logs: [
     [['NAME'], 0],
@@ -242,6 +248,50 @@ test('ps.ts --json prints what its page lists', container, async () => {
     .filter(({ field }) => shared.includes(field.split('.')[0]))
     .map((row) => ({ ...row, field: `containers.${row.field}` }));
   compare('ps', [...watched, ...inherited], [JSON.parse(line)]);
+});
+
+test('inspect.ts --json prints what its page lists', container, async () => {
+  const [open, shares] = [newName(), newName()];
+  const socket = join(folder, 'docker.sock');
+  const server = createServer().listen(socket);
+  await once(server, 'listening');
+  try {
+    const volume = `${socket}:/run/docker.sock`;
+    await call('run', [
+      '-d',
+      '--name',
+      open,
+      '--privileged',
+      '--network',
+      'none',
+      '-v',
+      volume,
+      rootfs,
+      'sleep',
+      '100',
+    ]);
+    await call('run', ['-d', '--name', shares, '--network', `container:${open}`, rootfs, 'sleep', '100']);
+    // a descriptor of a directory outside
+    const entered = spawn('sh', ['-c', `exec 7</etc; exec chroot '${rootfs}' sleep 100`], {
+      stdio: 'ignore',
+    });
+    const end = once(entered, 'exit');
+    try {
+      const pid = String(entered.pid);
+      await until('the chroot', () => readlinkSync(`/proc/${pid}/root`) !== '/');
+      const all = [];
+      for (const word of [running.name, open, pid]) all.push(JSON.parse(await json('inspect', word)));
+      const [facts, difference] = tables('inspect');
+      compare('inspect', facts, all);
+      compare('inspect', difference, [JSON.parse(await json('inspect', '--diff', open, running.name))]);
+    } finally {
+      entered.kill('SIGKILL');
+      await end;
+    }
+  } finally {
+    await call('stop', [open, shares]);
+    server.close();
+  }
 });
 
 test('logs.ts --status --json prints what its page lists', container, async () => {
