@@ -5,7 +5,7 @@ ps.ts: list all containers on this host, or tell what a process belongs to
 
 USAGE
   ps.ts [-a] [--json] [--no-trunc]
-  ps.ts [--json] [--no-trunc] PID|NAME...
+  ps.ts [--json] [--no-trunc] --tree | PID|NAME...
   ps.ts --watch [--interval SECONDS] [--count TICKS] [--json]
 
   A container is any process tree in a PID namespace or with a root directory of
@@ -70,6 +70,9 @@ OPTIONS
                           number of OOM kills, and how long ago; on stderr,
                           which of their processes the kernel has killed for
                           lack of memory
+*     --tree              show containers inside containers, as a tree
+                          and whose their namespaces are: own, the host's, or
+                          shared with which other containers and processes
 *     --watch             show a live table: CPU, memory, I/O, throttling
                           per second, 100% is one CPU; its second line names the
                           keys that sort it and the one that quits. ~ marks sums
@@ -77,7 +80,7 @@ OPTIONS
                           of its own. Without a terminal: print one table for
                           each interval, or with --json one line
 *     --interval SECONDS  with --watch: time between two readings (default: 2)
-*     --count TICKS       with --watch: end after this number of readings
+      --count TICKS       with --watch: end after this number of readings
 *     --json              print an array of objects
                           name, pid, processes, command, rootfs, startedAt,
                           memory (usedBytes, limitBytes, source: "cgroup" or
@@ -96,6 +99,9 @@ OPTIONS
                           limits (limit, device, value, used, level, cgroup,
                           text), usage (memoryBytes, pids, cpuSeconds,
                           memoryCgroup, pidsCgroup)
+                          With --tree: name, pid, engine, command, processes,
+                          namespaces (type, inode, whose, processes,
+                          sharedWith), inside: the containers inside it
 *     --no-trunc          print long commands and paths in full
 * -h, --help              print the usual options; --help all: all of this
       --version           print name and version
@@ -139,11 +145,13 @@ import {
   toJson,
 } from './ps/screen.ts';
 import { checkTargets, processesOf } from './ps/target.ts';
+import { toTree, treeLines } from './ps/tree.ts';
 import { readCounters, readCpuSeconds } from './ps/usage.ts';
 import { formatOomKills, watch } from './ps/watch.ts';
 
 export const options = {
   all: { short: 'a' },
+  tree: {},
   watch: {},
   interval: { parse: parseInterval },
   count: { parse: (text: string) => parseNumber('--count', text, 1, 999_999_999) },
@@ -340,6 +348,8 @@ function readPages(words: string[]): { pages: Page[]; failed: boolean } {
   return { pages, failed };
 }
 
+const nothing = 'ps: no containers: nothing here runs in a PID namespace or root directory of its own';
+
 function listContainers(
   { containers }: ReturnType<ReturnType<typeof containerReader>>,
   portsOf: Awaited<ReturnType<typeof readPorts>>,
@@ -362,6 +372,9 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, 
     throw new UsageError('--all goes with the list, not with --watch, PID or NAME');
   if (!given.watch && (given.interval !== undefined || count !== undefined))
     throw new UsageError('--interval and --count need --watch');
+
+  if (given.tree && (given.watch || given.all || words.length > 0))
+    throw new UsageError('--tree goes without --watch, --all, PID and NAME');
 
   if (words.length > 0) {
     if (given.watch) throw new UsageError('--watch takes no PID or NAME');
@@ -387,9 +400,6 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, 
     await watch(look, { intervalSeconds, count, json });
     return 0;
   }
-  const rows = listContainers(reading, await readPorts());
-  const running = new Set(rows.map(({ name, engine }) => (engine === 'barehand' ? name : undefined)));
-  const ended = given.all ? readAllEnded().filter(({ name }) => !running.has(name)) : undefined;
   const terminal = process.stdout.isTTY === true;
   const place = {
     width: (terminal && process.stdout.columns) || 120,
@@ -397,9 +407,19 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, 
     colour: terminal && allowsColour(),
     unicode: speaksUnicode(),
   };
+  if (given.tree) {
+    const tree = toTree(reading);
+    const width = terminal && !noTrunc ? place.width : Number.POSITIVE_INFINITY;
+    if (json) console.log(toJson(tree, 2));
+    else if (tree.length > 0) console.log(treeLines(tree, width, place.unicode, !noTrunc).join('\n'));
+    else console.error(nothing);
+    return 0;
+  }
+  const rows = listContainers(reading, await readPorts());
+  const running = new Set(rows.map(({ name, engine }) => (engine === 'barehand' ? name : undefined)));
+  const ended = given.all ? readAllEnded().filter(({ name }) => !running.has(name)) : undefined;
   const isEmpty = rows.length === 0 && !ended?.length;
-  if (isEmpty)
-    console.error('ps: no containers: nothing here runs in a PID namespace or root directory of its own');
+  if (isEmpty) console.error(nothing);
   if (json) {
     const all: Row[] = rows.map((row) => ({
       ...row,

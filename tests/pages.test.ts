@@ -165,8 +165,8 @@ function fields(value: unknown, prefix = ''): string[] {
   if (value === null || typeof value !== 'object') return [];
   return Object.entries(value).flatMap(([key, inner]) => {
     const name = prefix + key.replace(/^\d+:\d+$/, 'MAJOR:MINOR');
-    // the limits before a change have the fields of those after it, and all ancestors have the same
-    return ['before', 'parents'].includes(name) || name.endsWith('labels')
+    // the limits before a change have the fields of those after it; ancestors, and containers inside, have the same
+    return ['before', 'parents', 'inside'].includes(name) || name.endsWith('labels')
       ? name
       : [name, ...fields(inner, `${name}.`)];
   });
@@ -220,12 +220,33 @@ test('every script with --json has its fields on its page', async () => {
 test('ps.ts --json prints what its page lists', container, async () => {
   const ended = newName();
   const published = newName();
+  const shares = newName();
+  let treeJson: string;
   const noNetwork = needs('ip', 'nft');
   const port = ['--network', 'bridge', '-p', '127.0.0.1:18098:80'];
   let all: { name: string; oomKills: { process: unknown } | null; ended: unknown }[];
   try {
     await call('run', ['-d', '--name', ended, rootfs, 'false']);
-    await call('run', ['-d', '--name', published, ...(noNetwork ? [] : port), rootfs, 'sleep', '100']);
+    await call('run', [
+      '-d',
+      '--name',
+      published,
+      ...(noNetwork ? ['--network', 'none'] : port),
+      rootfs,
+      'sleep',
+      '100',
+    ]);
+    await call('run', [
+      '-d',
+      '--name',
+      shares,
+      '--network',
+      `container:${published}`,
+      rootfs,
+      'sleep',
+      '100',
+    ]);
+    treeJson = await json('ps', '--tree');
     all = await until('the OOM kill and the end', async () => {
       const rows = JSON.parse(await json('ps', '--all')) as typeof all;
       const find = (name: string) => rows.find((row) => row.name === name);
@@ -234,11 +255,12 @@ test('ps.ts --json prints what its page lists', container, async () => {
         : undefined;
     });
   } finally {
-    await call('stop', [ended, published]);
+    await call('stop', [ended, published, shares]);
   }
-  const [list, one, watched = []] = tables('ps');
+  const [list, one, tree, watched = []] = tables('ps');
   compare('ps', noNetwork ? list?.filter(({ field }) => !field.startsWith('ports.')) : list, all);
   compare('ps', one, JSON.parse(await json('ps', String(running.first))));
+  compare('ps', tree, JSON.parse(treeJson));
   const line = await json('ps', '--watch', '--count', '1', '--interval', '1');
   // the line has fields of the list too
   const shared = [...section('ps', 'JSON').matchAll(/with the fields (.*?) from above/gs)]

@@ -1,6 +1,7 @@
 // What differs between two processes, fact by fact. Pure functions.
+import { whoseText } from '../ps/namespaces.ts';
 import type { Facts } from './facts.ts';
-import { mapText, whoseText } from './text.ts';
+import { mapText } from './text.ts';
 
 /** A fact that differs. null: the process does not have it. */
 export interface Difference {

@@ -3,10 +3,10 @@
 import { isBelow } from '../helpers/mounts.ts';
 import { printable } from '../helpers/pids.ts';
 import { widthOf } from '../helpers/table.ts';
+import { whoseText } from '../ps/namespaces.ts';
 import { cut } from '../ps/screen.ts';
 import type { Facts, Starter } from './facts.ts';
 import type { Finding } from './findings.ts';
-import { whoseText } from './text.ts';
 
 /** A process in the picture. */
 interface Box {

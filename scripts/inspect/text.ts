@@ -1,23 +1,9 @@
 // Facts as lines of text, a key and a value each.
 import { printable } from '../helpers/pids.ts';
-import type { Sharer } from '../ps/namespaces.ts';
+import { whoseText } from '../ps/namespaces.ts';
 import { limitLines } from '../ps/page.ts';
 import type { Facts, Starter } from './facts.ts';
 import { isUsual } from './reach.ts';
-
-/** Who shares a namespace, for people. */
-export const sharersText = (sharers: Sharer[]): string => {
-  const names = sharers.map(({ name, pid }) => (name === null ? `PID ${pid}` : `${name} (PID ${pid})`));
-  return names.length > 5 ? `${names.slice(0, 5).join(', ')} and ${names.length - 5} more` : names.join(', ');
-};
-
-/** Whose a namespace is, for people. */
-export const whoseText = ({ whose, sharedWith }: Facts['namespaces'][number]): string =>
-  whose === 'shared'
-    ? `shared with ${sharersText(sharedWith)}`
-    : whose === 'host'
-      ? "the host's"
-      : (whose ?? '?');
 
 /** IDs that are all the same are written once. */
 const idsText = (ids: Facts['credentials']['uids']) =>

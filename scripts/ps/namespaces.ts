@@ -28,6 +28,22 @@ export interface Namespace {
   sharedWith: Sharer[];
 }
 
+/** Who shares a namespace, for people. */
+export function sharersText(sharers: Sharer[], withPids = true): string {
+  const names = sharers.map(({ name, pid }) =>
+    name === null ? `PID ${pid}` : withPids ? `${name} (PID ${pid})` : name,
+  );
+  return names.length > 5 ? `${names.slice(0, 5).join(', ')} and ${names.length - 5} more` : names.join(', ');
+}
+
+/** Whose a namespace is, for people. */
+export const whoseText = ({ whose, sharedWith }: Namespace): string =>
+  whose === 'shared'
+    ? `shared with ${sharersText(sharedWith)}`
+    : whose === 'host'
+      ? "the host's"
+      : (whose ?? '?');
+
 type Found = ReturnType<ReturnType<typeof containerReader>>['containers'];
 
 /**
@@ -52,16 +68,17 @@ export function namespaceReader(found: Found) {
   const around = (pid: number): Container | undefined =>
     heldContainer(containers, pid) ?? containers.findLast((container) => container.members.has(pid));
 
+  // a container inside one that shares the namespace is not told again
   const sharersOf = (others: number[]): Sharer[] => {
-    const seen = new Set<Container>();
-    return others.flatMap((pid) => {
-      const container = around(pid);
-      if (!container) return { pid, name: null, engine: null };
-      if (seen.has(container)) return [];
-      seen.add(container);
-      const shown = found.find((one) => one.container === container)?.shown;
-      return { pid: container.first.pid, name: shown?.name ?? null, engine: shown?.engine ?? null };
-    });
+    const sharing = new Set(others.flatMap((pid) => around(pid) ?? []));
+    const outer = [...sharing].filter(({ enclosing }) => !enclosing || !sharing.has(enclosing));
+    return [
+      ...outer.map((container) => {
+        const shown = found.find((one) => one.container === container)?.shown;
+        return { pid: container.first.pid, name: shown?.name ?? null, engine: shown?.engine ?? null };
+      }),
+      ...others.filter((pid) => !around(pid)).map((pid) => ({ pid, name: null, engine: null })),
+    ];
   };
 
   return (pid: number, own: Set<number>): Namespace[] =>
