@@ -517,6 +517,22 @@ test('a process of the host is told with one finding, whatever it can reach', ()
   );
 });
 
+test('what could not be read is a finding, and the ID map tells whose the user namespace is', () => {
+  const hidden = (outside: number) =>
+    findingsOf(
+      made(
+        all(give('sys_admin'), (facts) => {
+          for (const one of facts.namespaces) Object.assign(one, { inode: null, whose: null });
+          facts.idMaps.users = [{ inside: 0, outside, count: outside === 0 ? 4294967295 : 65536 }];
+          facts.reach.rootIsHosts = null;
+          facts.unseen = ['root directory: EACCES: permission denied'];
+        }),
+      ),
+    ).map(({ weight, subject }) => `${weight} ${subject}`);
+  assert.deepEqual(hidden(0), ['critical CAP_SYS_ADMIN', 'note not seen']);
+  assert.deepEqual(hidden(100000), ['note CAP_SYS_ADMIN', 'note not seen']);
+});
+
 test('a difference is a fact that one has and the other has not, or has otherwise', () => {
   assert.deepEqual(
     differences(
@@ -895,7 +911,10 @@ test('without root it says what it could not see', container, async () => {
     );
   const text = await execute([...asUser, String(first)]);
   assert.match(text.stdout, /^not seen: namespace mnt: EACCES: /m);
-  assert.match(text.stdout, /^root directory: \?$/m);
+  // what is not known is not denied
+  for (const key of ['root directory', 'device', 'socket', 'descriptor', 'writable'])
+    assert.match(text.stdout, new RegExp(`^${key}: \\?$`, 'm'));
+  assert.match(text.stdout, /^note: not seen: .*\(run inspect\.ts as root\)$/m);
 });
 
 test('what is wrong with a target, or with options, is said', container, async () => {

@@ -139,6 +139,22 @@ function readSetter(limit: LimitInForce, container: Page['container']): string |
 }
 
 /**
+ * Whether the user namespace of a process is the host's, so that its user and capabilities count there. Where that may
+ * not be seen, the ID map tells: that of the first user namespace, and no other, maps all IDs to themselves.
+ */
+export function holdsOnHost({
+  namespaces,
+  idMaps: { users },
+}: {
+  namespaces: Namespace[];
+  idMaps: { users: IdRange[] };
+}): boolean {
+  const whose = namespaces.find(({ type }) => type === 'user')?.whose ?? null;
+  const [first] = users;
+  return whose === null ? first?.outside === 0 && first.count === 2 ** 32 - 1 : whose === 'host';
+}
+
+/**
  * Reads all facts about a process. `started`: the ticks at which it was started. Throws Failure if it has ended, or ends
  * meanwhile.
  */
@@ -182,7 +198,8 @@ export function readFacts(
   for (const { type, inode } of namespaces)
     if (inode === null) see(`namespace ${type}`, () => readlinkSync(`/proc/${pid}/ns/${type}`));
   const effective = capabilitiesIn(field('CapEff'));
-  const holdsOnHost = namespaces.some(({ type, whose }) => type === 'user' && whose === 'host');
+  const users = parseMap(readFile('uid_map'));
+  const onHost = holdsOnHost({ namespaces, idMaps: { users } });
   const modes = ['none', 'strict', 'filter'] as const;
   const filters = field('Seccomp_filters');
   const hostText = (path: string) => see(path, () => readFileSync(path, 'utf8').trim());
@@ -209,7 +226,7 @@ export function readFacts(
     namespaces,
     credentials,
     idMaps: {
-      users: parseMap(readFile('uid_map')),
+      users,
       groups: parseMap(readFile('gid_map')),
       setgroups: readFile('setgroups').trim() || null,
     },
@@ -229,8 +246,9 @@ export function readFacts(
       hostMounts,
       cgroups,
       credentials,
-      overrides: holdsOnHost && effective.includes('dac_override'),
-      isHostsRoot: holdsOnHost && credentials.uids.files === 0,
+      overrides: onHost && effective.includes('dac_override'),
+      isHostsRoot: onHost && credentials.uids.files === 0,
+      ownsCgroups: namespaces.some(({ type, whose }) => type === 'cgroup' && whose === 'own'),
       cannot,
     }),
     host: {

@@ -1,7 +1,7 @@
 // What the facts about a process mean: what it can do to the host, and where that comes from. Pure functions.
 import { isBelow } from '../helpers/mounts.ts';
 import type { NamespaceType } from '../ps/namespaces.ts';
-import type { Facts } from './facts.ts';
+import { type Facts, holdsOnHost } from './facts.ts';
 import { originOf, type Subject } from './origins.ts';
 import { isUsual, type Writable } from './reach.ts';
 
@@ -62,14 +62,12 @@ export function findingsOf(facts: Facts): Finding[] {
     ...aboutNamespaces(facts),
     ...aboutBarriers(facts),
     ...aboutLimits(facts),
+    ...aboutUnseen(facts),
   ].toSorted(order);
 }
 
 const whoseIs = ({ namespaces }: Facts, type: NamespaceType) =>
   namespaces.find((namespace) => namespace.type === type)?.whose ?? null;
-
-/** Whether the capabilities of a process hold on the host: they are those of its user namespace. */
-const holdsOnHost = (facts: Facts) => whoseIs(facts, 'user') === 'host';
 
 /** Whether a process is user 0 of the host. */
 const isHostsRoot = (facts: Facts) => holdsOnHost(facts) && facts.credentials.uids.effective === 0;
@@ -80,7 +78,7 @@ const hasAll = ({ capabilities, host }: Facts) =>
 
 /** Whether something separates a process from the host at all: a root directory, or a container. */
 const isSeparate = ({ container, reach }: Facts) =>
-  reach.rootIsHosts !== true || (container !== null && container.role !== 'holder');
+  reach.rootIsHosts === false || (container !== null && container.role !== 'holder');
 
 /** Writes findings with the origins of the engine that made the container. */
 const writer = (facts: Facts) => {
@@ -475,6 +473,13 @@ function aboutBarriers(facts: Facts): Finding[] {
       }),
     );
   return found;
+}
+
+function aboutUnseen({ unseen }: Facts): Finding[] {
+  const allows = 'there may be more to find: some facts could not be read, see the lines "not seen"';
+  return unseen.length > 0
+    ? [{ weight: 'note', subject: 'not seen', allows, origin: 'run inspect.ts as root' }]
+    : [];
 }
 
 function aboutLimits(facts: Facts): Finding[] {

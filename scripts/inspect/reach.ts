@@ -3,7 +3,6 @@
 import {
   closeSync,
   constants,
-  fstatSync,
   lstatSync,
   openSync,
   readdirSync,
@@ -92,6 +91,8 @@ interface Known {
   overrides: boolean;
   /** it is user 0 of the host, who owns the kernel's files */
   isHostsRoot: boolean;
+  /** it has a cgroup namespace of its own */
+  ownsCgroups: boolean;
   cannot: Unseen;
 }
 
@@ -250,6 +251,15 @@ function readDeviceRules(cgroups: Known['cgroups']): string[] | null {
   return text?.split('\n').filter(Boolean) ?? null;
 }
 
+/** File systems that ask a server, which may not answer; nor may that of a hostile container, fuse(4). */
+const served = /^(fuse|nfs|cifs|smb|9p|ceph|afs|autofs)/;
+
+/** Whether a path without symlinks can be looked at without such a server. The root has answered already. */
+function answers(path: string, mounts: Mount[]): boolean {
+  const mount = mountOf(path, mounts);
+  return !mount || mount.mountPoint === '/' || !served.test(mount.type);
+}
+
 const mostDevices = 4096;
 
 /** Device nodes below /dev, and those that are mounts of their own. */
@@ -269,6 +279,10 @@ function readDevices(root: number, mounts: Mount[], rules: string[] | null, know
   const walk = (fd: number, path: string, depth: number): void => {
     for (const name of readdirSync(ofDescriptor(fd))) {
       if (++entries > mostDevices) return;
+      if (!answers(`${path}/${name}`, mounts)) {
+        known.cannot(`${path}/${name}`, new Error('not looked at: its file system may wait for a server'));
+        continue;
+      }
       const stats = attempt(() => lstatSync(ofDescriptor(fd, name)));
       if (stats && isDevice(stats)) add(`${path}/${name}`, stats);
       if (!stats?.isDirectory() || depth > 4) continue;
@@ -283,7 +297,7 @@ function readDevices(root: number, mounts: Mount[], rules: string[] | null, know
       }
     }
   };
-  const dev = openInRoot(root, '/dev');
+  const dev = answers('/dev', mounts) ? openInRoot(root, '/dev') : undefined;
   if (dev)
     try {
       if (dev.stats.isDirectory()) walk(dev.fd, dev.path === '/' ? '' : dev.path, 0);
@@ -292,6 +306,7 @@ function readDevices(root: number, mounts: Mount[], rules: string[] | null, know
     }
   if (entries > mostDevices) known.cannot('/dev', new Error(`more than ${mostDevices} entries`));
   for (const { mountPoint } of mounts) {
+    if (!answers(mountPoint, mounts)) continue;
     const stats = attempt(() => statsInRoot(root, mountPoint, { lastLink: true }));
     // over other files the usual ones are masks
     if (stats && isDevice(stats) && !isUsual(deviceOf(stats))) add(mountPoint, stats);
@@ -307,7 +322,9 @@ function findDeviceMount(root: number, mounts: Mount[]): string | null {
     !options.includes('nodev');
   const isDirectory = ({ mountPoint }: Mount) =>
     attempt(() => statsInRoot(root, mountPoint, { lastLink: true }))?.isDirectory();
-  return mounts.find((mount) => holdsFiles(mount) && isDirectory(mount))?.mountPoint ?? null;
+  const isOpen = (mount: Mount) =>
+    holdsFiles(mount) && answers(mount.mountPoint, mounts) && isDirectory(mount);
+  return mounts.find(isOpen)?.mountPoint ?? null;
 }
 
 /** Sockets of engines at their usual paths, and wherever a mount shows them. */
@@ -333,7 +350,7 @@ function readSockets(root: number, mounts: Mount[], known: Known): EngineSocket[
   }
   const found = new Map<string, EngineSocket>();
   for (const [candidate, engine] of candidates) {
-    const opened = attempt(() => openInRoot(root, candidate));
+    const opened = answers(candidate, mounts) ? attempt(() => openInRoot(root, candidate)) : undefined;
     if (!opened) continue;
     closeSync(opened.fd);
     const { stats, path } = opened;
@@ -360,9 +377,8 @@ function readLeaks(pid: number, mounts: Mount[], { rootIsHosts, isChroot }: Reac
     // a descriptor may be closed meanwhile
     const at = `/proc/${pid}/fd/${name}`;
     const target = attempt(() => readlinkSync(at));
-    const stats = attempt(() => statSync(at));
     const fdinfo = attempt(() => readFileSync(`/proc/${pid}/fdinfo/${name}`, 'utf8'));
-    if (target === undefined || stats === undefined || fdinfo === undefined) continue;
+    if (target === undefined || fdinfo === undefined) continue;
     const descriptor = Number(name);
     const writable = (Number.parseInt(/^flags:\t(\d+)$/m.exec(fdinfo)?.[1] ?? '0', 8) & 3) > 0;
     const [, type = '', inode] = /^(mnt|pid|net|ipc|uts|user|cgroup|time):\[(\d+)\]$/.exec(target) ?? [];
@@ -373,6 +389,8 @@ function readLeaks(pid: number, mounts: Mount[], { rootIsHosts, isChroot }: Reac
     }
     // files that no directory has: pipes, sockets, memfd_create(2), shared memory
     if (!target.startsWith('/') || /^\/(memfd:|dmabuf:|SYSV|\[)/.test(target)) continue;
+    const stats = isOutside(target, fdinfo) ? attempt(() => statSync(at)) : undefined;
+    if (!stats) continue;
     const kind = stats.isDirectory()
       ? 'directory'
       : stats.isBlockDevice()
@@ -382,7 +400,7 @@ function readLeaks(pid: number, mounts: Mount[], { rootIsHosts, isChroot }: Reac
           : stats.isFile()
             ? 'file'
             : undefined;
-    if (!kind || !isOutside(target, fdinfo)) continue;
+    if (!kind) continue;
     if (kind === 'character' && isUsual(deviceOf(stats))) continue;
     leaks.push({ descriptor, target, kind, writable });
   }
@@ -390,7 +408,7 @@ function readLeaks(pid: number, mounts: Mount[], { rootIsHosts, isChroot }: Reac
   try {
     const target = readlinkSync(`/proc/${pid}/cwd`);
     const fdinfo = readFileSync(`/proc/self/fdinfo/${cwd}`, 'utf8');
-    if (fstatSync(cwd).isDirectory() && isOutside(target, fdinfo))
+    if (isOutside(target, fdinfo))
       leaks.push({ descriptor: 'cwd', target, kind: 'directory', writable: false });
   } finally {
     closeSync(cwd);
@@ -427,8 +445,9 @@ function readWritable(root: number, mounts: Mount[], known: Known): Writable[] {
         const stats = attempt(() => lstatSync(ofDescriptor(fd, name)));
         return stats !== undefined && grants(stats, known.credentials, known.overrides).includes('w');
       };
-      // a hierarchy of v1 without controllers limits nothing
-      const limits = type === 'cgroup2' || !/(^|,)name=/.test(mount.superOptions);
+      // a hierarchy of v1 without controllers limits nothing; cgroups(7): with nsdelegate a namespace has no limits of its own
+      const has = (option: string) => new RegExp(`(^|,)${option}`).test(mount.superOptions);
+      const limits = type === 'cgroup2' ? !(known.ownsCgroups && has('nsdelegate')) : !has('name=');
       if (may('release_agent'))
         found.push({ path: join(mountPoint, 'release_agent'), kind: 'release_agent' });
       else if (limits && may('cgroup.procs')) found.push({ path: mountPoint, kind: 'cgroup' });

@@ -117,6 +117,8 @@ export function factLines(facts: Facts, short: (command: string) => string): [ke
   add('oom_score_adj', [orUnknown(facts.oomScoreAdjust)]);
   add('umask', [orUnknown(facts.umask)]);
 
+  // without its root directory nothing of this is known
+  const ifSeen = (none: string) => (reach.rootIsHosts === null ? '?' : none);
   const devices = reach.devices.filter((device) => !isUsual(device));
   add(
     'device',
@@ -126,7 +128,7 @@ export function factLines(facts: Facts, short: (command: string) => string): [ke
         ({ path, kind, number, access, disk }) =>
           `${path} (${kind} ${number}${disk ? `, ${disk}` : ''}, ${access})`,
       ),
-    'none but the usual ones',
+    ifSeen('none but the usual ones'),
   );
   if (devices.length > 20) add('device', [`and ${devices.length - 20} more: --json has all`]);
   if (reach.rootIsHosts !== null)
@@ -139,7 +141,7 @@ export function factLines(facts: Facts, short: (command: string) => string): [ke
       ({ path, engine, hostPath }) =>
         `${path} (${engine} of ${hostPath ? `the host, ${hostPath}` : 'its own'})`,
     ),
-    'none of an engine',
+    ifSeen('none of an engine'),
   );
   add(
     'descriptor',
@@ -147,12 +149,12 @@ export function factLines(facts: Facts, short: (command: string) => string): [ke
       ({ descriptor, target, kind, writable }) =>
         `${descriptor}: ${target} (${kind}, ${writable ? 'writable' : 'readable'})`,
     ),
-    'none outside of its root directory',
+    ifSeen('none outside of its root directory'),
   );
   add(
     'writable',
     reach.writable.map(({ path, kind }) => `${path} (${kind})`),
-    reach.rootIsHosts ? 'as on the host' : 'no file of the kernel',
+    reach.rootIsHosts ? 'as on the host' : ifSeen('no file of the kernel'),
   );
   add('/proc of the host', reach.hostProc);
   add('core_pattern', [orUnknown(host.corePattern)]);
