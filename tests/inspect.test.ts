@@ -25,6 +25,8 @@ import { type Finding, findingsOf, type Weight } from '../scripts/inspect/findin
 import { originOf } from '../scripts/inspect/origins.ts';
 import { pictureOf, toMermaid, toSvg } from '../scripts/inspect/picture.ts';
 import { allowedByRules, grants, mountsInside } from '../scripts/inspect/reach.ts';
+import { factLines } from '../scripts/inspect/text.ts';
+import { findingLines } from '../scripts/inspect.ts';
 import type { NamespaceType } from '../scripts/ps/namespaces.ts';
 import {
   container,
@@ -1040,6 +1042,47 @@ const hostile = made(
     },
   ),
 );
+
+test('names of mounts, cgroups, labels and files are escaped, each fact in a line of its own', () => {
+  const evil = '/a\n\x1b[31mb\u202e';
+  const facts = made(
+    all(mount(evil), device('block', '8:0'), (changed) => {
+      Object.assign(changed, {
+        executable: evil,
+        workingDirectory: evil,
+        labels: { [evil]: evil },
+        unit: evil,
+      });
+      changed.securityLabel = evil;
+      changed.cgroups = [{ controllers: [], path: evil }];
+      changed.limits = changed.limits.map((one) => ({ ...one, cgroup: evil, setBy: evil }));
+      changed.reach.mounts.push({ mountPoint: evil, type: 'ext4', hostPath: '/etc', readOnly: false });
+      changed.reach.sockets.push({ path: evil, engine: 'docker', hostPath: evil });
+      changed.reach.descriptors.push({ descriptor: 9, target: evil, kind: 'file', writable: true });
+      changed.reach.writable.push({ path: evil, kind: 'cgroup' });
+      changed.unseen = [evil];
+    }),
+  );
+  const lines = factLines(facts, (text) => text).map(([key, value]) => `${key}: ${value}`);
+  for (const line of [...lines, ...findingLines(findingsOf(facts), false)])
+    assert.doesNotMatch(line, /[\p{Cc}\p{Cf}]/u);
+  for (const key of [
+    'executable',
+    'label',
+    'unit',
+    'cgroup',
+    'memory',
+    'mount of the host',
+    'socket',
+    'descriptor',
+    'writable',
+    'not seen',
+  ])
+    assert.ok(
+      lines.some((line) => line.startsWith(`${key}: `) && line.includes('/a\\n\\x1b[31mb\\u{202e}')),
+      key,
+    );
+});
 
 test('a picture is well-formed whatever the names are, and needs nothing from elsewhere', () => {
   for (const facts of [made(), hostile]) {
