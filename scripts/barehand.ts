@@ -9,8 +9,8 @@ USAGE
   barehand.ts manual DIR
 
   SCRIPT  one of these; "barehand.ts SCRIPT --help" tells more:
-          fetch-rootfs run exec ps logs stop limit-memory limit-cpu limit-pids
-          limit-io network check-host demo
+          fetch-rootfs run exec ps inspect logs stop limit-memory limit-cpu
+          limit-pids limit-io network check-host demo
 
   completion  print the completion of a shell for this command
   manual      write the manual pages, barehand.1 and barehand-SCRIPT.1, to DIR

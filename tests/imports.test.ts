@@ -21,6 +21,9 @@ const crossings: Record<string, string> = {
   'logs -> limit': 'the same, for --status',
   'ps -> network': 'it shows published ports',
   'ps -> limit': 'it shows the limits, and the processes that the kernel has killed',
+  'inspect -> ps':
+    'it finds containers as ps.ts does, and its facts begin with the page that ps.ts makes of a process',
+  'inspect -> limit': 'it tells which limits limit-*.ts have set, and the numbers of devices',
   'demo -> limit': 'it shows the files of a limit',
   'check-host -> run': 'it names the sysctl that forbids user namespaces',
   'check-host -> limit': 'it tells where cgroups can be made',

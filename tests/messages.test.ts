@@ -67,6 +67,19 @@ after(async () => {
 const root = relative(top, rootfs);
 const noContainer = 'there is no container nowhere: dist/ps.mjs shows those there are';
 
+slow('inspect: what is not there, and what does not go together', async () => {
+  await check('inspect', [
+    [['nowhere'], 1, noContainer],
+    [['4194305'], 1, 'there is no process 4194305: dist/ps.mjs shows containers, ps(1) processes'],
+    [['a b'], 2, 'neither a name nor a PID: "a b"'],
+    [['--dif', '1', '1'], 2, 'unknown option --dif: did you mean --diff?'],
+    [['--svg'], 2, '--svg needs a value: type dist/inspect.mjs --help'],
+    [['--svg', '/no/such/x.svg', '1'], 1, 'cannot write /no/such/x.svg: ENOENT: no such file or directory'],
+    [['--svg', '-', '--json', '1'], 2, '--json cannot be combined with --svg'],
+    [[mistyped], 1, new RegExp(`there is no container ${mistyped}: did you mean ${web}\\?$`), isRoot],
+  ]);
+});
+
 slow('run: options and operands', async () => {
   writeFileSync(join(folder, 'a:b'), '');
   writeFileSync(join(folder, 'file'), '');

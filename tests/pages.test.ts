@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { before, test } from 'node:test';
@@ -66,6 +67,11 @@ const cases: Record<string, [words: string[], code: number][]> = {
   ps: [
     [[], 0],
     [['--no-such-option'], 2],
+  ],
+  inspect: [
+    [['NAME'], 0],
+    [['no-such-container'], 1],
+    [[], 2],
   ],
   logs: [
     [['NAME'], 0],
@@ -169,8 +175,8 @@ function fields(value: unknown, prefix = ''): string[] {
   if (value === null || typeof value !== 'object') return [];
   return Object.entries(value).flatMap(([key, inner]) => {
     const name = prefix + key.replace(/^\d+:\d+$/, 'MAJOR:MINOR');
-    // the limits before a change have the fields of those after it, and all ancestors have the same
-    return ['before', 'parents'].includes(name) || name.endsWith('labels')
+    // the limits before a change have the fields of those after it; ancestors, and containers inside, have the same
+    return ['before', 'parents', 'inside'].includes(name) || name.endsWith('labels')
       ? name
       : [name, ...fields(inner, `${name}.`)];
   });
@@ -224,12 +230,33 @@ test('every script with --json has its fields on its page', async () => {
 test('ps.ts --json prints what its page lists', container, async () => {
   const ended = newName();
   const published = newName();
+  const shares = newName();
+  let treeJson: string;
   const noNetwork = needs('ip', 'nft');
   const port = ['--network', 'bridge', '-p', '127.0.0.1:18098:80'];
   let all: { name: string; oomKills: { process: unknown } | null; ended: unknown }[];
   try {
     await call('run', ['-d', '--name', ended, rootfs, 'false']);
-    await call('run', ['-d', '--name', published, ...(noNetwork ? [] : port), rootfs, 'sleep', '100']);
+    await call('run', [
+      '-d',
+      '--name',
+      published,
+      ...(noNetwork ? ['--network', 'none'] : port),
+      rootfs,
+      'sleep',
+      '100',
+    ]);
+    await call('run', [
+      '-d',
+      '--name',
+      shares,
+      '--network',
+      `container:${published}`,
+      rootfs,
+      'sleep',
+      '100',
+    ]);
+    treeJson = await json('ps', '--tree');
     all = await until('the OOM kill and the end', async () => {
       const rows = JSON.parse(await json('ps', '--all')) as typeof all;
       const find = (name: string) => rows.find((row) => row.name === name);
@@ -238,15 +265,16 @@ test('ps.ts --json prints what its page lists', container, async () => {
         : undefined;
     });
   } finally {
-    await call('stop', [ended, published]);
+    await call('stop', [ended, published, shares]);
   }
-  const [list, one, watched = []] = tables('ps');
+  const [list, one, tree, watched = []] = tables('ps');
   // without a network no port is published: an empty list has no fields
   const withoutPorts = list?.map((row) =>
     row.field.startsWith('ports.') ? { ...row, field: 'ports' } : row,
   );
   compare('ps', noNetwork ? withoutPorts : list, all);
   compare('ps', one, JSON.parse(await json('ps', String(running.first))));
+  compare('ps', tree, JSON.parse(treeJson));
   const line = await json('ps', '--watch', '--count', '1', '--interval', '1');
   // the line has fields of the list too
   const shared = [...section('ps', 'JSON').matchAll(/with the fields (.*?) from above/gs)]
@@ -256,6 +284,50 @@ test('ps.ts --json prints what its page lists', container, async () => {
     .filter(({ field }) => shared.includes(field.split('.')[0]))
     .map((row) => ({ ...row, field: `containers.${row.field}` }));
   compare('ps', [...watched, ...inherited], [JSON.parse(line)]);
+});
+
+test('inspect.ts --json prints what its page lists', container, async () => {
+  const [open, shares] = [newName(), newName()];
+  const socket = join(folder, 'docker.sock');
+  const server = createServer().listen(socket);
+  await once(server, 'listening');
+  try {
+    const volume = `${socket}:/run/docker.sock`;
+    await call('run', [
+      '-d',
+      '--name',
+      open,
+      '--privileged',
+      '--network',
+      'none',
+      '-v',
+      volume,
+      rootfs,
+      'sleep',
+      '100',
+    ]);
+    await call('run', ['-d', '--name', shares, '--network', `container:${open}`, rootfs, 'sleep', '100']);
+    // a descriptor of a directory outside
+    const entered = spawn('sh', ['-c', `exec 7</etc; exec chroot '${rootfs}' sleep 100`], {
+      stdio: 'ignore',
+    });
+    const end = once(entered, 'exit');
+    try {
+      const pid = String(entered.pid);
+      await until('the chroot', () => readlinkSync(`/proc/${pid}/root`) !== '/');
+      const all = [];
+      for (const word of [running.name, open, pid]) all.push(JSON.parse(await json('inspect', word)));
+      const [facts, difference] = tables('inspect');
+      compare('inspect', facts, all);
+      compare('inspect', difference, [JSON.parse(await json('inspect', '--diff', open, running.name))]);
+    } finally {
+      entered.kill('SIGKILL');
+      await end;
+    }
+  } finally {
+    await call('stop', [open, shares]);
+    server.close();
+  }
 });
 
 test('logs.ts --status --json prints what its page lists', container, async () => {

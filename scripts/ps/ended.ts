@@ -74,6 +74,19 @@ export function endedText({ code, signal, oomKills }: Omit<Ended, 'oomKilled'>):
   return (signal ? `killed by ${signal} (${code})` : `exited (${code})`) + oom;
 }
 
+/** A duration in its two largest units: `42s`, `5m 3s`, `3h 20m`, `12d 4h`. */
+export function formatDuration(seconds: number): string {
+  const counts = [seconds / 86400, (seconds / 3600) % 24, (seconds / 60) % 60, seconds % 60].map(Math.floor);
+  const parts = counts.map((count, unit) => `${count}${'dhms'[unit]}`);
+  // none: the last
+  const first = counts.findIndex((count) => count > 0);
+  return parts.slice(first).slice(0, 2).join(' ');
+}
+
+/** How a container has ended, and how long ago. `now`: milliseconds, as Date.now(). */
+export const statusText = ({ ended }: { ended: Ended }, now: number) =>
+  `${endedText(ended)}${ended.at ? `, ${formatDuration(Math.max(0, (now - Date.parse(ended.at)) / 1000))} ago` : ''}`;
+
 /** One line about the processes that the kernel has killed in a container that has ended; undefined if there are none. */
 export const killsText = (oomKills: OomKills | null): string | undefined =>
   oomKills === null
