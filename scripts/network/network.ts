@@ -5,7 +5,7 @@ import { closeSync, fstatSync, openSync } from 'node:fs';
 import { Failure } from '../helpers/cli.ts';
 import { lock } from '../helpers/lock.ts';
 import { attempt } from '../helpers/pids.ts';
-import { findInPath, variable } from '../helpers/shell.ts';
+import { type Command, findInPath } from '../helpers/shell.ts';
 import { perform, type Step } from '../helpers/steps.ts';
 import { type Edit, type EtcFile, performEdit, printEdit } from './files.ts';
 import { type Facts, type Id, readFacts } from './host.ts';
@@ -27,10 +27,32 @@ async function locked<Result>(work: (facts: Facts) => Result | Promise<Result>):
 
 const isEdit = (action: Action): action is Edit => 'edit' in action;
 
+/** A plan to be performed: commands of ip(8) that follow one another in the same namespace are one call of it. */
+function inBatches(actions: Action[]): Action[] {
+  const batched: Action[] = [];
+  let calls: Command[] = [];
+  for (const action of actions) {
+    const words = 'run' in action ? action.run : [];
+    const at = words.indexOf('ip');
+    const isNext = at >= 0 && String(calls[0]?.slice(0, at + 1)) === String(words.slice(0, at + 1));
+    calls = at < 0 ? [] : isNext ? [...calls, words] : [words];
+    if (calls.length < 2) {
+      batched.push(action);
+      continue;
+    }
+    const lines = calls.map((call) =>
+      call.slice(at + 1).map((word) => (word.includes(' ') ? `"${word}"` : word)),
+    );
+    const input = lines.map((line) => `${line.join(' ')}\n`).join('');
+    batched.splice(-1, 1, { run: [...words.slice(0, at + 1), '-batch', '-'], input });
+  }
+  return batched;
+}
+
 /** Performs what is planned. Returns the changes of files that were not possible. */
 async function performAll(actions: Action[]): Promise<Edit[]> {
   const refused: Edit[] = [];
-  for (const action of actions)
+  for (const action of inBatches(actions))
     if (!isEdit(action)) await perform([action]);
     else if (!performEdit(action)) refused.push(action);
   return refused;
@@ -83,7 +105,6 @@ export const attach = (request: Request, target: NetworkTarget) =>
       const { actions, ...plan } = planAttach(facts, request, {
         ...target,
         namespace: `/proc/${process.pid}/fd/${namespace}`,
-        hostPid: process.pid,
       });
       const refused = await performAll(actions).catch(async (error) => {
         await performAll(planSweep(await readFacts())).catch(() => {});
@@ -111,12 +132,7 @@ export const printAttach = (
   files: { [name in EtcFile['name']]?: string | undefined } = {},
 ): Promise<Step[]> =>
   print(
-    (facts) =>
-      planAttach(facts, request, {
-        ...target,
-        namespace: `/proc/${target.pid}/ns/net`,
-        hostPid: variable('$'),
-      }).actions,
+    (facts) => planAttach(facts, request, { ...target, namespace: `/proc/${target.pid}/ns/net` }).actions,
     ({ pid, name }) => (pid === target.pid ? files[name] : undefined),
   );
 

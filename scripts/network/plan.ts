@@ -3,8 +3,8 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { scriptPath } from '../helpers/called.ts';
 import { Failure } from '../helpers/cli.ts';
 import { attempt } from '../helpers/pids.ts';
-import { sh } from '../helpers/shell.ts';
-import type { Step } from '../helpers/steps.ts';
+import { type Command, sh } from '../helpers/shell.ts';
+import { explain, type Step } from '../helpers/steps.ts';
 import {
   addressAt,
   formatSubnet,
@@ -64,8 +64,6 @@ export interface Container {
   inode: Id;
   /** the path of its network namespace */
   namespace: string;
-  /** a process in the network namespace of the host */
-  hostPid: Id;
 }
 
 export const defaultBridge = 'barehand0';
@@ -137,7 +135,7 @@ const subnetOf = ({ addr_info = [] }: Link, version: 4 | 6) =>
 export function planAttach(facts: Facts, request: Request, container: Container) {
   const network = planNetwork(request, facts);
   const { bridge, subnet, subnet6, internal, mtu } = network;
-  const { name, pid, inode, namespace, hostPid } = container;
+  const { name, pid, inode, namespace } = container;
   const { ports, isolated = false } = request;
   const noFiles = request.noFiles === true || hasHostRoot(pid);
   const inside = readInside(pid);
@@ -159,71 +157,56 @@ export function planAttach(facts: Facts, request: Request, container: Container)
   const gateway6 =
     subnet6 && network.outside6 && !internal && !inside.hasRoute6 ? addressAt(subnet6, 1) : undefined;
   const resolver = resolverLines(network.nameservers, network.search);
-  const slave = [...(isolated ? ['isolated on'] : []), ...(ports.length > 0 ? [hairpin] : [])];
-  // its interface takes no router advertisements: nobody on the bridge is its router, the kernel's networking/ip-sysctl
-  const batch = hasIpv6()
-    ? sh`sh -c ${'ip -batch - && echo 0 >"$0"'} ${settingPath(`net/ipv6/conf/${dev}/accept_ra`)}`
-    : sh`ip -batch -`;
+  const port = [
+    ...(hasIpv6() ? sh`addrgenmode none` : []),
+    ...(isolated || ports.length > 0 ? sh`type bridge_slave` : []),
+    ...(isolated ? sh`isolated on` : []),
+    ...(ports.length > 0 ? hairpin : []),
+  ];
+  const enter = sh`nsenter --net=${namespace}`;
+  const pair: Command[] = [
+    sh`ip link add name ${link} mtu ${mtu} master ${bridge} type veth peer name ${dev} mtu ${mtu} netns ${namespace}`,
+    // nobody on the bridge is its router, the kernel's networking/ip-sysctl
+    ...(hasIpv6()
+      ? [sh`${enter} sh -c ${'echo 0 >"$0"'} ${settingPath(`net/ipv6/conf/${dev}/accept_ra`)}`]
+      : []),
+    sh`${enter} ip link set dev lo up`,
+    sh`${enter} ip address add ${address}/${subnet.prefix} dev ${dev}`,
+    ...(address6 ? [sh`${enter} ip address add ${address6}/${subnet6.prefix} dev ${dev} nodad`] : []),
+    sh`${enter} ip link set dev ${dev} up`,
+    ...[gateway, gateway6].flatMap((router) =>
+      router ? [sh`${enter} ip route add default via ${router} dev ${dev}`] : [],
+    ),
+    ...(port.length > 0 ? [sh`ip link set dev ${link} ${port}`] : []),
+    // the alias comes last: an interface without one is only half made
+    sh`ip link set dev ${link} alias ${aliasOf(attachment)} up`,
+  ];
   const actions: Action[] = [
-    ...ip(facts.halves.map(deletion)),
+    ...facts.halves.map(deletion),
     ...planForget(facts.rules, facts.deadRules),
     ...planRules(facts.rules, made.rules, ports.length > 0 ? attachment : undefined),
     ...made.steps,
-    {
-      why: `a pair of interfaces: ${dev} in ${name}, ${link} here; nothing gets in until ${link} is up`,
-      run: sh`nsenter --net=${namespace} ${batch}`,
-      input: textOf([
-        'link set dev lo up',
-        `link add name ${dev} mtu ${mtu} type veth peer name ${link} mtu ${mtu} netns /proc/${hostPid}/ns/net`,
-        `address add ${address}/${subnet.prefix} dev ${dev}`,
-        address6 && `address add ${address6}/${subnet6.prefix} dev ${dev} nodad`,
-        `link set dev ${dev} up`,
-        gateway && `route add default via ${gateway} dev ${dev}`,
-        gateway6 && `route add default via ${gateway6} dev ${dev}`,
-      ]),
-    },
+    ...explain(
+      `a pair of interfaces: ${dev} in ${name}, ${link} here; nothing gets in until ${link} is up`,
+      pair.map((run) => ({ run })),
+    ),
     ...(noFiles || resolver.length === 0
       ? []
       : [
           {
-            why: `name servers of ${name}`,
             edit: { name: 'resolv.conf' as const, pid, inode },
             change: (text: string) => changeResolv(text, bridge, resolver),
           },
         ]),
-    ...ip(
-      [
-        `link set dev ${link} master ${bridge}${hasIpv6() ? ' addrgenmode none' : ''}`,
-        slave.length > 0 && `link set dev ${link} type bridge_slave ${slave.join(' ')}`,
-        `link set dev ${link} alias "${aliasOf(attachment)}" up`,
-      ],
-      'the alias comes last: an interface without one is only half made',
-    ),
     ...planHosts(bridge, [...members, attachment]),
   ];
   return { actions, attachment, network };
 }
 
 // with br_netfilter what a container sends to its own published port goes out where it came in
-const hairpin = 'hairpin on';
+const hairpin = sh`hairpin on`;
 
-/** One call of ip(8) for these commands; none of them: no call. */
-function ip(lines: (string | false | undefined)[], why?: string): Step[] {
-  const [only, ...more] = lines.filter((line) => typeof line === 'string');
-  if (only === undefined) return [];
-  const single = more.length === 0;
-  return [
-    {
-      ...(why && { why }),
-      ...(single ? { run: ['ip', ...only.split(' ')] } : { run: sh`ip -batch -`, input: textOf(lines) }),
-    },
-  ];
-}
-
-const textOf = (lines: (string | false | undefined)[]) =>
-  lines.map((line) => (line ? `${line}\n` : '')).join('');
-
-const deletion = (link: string) => `link delete dev ${link}`;
+const deletion = (link: string): Step => ({ run: sh`ip link delete dev ${link}` });
 
 /** The first of so many names that is not taken. */
 const firstFree = (taken: string[], count: number, name: (index: number) => string) =>
@@ -281,7 +264,6 @@ function planBridge({ rules }: Facts, network: Network) {
   // of all bridges that need forwarding the last one restores the settings
   const note = notesOf(rules, internal ? [bridge] : [...rules.tables.keys()]);
   const forwarding = planForwarding(network, note);
-  if (forwarding[0]) forwarding[0].why = 'the host forwards packets';
   // without an address of its own a bridge takes that of a member, and changes it with them
   const octets = (localSubnet(bridge).first >> 80n).toString(16).slice(2, 12).match(/../g) ?? [];
   const mac = ['02', ...octets].join(':');
@@ -291,13 +273,16 @@ function planBridge({ rules }: Facts, network: Network) {
     // published ports are reached from 127.0.0.1, see the rules
     `net/ipv4/conf/${bridge}/route_localnet=1`,
   ];
-  const at = (net: Subnet) => `address add ${addressAt(net, 1)}/${net.prefix} dev ${bridge}`;
-  const made = [
-    ...ip([`link add name ${bridge} address ${mac} mtu ${mtu} group ${group} type bridge`], 'the bridge'),
+  const made: Step[] = [
+    { run: sh`ip link add name ${bridge} up address ${mac} mtu ${mtu} group ${group} type bridge` },
     ...settings.map(setTo),
-    ...ip([at(subnet), subnet6 && `${at(subnet6)} nodad`, `link set dev ${bridge} up`]),
+    { run: sh`ip address add ${addressAt(subnet, 1)}/${subnet.prefix} dev ${bridge}` },
+    ...(subnet6
+      ? [{ run: sh`ip address add ${addressAt(subnet6, 1)}/${subnet6.prefix} dev ${bridge} nodad` }]
+      : []),
   ];
-  return { rules: { ...network, note }, steps: [...forwarding, ...(exists ? [] : made)] };
+  const steps = [...forwarding, ...(exists ? [] : made)];
+  return { rules: { ...network, note }, steps: explain('the bridge, and forwarding of its packets', steps) };
 }
 
 /** The step that gives a setting of the kernel its value: `net/ipv4/ip_forward=1`. */
@@ -350,7 +335,7 @@ function planHosts(bridge: string, members: Attachment[]): Edit[] {
   return members
     .filter(({ noFiles }) => !noFiles)
     .map((member) => ({
-      why: `names of all members of the bridge, for ${member.name}`,
+      ...(members.length > 1 && { why: `names of all members of the bridge, for ${member.name}` }),
       edit: { name: 'hosts', pid: member.pid, inode: inodeOf(member) },
       change: (text) => changeHosts(text, bridge, linesFor(member.isolated ? [member] : members)),
     }));
@@ -379,7 +364,7 @@ function planRemoval(facts: Facts, gone: Attachment[]): Action[] {
   );
   const left = attachments.filter((attachment) => !gone.includes(attachment));
   return [
-    ...ip([...links, ...halves, ...present].map(deletion)),
+    ...[...links, ...halves, ...present].map(deletion),
     ...settings.map(setTo),
     ...planForget(rules, [...links, ...deadRules, ...emptied]),
     ...used.flatMap((bridge) => planHosts(bridge, membersOf(left, bridge))),
@@ -430,7 +415,7 @@ export function planPublish(facts: Facts, target: NetworkTarget, ports: Port[], 
   const [first] = attachmentsOf(facts, target, bridge) as [Attachment];
   checkForwarded(facts, ports, isInternal(facts.rules, first.bridge ?? ''), first.address6);
   return [
-    ...ip([`link set dev ${first.link} type bridge_slave ${hairpin}`]),
+    { run: sh`ip link set dev ${first.link} type bridge_slave ${hairpin}` },
     ...planRules(facts.rules, undefined, { ...first, ports }),
   ];
 }

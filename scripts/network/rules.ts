@@ -6,7 +6,7 @@ import { Failure } from '../helpers/cli.ts';
 import { attempt, groupBy } from '../helpers/pids.ts';
 import { installCommand, requirePrograms } from '../helpers/programs.ts';
 import { findInPath, runProgram, sh } from '../helpers/shell.ts';
-import type { Step } from '../helpers/steps.ts';
+import { packWords, type Step } from '../helpers/steps.ts';
 import { formatPort, formatSubnet, type Port, parsePort, type Subnet } from './addresses.ts';
 import type { Attachment } from './host.ts';
 
@@ -38,7 +38,7 @@ interface Line {
 
 /** The firewall as it is. */
 export interface Rules {
-  /** the name of each table, or chain, of ours without barehand-, and the last words of the comments in it */
+  /** the name of each table, or chain, of ours without barehand-, and the words of the comments in it */
   tables: Map<string, string[]>;
   /** all objects of nft; undefined: the firewall is iptables */
   objects: NftObject[] | undefined;
@@ -107,9 +107,9 @@ function tablesOf(found: Found[]): Rules['tables'] {
   const tables: Rules['tables'] = new Map();
   for (const [name, comment = ''] of found) {
     if (!name?.startsWith(prefix)) continue;
-    const word = /^barehand (?:.* )?(\S+)$/.exec(comment)?.[1] ?? [];
-    const words = tables.get(name.slice(prefix.length)) ?? [];
-    tables.set(name.slice(prefix.length), [...new Set([...words, ...[word].flat()])]);
+    const words = /^barehand (.+)$/.exec(comment)?.[1]?.split(' ') ?? [];
+    const known = tables.get(name.slice(prefix.length)) ?? [];
+    tables.set(name.slice(prefix.length), [...new Set([...known, ...words])]);
   }
   return tables;
 }
@@ -141,17 +141,20 @@ interface Chain {
 function bridgeChains({ bridge: name, subnet, subnet6, internal, note }: BridgeRules): Chain[] {
   const [from, to] = [`iifname "${name}"`, `oifname "${name}"`];
   const [fromOthers, toOthers] = [`iifname != "${name}"`, `oifname != "${name}"`];
-  const nets = [subnet, subnet6].flatMap((net) =>
-    net ? `${net.version === 4 ? 'ip' : 'ip6'} saddr ${formatSubnet(net)}` : [],
-  );
+  const net = `ip saddr ${formatSubnet(subnet)}`;
+  const net6 = subnet6 ? [`ip6 saddr ${formatSubnet(subnet6)}`] : [];
+  // a comment of nft(8) has at most 128 bytes
+  const notes = packWords(note, 110).map((settings) => ` comment "barehand note ${settings}"`);
   const raw = [
-    `${from} ip daddr 127.0.0.0/8 drop`,
-    ...note.map((setting) => `return comment "barehand note ${setting}"`),
+    `${from} ip daddr 127.0.0.0/8 drop${notes[0] ?? ''}`,
+    ...notes.slice(1).map((comment) => `return${comment}`),
   ];
   const nat = [
-    `ip saddr 127.0.0.0/8 ${to} masquerade`,
-    ...nets.map((net) => `${net} ${to} ct status dnat masquerade`),
-    ...(internal ? [] : nets.map((net) => `${net} ${toOthers} masquerade`)),
+    // published ports, from this host and from the members themselves
+    ...[`ip saddr {127.0.0.0/8,${formatSubnet(subnet)}}`, ...net6].map(
+      (from) => `${from} ${to} ct status dnat masquerade`,
+    ),
+    ...(internal ? [] : [net, ...net6].map((from) => `${from} ${toOthers} masquerade`)),
   ];
   const filter = internal
     ? [`${from} ${toOthers}`, `${to} ${fromOthers}`].map((both) => `${both} drop comment "barehand internal"`)
@@ -177,8 +180,7 @@ function portChains({ link: name, address, address6, ports }: Attachment): Chain
     return ports
       .filter(({ host }) => to && (host === undefined || host.includes(':') === (version === 6)))
       .map((port) => {
-        const all = `meta nfproto ipv${version} fib daddr type local`;
-        const at = port.host === undefined ? all : `${ip} daddr ${port.host}`;
+        const at = port.host === undefined ? 'fib daddr type local' : `${ip} daddr ${port.host}`;
         const target = `dnat ${ip} to ${to}:${port.port} comment "barehand port ${formatPort(port)}"`;
         return `${at} ${port.protocol} dport ${port.hostPort} ${target}`;
       });
@@ -197,7 +199,7 @@ export function planRules(
   const isNew = ({ name }: Chain) => old.includes(name) || !rules.tables.has(name);
   const has6 = (bridge?.subnet6 ?? ports?.address6) !== undefined;
   const steps = rules.objects
-    ? nft(nftDeletions(rules, old) + nftTables(chains))
+    ? nft(nftDeletions(rules, old) + nftTables(chains, isNew))
     : [
         ...planForget(rules, old),
         ...restore(chains.flatMap((chain) => iptablesLines(chain, isNew(chain), has6))),
@@ -229,18 +231,30 @@ const nftDeletions = ({ tables }: Rules, names: string[]) =>
     .join('');
 
 /** The tables of these chains. nft adds to a table and to chains that are there already. */
-function nftTables(chains: Chain[]): string {
-  const chainText = ({ table, rules }: Chain, hook: string) => {
+function nftTables(chains: Chain[], isNew: (chain: Chain) => boolean): string {
+  const chainText = (name: string, type: string, rules: string[]) => {
+    const short = `  chain ${name} {${type} ${rules.join('; ')}; }\n`;
+    // several rules, or a long one, are a line each
+    if (type && rules.length === 1 && short.length <= 160) return short;
+    return `  chain ${name} {${type}\n${rules.map((rule) => `    ${rule}\n`).join('')}  }\n`;
+  };
+  const hookText = (table: Chain['table'], hook: string, rules: string[]) => {
     // the priorities of iptables' own hooks
     const priority = { raw: -300, nat: hook === 'postrouting' ? 100 : -100, filter: 0 }[table];
-    const type = `type ${table === 'nat' ? 'nat' : 'filter'} hook ${hook} priority ${priority};`;
-    const short = `  chain ${hook} { ${type} ${rules.map((rule) => `${rule};`).join(' ')} }\n`;
-    // several rules, or a long one, are a line each
-    if (rules.length === 1 && short.length <= 160) return short;
-    return `  chain ${hook} { ${type}\n${rules.map((rule) => `    ${rule}\n`).join('')}  }\n`;
+    return chainText(
+      hook,
+      ` type ${table === 'nat' ? 'nat' : 'filter'} hook ${hook} priority ${priority};`,
+      rules,
+    );
   };
   const tables = [...groupBy(chains, ({ name }) => name)].map(([name, own]) => {
-    const texts = own.flatMap((chain) => chain.hooks.map((hook) => chainText(chain, hook)));
+    const texts = own.flatMap((chain) => {
+      const { table, hooks, rules } = chain;
+      const [only = '', ...more] = hooks;
+      if (more.length === 0) return hookText(table, only, rules);
+      const jumps = isNew(chain) ? hooks.map((hook) => hookText(table, hook, ['jump rules'])) : [];
+      return [chainText('rules', '', rules), ...jumps];
+    });
     return `table inet ${prefix}${name} {\n${texts.join('')}}\n`;
   });
   return tables.join('');
@@ -252,8 +266,7 @@ const translations: [nft: RegExp, iptables: string][] = [
   [/([io])ifname "(\S+)"/g, '-$1 $2'],
   [/iifgroup (\d+)/, '-m devgroup --src-group $1'],
   [/oifgroup != (\d+)/, '-m devgroup ! --dst-group $1'],
-  [/meta nfproto ipv\d /, ''],
-  [/ip6? ([sd])addr (\S+)/, '-$1 $2'],
+  [/ip6? ([sd])addr \{?([^\s}]+)\}?/, '-$1 $2'],
   [/fib daddr type local/, '-m addrtype --dst-type LOCAL'],
   [/(tcp|udp) dport (\d+)/, '-p $1 --dport $2'],
   [/ct state (\S+)/, '-m conntrack --ctstate $1'],
@@ -275,7 +288,7 @@ function iptablesLines({ name, table, hooks, rules, forIptables = [] }: Chain, m
   // declaring a chain empties it
   const head = [`:${chain} - [0:0]`, ...hooks.map((hook) => `-I ${hook.toUpperCase()} -j ${chain}`)];
   return versions.slice(0, has6 ? 2 : 1).flatMap(({ version, program }): Line[] => {
-    const other = version === 4 ? /\bip6 |nfproto ipv6/ : /\bip |nfproto ipv4/;
+    const other = version === 4 ? /\bip6 / : /\bip /;
     const own = [...rules, ...forIptables].filter((rule) => !other.test(rule));
     const lines = [...(made ? head : []), ...own.map((rule) => `-A ${chain} ${toIptables(rule)}`)];
     return lines.map((line) => ({ program, table, line }));

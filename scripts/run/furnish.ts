@@ -300,9 +300,10 @@ function planVolumes(launch: Launch, plan: Furnishing, stage: string): void {
     const copied = { mode: isMissing('mode'), uid: isMissing('uid'), gid: isMissing('gid') };
     bindings.push({ from, to: path, kind: 'directory', copied });
   }
-  for (const [index, { path, text }] of launch.texts.entries()) {
-    const from = `store/text${index}`;
-    files.push({ path: from, text: `${text}\n` });
+  directories.push(...new Set(launch.texts.map(({ path }) => `store${dirname(path)}`)));
+  for (const { path, text } of launch.texts) {
+    const from = `store${path}`;
+    files.push({ path: from, text: text && `${text}\n` });
     lateMounts.push(bind(`${stage}/${from}`, `${stage}/${from}`, 'nosuid,nodev,noexec'));
     bindings.push({ from, to: path, kind: 'file', coversLink: true });
   }

@@ -97,8 +97,7 @@ function printSeccomp({ seccomp, runDirectory }: Launch): { lines: string[]; wor
   const names = rules.map((rule) => (isOfCall(rule) ? rule.replace(/:\d+/, '') : rule));
   return {
     lines: [
-      '# system calls that the container may not make, and what makes a seccomp filter of them',
-      `denied='${packWords(names, 150).join('\n  ')}'`,
+      `denied='${packWords(names, 170).join('\n  ')}'   # no system calls of the container: the loader makes a filter of them`,
       ...lines,
       `loader=$(cd ${quote(dirname(numbers))} && cat calls.${ending} load.${ending}) numbers=$(cat ${quote(numbers)})`,
     ],
@@ -120,7 +119,7 @@ const relative = (path: string) => path.replace(/^\.\//, '');
 
 function mountCommand({ source, target, type, options, makes, noLink }: Row): string {
   const [folder, path] = [dirname(target), quote(target)];
-  const isMade = ['.', 'dev', 'store', 'store/dev', 'root', 'root/etc'].includes(folder);
+  const isMade = ['.', 'dev', 'store/dev', 'store/etc', 'root', 'root/etc'].includes(folder);
   const make = [
     ...(noLink ? [`[ ! -L ${path} ]; `] : []), // with sh -e
     ...(makes && !isMade ? [`mkdir -p ${quote(folder)}; `] : []),
@@ -152,7 +151,9 @@ function mountLines(rows: Row[]): string[] {
     if (found) {
       const [source = '', target = ''] = found.row;
       lines.push(printLoop(found.values, mountCommand({ ...first, source, target })));
-    } else lines.push(mountCommand(first));
+    } else if (first.options.startsWith('remount') && first.target === rows[at - 1]?.target)
+      lines.push(`${lines.pop()}; ${mountCommand(first)}`);
+    else lines.push(mountCommand(first));
     at += count;
   }
   return lines;
@@ -202,8 +203,10 @@ function furnishingLines(
       ({ target, options }) =>
         `mount -c -o ${options} . ${quote(join(rootfs, target))}; cd ${quote(rootfs)}   # -c: not what is over it`,
     ),
-    ...(usesStore ? mountLines(rows([plan.store])) : []),
-    ...(directories.length > 0 ? [`mkdir -p ${directories.map(quote).join(' ')}`] : []),
+    [
+      ...(usesStore ? mountLines(rows([plan.store])) : []),
+      ...(directories.length > 0 ? [`mkdir -p ${[...new Set(directories)].map(quote).join(' ')}`] : []),
+    ].join('; '),
     ...(plan.overlayDirectories.length > 0 ? [`chown ${like}; chmod ${like}`] : []),
     ...mountLines(early.filter((row) => row.source !== root && !isOutside(row))),
     ...(links.length > 0 ? [links.join('; ')] : []),
@@ -215,7 +218,7 @@ function furnishingLines(
     ...(isolate.has('mount')
       ? ['cd root; pivot_root . .   # it is the root now, with that of the host on top']
       : []),
-  ];
+  ].filter(Boolean);
   return { before: early.filter(isOutside), lines };
 }
 
@@ -279,7 +282,7 @@ export async function printLaunch(launch: Launch): Promise<string> {
     ...(byPerl?.lines ?? []),
     `( set -e; read -r pid <&8; trap '[ $? = 0 ] || kill -KILL "$pid"' EXIT   # from outside, while PID 1 waits; it ends if this fails`,
     cgroups &&
-      `# its cgroups, and their limits${lock ? '; under a lock, for run.ts removes cgroups that are empty\nflock 7' : ''}`,
+      `${lock ? 'flock 7   ' : ''}# its cgroups, and their limits${lock ? '; under a lock, for run.ts removes cgroups that are empty' : ''}`,
     cgroups && steps([...makingSteps(cgroups), ...joiningSteps(cgroups, pid)]),
     settings.length > 0 && steps(settings),
     ...furnishing.before.map(
@@ -287,14 +290,13 @@ export async function printLaunch(launch: Launch): Promise<string> {
         `${printCommand(sh`${user} mount -o ${options} ${source} ${source}`)}   # nobody inside may write to what it runs`,
     ),
     `${lock ? 'flock --unlock 7; ' : ''}echo go >&9; read -r _ <&8${userNamespace ? '; kill "$holder"' : ''}   # it gives up its privileges`,
-    '# its root is put together on a tmpfs over ROOTFS that nobody else sees',
-    `${enter} sh -e ${hereDocument(furnishing.lines.join('\n'))}`,
+    `${enter} sh -e ${hereDocument(furnishing.lines.join('\n')).replace('\n', '   # its root is put together on a tmpfs over ROOTFS that nobody else sees\n')}`,
     isolate.has('mount') &&
       (userNamespace
         ? `${printCommand(user)} umount --lazy /`
         : `umount --lazy --namespace "/proc/$pid/ns/mnt" /`),
     connection &&
-      `# its network\n${userNamespace ? '' : 'inode=$(stat --dereference --format %i "/proc/$pid/ns/net")\n'}${steps(network)}`,
+      `${userNamespace ? '' : 'inode=$(stat --dereference --format %i "/proc/$pid/ns/net")   # of its network\n'}${steps(network)}`,
     cgroups && cgroups.last.length > 0 && steps(cgroups.last),
     'echo go >&9   # it becomes the command',
     `) 8<${ready} 9>${go}${lock ? ` 7<${quote(lock)}` : ''} &   # and PID 1: each program becomes the next`,
