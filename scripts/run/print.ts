@@ -17,7 +17,7 @@ import {
 import { callTables } from '../helpers/system-calls.ts';
 import { joiningSteps, labelStep, makingSteps, removingSteps } from './cgroups.ts';
 import { enterCommand, type Launch } from './container.ts';
-import { copyCommands, type Mount, planFurnishing } from './furnish.ts';
+import { type Mount, planFurnishing } from './furnish.ts';
 import { dropLists, forLoader, holdLists } from './hold.ts';
 import { idmapPerl, idmapProgram } from './idmap.ts';
 import { settingSteps } from './settings.ts';
@@ -119,7 +119,7 @@ const relative = (path: string) => path.replace(/^\.\//, '');
 
 function mountCommand({ source, target, type, options, makes, noLink }: Row): string {
   const [folder, path] = [dirname(target), quote(target)];
-  const isMade = ['.', 'dev', 'store/dev', 'store/etc', 'root', 'root/etc'].includes(folder);
+  const isMade = ['.', 'dev', 'store/etc', 'root', 'root/etc'].includes(folder);
   const make = [
     ...(noLink ? [`[ ! -L ${path} ]; `] : []), // with sh -e
     ...(makes && !isMade ? [`mkdir -p ${quote(folder)}; `] : []),
@@ -169,7 +169,7 @@ function furnishingLines(
   // what the network writes is only made here
   const texts = launch.texts.map(({ path, text }) => ({ path, text: isWritten(path) ? '' : text }));
   const plan = planFurnishing({ ...launch, texts }, { stage: '.', cwd: root, terminal: undefined });
-  const usesStore = plan.deviceNodes.length + plan.overlayDirectories.length + texts.length > 0;
+  const usesStore = plan.copies.length + plan.overlayDirectories.length + texts.length > 0;
   const written = plan.files.flatMap((file) => ('text' in file && file.text.trim() !== '' ? file : []));
   const empty = plan.files.flatMap((file) => ('text' in file && file.text.trim() === '' ? file.path : []));
   const rows = (mounts: Mount[]): Row[] =>
@@ -210,7 +210,7 @@ function furnishingLines(
     ...(plan.overlayDirectories.length > 0 ? [`chown ${like}; chmod ${like}`] : []),
     ...mountLines(early.filter((row) => row.source !== root && !isOutside(row))),
     ...(links.length > 0 ? [links.join('; ')] : []),
-    ...copyCommands(plan.deviceNodes, 'store').map((command) => printCommand(command)),
+    ...plan.copies.map((command) => printCommand(command.map(relative))),
     ...written.map(({ path, text }) => `cat >${quote(path)} ${hereDocument(text, 'TEXT')}`),
     ...mountLines([...rows(plan.lateMounts), ...bindings, ...rows(plan.finalMounts)]),
     ...(isolate.has('mount') && workdir !== '/' ? [`mkdir -p ${quote(`root${workdir}`)}`] : []),
