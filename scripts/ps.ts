@@ -121,7 +121,7 @@ import { didYouMean, escapeControls } from './helpers/messages.ts';
 import { readMounts } from './helpers/mounts.ts';
 import { namespaceInode, printable, startTicks } from './helpers/pids.ts';
 import { gap, table } from './helpers/table.ts';
-import { isName } from './helpers/target.ts';
+import { checkName, noProcess } from './helpers/target.ts';
 import { formatSize, parseNumber } from './helpers/units.ts';
 import { formatPort, type Port } from './network/addresses.ts';
 import { containerReader, type Shown } from './ps/containers.ts';
@@ -334,8 +334,7 @@ function withEnded(rows: Row[], ended: EndedContainer[]) {
  * the others from being shown. Throws UsageError for what is neither a name nor a PID.
  */
 function readPages(words: string[]): { pages: Page[]; failed: boolean } {
-  const wrong = words.find((word) => !/^\d+$/.test(word) && !isName(word));
-  if (wrong !== undefined) throw new UsageError(`neither a name nor a PID: "${wrong}"`);
+  for (const word of words) if (!/^\d+$/.test(word)) checkName(word);
   // read before all else: it tells a process from a later one with its PID
   const ticks = new Map(words.map((word) => [word, startTicks(Number(word))]));
   const reading = containerReader()();
@@ -355,16 +354,15 @@ function readPages(words: string[]): { pages: Page[]; failed: boolean } {
           `${word} has ended, ${statusText(end, Date.now())}: ${scriptPath('logs')} ${word} shows its output${why}`,
         );
       }
+      if (pids.length === 0 && /^\d+$/.test(word)) throw noProcess(word);
       if (pids.length === 0)
         throw new Failure(
-          /^\d+$/.test(word)
-            ? `there is no process ${word}: ${scriptPath('ps')} shows containers, ps(1) processes`
-            : `there is no container ${word}${
-                didYouMean(
-                  word,
-                  reading.containers.map(({ shown }) => shown.name ?? ''),
-                ) || `: ${scriptPath('ps')} shows those there are`
-              }`,
+          `there is no container ${word}${
+            didYouMean(
+              word,
+              reading.containers.map(({ shown }) => shown.name ?? ''),
+            ) || `: ${scriptPath('ps')} shows those there are`
+          }`,
         );
       return pids.map(([pid, started]) => readPage(pid, started, reading, mounts, readCpuSeconds));
     } catch (error) {

@@ -4,6 +4,7 @@ import { Failure, UsageError } from '../helpers/cli.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
 import type { Port } from './addresses.ts';
+import { textOf } from './files.ts';
 import { group, output, portsOf, type Rules, readRules } from './rules.ts';
 
 /** A network interface, as `ip -j -d address show` has it. */
@@ -66,10 +67,7 @@ export interface Facts {
 export async function readFacts(): Promise<Facts> {
   // a prefix of 0.0.0.0/0 or ::/0 chooses the version of IP
   const commands = ['address show', 'route show table all root 0.0.0.0/0', 'route show table all root ::/0'];
-  const [rules, json] = await Promise.all([
-    readRules(),
-    output(sh`ip -j -d -batch -`, commands.map((line) => `${line}\n`).join('')),
-  ]);
+  const [rules, json] = await Promise.all([readRules(), output(sh`ip -j -d -batch -`, textOf(commands))]);
   const [addresses, routes, routes6] = json.trim().split('\n');
   const all = rows<Link>(addresses);
   const halves = all.filter(

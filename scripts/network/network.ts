@@ -7,7 +7,7 @@ import { lock } from '../helpers/lock.ts';
 import { attempt } from '../helpers/pids.ts';
 import { type Command, findInPath } from '../helpers/shell.ts';
 import { perform, type Step } from '../helpers/steps.ts';
-import { type Edit, type EtcFile, performEdit, printEdit } from './files.ts';
+import { type Edit, type EtcFile, performEdit, printEdit, textOf } from './files.ts';
 import { type Facts, type Id, readFacts } from './host.ts';
 import { type Action, leftovers, planAttach, planLeave, planSweep, type Request } from './plan.ts';
 import type { NetworkTarget } from './target.ts';
@@ -40,10 +40,15 @@ function inBatches(actions: Action[]): Action[] {
       batched.push(action);
       continue;
     }
-    const lines = calls.map((call) =>
-      call.slice(at + 1).map((word) => (word.includes(' ') ? `"${word}"` : word)),
+    const quoted = (word: string) => (word.includes(' ') ? `"${word}"` : word);
+    const input = textOf(
+      calls.map((call) =>
+        call
+          .slice(at + 1)
+          .map(quoted)
+          .join(' '),
+      ),
     );
-    const input = lines.map((line) => `${line.join(' ')}\n`).join('');
     batched.splice(-1, 1, { run: [...words.slice(0, at + 1), '-batch', '-'], input });
   }
   return batched;

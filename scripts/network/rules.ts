@@ -8,6 +8,7 @@ import { installCommand, requirePrograms } from '../helpers/programs.ts';
 import { findInPath, runProgram, sh } from '../helpers/shell.ts';
 import { packWords, type Step } from '../helpers/steps.ts';
 import { formatPort, formatSubnet, type Port, parsePort, type Subnet } from './addresses.ts';
+import { textOf } from './files.ts';
 import type { Attachment } from './host.ts';
 
 /** What the rules of a bridge depend on. */
@@ -301,6 +302,6 @@ const restore = (lines: Line[]): Step[] =>
     // somebody else's call may have the lock: -w waits
     run: [`${program}-restore`, '-w', '--noflush'],
     input: [...groupBy(own, ({ table }) => table)]
-      .map(([table, its]) => `*${table}\n${its.map(({ line }) => `${line}\n`).join('')}COMMIT\n`)
+      .map(([table, its]) => `*${table}\n${textOf(its.map(({ line }) => line))}COMMIT\n`)
       .join(''),
   }));

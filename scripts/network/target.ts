@@ -1,11 +1,11 @@
 // Whose network is meant: a container by its name, or the PID of any process with a network namespace of its own.
 import { scriptPath } from '../helpers/called.ts';
 import { readHierarchies } from '../helpers/cgroups.ts';
-import { Failure, UsageError } from '../helpers/cli.ts';
+import { Failure } from '../helpers/cli.ts';
 import { type Container, findContainers } from '../helpers/containers.ts';
 import { identify } from '../helpers/engine.ts';
 import { namespaceInode } from '../helpers/pids.ts';
-import { belongsTo, isName, namedContainer, whileRuns } from '../helpers/target.ts';
+import { belongsTo, checkName, isName, namedContainer, whileRuns } from '../helpers/target.ts';
 
 /** A process with a network namespace of its own, which the user calls `text`. */
 export interface NetworkTarget {
@@ -61,7 +61,7 @@ function findByPid(pid: number): Found {
 }
 
 function findByName(name: string): Found {
-  if (!isName(name)) throw new UsageError(`neither a name nor a PID: "${name}"`);
+  checkName(name);
   const { first } = namedContainer(readHierarchies(), name);
   if (!first)
     throw new Failure(

@@ -6,7 +6,7 @@ import { closeSync, constants as fileConstants, openSync, writeFileSync, writeSy
 import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { Failure, reason } from '../helpers/cli.ts';
-import { blockStreams, quote, sh, zx } from '../helpers/shell.ts';
+import { blockStreams, quote, sh, systemPath, zx } from '../helpers/shell.ts';
 import type { Launch } from './container.ts';
 import { consoleShell, holdCommand, keepShell } from './hold.ts';
 import { mapText, mapWords, type UserNamespace } from './userns.ts';
@@ -133,7 +133,7 @@ export class HeldProcess {
 const hostEnvironment = () => ({
   ...process.env,
   // the distribution's programs come before others of the same name, and print English messages
-  PATH: `/usr/sbin:/usr/bin:/sbin:/bin:${process.env.PATH ?? ''}`,
+  PATH: `${systemPath}:${process.env.PATH ?? ''}`,
   LC_ALL: 'C',
   SHELL: '/bin/sh',
   // mount(2) follows /proc/self/fd/N to a file; mount_setattr(2) and move_mount(2) do not
