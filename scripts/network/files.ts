@@ -20,7 +20,7 @@ export interface Edit {
   change: (old: string) => string;
 }
 
-/** Larger than any such file should be: reading a larger one could fill this host's memory. */
+/** The largest file that is read: a larger one could fill this host's memory. */
 const maximumBytes = 1024 ** 2;
 
 /**

@@ -13,8 +13,8 @@ import { type Action, leftovers, planAttach, planLeave, planSweep, type Request 
 import type { NetworkTarget } from './target.ts';
 
 /**
- * Reads the facts while nobody else of this project changes them, and holds the lock during `work`. The lock is on the
- * network namespace of the host itself: so each namespace that stands for a host has a lock of its own.
+ * Takes the lock, reads the facts, and calls `work`. The lock is on the network namespace of this process, so that each
+ * namespace that stands for a host has a lock of its own.
  */
 async function locked<Result>(work: (facts: Facts) => Result | Promise<Result>): Promise<Result> {
   const { release } = await lock('/proc/self/ns/net');
@@ -54,7 +54,7 @@ function inBatches(actions: Action[]): Action[] {
   return batched;
 }
 
-/** Performs what is planned. Returns the changes of files that were not possible. */
+/** Performs a plan. Returns the changes of files that could not be made. */
 async function performAll(actions: Action[]): Promise<Edit[]> {
   const refused: Edit[] = [];
   for (const action of inBatches(actions))
@@ -63,10 +63,10 @@ async function performAll(actions: Action[]): Promise<Edit[]> {
   return refused;
 }
 
-/** What is to be done, given the facts. */
+/** Plans from facts. */
 export type Plan = (facts: Facts) => Action[] | Promise<Action[]>;
 
-/** Plans and performs under the lock; again if that fails, as an interface goes when its container ends. */
+/** Plans and performs under the lock. Up to three times, since an interface disappears when its container ends. */
 export const change = (plan: Plan): Promise<void> =>
   locked(async (first) => {
     for (let facts = first, tries = 1; ; tries++, facts = await readFacts()) {
@@ -80,24 +80,24 @@ export const change = (plan: Plan): Promise<void> =>
     }
   });
 
-/** The steps of a plan, to be printed. `textOf`: what a file is going to have, if reading it now does not tell. */
+/** The steps of a plan, to be printed. `contentOf`: the text that a file will have by then; undefined: it has that now. */
 export const print = (
   plan: Plan,
-  textOf: (file: EtcFile) => string | undefined = () => undefined,
+  contentOf: (file: EtcFile) => string | undefined = () => undefined,
 ): Promise<Step[]> =>
   locked(async (facts) =>
     (await plan(facts)).flatMap((action) =>
-      isEdit(action) ? printEdit(action, textOf(action.edit)) : [action],
+      isEdit(action) ? printEdit(action, contentOf(action.edit)) : [action],
     ),
   );
 
-/** The interfaces that containers have, in the order in which they were attached. */
+/** The attachments of all containers, in the order in which they were made. */
 export const readAttachments = () => locked(({ attachments }) => attachments);
 
 /**
- * Gives a container an interface, an address, routes, ports and names. To be called when it has its root directory; the
- * files of a container whose root directory is the host's stay the same. Throws Failure, and has then left nothing behind.
- * Returns also the firewall as it was before, and warnings about files that could not be changed.
+ * Attaches a container that has its root directory already: interface, address, routes, ports and names. Files in the host's
+ * root directory stay as they are. Returns also the firewall as it was before, and warnings about files that could not be
+ * changed. Throws Failure; then nothing stays.
  */
 export const attach = (request: Request, target: NetworkTarget) =>
   locked(async (facts) => {
@@ -141,10 +141,10 @@ export const printAttach = (
     ({ pid, name }) => (pid === target.pid ? files[name] : undefined),
   );
 
-/** Removes all that a container with this network namespace had; it may have ended long ago. */
+/** Removes all interfaces and rules of a network namespace, by its inode; it may not exist any more. */
 export const leave = (inode: number): Promise<void> => change((facts) => planLeave(facts, inode));
 
-/** Whether there can be networks of ours: only root makes them, and with these programs only. */
+/** Whether networks of ours can exist: only root makes them, with these programs. */
 const canHaveNetworks = () =>
   process.getuid?.() === 0 && findInPath('ip') && (findInPath('nft') || findInPath('iptables'));
 

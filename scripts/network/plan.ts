@@ -1,4 +1,4 @@
-// What a network needs, as steps: pure functions of what the caller asks for, and of the facts about this host.
+// Networks as steps: pure functions of a request and of facts about this host.
 import { readdirSync, readFileSync } from 'node:fs';
 import { scriptPath } from '../helpers/called.ts';
 import { Failure } from '../helpers/cli.ts';
@@ -38,7 +38,7 @@ import type { NetworkTarget } from './target.ts';
 /** A step, or a change of a file in a container. */
 export type Action = Step | Edit;
 
-/** What a container is to get. What is left out is as the bridge has it already, or a default. */
+/** What a caller asks for. Values that are left out are those of an existing bridge, or defaults. */
 export interface Request {
   bridge: string;
   subnet?: Subnet | undefined;
@@ -56,7 +56,7 @@ export interface Request {
   noFiles?: boolean;
 }
 
-/** A container that is to be attached. */
+/** The container to attach. */
 export interface Container {
   name: string;
   pid: Id;
@@ -68,7 +68,10 @@ export interface Container {
 
 export const defaultBridge = 'barehand0';
 
-/** What the network is like, or will be. Throws Failure for a bridge that is not ours, or differs from the request. */
+/**
+ * The network as it is, or as it will be if the bridge is missing. Throws Failure for a bridge of others, or one that differs
+ * from the request.
+ */
 function planNetwork(request: Request, { links, routes, routes6, rules }: Facts) {
   const { bridge } = request;
   const own = links.find(({ ifname }) => ifname === bridge);
@@ -131,7 +134,7 @@ const subnetOf = ({ addr_info = [] }: Link, version: 4 | 6) =>
     .flatMap(({ local, prefixlen }) => parseSubnet(`${local}/${prefixlen}`) ?? [])
     .find((subnet) => subnet.version === version);
 
-/** The steps that attach a container, and what it has then. Throws Failure for what it cannot have. */
+/** The steps that attach a container, with its attachment and network. Throws Failure if the request can't be met. */
 export function planAttach(facts: Facts, request: Request, container: Container) {
   const network = planNetwork(request, facts);
   const { bridge, subnet, subnet6, internal, mtu } = network;
@@ -215,7 +218,7 @@ const firstFree = (taken: string[], count: number, name: (index: number) => stri
 const membersOf = (attachments: Attachment[], bridge: string) =>
   attachments.filter((member) => member.bridge === bridge);
 
-/** Where in the subnet the container's address is. Throws Failure if it is not free, or none is. */
+/** The position of the container's address in the subnet, see addressAt. Throws Failure if `ip`, or each one, is in use. */
 function choosePosition(subnet: Subnet, ip: string | undefined, members: Attachment[]): number {
   const used = new Set(members.map(({ address }) => address));
   const last = Number(sizeOf(subnet)) - 2;
@@ -234,7 +237,7 @@ function choosePosition(subnet: Subnet, ip: string | undefined, members: Attachm
   return position;
 }
 
-/** Throws Failure for a port of the host that is forwarded already, or cannot be forwarded. */
+/** Throws Failure for a port of the host that is published already, or can't be. */
 function checkForwarded(facts: Facts, ports: Port[], internal: boolean, address6: string | undefined): void {
   if (internal && ports.length > 0)
     throw new Failure('an --internal network has no way in from outside: leave out --publish');
@@ -257,7 +260,10 @@ function checkForwarded(facts: Facts, ports: Port[], internal: boolean, address6
   }
 }
 
-/** What makes a bridge that is missing, or whose rules are: the rules come first, for they keep the note of the settings. */
+/**
+ * Rules and steps for a bridge that is missing, or whose rules are. The rules are made first, since they hold the note of the
+ * earlier settings.
+ */
 function planBridge({ rules }: Facts, network: Network) {
   const { bridge, exists, subnet, subnet6, internal, mtu } = network;
   if (exists && rules.tables.has(bridge)) return { rules: undefined, steps: [] };
@@ -291,7 +297,7 @@ function setTo(setting: string): Step {
   return { write: value, to: settingPath(name) };
 }
 
-/** The steps that switch forwarding on where it is off. What changes with it is added to `note`, as it is before. */
+/** The steps that switch on forwarding where it is off. Adds the present values of all settings that change to `note`. */
 function planForwarding({ internal, subnet6, outside6, acceptRa }: Network, note: string[]): Step[] {
   if (internal) return [];
   const accepting = acceptRa
@@ -341,16 +347,16 @@ function planHosts(bridge: string, members: Attachment[]): Edit[] {
     }));
 }
 
-/** The bridges of ours on which nobody is, without these links. */
+/** Our bridges that have no member, or no other members than these links. */
 const emptyBridges = ({ bridges, links }: Facts, without: string[] = []) =>
   bridges.filter(
     (bridge) => !links.some(({ ifname, master }) => master === bridge && !without.includes(ifname)),
   );
 
 /**
- * The steps that remove these interfaces, what killed calls and ended containers have left, and the bridges on which
- * nobody is then. The order is: interfaces and bridges, settings, and at last the rules, which have the note of the
- * settings: so whenever a call is killed, the next one knows the earlier settings.
+ * The steps that remove these interfaces, what killed calls and ended containers have left, and the bridges that have no
+ * member then. The order is: interfaces and bridges, settings, rules. The rules hold the note of the earlier settings, so
+ * that a later call can restore them if this one is killed.
  */
 function planRemoval(facts: Facts, gone: Attachment[]): Action[] {
   const { attachments, halves, deadRules, rules, bridges } = facts;
@@ -398,11 +404,11 @@ export function planDetach(facts: Facts, target: NetworkTarget, bridge?: string)
   return [...edits, ...planRemoval(facts, own)];
 }
 
-/** The steps that remove all that the container with this network namespace had; it may have ended long ago. */
+/** The steps that remove all interfaces and rules of a network namespace, by its inode; it may not exist any more. */
 export const planLeave = (facts: Facts, inode: number): Action[] =>
   planRemoval(facts, inNamespace(facts, inode));
 
-/** The steps that remove what killed calls and ended containers have left, and what that is. */
+/** The steps that remove what killed calls and ended containers have left, and a list of what that is. */
 export const planSweep = (facts: Facts): Action[] => planRemoval(facts, []);
 export const leftovers = (facts: Facts): string[] => [
   ...facts.deadRules.map((name) => `rules of ${name}`),
@@ -410,7 +416,7 @@ export const leftovers = (facts: Facts): string[] => [
   ...emptyBridges(facts),
 ];
 
-/** The steps that publish ports of a container, on this bridge or its first one. Throws Failure for ports that cannot be. */
+/** The steps that publish ports of a container, on this bridge or its first one. Throws Failure, see checkForwarded. */
 export function planPublish(facts: Facts, target: NetworkTarget, ports: Port[], bridge?: string): Step[] {
   const [first] = attachmentsOf(facts, target, bridge) as [Attachment];
   checkForwarded(facts, ports, isInternal(facts.rules, first.bridge ?? ''), first.address6);

@@ -1,6 +1,6 @@
-// The firewall of a network: NAT for a bridge, published ports, and a note of the earlier sysctls. With nft(8) each bridge,
-// and each container with published ports, has a table; without it, chains of iptables(8). Their names begin with
-// barehand-, and the comments of their rules are the record of what they are for.
+// The firewall of a network: NAT for a bridge, published ports, and a note of the earlier sysctls. Each bridge, and each
+// container with published ports, has a table of nft(8), or chains of iptables(8) on hosts without nft. Their names begin
+// with barehand-. The comments of rules hold ports and sysctls, and are read back.
 import { existsSync } from 'node:fs';
 import { Failure } from '../helpers/cli.ts';
 import { attempt, groupBy } from '../helpers/pids.ts';
@@ -11,7 +11,7 @@ import { formatPort, formatSubnet, type Port, parsePort, type Subnet } from './a
 import { textOf } from './files.ts';
 import type { Attachment } from './host.ts';
 
-/** What the rules of a bridge depend on. */
+/** A bridge, as its rules need it. */
 interface BridgeRules {
   bridge: string;
   subnet: Subnet;
@@ -47,12 +47,12 @@ export interface Rules {
   saved: Line[];
 }
 
-/** The interface group of all bridges of ours, by which a rule means all of them: ip-link(8), group. */
+/** The interface group of all our bridges, ip-link(8): a rule can match all of them. */
 export const group = 24842;
 
 export const prefix = 'barehand-';
 
-/** Runs a program that reads something, and returns its output. Throws Failure with the program's own reason. */
+/** Runs a program and returns its output. Throws Failure with the program's own reason. */
 export async function output(argv: string[], input?: string): Promise<string> {
   const { exitCode, stdout, stderr } = await runProgram(argv, input);
   if (exitCode === 0) return stdout;
@@ -115,7 +115,7 @@ function tablesOf(found: Found[]): Rules['tables'] {
   return tables;
 }
 
-/** What the comments in the table of a bridge, or of a container, say. */
+/** Facts from the comments in the table of a bridge, or of a container. */
 export const isInternal = ({ tables }: Rules, bridge: string) =>
   tables.get(bridge)?.includes('internal') === true;
 export const notesOf = ({ tables }: Rules, bridges: string[]): string[] => [
@@ -124,13 +124,13 @@ export const notesOf = ({ tables }: Rules, bridges: string[]): string[] => [
 export const portsOf = ({ tables }: Rules, link: string): Port[] =>
   (tables.get(link) ?? []).flatMap((word) => attempt(() => parsePort(word)) ?? []);
 
-/** The versions of IP: what nft calls them, and the program of iptables for each. */
+/** The versions of IP, with nft's word and the program of iptables for each. */
 const versions = [
   { version: 4, ip: 'ip', program: 'iptables' },
   { version: 6, ip: 'ip6', program: 'ip6tables' },
 ] as const;
 
-/** A chain of one hook or more, with its rules in nft's syntax; `forIptables`: rules that iptables needs as well. */
+/** A chain for one hook or more, with its rules in nft's syntax. `forIptables`: rules that only iptables needs. */
 interface Chain {
   name: string;
   table: 'raw' | 'nat' | 'filter';
@@ -160,7 +160,7 @@ function bridgeChains({ bridge: name, subnet, subnet6, internal, note }: BridgeR
   const filter = internal
     ? [`${from} ${toOthers}`, `${to} ${fromOthers}`].map((both) => `${both} drop comment "barehand internal"`)
     : [`${to} ${fromOthers} iifgroup ${group} ct state new ct status & dnat == 0 drop`];
-  // before the rules of others, which may drop; what goes to another bridge of ours, the chain of that one may drop
+  // accepted before rules of others may drop them; packets to another bridge of ours are left to that one's chain
   const accepted = [
     `${from} ${to}`,
     `${from} oifgroup != ${group}`,
@@ -189,7 +189,7 @@ function portChains({ link: name, address, address6, ports }: Attachment): Chain
   return [{ name, table: 'nat', hooks: ['prerouting', 'output'], rules }];
 }
 
-/** The steps that make the rules of a bridge, instead of those that it had, and those of ports: whichever is given. */
+/** The steps that make the rules of a bridge, in place of those that it has, and of ports; undefined: none of these. */
 export function planRules(
   rules: Rules,
   bridge: BridgeRules | undefined,
@@ -231,7 +231,7 @@ const nftDeletions = ({ tables }: Rules, names: string[]) =>
     .map((name) => `delete table inet ${prefix}${name}\n`)
     .join('');
 
-/** The tables of these chains. nft adds to a table and to chains that are there already. */
+/** The tables of these chains, for nft(8), which adds them to a table and to chains that exist. */
 function nftTables(chains: Chain[], isNew: (chain: Chain) => boolean): string {
   const chainText = (name: string, type: string, rules: string[]) => {
     const short = `  chain ${name} {${type} ${rules.join('; ')}; }\n`;
@@ -261,7 +261,7 @@ function nftTables(chains: Chain[], isNew: (chain: Chain) => boolean): string {
   return tables.join('');
 }
 
-/** What iptables-extensions(8) calls what nft(8) says of a packet, and what becomes of it. */
+/** Matches and targets of nft(8), and their words in iptables-extensions(8). */
 const translations: [nft: RegExp, iptables: string][] = [
   [/([io])ifname != "(\S+)"/, '! -$1 $2'],
   [/([io])ifname "(\S+)"/g, '-$1 $2'],

@@ -1,4 +1,4 @@
-// Whose network is meant: a container by its name, or the PID of any process with a network namespace of its own.
+// The target of network.ts: a container by its name, or any process with a network namespace of its own by its PID.
 import { scriptPath } from '../helpers/called.ts';
 import { readHierarchies } from '../helpers/cgroups.ts';
 import { Failure } from '../helpers/cli.ts';
@@ -20,7 +20,7 @@ export interface NetworkTarget {
 
 type Found = Pick<NetworkTarget, 'pid' | 'name' | 'remark'>;
 
-/** Finds the process whose network namespace is meant. Throws Failure if there is none, or it has the host's network. */
+/** Finds the target. Throws Failure if there is none, or if it has the host's network. */
 export function findNetwork(text: string): NetworkTarget {
   const found = /^\d+$/.test(text) ? findByPid(Number(text)) : findByName(text);
   const { pid } = found;
@@ -35,7 +35,7 @@ export function findNetwork(text: string): NetworkTarget {
 }
 
 /**
- * The first process of the container that the process is in, or that it holds, if both have the same network. Else the
+ * The first process of the container that this process is in or holds, if both are in the same network namespace. Else the
  * process itself.
  */
 function findByPid(pid: number): Found {
