@@ -13,7 +13,7 @@ import { mapText, mapWords, type UserNamespace } from './userns.ts';
 
 const O_TMPFILE = 0o20200000; // open(2), on x86-64 and arm64
 
-/** What programs and the kernel say while a launch fails, and that in words, with what to do about it. */
+/** Messages of programs and of the kernel about a launch that fails, each with its cause and what to do about it. */
 const explanations: [said: RegExp, words: string][] = [
   [
     /cannot fork|fork(ing)? failed|Resource temporarily unavailable/i,
@@ -38,7 +38,7 @@ const explanations: [said: RegExp, words: string][] = [
   ],
 ];
 
-/** What programs have said about a launch that failed, as a sentence. */
+/** The messages of programs about a launch that has failed, as one sentence. */
 export function explain(said: string): string {
   const known = explanations.find(([form]) => form.test(said));
   if (known) return known[1];

@@ -25,7 +25,7 @@ import { mapText, mapWords, type Range, type UserNamespace } from './userns.ts';
 
 const steps = (list: Step[]) => toShell(list, 2).trimEnd();
 
-/** What becomes PID 1, without what makes it careful: see hold.sh. Its words are a host name, if there is one, and a command. */
+/** The first program of PID 1: hold.sh without its checks. Its arguments are a host name, if there is one, and a command. */
 const holdLine = ({ hostname, userNamespace }: Launch) =>
   [
     'cd /',
@@ -35,7 +35,7 @@ const holdLine = ({ hostname, userNamespace }: Launch) =>
     'read -r pid _ </proc/self/stat; echo "$pid" >&4; read -r _ || exit 125; exec "$@"',
   ].join('; ');
 
-/** Its release: see release.sh. Its words are a console, a directory, variables, `--`, a command. */
+/** The last one: release.sh without its checks. Its arguments are a console, a directory, variables, `--`, and a command. */
 const releaseLine = ({ isolate, environment }: Launch) =>
   [
     'echo ready >&4; read -r _ || exit 125; exec <&3 3<&- 4>&-',
@@ -47,8 +47,8 @@ const releaseLine = ({ isolate, environment }: Launch) =>
   ].join('; ');
 
 /**
- * Where files of ours are: beside this script, or beside the folder that it was built into. Elsewhere they have to be made,
- * in `folder`; `lines` do that.
+ * The paths of files of ours: beside this script, or beside the folder that it was built into. If they are not there, `lines`
+ * make them in `folder`.
  */
 function findFiles(
   programs: [path: string, text: string][],
@@ -69,7 +69,7 @@ function findFiles(
   return { paths, lines };
 }
 
-/** How the seccomp filter is loaded: lines before, and the words before a command. */
+/** The seccomp filter: lines that prepare it, and the words of the loader, which come before a command. */
 function printSeccomp({ seccomp, runDirectory }: Launch): { lines: string[]; words: Command | undefined } {
   if (!seccomp) return { lines: [], words: undefined };
   if (seccomp.file)
@@ -108,7 +108,7 @@ function printSeccomp({ seccomp, runDirectory }: Launch): { lines: string[]; wor
   };
 }
 
-/** A mount, perhaps on a file that is made for it, or on what must be no link. */
+/** A mount. `makes`: the file that is its mount point is made before. `noLink`: a mount point that is a link is an error. */
 interface Row extends Mount {
   noLink?: boolean;
   makes?: 'file' | 'file unless there';
@@ -159,14 +159,16 @@ function mountLines(rows: Row[]): string[] {
   return lines;
 }
 
-/** What is done to the root, in the namespaces of PID 1, on a stage over ROOTFS; and what is done before. */
+/**
+ * The lines that furnish the root, in the namespaces of PID 1, on a stage over ROOTFS; and mounts that are made before. The
+ * network step writes the files for which `isWritten` is true.
+ */
 function furnishingLines(
   launch: Launch,
   isWritten: (path: string) => boolean,
 ): { before: Mount[]; lines: string[] } {
   const { rootfs, isolate, hasIp, connection, workdir } = launch;
   const root = 'ROOTFS';
-  // what the network writes is only made here
   const texts = launch.texts.map(({ path, text }) => ({ path, text: isWritten(path) ? '' : text }));
   const plan = planFurnishing({ ...launch, texts }, { stage: '.', cwd: root, terminal: undefined });
   const usesStore = plan.copies.length + plan.overlayDirectories.length + texts.length > 0;
@@ -222,7 +224,7 @@ function furnishingLines(
   return { before: early.filter(isOutside), lines };
 }
 
-/** A process that holds the user namespace until PID 1 is in it, and the maps of its IDs, user_namespaces(7). */
+/** The lines that start a holder of the user namespace and write its ID maps, user_namespaces(7). */
 function namespaceLines({ uids, gids, byRoot, single }: UserNamespace): string[] {
   const holder = variable('holder');
   const write = (file: string, ranges: Range[]): Step => ({
