@@ -83,11 +83,11 @@ import { become, canBecome, startAndWait, startDetached } from './exec/become.ts
 import { type Entry, enterCommand, enterRunbook, type Tool } from './exec/enter.ts';
 import { planInside } from './exec/inside.ts';
 import { scriptPath } from './helpers/called.ts';
-import { cgroupDirectory, findHierarchy, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
+import { cgroupDirectory, cgroupIn, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, refuseLateOptions, UsageError, type Values } from './helpers/cli.ts';
 import { attempt, namespaceInode, readProc, readProcesses, startTicks } from './helpers/pids.ts';
 import { installCommand, requirePrograms } from './helpers/programs.ts';
-import { closeInherited, findInPath, findProgram, runProgram, sh } from './helpers/shell.ts';
+import { closeInherited, findInPath, findProgram, runProgram, sh, systemPath } from './helpers/shell.ts';
 import { numberedArchitectures } from './helpers/system-calls.ts';
 import { findContainer } from './helpers/target.ts';
 import {
@@ -98,7 +98,7 @@ import {
   settledOomKills,
 } from './limit/oom-kills.ts';
 import type { Cgroup } from './limit/table.ts';
-import { findHome, parseUser, parseVariable, parseWorkdir } from './run/command.ts';
+import { defaultPath, findHome, parseUser, parseVariable, parseWorkdir } from './run/command.ts';
 import { isShell, prompt } from './run/prompt.ts';
 
 export const options = {
@@ -208,7 +208,7 @@ async function planEntry(
     : planInside(pid, parts.includes('ns/user'), !isSet('HOME'), user, privileged);
   const environment = inside
     ? [
-        ...(isSet('PATH') ? [] : ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin']),
+        ...(isSet('PATH') ? [] : [defaultPath]),
         ...(isSet('HOME') && user === undefined ? [] : [`HOME=${inside.user.home}`]),
         ...(isTerminal ? [`TERM=${process.env.TERM ?? 'xterm'}`] : []),
       ]
@@ -262,9 +262,9 @@ function holdOn({ pid, startTicks: started }: Entry): void {
 
 /** The limited memory cgroup that COMMAND joins; undefined if there is none, and no limit that could be exceeded. */
 function findMemory({ cgroups }: Entry): { place: Cgroup; hierarchy: Hierarchy } | undefined {
-  const hierarchy = findHierarchy(readHierarchies(), 'memory');
-  const directory = hierarchy && cgroups.find((one) => one.startsWith(`${hierarchy.mountPoint}/`));
-  if (!hierarchy || directory === undefined) return undefined;
+  const found = cgroupIn(readHierarchies(), 'memory', cgroups);
+  if (!found) return undefined;
+  const { hierarchy, directory } = found;
   const place = { version: hierarchy.version, directory };
   return hasMemoryLimit(place, hierarchy) ? { place, hierarchy } : undefined;
 }
@@ -317,9 +317,7 @@ await main(
     }
     holdOn(entry);
     const { PATH } = process.env;
-    const env = entry.inside
-      ? { ...process.env, PATH: `/usr/sbin:/usr/bin:/sbin:/bin:${PATH}` }
-      : process.env;
+    const env = entry.inside ? { ...process.env, PATH: `${systemPath}:${PATH}` } : process.env;
     // a terminal sends SIGINT and SIGQUIT to all its processes; if it is raw, as when it is relayed, it sends none
     const passesKeys = (entry.inside && tool.name !== 'nsenter' && isatty(0) && isatty(1)) || !isatty(0);
     if (entry.detach) return startDetached(enterCommand(entry, tool), env);

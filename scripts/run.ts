@@ -198,6 +198,7 @@ import { isatty } from 'node:tty';
 import { capabilities } from './helpers/capabilities.ts';
 import { Failure, isGiven, kebab, main, refuseLateOptions, UsageError, type Values } from './helpers/cli.ts';
 import { notesFolder } from './helpers/containers.ts';
+import { readMounts } from './helpers/mounts.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { findInPath } from './helpers/shell.ts';
 import { parseNumber, parseSignal, parseSize } from './helpers/units.ts';
@@ -207,7 +208,15 @@ import { parseCpus, parseList } from './limit/units.ts';
 import { parsePort } from './network/addresses.ts';
 import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
 import { findCgroups } from './run/cgroups.ts';
-import { findGroups, findUser, parseGroup, parseUser, parseVariable, parseWorkdir } from './run/command.ts';
+import {
+  defaultPath,
+  findGroups,
+  findUser,
+  parseGroup,
+  parseUser,
+  parseVariable,
+  parseWorkdir,
+} from './run/command.ts';
 import type { Launch } from './run/container.ts';
 import type { Volume } from './run/furnish.ts';
 import { changeMasks, findVolumes, launchPrograms, mountFlags, planSeccomp, readHost } from './run/host.ts';
@@ -389,7 +398,7 @@ function planLimits(values: Options): Limits {
 /** The environment of the command, KEY=VALUE. Of several values for a key, the last one counts. */
 function planEnvironment(values: Options, image: ImageConfig, home: string, hostname: string): string[] {
   const variables = [
-    'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+    defaultPath,
     `HOME=${home}`,
     `TERM=${process.env.TERM ?? 'xterm'}`,
     `HOSTNAME=${hostname}`,
@@ -512,15 +521,16 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
   const resolver =
     sharesNetwork && values.dns.length === 0 ? hostResolver(rootfs, volumes, tmpfs) : undefined;
 
-  const host = readHost(environment);
+  const mounts = readMounts('self');
+  const host = readHost(mounts, environment);
   checkDevices(values.device);
   return {
     name,
     rootfs,
-    rootFlags: mountFlags(rootfs),
+    rootFlags: mountFlags(mounts, rootfs),
     ephemeral: values.ephemeral ? { sizeBytes: values.disk } : undefined,
     readOnly: values.readOnly,
-    volumes: findVolumes(volumes),
+    volumes: findVolumes(mounts, volumes),
     tmpfs,
     texts: [...network.texts, ...(resolver ? [resolver] : [])],
     devices: values.device,

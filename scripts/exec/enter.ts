@@ -1,11 +1,12 @@
 // Entering a container: the program of the host that enters, and its arguments. docs/exec.md explains it.
 import { basename } from 'node:path';
-import { capabilities } from '../helpers/capabilities.ts';
+import { boundingOptions, capabilities } from '../helpers/capabilities.ts';
 import { embedded } from '../helpers/embedded.ts';
 import { callsPerl, callsPython } from '../helpers/seccomp/seccomp.ts';
-import { type Command, sh, variable } from '../helpers/shell.ts';
+import { type Command, sh, systemPath, variable } from '../helpers/shell.ts';
 import { printCommand } from '../helpers/steps.ts';
 import { callWords } from '../helpers/system-calls.ts';
+import { userOptions } from '../run/command.ts';
 import type { Inside } from './inside.ts';
 
 /** The command to run, and the container. */
@@ -83,13 +84,10 @@ const shield = ({ inside, isRoot }: Entry, path: string): Command[] => {
 
 /** The command by which the container's own setpriv(1) drops privileges. */
 function setprivWords({ user, setgroupsDenied, limits }: Inside): Command {
-  const groups = user.groups.length > 0 ? `--groups=${user.groups}` : '--clear-groups';
-  const words = sh`setpriv --pdeathsig=KILL --reuid=${user.uid} --regid=${user.gid}`;
-  words.push(setgroupsDenied ? '--keep-groups' : groups);
+  const words = ['setpriv', ...userOptions(user, setgroupsDenied)];
   if (!limits) return words;
   if (limits.noNewPrivileges) words.push('--no-new-privs');
-  const kept = limits.bounding.flatMap((bit) => capabilities[bit] ?? []);
-  return [...words, '--inh-caps=-all', `--bounding-set=-all${kept.map((name) => `,+${name}`).join('')}`];
+  return [...words, ...boundingOptions(limits.bounding.flatMap((bit) => capabilities[bit] ?? []))];
 }
 
 /** The words of nsenter(1), without perl and python: the container's own programs drop the privileges. */
@@ -107,7 +105,7 @@ function nsenterLists(entry: Entry, path: string): Command[] {
     ...shield(entry, path),
     ['sh', '-c', join, 'exec', ...cgroups, '--'],
     // no variable of the caller enters; PATH finds the container's own programs
-    ['env', '-i', 'PATH=/usr/sbin:/usr/bin:/sbin:/bin', ...nsenter, '--wd'],
+    sh`env -i PATH=${systemPath} ${nsenter} --wd`,
     setprivWords(inside),
     ...start,
     ['env', '-i', ...entry.variables, ...environment],
@@ -139,13 +137,12 @@ export const enterCommand = (entry: Entry, tool: Tool, parent?: number): Command
 /** The runbook: all of it as shell, in a subshell. */
 export function enterRunbook(entry: Entry, tool: Tool): string {
   const { pid, startTicks, inside, detach } = entry;
-  const system = '/usr/sbin:/usr/bin:/sbin:/bin';
   const text = programs[tool.name];
   const program =
     text && `# what enters, in ${tool.name}\nprogram() {\ncat <<'EOF'\n${text}EOF\n}\nenter=$(program)\n`;
   const lines = enterLists(entry, tool, variable('enter')).map((words) => printCommand(words, 110));
   return `(
-PATH=${inside ? `${system}:$PATH` : `$PATH:${system}`}
+PATH=${inside ? `${systemPath}:$PATH` : `$PATH:${systemPath}`}
 # what is opened from this directory is of this very process: once it has ended there is nothing to open, proc(5)
 cd /proc/${pid} 2>/dev/null && stat=$(cat stat) || { echo 'exec: process ${pid} has ended' >&2; exit 125; }
 set -- \${stat##*) }

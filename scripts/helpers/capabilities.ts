@@ -14,6 +14,12 @@ export const capabilitiesIn = (mask: string): string[] =>
     hasBit(mask, bit) ? (capabilities[bit] ?? String(bit)) : [],
   );
 
+/** The options of setpriv(1) that limit a command to these capabilities: execve(2) gives root all of the bounding set. */
+export const boundingOptions = (names: string[]): string[] => [
+  '--inh-caps=-all',
+  `--bounding-set=-all${names.map((name) => `,+${name}`).join('')}`,
+];
+
 /** Whether a process has a capability: now (`CapEff`), or may ever get it (`CapBnd`). See proc(5). */
 export const hasCapability = (pid: number | 'self', set: 'CapEff' | 'CapBnd', name: string): boolean =>
   hasBit(statusField(pid, set), capabilities.indexOf(name));

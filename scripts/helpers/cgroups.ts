@@ -99,6 +99,13 @@ export function cgroupDirectory(hierarchy: Hierarchy, path: string): string | un
   return join(hierarchy.mountPoint, hierarchy.root === '/' ? path : path.slice(hierarchy.root.length));
 }
 
+/** The one of these cgroups that is in the hierarchy of a controller, and the hierarchy; undefined if none of them is. */
+export function cgroupIn(hierarchies: Hierarchy[], controller: string, directories: string[]) {
+  const hierarchy = findHierarchy(hierarchies, controller);
+  const directory = hierarchy && directories.find((one) => isBelow(one, hierarchy.mountPoint));
+  return hierarchy && directory !== undefined ? { hierarchy, directory } : undefined;
+}
+
 /** The directories of all cgroups below one, outer ones before inner ones. */
 export function cgroupsBelow(directory: string): string[] {
   // the link count of a cgroupfs directory counts its subdirectories: reading it is faster than listing the many files

@@ -41,7 +41,7 @@ export function readProc(pid: number | 'self', file: string): string | undefined
 /**
  * A field in the text of /proc/PID/status, proc(5); '' if there is none. indexOf is faster than a regular expression.
  */
-function fieldOf(status: string, name: string): string {
+export function fieldOf(status: string, name: string): string {
   const start = status.indexOf(`\n${name}:\t`) + name.length + 3;
   return start < name.length + 3 ? '' : status.slice(start, status.indexOf('\n', start));
 }

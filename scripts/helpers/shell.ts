@@ -5,6 +5,9 @@ import { delimiter, join } from 'node:path';
 /** The directories of the distribution's programs. PATH may lead to wrappers that work only on this host. */
 export const systemDirectories = ['/usr/bin', '/bin', '/usr/sbin', '/sbin'];
 
+/** The same as a PATH. */
+export const systemPath = '/usr/sbin:/usr/bin:/sbin:/bin';
+
 /** The directories of PATH. */
 export const pathDirectories = () => (process.env.PATH ?? '').split(delimiter);
 

@@ -1,7 +1,6 @@
 // One process on a page: its container, who started that, and the limits in force.
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { scriptPath } from '../helpers/called.ts';
 import {
   cgroupDirectory,
   cgroupPath,
@@ -21,7 +20,7 @@ import {
   readStat,
   startTicks,
 } from '../helpers/pids.ts';
-import { containerAround } from '../helpers/target.ts';
+import { containerAround, noProcess } from '../helpers/target.ts';
 import { formatSize } from '../helpers/units.ts';
 import { pathOf } from '../limit/oom.ts';
 import { showLimit } from '../limit/perform.ts';
@@ -221,8 +220,7 @@ export function readPage(
   cpuSecondsOf: (place: Places['time']) => number | null,
 ): Page {
   const process_ = readProcess(pid);
-  if (started === undefined || !process_ || process_.zombie)
-    throw new Failure(`there is no process ${pid}: ${scriptPath('ps')} shows containers, ps(1) processes`);
+  if (started === undefined || !process_ || process_.zombie) throw noProcess(pid);
   const containers = reading.containers.map(({ container }) => container);
   const held = heldContainer(containers, pid);
   const around = held ?? containerAround(containers, pid);

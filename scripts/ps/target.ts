@@ -1,15 +1,14 @@
 // The processes that a word of the command line means: a PID, or the name of a container, whoever made it.
 import { scriptPath } from '../helpers/called.ts';
-import { Failure, UsageError } from '../helpers/cli.ts';
+import { Failure } from '../helpers/cli.ts';
 import { didYouMean } from '../helpers/messages.ts';
-import { isName } from '../helpers/target.ts';
+import { checkName, noProcess } from '../helpers/target.ts';
 import type { containerReader } from './containers.ts';
 import { killsText, readEnded, statusText } from './ended.ts';
 
 /** Throws UsageError for the first word that is neither a name nor a PID. */
 export function checkTargets(words: string[]): void {
-  const wrong = words.find((word) => !/^\d+$/.test(word) && !isName(word));
-  if (wrong !== undefined) throw new UsageError(`neither a name nor a PID: "${wrong}"`);
+  for (const word of words) if (!/^\d+$/.test(word)) checkName(word);
 }
 
 /**
@@ -32,10 +31,9 @@ export function processesOf(
       `${word} has ended, ${statusText(end, Date.now())}: ${scriptPath('logs')} ${word} shows its output${why}`,
     );
   }
+  if (/^\d+$/.test(word)) throw noProcess(word);
   const names = containers.flatMap(({ shown }) => shown.name ?? []);
   throw new Failure(
-    /^\d+$/.test(word)
-      ? `there is no process ${word}: ${scriptPath('ps')} shows containers, ps(1) processes`
-      : `there is no container ${word}${didYouMean(word, names) || `: ${scriptPath('ps')} shows those there are`}`,
+    `there is no container ${word}${didYouMean(word, names) || `: ${scriptPath('ps')} shows those there are`}`,
   );
 }

@@ -50,8 +50,8 @@ export interface CgroupPlan {
 const hindering = /^(cpu\.max|cpu\.cfs_|io\.max|blkio\.throttle|pids\.max)/;
 
 /**
- * What denies a container what it may not do with devices: v1's devices controller, admin-guide/cgroup-v1/devices. Throws
- * Failure where there is none: v2 has a BPF program in its place.
+ * Values for v1's devices controller that deny the container access to its devices, admin-guide/cgroup-v1/devices. Throws
+ * Failure if access is to be denied and that controller is missing: v2 takes a BPF program in its place.
  */
 function denials(hierarchies: Hierarchy[], name: string, devices: Device[]): Write[] {
   const v1 = hierarchies.find(({ controllers }) => controllers.includes('devices'));

@@ -2,6 +2,9 @@
 import { Failure, UsageError } from '../helpers/cli.ts';
 import { readTextInRoot, withRoot } from '../helpers/in-root.ts';
 
+/** The PATH of a command whose container has none. */
+export const defaultPath = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
 /** `KEY=VALUE`, or `KEY` for the caller's variable of that name; '' if the caller has none. */
 export function parseVariable(text: string): string {
   const [key = ''] = text.split('=', 1);
@@ -32,6 +35,15 @@ export interface User {
   gid: number;
   groups: number[];
   home: string;
+}
+
+/**
+ * The options of setpriv(1) by which a command becomes a user. `keepsGroups`: setgroups(2) is denied, as in some user
+ * namespaces. The change of user clears the death signal, prctl(2); setpriv(1) sets it after that.
+ */
+export function userOptions({ uid, gid, groups }: User, keepsGroups: boolean): string[] {
+  const others = groups.length > 0 ? `--groups=${groups}` : '--clear-groups';
+  return [`--reuid=${uid}`, `--regid=${gid}`, keepsGroups ? '--keep-groups' : others, '--pdeathsig=KILL'];
 }
 
 /** `USER[:GROUP]` as the user gave it: numbers are IDs, strings are names. */

@@ -6,14 +6,14 @@ import { closeSync, constants as fileConstants, openSync, writeFileSync, writeSy
 import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { Failure, reason } from '../helpers/cli.ts';
-import { blockStreams, quote, sh, zx } from '../helpers/shell.ts';
+import { blockStreams, quote, sh, systemPath, zx } from '../helpers/shell.ts';
 import type { Launch } from './container.ts';
 import { consoleShell, holdCommand, keepShell } from './hold.ts';
 import { mapText, mapWords, type UserNamespace } from './userns.ts';
 
 const O_TMPFILE = 0o20200000; // open(2), on x86-64 and arm64
 
-/** What programs and the kernel say while a launch fails, and that in words, with what to do about it. */
+/** Messages of programs and of the kernel about a launch that fails, each with its cause and what to do about it. */
 const explanations: [said: RegExp, words: string][] = [
   [
     /cannot fork|fork(ing)? failed|Resource temporarily unavailable/i,
@@ -38,7 +38,7 @@ const explanations: [said: RegExp, words: string][] = [
   ],
 ];
 
-/** What programs have said about a launch that failed, as a sentence. */
+/** The messages of programs about a launch that has failed, as one sentence. */
 export function explain(said: string): string {
   const known = explanations.find(([form]) => form.test(said));
   if (known) return known[1];
@@ -133,7 +133,7 @@ export class HeldProcess {
 const hostEnvironment = () => ({
   ...process.env,
   // the distribution's programs come before others of the same name, and print English messages
-  PATH: `/usr/sbin:/usr/bin:/sbin:/bin:${process.env.PATH ?? ''}`,
+  PATH: `${systemPath}:${process.env.PATH ?? ''}`,
   LC_ALL: 'C',
   SHELL: '/bin/sh',
   // mount(2) follows /proc/self/fd/N to a file; mount_setattr(2) and move_mount(2) do not
@@ -220,6 +220,7 @@ export async function holdUserNamespace({ uids, gids, byRoot, single }: UserName
  * zx's `$` for the host's programs. A command that fails throws Failure with the program's messages. The program gets
  * `input` as its descriptor 0, and `descriptors` from 3 on.
  */
+export type HostShell = Awaited<ReturnType<typeof hostShell>>;
 export async function hostShell({
   input,
   descriptors = [],

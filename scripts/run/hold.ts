@@ -2,8 +2,10 @@
 // the namespaces, drop privileges, and wait; the last one is the container's command. docs/run.md explains the order.
 import { realpathSync } from 'node:fs';
 import { basename } from 'node:path';
+import { boundingOptions } from '../helpers/capabilities.ts';
 import { embedded } from '../helpers/embedded.ts';
 import { type Command, sh } from '../helpers/shell.ts';
+import { userOptions } from './command.ts';
 import type { Launch } from './container.ts';
 
 /** Removes the comments of a program that is passed as an argument, since ps(1) shows it. */
@@ -36,22 +38,12 @@ export function dropLists(launch: Launch, release = releaseShell): Command[] {
   const { isolate, rootfs, user, capabilities, privileged, newPrivileges, seccomp, limits } = launch;
   const { environment, workdir, umask, command, shell, chroot, userNamespace, terminal } = launch;
   const pivots = isolate.has('mount');
-  const setpriv: string[] = [];
-  if (pivots) {
-    const groups = user.groups.length > 0 ? `--groups=${user.groups}` : '--clear-groups';
-    setpriv.push(
-      `--reuid=${user.uid}`,
-      `--regid=${user.gid}`,
-      // with a single user, setgroups(2) is denied, user_namespaces(7)
-      userNamespace?.single ? '--keep-groups' : groups,
-      // the change of user clears the death signal, prctl(2); setpriv(1) sets it after that
-      '--pdeathsig=KILL',
-    );
-  }
-  if (!newPrivileges) setpriv.push('--no-new-privs');
-  // execve(2) gives root all capabilities of the bounding set
-  if (!privileged)
-    setpriv.push('--inh-caps=-all', `--bounding-set=-all${capabilities.map((name) => `,+${name}`).join('')}`);
+  const setpriv = [
+    // with a single user, setgroups(2) is denied, user_namespaces(7)
+    ...(pivots ? userOptions(user, userNamespace?.single === true) : []),
+    ...(newPrivileges ? [] : ['--no-new-privs']),
+    ...(privileged ? [] : boundingOptions(capabilities)),
+  ];
   // the caller, or a shell in the chain, may have these signals ignored, which execve(2) keeps
   const signals = '--default-signal=HUP,INT,QUIT,TERM,USR1,USR2,TSTP,PIPE,XFSZ';
   const lists = [

@@ -1,7 +1,7 @@
 // Facts about this host that a launch depends on: devices, paths in /proc and /sys, mounts, programs, seccomp loaders.
 import { existsSync, realpathSync, statSync } from 'node:fs';
 import { Failure, UsageError } from '../helpers/cli.ts';
-import { isBelow, mountOf, readMounts } from '../helpers/mounts.ts';
+import { isBelow, type Mount, mountOf } from '../helpers/mounts.ts';
 import { attempt } from '../helpers/pids.ts';
 import { type SeccompLoader, seccompLoader, seccompRules } from '../helpers/seccomp/seccomp.ts';
 import { findInPath, findProgram } from '../helpers/shell.ts';
@@ -21,8 +21,9 @@ const deviceNumbers = { null: 0x103, zero: 0x105, full: 0x107, random: 0x108, ur
 
 const isFolder = (path: string) => statSync(path).isDirectory();
 
-/** Reads facts about this host. Throws Failure if a device in /dev has a wrong number. */
+/** Reads facts about this host, whose mounts are `mounts`. Throws Failure if a device in /dev has a wrong number. */
 export function readHost(
+  mounts: Mount[],
   environment: string[],
 ): Pick<Launch, 'masked' | 'sysMounts' | 'hasIp' | 'chroot' | 'shell'> {
   for (const [name, rdev] of Object.entries(deviceNumbers)) {
@@ -39,7 +40,7 @@ export function readHost(
       folders: there.filter(isFolder),
       readOnly: readOnlyPaths.filter((path) => existsSync(path)),
     },
-    sysMounts: readMounts('self').flatMap(({ mountPoint }) =>
+    sysMounts: mounts.flatMap(({ mountPoint }) =>
       mountPoint.startsWith('/sys/') ? mountPoint.slice('/sys'.length) : [],
     ),
     hasIp: findInPath('ip') !== undefined,
@@ -81,15 +82,12 @@ export function changeMasks(masked: Launch['masked'], mask: string[], unmask: st
 const keptOptions = (options: string[]) =>
   options.filter((option) => ['ro', 'nosuid', 'nodev', 'noexec'].includes(option));
 
-/** Options of the mount on this host that a path lies on. */
-export const mountOptions = (path: string): string[] => mountOf(path, readMounts('self'))?.options ?? [];
+/** Those of the mount that a path lies on. */
+export const mountFlags = (mounts: Mount[], path: string): string[] =>
+  keptOptions(mountOf(path, mounts)?.options ?? []);
 
-/** Those of them that a bind mount has to keep. */
-export const mountFlags = (path: string): string[] => keptOptions(mountOptions(path));
-
-/** Finds the mounts of this host at and below the source of each volume. The source itself is the first. */
-export function findVolumes(volumes: Volume[]): FoundVolume[] {
-  const mounts = volumes.length > 0 ? readMounts('self') : [];
+/** Finds the mounts at and below the source of each volume. The source itself is the first. */
+export function findVolumes(mounts: Mount[], volumes: Volume[]): FoundVolume[] {
   return volumes.map((volume) => {
     const { source } = volume;
     const submounts = mounts
@@ -101,7 +99,7 @@ export function findVolumes(volumes: Volume[]): FoundVolume[] {
     return {
       ...volume,
       isDirectory: statSync(source).isDirectory(),
-      mountPoints: [{ path: '', options: keptOptions(mountOf(source, mounts)?.options ?? []) }, ...submounts],
+      mountPoints: [{ path: '', options: mountFlags(mounts, source) }, ...submounts],
     };
   });
 }

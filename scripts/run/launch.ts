@@ -1,6 +1,5 @@
 // The launch of a container. docs/run.md explains its steps: hold, furnish, join cgroups, drop, furnish the rest, shut
 // in, network, late limits, release, wait.
-
 import {
   chownSync,
   closeSync,
@@ -77,11 +76,11 @@ export async function launchContainer(launch: Launch): Promise<number> {
     await applySettings(launch, String(pid));
     await furnishing;
 
-    // drop privileges, and meanwhile furnish the rest
+    // drop privileges, and meanwhile furnish the rest; shut in
     held.resume();
     await holder?.abort(); // PID 1 has joined the user namespace
-    furnishing = furnisher.makeFiles();
-    await Promise.all([held.waitForLine(/^ready$/), furnishing]);
+    furnisher.makeFiles();
+    await held.waitForLine(/^ready$/);
     checkSignal(signals);
     await furnisher.mountLate();
     if (isolate.has('mount')) furnisher.makeWorkdir();
@@ -90,8 +89,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
       await (await hostShell())`exec ${enterCommand(launch, String(pid))} ip link set lo up`;
     await giveStreams(launch, pid);
 
-    // shut in, network, late limits
-    if (isolate.has('mount')) await furnisher.pivotRoot();
+    // network, late limits
     furnisher.close();
     disconnect = await connection?.attach(pid);
     if (cgroups) await perform(cgroups.last);

@@ -4,13 +4,13 @@ import { isIP } from 'node:net';
 import { join, posix, resolve } from 'node:path';
 import { isPidName } from '../helpers/cgroups.ts';
 import { kebab, reason, UsageError } from '../helpers/cli.ts';
+import { mountOf, readMounts } from '../helpers/mounts.ts';
 import { quote } from '../helpers/shell.ts';
 import { parseNumber, parseSize } from '../helpers/units.ts';
 import { findDisk } from '../limit/disk.ts';
 import { maxId, parsePath, parseVariable } from './command.ts';
 import { type Device, defaultDevices, type Tmpfs, type Volume } from './furnish.ts';
 import { namespaces } from './hold.ts';
-import { mountOptions } from './host.ts';
 import type { Sysctl } from './settings.ts';
 import type { Range } from './userns.ts';
 
@@ -99,7 +99,10 @@ function makeVolume(option: string, from: string, to: string, options: string[])
   if (options.includes('rw') && options.includes('ro'))
     throw new UsageError(`${option}: ro and rw exclude each other`);
   // a bind mount keeps the access time option of its source, mount_setattr(2)
-  if (options.includes('relatime') && !mountOptions(realpathSync(source)).includes('relatime'))
+  if (
+    options.includes('relatime') &&
+    !mountOf(realpathSync(source), readMounts('self'))?.options.includes('relatime')
+  )
     throw new UsageError(
       `${option}: ${source} lies on a mount without relatime, which a bind mount keeps: leave out relatime`,
     );
