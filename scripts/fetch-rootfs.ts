@@ -78,7 +78,6 @@ import {
 import { basename, dirname, join, resolve } from 'node:path';
 import { TarInspector } from './fetch-rootfs/archive.ts';
 import { planByHand } from './fetch-rootfs/by-hand.ts';
-import { download, shown, withProgress } from './fetch-rootfs/download.ts';
 import { describeImage } from './fetch-rootfs/formats.ts';
 import { asRoot, isRoot, planHostRootfs } from './fetch-rootfs/host-rootfs.ts';
 import { decompress, mayMakeDevices, unpack } from './fetch-rootfs/unpack.ts';
@@ -91,6 +90,8 @@ import { rootfsFolder } from './helpers/rootfs.ts';
 import { quote, sh } from './helpers/shell.ts';
 import { makeDirectory, perform, type Step, toShell } from './helpers/steps.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
+import { download, shown } from './images/http.ts';
+import { Progress } from './images/progress.ts';
 
 const articleUrl =
   'https://github.com/ericchiang/containers-from-scratch/releases/download/v0.1.0/rootfs.tar.gz';
@@ -215,7 +216,7 @@ function openArchive(
   }
   const archive = { inspector, sha256: '', checked: check() };
   async function* check() {
-    const bytes = values.quiet ? read() : withProgress(read(), total, escapeControls(basename(fetch.source)));
+    const bytes = values.quiet ? read() : new Progress().show(read(), basename(fetch.source), total);
     try {
       for await (const chunk of decompress(bytes, fetch)) yield* inspector.push(chunk);
       inspector.end();

@@ -3,8 +3,8 @@
 import { scriptPath } from '../helpers/called.ts';
 import { Failure, reason } from '../helpers/cli.ts';
 import { quote, sh } from '../helpers/shell.ts';
+import { shown } from '../images/http.ts';
 import { checkHeader, isZero } from './archive.ts';
-import { shown } from './download.ts';
 
 /** How many of the first bytes tell what a file is: those of an ISO 9660 image begin with 32 KiB of zeros. */
 export const startBytes = 33 << 10;
