@@ -13,6 +13,10 @@ USAGE
           -: a tarball on standard input
           docker://IMAGE[:TAG][@DIGEST]: an image of a registry, as for docker:
           docker://alpine is docker://docker.io/library/alpine:latest
+          docker-archive:FILE[:IMAGE]: an image that docker save or podman save
+          wrote, also compressed
+          oci:DIR[:TAG], oci-archive:FILE[:TAG]: an image in the OCI layout
+          FILE is - for standard input
           host:  (default) copy programs of this host and their libraries; needs
           no network
           host:python3,/opt/tool  copy these programs too
@@ -91,8 +95,9 @@ import {
   statfsSync,
   statSync,
 } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
-import { planByHand, printImage } from './fetch-rootfs/by-hand.ts';
+import { planByHand, printArchive, printImage } from './fetch-rootfs/by-hand.ts';
 import { describeImage, refuseOthers } from './fetch-rootfs/formats.ts';
 import { planHostRootfs } from './fetch-rootfs/host-rootfs.ts';
 import { scriptPath } from './helpers/called.ts';
@@ -104,17 +109,21 @@ import { rootfsFolder } from './helpers/rootfs.ts';
 import { quote, sh } from './helpers/shell.ts';
 import { makeDirectory, perform, type Step, toShell } from './helpers/steps.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
+import { type ArchiveName, openArchive, parseArchiveName } from './images/archives.ts';
 import { openCache, resolveImage } from './images/cache.ts';
 import { chooseImage, hostPlatform, parsePlatform } from './images/choose.ts';
 import { type Compression, decompress } from './images/compression.ts';
 import { asRoot, isRoot } from './images/confine.ts';
 import { fillFromImage } from './images/fill.ts';
 import { download, shown } from './images/http.ts';
+import type { Image } from './images/image.ts';
 import { TarInspector } from './images/inspector.ts';
+import { type Applied, applyLayers } from './images/layers.ts';
 import { Progress } from './images/progress.ts';
 import { parseReference, type Reference, showReference, wantedOf } from './images/reference.ts';
 import { openRegistry, parseMirror, parseRegistry } from './images/registry.ts';
 import { mayMakeDevices, unpack } from './images/unpack.ts';
+import { verified } from './images/verify.ts';
 
 const articleUrl =
   'https://github.com/ericchiang/containers-from-scratch/releases/download/v0.1.0/rootfs.tar.gz';
@@ -151,6 +160,7 @@ interface Fetch {
   /** SOURCE, if it is one */
   url: URL | undefined;
   image: Reference | undefined;
+  archive: ArchiveName | undefined;
   /** programs to copy besides the default ones, if SOURCE is this host */
   programs: string[] | undefined;
 }
@@ -164,13 +174,14 @@ export function planFetch(article: boolean, operands: string[], folder: string):
   if (isUrl && !URL.canParse(source)) throw new UsageError(`no URL: ${source}`);
   const url = isUrl ? new URL(source) : undefined;
   const image = /^docker:\/\//i.test(source) ? parseReference(source) : undefined;
+  const archive = parseArchiveName(source);
   const programs = /^host:(.*)$/s.exec(source)?.[1]?.split(',').filter(Boolean);
   const names = programs
     ? ['host', ...programs.map((path) => basename(path))]
     : image
       ? [basename(image.repository)]
       : [
-          basename(url ? decodeURIComponent(url.pathname) : source).replace(
+          basename(url ? decodeURIComponent(url.pathname) : (archive?.path ?? source)).replace(
             /\.tar(\.\w+)?$|\.t[gxb]z2?$|\.tzst$/,
             '',
           ),
@@ -181,7 +192,7 @@ export function planFetch(article: boolean, operands: string[], folder: string):
     throw new UsageError(
       `no name for a root file system: "${dest}": type ${scriptPath()} ${quote(source)} NAME`,
     );
-  return { source, url, image, programs, dest: isPath ? resolve(dest) : join(folder, dest) };
+  return { source, url, image, archive, programs, dest: isPath ? resolve(dest) : join(folder, dest) };
 }
 
 /** Throws UsageError for a SOURCE that begins like a URL, but is none that can be fetched. */
@@ -193,25 +204,25 @@ function refuseSchemes(source: string, dest = 'NAME'): void {
       `an image of a registry is docker://IMAGE: type ${scriptPath()} ${quote(`docker://${name}`)}`,
     );
   }
-  if (slashes.length < 2 || /^(https?|docker|host)$/i.test(scheme)) return;
+  if (slashes.length < 2 || /^(https?|docker|host|docker-archive|oci|oci-archive)$/i.test(scheme)) return;
   throw new UsageError(
     `SOURCE is https://, http:// or docker://, not ${scheme}://: type curl -fL ${quote(source)} | ${scriptPath()} - ${quote(dest)}`,
   );
 }
 
 /** Throws UsageError for an option that means nothing for this SOURCE. */
-function refuseOptions({ source, image }: Fetch, values: Values<typeof options>): void {
+function refuseOptions({ source, image, archive }: Fetch, values: Values<typeof options>): void {
   const { platform, noCache, registryMirror, insecureRegistry, sha256, strip } = values;
-  const given = image ? { sha256, strip } : { platform, noCache, registryMirror, insecureRegistry };
+  const ofTarballs = image || archive ? { sha256, strip } : { platform };
+  const given = { ...ofTarballs, ...(image ? {} : { noCache, registryMirror, insecureRegistry }) };
   const [name] = Object.entries(given).find(([, value]) => isGiven(value)) ?? [];
-  if (name === 'sha256')
+  if (name === 'sha256' && image)
     throw new UsageError(
       `--sha256 is for a tarball: type ${scriptPath()} ${quote(`${source.replace(/@.*/s, '')}@sha256:${sha256}`)}`,
     );
-  if (name)
-    throw new UsageError(
-      `--${kebab(name)} is for ${image ? 'a tarball' : 'docker://IMAGE'}, not for ${source}`,
-    );
+  if (!name) return;
+  const what = name in { sha256, strip } ? 'a tarball' : name === 'platform' ? 'an image' : 'docker://IMAGE';
+  throw new UsageError(`--${kebab(name)} is for ${what}, not for ${source}`);
 }
 
 /** The status of a file that is SOURCE. Throws a Failure with the nearest name if there is none. */
@@ -253,7 +264,7 @@ function openSource(
  * Reads and checks the archive SOURCE. `checked` is what tar(1) may read of it; it throws at its end if --sha256 is
  * another sum. No archive may unpack to more than `freeBytes`.
  */
-function openArchive(
+function openTarball(
   fetch: Fetch,
   values: Values<typeof options>,
   freeBytes: number,
@@ -300,8 +311,9 @@ async function fill(
     return summary;
   }
   if (fetch.image) return fillImage(fetch.image, root, values, say, interrupted);
+  if (fetch.archive) return fillArchive(fetch.archive, root, values, say, interrupted);
   const { bavail, bsize } = statfsSync(root);
-  const archive = openArchive(fetch, values, bavail * bsize, say);
+  const archive = openTarball(fetch, values, bavail * bsize, say);
   const { inspector } = archive;
   const warnings = await unpack(archive.checked, inspector, root, interrupted);
   if (readdirSync(root).length === 0)
@@ -366,7 +378,47 @@ async function fillImage(
   const layers = { directory, scratch: dirname(root), progress, limits: limitsOf(values, bavail * bsize) };
   const applied = await fillFromImage(image, root, layers, tell, interrupted);
   remark(root, applied, say);
-  return `${applied.entries} entries, ${formatSize(applied.bytes)}, ${image.manifest.layers.length} layers`;
+  return summaryOf(image, applied);
+}
+
+const summaryOf = ({ manifest: { layers } }: Image, { entries, bytes }: Applied) =>
+  `${entries} entries, ${formatSize(bytes)}, ${layers.length} ${layers.length === 1 ? 'layer' : 'layers'}`;
+
+/** The same for an image in a file. */
+async function fillArchive(
+  archive: ArchiveName,
+  root: string,
+  values: Values<typeof options>,
+  say: (text: string) => void,
+  interrupted: Promise<never>,
+): Promise<string> {
+  const { bavail, bsize } = statfsSync(root);
+  const limits = limitsOf(values, bavail * bsize);
+  const opening = openImage(archive, `${root}.image`, limits.maxBytes, values);
+  const { source, image } = await Promise.race([opening, interrupted]);
+  const progress = new Progress();
+  const layers = image.manifest.layers.map((layer, index) => () => {
+    const bytes = verified(source.openBlob(layer, 0), layer);
+    const label = `layer ${index + 1} of ${image.manifest.layers.length}`;
+    return values.quiet ? bytes : progress.show(bytes, label, { length: layer.size });
+  });
+  const applied = await applyLayers(image, layers, root, limits, say, interrupted);
+  await source.close();
+  remark(root, applied, say);
+  return summaryOf(image, applied);
+}
+
+/** Opens an image in a file. Throws a Failure with the nearest name if there is no such file. */
+async function openImage(
+  archive: ArchiveName,
+  scratch: string,
+  maxBytes: number,
+  { platform = hostPlatform() }: Values<typeof options>,
+) {
+  if (archive.path !== '-') statSource(archive.path);
+  else if (process.stdin.isTTY) throw new UsageError('standard input is a terminal, no image');
+  const source = await openArchive(archive, { scratch, maxBytes });
+  return { source, image: await chooseImage(source, archive.reference ?? '', platform) };
 }
 
 /** Has `dest` made under another name beside it, then renames it: it exists completely or not at all, even after SIGKILL. */
@@ -439,7 +491,7 @@ function check(dest: string): void {
  * manifest of an image, is read and checked first.
  */
 async function printDest(fetch: Fetch, values: Values<typeof options>): Promise<string> {
-  const { source, dest, url, image: reference, programs } = fetch;
+  const { source, dest, url, image: reference, archive: named, programs } = fetch;
   const making: Step = { run: sh`mkdir -p -m 755 ${dest}` };
   if (programs) return toShell([making, ...(await planHostRootfs(dest, programs)).steps]);
   if (reference) {
@@ -448,8 +500,24 @@ async function printDest(fetch: Fetch, values: Values<typeof options>): Promise<
     const image = await chooseImage(registry, wantedOf(reference), settings.platform);
     return toShell([making]) + printImage(dest, image, await registry.byHand());
   }
+  if (named) {
+    const { transport, path } = named;
+    const { source, image } = await openImage(
+      named,
+      join(tmpdir(), `barehand-${process.pid}`),
+      limitsOf(values, Infinity).maxBytes,
+      values,
+    );
+    const layers = await Promise.all(image.manifest.layers.map(({ digest }) => source.fileOf(digest)));
+    const config = await source.fileOf(image.manifest.config.digest);
+    const place = transport === 'oci' ? { directory: resolve(path) } : {};
+    return (
+      toShell([making]) +
+      printArchive(dest, { file: path === '-' ? path : resolve(path), ...place, layers, config })
+    );
+  }
   const isFile = !url && source !== '-';
-  const archive = isFile ? openArchive(fetch, values, Infinity, () => {}) : undefined;
+  const archive = isFile ? openTarball(fetch, values, Infinity, () => {}) : undefined;
   if (archive) for await (const _ of archive.checked);
   const { inspector, sha256 = values.sha256 } = archive ?? {};
   const given = typeof values.strip === 'number' ? values.strip : undefined;
