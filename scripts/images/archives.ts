@@ -163,9 +163,10 @@ class Archive implements Files {
       if (!header.cksumValid)
         throw new Failure(at === 0 ? 'it is no tar archive' : 'a header with a wrong checksum');
       if (++entries > maxEntries) throw new Failure(`it has more than ${maxEntries} entries: it is no image`);
-      const { type, path = '', size = 0, linkpath = '' } = header;
+      const { type, path = '', size = -1, linkpath = '' } = header;
       at += block;
-      if (!Number.isSafeInteger(size) || at + size > end) throw new Failure(`it is cut in ${show(path)}`);
+      if (!Number.isSafeInteger(size) || size < 0) throw new Failure(`${show(path)} has no size`);
+      if (at + size > end) throw new Failure(`it is cut in ${show(path)}`);
       if (type === 'ExtendedHeader') {
         if (pax || size > maxHeaderBytes) throw new Failure('two pax headers for one entry, or a large one');
         pax = Pax.parse((await read(at, size)).toString(), undefined);
