@@ -1,554 +1,768 @@
-// Images that want to write or remove elsewhere, to confuse, to fill the disk, or that are broken: nothing outside of DEST
-// changes, and DEST is made completely or not at all.
+// Registries that lie, break, or ask for a login, in this process: nothing is used before it is verified, and each failure
+// is said in words.
 import assert from 'node:assert/strict';
-import { readdirSync, writeFileSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import {
+  chmodSync,
+  chownSync as chown,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
+import { createServer, type IncomingMessage } from 'node:http';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { gzipSync } from 'node:zlib';
-import { archive, base256, type Member, member } from './helpers/archives.ts';
-import { loneBundle, run, sandbox } from './helpers/fetch.ts';
-import { archiveOf, type Changes, digestOf, layer, layoutOf, writeFiles } from './helpers/images.ts';
+import {
+  cacheDirectory,
+  fetchLayers,
+  openCache,
+  type ResolveOptions,
+  resolveImage,
+  trim,
+} from '../scripts/images/cache.ts';
+import { hostPlatform } from '../scripts/images/choose.ts';
+import { parseReference } from '../scripts/images/reference.ts';
+import { digestOf, layer } from './helpers/images.ts';
+import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
+import { type Answer, type Fake, fakeRegistry, send } from './helpers/registry.ts';
 
-const program = loneBundle();
-const root = { skip: needs('root', 'namespaces') };
+const folder = scratchFolder('hostile-registry');
+const compress = (tar: Buffer) => gzipSync(tar);
+const one = layer([{ name: 'a', data: 'one' }], compress);
+const small = [one, layer([{ name: 'b', data: 'two' }], compress)];
+// not to be compressed, so that it takes many chunks
+const big = layer([{ name: 'big', data: randomBytes(400_000) }], compress);
 
-const folder = (name: string): Member => ({ name, type: '5', mode: 0o755 });
-const link = (name: string, target: string): Member => ({ name, type: '2', link: target });
-const hard = (name: string, target: string): Member => ({ name, type: '1', link: target });
-const pwned = (name: string): Member => ({ name, data: 'pwned\n' });
-const whiteout = (name: string): Member => ({ name });
-const good = [folder('bin/'), { name: 'bin/sh' }, folder('etc/'), { name: 'etc/a' }];
-
-/** An image, what it tries, and what is to come of it. */
-interface Hostile {
-  what: string;
-  files: Record<string, Buffer> | Buffer;
-  transport?: string;
-  options?: string[];
-  /** the message that refuses it; none: DEST then has these names at its top */
-  refusal?: RegExp;
-  holds?: string[];
+/** What a fetch is given: a cache of its own, no credentials, short waits. */
+function options(more: Partial<ResolveOptions> = {}): ResolveOptions & { directory: string; said: string[] } {
+  const home = mkdtempSync(join(folder, 'home-'));
+  const said: string[] = [];
+  return {
+    platform: hostPlatform(),
+    directory: openCache({ XDG_CACHE_HOME: home }),
+    env: { HOME: home, DOCKER_CONFIG: home },
+    backoffMilliseconds: 5,
+    timeoutMilliseconds: 2000,
+    say: (text) => said.push(text),
+    said,
+    ...more,
+  } as ReturnType<typeof options>;
 }
 
-/** An image of these layers of entries. */
-const image = (
-  what: string,
-  layers: Member[][],
-  result: Partial<Hostile>,
-  changes: Changes = {},
-): Hostile => ({
-  what,
-  files: layoutOf(
-    layers.map((entries) => layer(entries)),
-    'latest',
-    changes,
-  ),
-  ...result,
-});
-/** An image of one good layer with something wrong around it. */
-const around = (what: string, changes: Changes, refusal: RegExp) => image(what, [good], { refusal }, changes);
-const text = (value: unknown) => Buffer.from(JSON.stringify(value));
-const sum = 'a'.repeat(64);
-
-function hostileImages(outside: string): Hostile[] {
-  const canary = `${outside}/canary`;
-  const up = `..${outside}`;
-  const usual = ['bin', 'etc'];
-  const cut = layer(good, gzipSync);
-  return [
-    // layers over layers: what tar(1) alone would follow out of DEST
-    image(
-      'a link outside, and a file through it in the next layer',
-      [[...good, link('l', outside)], [pwned('l/pwned')]],
-      { refusal: /l\/pwned/ },
-    ),
-    image(
-      'the same, with a directory there',
-      [[...good, link('l', outside), folder(`${outside.slice(1)}/`)], [pwned('l/pwned')]],
-      { holds: [...usual, 'l', outside.split('/')[1] as string] },
-    ),
-    image(
-      'a relative link upwards, and a file through it',
-      [[...good, link('etc/l', `../../../${up}`)], [pwned('etc/l/pwned')]],
-      { refusal: /l\/pwned/ },
-    ),
-    image('a link to the canary, and a file over it', [[...good, link('l', canary)], [pwned('l')]], {
-      holds: [...usual, 'l'],
+/** Fetches an image, and returns the bytes of its layers. */
+async function fetchAll(image: string, settings: ReturnType<typeof options>): Promise<Buffer[]> {
+  const found = await resolveImage(parseReference(image), settings);
+  const layers = fetchLayers(found, { directory: settings.directory, scratch: folder });
+  return Promise.all(
+    layers.map(async (open) => {
+      const chunks: Buffer[] = [];
+      for await (const chunk of open()) chunks.push(chunk);
+      return Buffer.concat(chunks);
     }),
-    image(
-      'a hard link to the canary through a link',
-      [[...good, link('l', outside)], [hard('h', 'l/canary')]],
-      { refusal: /h: Cannot hard link|l\/canary: Cannot/ },
-    ),
-    image(
-      'a hard link to a link outside, and a file over it',
-      [[...good, link('l', canary), hard('h', 'l')], [pwned('h')]],
-      { holds: [...usual, 'h', 'l'] },
-    ),
-    image(
-      'a directory over a link outside',
-      [
-        [...good, link('l', outside)],
-        [folder('l/'), pwned('l/x')],
-      ],
-      { holds: [...usual, 'l'] },
-    ),
-    image('a whiteout below a link outside', [[...good, link('l', outside)], [whiteout('l/.wh.canary')]], {
-      holds: [...usual, 'l'],
-    }),
-    image('a whiteout below a relative link', [[...good, link('l', up)], [whiteout('l/.wh.canary')]], {
-      holds: [...usual, 'l'],
-    }),
-    image(
-      'a whiteout below links to links',
-      [[...good, link('a', 'b'), link('b', `${outside}/..`)], [whiteout('a/outside/.wh.canary')]],
-      { holds: ['a', 'b', ...usual] },
-    ),
-    image('a whiteout of a link outside', [[...good, link('l', outside)], [whiteout('.wh.l')]], {
-      holds: usual,
-    }),
-    image(
-      'a whiteout through /proc',
-      [[...good, link('l', '/proc/1/root')], [whiteout(`l${outside}/.wh.canary`)]],
-      { holds: [...usual, 'l'] },
-    ),
-    image('an opaque link outside', [[...good, link('l', outside)], [whiteout('l/.wh..wh..opq')]], {
-      holds: [...usual, 'l'],
-    }),
-    image(
-      'an opaque directory whose parent is a link outside',
-      [[...good, link('l', `${outside}/..`)], [whiteout('l/outside/.wh..wh..opq')]],
-      { holds: [...usual, 'l'] },
-    ),
-    image(
-      'an opaque root, over a link outside',
-      [
-        [...good, link('l', outside)],
-        [whiteout('.wh..wh..opq'), ...good],
-      ],
-      { holds: usual },
-    ),
-    image(
-      'a file over a directory behind a link outside',
-      [[...good, link('l', `${outside}/..`)], [pwned('l/outside')]],
-      { refusal: /l\/outside/ },
-    ),
-    image(
-      'a time behind a link outside',
-      [
-        [...good, link('l', outside)],
-        [whiteout('l/.wh.x'), pwned('x')],
-      ],
-      { holds: [...usual, 'l', 'x'] },
-    ),
-    image(
-      'links in a circle, with whiteouts behind them',
-      [
-        [...good, link('a', 'b'), link('b', 'a')],
-        [whiteout('a/.wh.x'), whiteout('b/.wh..wh..opq')],
-      ],
-      { refusal: /Too many levels of symbolic links/ },
-    ),
-    // whiteouts that hide nothing, or all
-    image('a whiteout of .', [good, [whiteout('etc/.wh..')]], {
-      refusal: /layer 2 of 2: entry etc\/\.wh\.\.: a whiteout that hides nothing/,
-    }),
-    image('a whiteout of ..', [good, [whiteout('.wh...')]], {
-      refusal: /entry \.wh\.\.\.: a whiteout that hides nothing/,
-    }),
-    image('a whiteout of no name', [good, [whiteout('etc/.wh.')]], {
-      refusal: /a whiteout that hides nothing/,
-    }),
-    image('a whiteout that is a directory with files', [good, [folder('.wh.etc/'), pwned('.wh.etc/x')]], {
-      refusal: /a whiteout that hides nothing/,
-    }),
-    image('a whiteout that leads upwards', [good, [whiteout('../.wh.outside')]], {
-      refusal: /leads upwards/,
-    }),
-    image('a whiteout that leads upwards in the middle', [good, [whiteout('etc/../../outside/.wh.canary')]], {
-      refusal: /leads upwards/,
-    }),
-    image(
-      'an absolute whiteout, which is one in DEST',
-      [good, [whiteout(`${outside}/.wh.canary`), whiteout('/etc/.wh.a')]],
-      { holds: usual },
-    ),
-    image(
-      'files of AUFS',
-      [[...good, folder('.wh..wh.plnk/'), pwned('.wh..wh.plnk/1.2'), pwned('.wh..wh.aufs')]],
-      { holds: usual },
-    ),
-    // entries
-    image('an entry upwards', [good, [pwned('../outside/canary')]], {
-      refusal: /layer 2 of 2: entry \S+: its name leads upwards/,
-    }),
-    image('an absolute entry, which lands inside', [good, [pwned('/etc/motd')]], { holds: usual }),
-    image('a hard link upwards', [good, [hard('h', '../outside/canary')]], { refusal: /leads upwards/ }),
-    image('a block device', [good, [{ name: 'sda', type: '4', device: [8, 0] }]], {
-      refusal: /block device 8:0.*--skip-devices/,
-    }),
-    image('a whiteout as overlayfs has it', [good, [{ name: 'etc/a', type: '3', device: [0, 0] }]], {
-      refusal: /character device 0:0/,
-    }),
-    image('a block device, left out', [good, [{ name: 'sda', type: '4', device: [8, 0] }]], {
-      options: ['--skip-devices'],
-      holds: usual,
-    }),
-    image(
-      'a directory and then a link of its name',
-      [good, [folder('x/'), pwned('x/y'), link('x', outside), pwned('x/z')]],
-      { refusal: /entry x: it replaces a directory of the same layer/ },
-    ),
-    image('a root that is a link', [good, [link('./', outside)]], { refusal: /root must be a directory/ }),
-    image('/.image.json through a link to the root', [[...good, link('r', '/')], [pwned('r/.image.json')]], {
-      refusal: /cannot write its configuration to \/\.image\.json: EEXIST/,
-    }),
-    image('a name of the folder of tar', [[...good, link('.tar-0000000000000000', outside)]], {
-      holds: ['.tar-0000000000000000', ...usual],
-    }),
-    // too much
-    image(
-      'more than --max-size in all layers together',
-      [[{ name: 'bin', data: Buffer.alloc(6000) }], [{ name: 'x', data: Buffer.alloc(6000) }]],
-      {
-        options: ['--max-size=10000'],
-        refusal: /layer 2 of 2: it unpacks to more than 9\.8 KiB|unpacks to more than/,
-      },
-    ),
-    image('more than --max-entries in all layers together', [good, good], {
-      options: ['--max-entries=7'],
-      refusal: /more than \d entries/,
-    }),
-    {
-      what: 'a layer that is a bomb',
-      files: layoutOf([layer(good), layer(archive({ name: 'x', data: Buffer.alloc(1 << 24) }), gzipSync)]),
-      options: ['--max-size=1M'],
-      refusal: /unpacks to more than/,
-    },
-    {
-      what: 'a sparse bomb',
-      files: layoutOf([
-        layer([
-          ...good,
-          {
-            name: 'x',
-            data: '0\n',
-            pax: {
-              'GNU.sparse.major': '1',
-              'GNU.sparse.minor': '0',
-              'GNU.sparse.name': 'x',
-              'GNU.sparse.realsize': '99999999999',
-            },
-          },
-        ]),
-      ]),
-      options: ['--max-size=1M'],
-      refusal: /unpacks to more than/,
-    },
-    {
-      what: 'an outer archive that is a bomb',
-      transport: 'oci-archive',
-      files: gzipSync(archiveOf({ ...layoutOf([layer(good)]), 'blobs/sha256/x': Buffer.alloc(1 << 24) })),
-      options: ['--max-size=1M'],
-      refusal: /more than 1 MiB/,
-    },
-    // what is not what its digest says
-    image(
-      'a layer that was changed',
-      [good],
-      { refusal: /has the digest|was damaged/ },
-      { blobs: ({ layers }) => ({ [layers[0] as string]: archive(pwned('bin'), ...good.slice(1)) }) },
-    ),
-    image(
-      'a layer that is longer',
-      [good],
-      { refusal: /has more than its/ },
-      {
-        blobs: ({ layers }) => ({
-          [layers[0] as string]: Buffer.concat([layer(good).tar, Buffer.alloc(512)]),
-        }),
-      },
-    ),
-    image(
-      'a layer that is cut',
-      [good],
-      { refusal: /has \d+ of its \d+ bytes|is cut/ },
-      { blobs: ({ layers }) => ({ [layers[0] as string]: layer(good).tar.subarray(0, 1024) }) },
-    ),
-    {
-      what: 'a compressed layer that is cut, with the digest of the cut one',
-      files: layoutOf([layer(good), { ...cut, blob: cut.blob.subarray(0, -9) }]),
-      refusal: /layer 2 of 2: it is cut/,
-    },
-    image(
-      'another diff_id',
-      [good],
-      { refusal: /layer 1 of 1: its digest is sha256:\w+, but the configuration has sha256:a+/ },
-      { config: { rootfs: { type: 'layers', diff_ids: [`sha256:${sum}`] } } },
-    ),
-    image(
-      'the diff_ids in another order',
-      [good, [pwned('x')]],
-      { refusal: /but the configuration has/ },
-      {
-        config: {
-          rootfs: { type: 'layers', diff_ids: [layer([pwned('x')]).tar, layer(good).tar].map(digestOf) },
-        },
-      },
-    ),
-    image(
-      'a configuration that was changed',
-      [good],
-      { refusal: /has the digest|bytes/ },
-      { blobs: ({ config }) => ({ [config]: text({ os: 'linux' }) }) },
-    ),
-    image(
-      'a manifest that was changed',
-      [good],
-      { refusal: /has the digest|bytes/ },
-      { blobs: ({ manifest }) => ({ [manifest]: text({ schemaVersion: 2 }) }) },
-    ),
-    // values of the wrong type
-    around(
-      'fewer diff_ids than layers',
-      { config: { rootfs: { type: 'layers', diff_ids: [] } } },
-      /1 layers, but 0/,
-    ),
-    around('diff_ids that are paths', { config: { rootfs: { diff_ids: [canary] } } }, /not a sha256 digest/),
-    around('a configuration that is a list', { config: { rootfs: [] } }, /no rootfs\.diff_ids/),
-    around(
-      'a layer whose digest is a path',
-      {
-        manifest: {
-          layers: [
-            {
-              mediaType: 'application/vnd.oci.image.layer.v1.tar',
-              digest: '../../../outside/canary',
-              size: 6,
-            },
-          ],
-        },
-      },
-      /not a sha256 digest/,
-    ),
-    around(
-      'a layer whose digest has a path in it',
-      {
-        manifest: {
-          layers: [
-            { mediaType: 'application/vnd.oci.image.layer.v1.tar', digest: `sha256:../../${sum}`, size: 6 },
-          ],
-        },
-      },
-      /not a sha256 digest/,
-    ),
-    around(
-      'a layer of a negative size',
-      {
-        manifest: {
-          layers: [
-            { mediaType: 'application/vnd.oci.image.layer.v1.tar', digest: `sha256:${sum}`, size: -1 },
-          ],
-        },
-      },
-      /layer 1 has no size/,
-    ),
-    around(
-      'a layer that is not there',
-      {
-        manifest: {
-          layers: [{ mediaType: 'application/vnd.oci.image.layer.v1.tar', digest: `sha256:${sum}`, size: 1 }],
-        },
-      },
-      /ENOENT/,
-    ),
-    around(
-      'a layer that is somewhere else',
-      {
-        manifest: {
-          layers: [
-            {
-              mediaType: 'application/vnd.oci.image.layer.nondistributable.v1.tar',
-              digest: `sha256:${sum}`,
-              size: 1,
-              urls: [`file://${canary}`],
-            },
-          ],
-        },
-      },
-      /kept elsewhere/,
-    ),
-    around('layers that are an object', { manifest: { layers: { length: 1 } } }, /no list of/),
-    around('an index that is null', { index: null }, /index\.json has no list of manifests/),
-    around(
-      'an index whose manifests are numbers',
-      { index: { manifests: [1] } },
-      /index\.json has no list of manifests/,
-    ),
-    around('an index without an image', { index: { manifests: [] } }, /index\.json has no image/),
-    around(
-      'an index whose digest is a path',
-      { index: { manifests: [{ digest: canary, size: 1 }] } },
-      /not a sha256 digest/,
-    ),
-    around(
-      'an index with a negative size',
-      { index: { manifests: [{ digest: `sha256:${sum}`, size: -1 }] } },
-      /without a size/,
-    ),
-    around(
-      'a layout of version 2',
-      { layout: { imageLayoutVersion: '2.0.0' } },
-      /no OCI image layout of version 1/,
-    ),
-    around(
-      'a layout whose version is a list',
-      { layout: { imageLayoutVersion: [] } },
-      /no OCI image layout of version 1/,
-    ),
-    ...hostileArchives(canary),
-  ];
-}
-
-/** Outer archives: what the package tar lets pass is judged here. */
-function hostileArchives(canary: string): Hostile[] {
-  const files = layoutOf([layer(good)]);
-  const outer = (
-    what: string,
-    members: (Member | Buffer)[],
-    refusal: RegExp,
-    transport = 'oci-archive',
-  ): Hostile => ({ what: `${transport}: ${what}`, transport, files: archiveOf(files, ...members), refusal });
-  const docker = (what: string, manifest: unknown, refusal: RegExp, ...more: Member[]): Hostile => ({
-    what: `docker-archive: ${what}`,
-    transport: 'docker-archive',
-    files: archive(
-      { name: 'manifest.json', data: typeof manifest === 'string' ? manifest : JSON.stringify(manifest) },
-      { name: 'c.json', data: JSON.stringify({ rootfs: { diff_ids: [`sha256:${sum}`] } }) },
-      ...more,
-    ),
-    refusal,
-  });
-  const one = (layers: unknown, config: unknown = 'c.json') => [
-    { Config: config, RepoTags: null, Layers: layers },
-  ];
-  return [
-    outer('a name upwards', [pwned('../outside/canary')], /no name of a file of an image/),
-    outer('an absolute name', [pwned(canary)], /no name of a file of an image/),
-    outer('a name with a control character', [pwned('a\x1b[2J')], /no name of a file of an image/),
-    outer('two files of one name', [pwned('index.json')], /index\.json.*it is there twice/),
-    outer('two names of one file, by ./', [pwned('./index.json')], /it is there twice/),
-    outer('a link', [link('blobs/x', canary)], /SymbolicLink is no regular file/),
-    outer('a device', [{ name: 'x', type: '4', device: [8, 0] }], /BlockDevice is no regular file/),
-    outer(
-      'a negative size',
-      [member({ name: 'x', size: base256(-1n).replace(/^./, '\xff') })],
-      /"x" has no size/,
-    ),
-    outer('a huge size', [member({ name: 'x', size: '77777777777\0' })], /it is cut in/),
-    outer('a wrong checksum', [member({ name: 'x', checksum: '000000\0 ' })], /wrong checksum/),
-    outer(
-      'a pax name upwards',
-      [member({ pax: { path: '../outside/canary' } })],
-      /no name of a file of an image/,
-    ),
-    outer(
-      'a global pax header',
-      [member({ name: 'g', type: 'g', data: '20 path=../outside\n\n' })],
-      /GlobalExtendedHeader is no regular file/,
-    ),
-    {
-      what: 'an outer archive of too many entries',
-      transport: 'oci-archive',
-      files: archive(...Array.from({ length: 10_001 }, (_, index) => member({ name: `x${index}` }))),
-      refusal: /more than 10000 entries/,
-    },
-    {
-      what: 'an outer archive without files',
-      transport: 'oci-archive',
-      files: archive(folder('x/')),
-      refusal: /it has no files/,
-    },
-    {
-      what: 'no archive',
-      transport: 'docker-archive',
-      files: Buffer.from('x'.repeat(2000)),
-      refusal: /it is no tar archive/,
-    },
-    {
-      what: 'an empty file',
-      transport: 'docker-archive',
-      files: Buffer.alloc(0),
-      refusal: /it has no files/,
-    },
-    {
-      what: 'an archive of something else',
-      transport: 'docker-archive',
-      files: archive(...good),
-      refusal: /it has no file "manifest\.json"/,
-    },
-    docker('a manifest that is no JSON', '{', /manifest\.json is no JSON/),
-    docker('a manifest that is an object', {}, /no list of images/),
-    docker('a manifest without images', [], /no list of images/),
-    docker('a manifest of null', [null], /without Config or Layers/),
-    docker('layers that are no texts', one([1]), /without Config or Layers/),
-    docker(
-      'tags that are no texts',
-      [{ Config: 'c.json', Layers: [], RepoTags: [1] }],
-      /RepoTags are no list/,
-    ),
-    docker('a layer outside', one(['../outside/canary']), /it has no file "\.\.\/outside\/canary"/),
-    docker('a layer that is a link outside', one(['l']), /it has no file/, link('l', canary)),
-    docker('a layer that is a link upwards', one(['l']), /it has no file/, link('l', '../../outside/canary')),
-    docker(
-      'layers that are links in a circle',
-      one(['a']),
-      /a link to a link/,
-      link('a', 'b'),
-      link('b', 'a'),
-    ),
-    docker('a configuration outside', one([], canary), /it has no file/),
-    docker('a configuration of another digest', one([], `${sum}.json`), /has the digest/, {
-      name: `${sum}.json`,
-      data: '{}',
-    }),
-    docker('a layer of another digest', one(['l']), /the digest/, { name: 'l', data: archive(...good) }),
-  ];
-}
-
-test('there are at least 30 of them', () => {
-  assert(hostileImages('/outside').length >= 30);
-});
-
-test('hostile images change nothing outside of DEST', root, async (t) => {
-  const made = sandbox(t);
-  writeFileSync(join(made.outside, 'x'), 'x');
-  const images = hostileImages(made.outside);
-  const names = images.map(({ files }, index) =>
-    Buffer.isBuffer(files)
-      ? made.file(`image-${index}`, files)
-      : writeFiles(join(made.top, `image-${index}`), files),
   );
-  const before = made.canary();
-  for (const [index, { what, transport = 'oci', options = [], refusal, holds }] of images.entries())
-    await t.test(what, async () => {
-      const dest = `${made.dest}-${index}`;
-      const source = `${transport}:${names[index]}`;
-      const { code, stderr, stdout } = await run([...options, source, dest], { program });
-      assert.equal(made.canary(), before, stderr);
-      if (refusal) {
-        assert.match(stderr, refusal);
-        assert.match(stderr, /^fetch-rootfs: cannot fetch .*\n$/m);
-        assert.equal(code, 1, stderr);
-        assert.equal(stdout, '');
-        assert.deepEqual(
-          made.left().filter((name) => name.includes(`dest-${index}`)),
-          [],
-        );
-      } else {
-        assert.equal(code, 0, stderr);
-        assert.deepEqual(readdirSync(dest).sort(), ['.image.json', ...(holds ?? [])].sort());
-      }
+}
+
+/** The names of whole blobs, and of beginnings, in a cache. */
+const blobsIn = ({ directory }: { directory: string }) => readdirSync(join(directory, 'blobs/sha256')).sort();
+const nameOf = (digest: string) => digest.slice('sha256:'.length);
+
+/** Writes a configuration of docker login for a host into the HOME of these options. */
+const login = ({ env }: ReturnType<typeof options>, host: string, fields: object) =>
+  writeFileSync(join(env?.HOME as string, 'config.json'), JSON.stringify({ auths: { [host]: fields } }));
+
+const basic = (text: string) => `Basic ${Buffer.from(text).toString('base64')}`;
+const isBlob = (path: string, { digests }: Fake, index = 0) =>
+  path.endsWith(`/blobs/${digests.layers[index]}`);
+
+test('an image is fetched, and the second time without the network', async (t) => {
+  const fake = await fakeRegistry(t, small);
+  const settings = options();
+  const blobs = await fetchAll(fake.image, settings);
+  assert.deepEqual(
+    blobs,
+    small.map(({ blob }) => blob),
+  );
+  assert.equal(new Set(fake.requests).size, fake.requests.length, `twice: ${fake.requests}`);
+  const asked = fake.requests.length;
+  assert.deepEqual(await fetchAll(fake.image, { ...settings, pull: 'missing' }), blobs);
+  assert.deepEqual(await fetchAll(fake.image, { ...settings, pull: 'never' }), blobs);
+  assert.equal(fake.requests.length, asked);
+  // a digest names the same for ever
+  const named = `${fake.image}@${fake.digests.manifest}`;
+  await fetchAll(named, settings);
+  const before = fake.requests.length;
+  await fetchAll(named, settings);
+  assert.equal(fake.requests.length, before);
+  // a tag may have moved: the registry is asked, and no blob is read again
+  fake.requests.length = 0;
+  await fetchAll(fake.image, settings);
+  assert.deepEqual(
+    fake.requests.filter((line) => line.includes('/blobs/sha256:') && !line.includes(fake.digests.config)),
+    [],
+  );
+  assert(fake.requests.some((line) => line.endsWith('/manifests/1')));
+});
+
+test('what is not in the cache is said where no registry may be asked', async () => {
+  await assert.rejects(
+    fetchAll('127.0.0.1:1/team/app:1', options({ pull: 'never' })),
+    /the cache has no 127\.0\.0\.1:1\/team\/app:1 for linux\/\w+$/,
+  );
+});
+
+test('without a cache nothing stays', async (t) => {
+  const fake = await fakeRegistry(t, small);
+  const settings = { ...options(), directory: undefined } as unknown as ReturnType<typeof options>;
+  const before = readdirSync(folder);
+  assert.deepEqual(
+    await fetchAll(fake.image, settings),
+    small.map(({ blob }) => blob),
+  );
+  assert.deepEqual(readdirSync(folder), before);
+});
+
+/** What a registry does that no registry should, and what is said of it. */
+const lies: [what: string, answer: (fake: () => Fake) => Answer, message: RegExp][] = [
+  [
+    'a layer with a byte changed',
+    (fake) => (request, response, path) => {
+      if (!isBlob(path, fake())) return false;
+      const bytes = Buffer.fromone.blob;
+      bytes[40] = (bytes[40] as number) ^ 1;
+      return send(request, response, bytes);
+    },
+    /^sha256:\w+ has the digest sha256:\w+: it was damaged or replaced/,
+  ],
+  [
+    'a layer that is shorter than announced',
+    (fake) => (request, response, path) =>
+      isBlob(path, fake()) && send(request, response, one.blob.subarray(0, 50)),
+    /the server has 50 bytes of it, not \d+$/,
+  ],
+  [
+    'a layer that is longer than announced',
+    (fake) => (request, response, path) =>
+      isBlob(path, fake()) && send(request, response, Buffer.concat([one.blob, Buffer.alloc(9)])),
+    /the server has \d+ bytes of it, not \d+$/,
+  ],
+  [
+    'a layer without an end',
+    (fake) => (_, response, path) => {
+      if (!isBlob(path, fake())) return false;
+      const more = () =>
+        response.write(Buffer.alloc(1 << 16), () => response.destroyed || setImmediate(more));
+      response.writeHead(200);
+      return more();
+    },
+    /has more than its \d+ bytes/,
+  ],
+  [
+    'another configuration',
+    (fake) => (request, response, path) =>
+      path.endsWith(fake().digests.config) &&
+      send(request, response, Buffer.alloc(fake().blobs.get(fake().digests.config)?.length ?? 0, ' ')),
+    /has the digest/,
+  ],
+  [
+    'a manifest that is an HTML page',
+    () => (_, response, path) =>
+      path.includes('/manifests/') &&
+      response.writeHead(200, { 'Content-Type': 'text/html' }).end('<html>log in</html>'),
+    /its manifest is an HTML page, such as a login; it begins with "<html>log in<\/ht"$/,
+  ],
+  [
+    'a manifest that is no JSON',
+    () => (_, response, path) => path.includes('/manifests/') && response.end('\x1b[2Jhello'),
+    /its manifest is no JSON; it begins with "\\u001b\[2Jhello"$/,
+  ],
+  [
+    'a manifest that is null',
+    () => (_, response, path) => path.includes('/manifests/') && response.end('null'),
+    /its manifest is no JSON object$/,
+  ],
+  [
+    'a manifest without an end',
+    () => (_, response, path) => {
+      if (!path.includes('/manifests/')) return false;
+      const more = () =>
+        response.write('{"a":"'.padEnd(1 << 16, 'x'), () => response.destroyed || setImmediate(more));
+      return more();
+    },
+    /its manifest is larger than 4194304 bytes$/,
+  ],
+  [
+    'a manifest of schema 1',
+    () => (_, response, path) =>
+      path.includes('/manifests/') &&
+      response
+        .writeHead(200, { 'Content-Type': 'application/vnd.docker.distribution.manifest.v1+prettyjws' })
+        .end('{"schemaVersion":1,"fsLayers":[]}'),
+    /its manifest is of schema 1, which Docker gave up/,
+  ],
+  [
+    'a manifest with another digest than its header says',
+    () => (_, response, path) => {
+      if (path.includes('/manifests/'))
+        response.setHeader('Docker-Content-Digest', `sha256:${'0'.repeat(64)}`);
+      return false;
+    },
+    /its manifest has the digest sha256:\w+, not sha256:0+, as 127\.0\.0\.1:\d+ says$/,
+  ],
+  [
+    'a server that is no registry',
+    () => (_, response) =>
+      response.writeHead(404, { 'Content-Type': 'text/html' }).end('<html>nothing here</html>'),
+    /^127\.0\.0\.1:\d+ answers 404 Not Found: it has no 127\.0\.0\.1:\d+\/team\/app:1, or is no registry$/,
+  ],
+  [
+    'no such tag',
+    () => (_, response, path) =>
+      path.includes('/manifests/') &&
+      response.writeHead(404).end('{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}'),
+    /^127\.0\.0\.1:\d+ has no 127\.0\.0\.1:\d+\/team\/app:1: manifest unknown$/,
+  ],
+  [
+    'no such layer',
+    (fake) => (_, response, path) =>
+      isBlob(path, fake()) &&
+      response.writeHead(404).end('{"errors":[{"code":"BLOB_UNKNOWN","message":"blob unknown"}]}'),
+    /has no sha256:\w{64}: blob unknown$/,
+  ],
+  [
+    'a private repository',
+    () => (_, response) => response.writeHead(401, { 'WWW-Authenticate': 'Basic realm="x"' }).end(),
+    /^127\.0\.0\.1:\d+\/team\/app is private or not there \(401\), and .*config\.json has no login for it: \w+ login 127\.0\.0\.1:\d+$/,
+  ],
+  [
+    'a forbidden repository',
+    () => (_, response) => response.writeHead(403).end('{"errors":[{"code":"DENIED","message":"denied"}]}'),
+    /is private or not there \(403\)/,
+  ],
+  [
+    'a login of an unknown kind',
+    () => (_, response) => response.writeHead(401, { 'WWW-Authenticate': 'Digest realm="x"' }).end(),
+    /asks for a login of an unknown kind: Digest realm="x"$/,
+  ],
+  [
+    'a quota that is used up',
+    () => (_, response) =>
+      response
+        .writeHead(429)
+        .end(
+          '{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit. You may increase it."}]}',
+        ),
+    /^the limit of requests to 127\.0\.0\.1:\d+ is reached: You have reached your pull rate limit\. You may increase it: wait, or log in: \w+ login/,
+  ],
+  [
+    'a pause of an hour',
+    () => (_, response) => response.writeHead(429, { 'Retry-After': '3600' }).end(),
+    /^the limit of requests to 127\.0\.0\.1:\d+ is reached: it asks to wait 3600 s$/,
+  ],
+  [
+    'a token that is a line of a header',
+    () => (_, response, path) => {
+      if (path.startsWith('/token')) return response.end('{"token":"a\\r\\nX-Evil: 1"}');
+      const realm = `http://${_.headers.host}/token`;
+      return response.writeHead(401, { 'WWW-Authenticate': `Bearer realm="${realm}"` }).end();
+    },
+    /which is to give a token for 127\.0\.0\.1:\d+, gives none$/,
+  ],
+  [
+    'a redirect to a host without encryption',
+    (fake) => (_, response, path) =>
+      isBlob(path, fake()) && response.writeHead(307, { Location: 'http://blobs.example.org/x' }).end(),
+    /it leads to http:\/\/blobs\.example\.org\/x, without encryption: if you trust the network, --insecure-registry blobs\.example\.org$/,
+  ],
+  [
+    'a redirect to a file',
+    (fake) => (_, response, path) =>
+      isBlob(path, fake()) && response.writeHead(307, { Location: 'file:///etc/shadow' }).end(),
+    /it leads to file:\/\/\/etc\/shadow$/,
+  ],
+];
+
+for (const [what, answer, message] of lies)
+  test(`${what} is said, and nothing of it stays in the cache`, async (t) => {
+    const fake: Fake = await fakeRegistry(t, small, (...request) => answer(() => fake)(...request));
+    const settings = options();
+    await assert.rejects(fetchAll(fake.image, settings), (error: Error) => {
+      assert.match(error.message, message);
+      return true;
     });
+    for (const name of blobsIn(settings)) {
+      if (!/^\w{64}$/.test(name)) continue;
+      assert.equal(digestOf(readFileSync(join(settings.directory, 'blobs/sha256', name))), `sha256:${name}`);
+    }
+    // what an honest registry has then is taken
+    const honest = await fakeRegistry(t, small);
+    assert.deepEqual(
+      await fetchAll(honest.image, settings),
+      small.map(({ blob }) => blob),
+    );
+  });
+
+/** Manifests that must not be used, and what is said of them. */
+const manifests: [what: string, change: (manifest: Record<string, unknown>) => unknown, message: RegExp][] = [
+  [
+    'both an index and a manifest',
+    (one) => ({ ...one, manifests: [] }),
+    /neither an index nor an image, or both/,
+  ],
+  [
+    'of another type than it says',
+    (one) => ({ ...one, mediaType: 'application/vnd.oci.image.index.v1+json' }),
+    /or both/,
+  ],
+  ['without layers', ({ config }) => ({ schemaVersion: 2, config }), /no list of up to/],
+  [
+    'with a digest that is a path',
+    (one) => ({ ...one, layers: [{ ...(one.layers as object[])[0], digest: 'sha256:../../x' }] }),
+    /not a sha256 digest: "sha256:\.\.\/\.\.\/x"/,
+  ],
+  [
+    'with a size below zero',
+    (one) => ({ ...one, layers: [{ ...(one.layers as object[])[0], size: -1 }] }),
+    /layer 1 has no size/,
+  ],
+  [
+    'with a layer larger than any disk',
+    (one) => ({ ...one, layers: (one.layers as object[]).map((layer) => ({ ...layer, size: 2 ** 52 })) }),
+    /its layers have .*TiB, and only .* are free in /,
+  ],
+  [
+    'with a huge configuration',
+    (one) => ({ ...one, config: { ...(one.config as object), size: 1 << 30 } }),
+    /is larger than 4194304 bytes/,
+  ],
+  [
+    'of a chart',
+    (one) => ({
+      ...one,
+      layers: [
+        { ...(one.layers as object[])[0], mediaType: 'application/vnd.cncf.helm.chart.content.v1.tar+gzip' },
+      ],
+    }),
+    /it is no image of a root file system: a layer is of the type application\/vnd\.cncf\.helm/,
+  ],
+  [
+    'of Windows',
+    (one) => ({
+      ...one,
+      layers: [
+        {
+          ...(one.layers as object[])[0],
+          mediaType: 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip',
+        },
+      ],
+    }),
+    /kept elsewhere than in the registry, as those of Windows/,
+  ],
+  [
+    'with a layer less than its configuration',
+    (one) => ({ ...one, layers: (one.layers as object[]).slice(1) }),
+    /it has 1 layers, but 2 in its configuration/,
+  ],
+];
+
+for (const [what, change, message] of manifests)
+  test(`a manifest ${what} is refused`, async (t) => {
+    const fake: Fake = await fakeRegistry(t, small, (_, response, path) => {
+      if (!path.endsWith('/manifests/1')) return false;
+      const manifest = JSON.parse(`${fake.blobs.get(fake.digests.manifest)}`);
+      return response
+        .writeHead(200, { 'Content-Type': 'application/vnd.oci.image.manifest.v1+json' })
+        .end(JSON.stringify(change(manifest)));
+    });
+    await assert.rejects(fetchAll(fake.image, options()), message);
+  });
+
+test('an index gives the image of the platform, and names the others where there is none', async (t) => {
+  const types = {
+    index: 'application/vnd.oci.image.index.v1+json',
+    manifest: 'application/vnd.oci.image.manifest.v1+json',
+  };
+  let change = (entry: Record<string, unknown>) => entry;
+  const fake: Fake = await fakeRegistry(t, small, (_, response, path) => {
+    if (!path.endsWith('/manifests/1')) return false;
+    const right = {
+      mediaType: types.manifest,
+      digest: fake.digests.manifest,
+      size: fake.blobs.get(fake.digests.manifest)?.length,
+    };
+    const wrong = { ...right, digest: `sha256:${'0'.repeat(64)}` };
+    const { os, architecture } = hostPlatform();
+    const manifests = [
+      { ...wrong, platform: { os: 'unknown', architecture: 'unknown' } },
+      { ...wrong, platform: { os: 'windows', architecture } },
+      { ...wrong, platform: { os, architecture: 's390x' } },
+      { ...wrong, platform: { os, architecture: 'arm', variant: 'v5' } },
+      { ...wrong, platform: { os, architecture: 'arm', variant: 'v6' } },
+      change({ ...right, platform: { os, architecture } }),
+    ];
+    return response
+      .writeHead(200, { 'Content-Type': types.index })
+      .end(JSON.stringify({ schemaVersion: 2, manifests }));
+  });
+  const blobs = small.map(({ blob }) => blob);
+  assert.deepEqual(await fetchAll(fake.image, options()), blobs);
+  const of = (architecture: string, variant?: string) =>
+    options({ platform: { os: 'linux', architecture, ...(variant && { variant }) } });
+  await assert.rejects(
+    fetchAll(fake.image, of('riscv64')),
+    /no image for linux\/riscv64, but for linux\/s390x, linux\/arm\/v5, linux\/arm\/v6, linux\/\w+: choose one with --platform$/,
+  );
+  // v7 runs what is for v6, rather than what is for v5
+  fake.requests.length = 0;
+  await assert.rejects(fetchAll(fake.image, of('arm', 'v7')), /has no .*manifest unknown|not there|has no/);
+  change = (entry) => ({ ...entry, size: 5 });
+  await assert.rejects(
+    fetchAll(fake.image, options()),
+    /its manifest has \d+ bytes and the digest sha256:\w+, not 5 and/,
+  );
+  change = (entry) => ({
+    ...entry,
+    digest: fake.digests.config,
+    size: fake.blobs.get(fake.digests.config)?.length,
+  });
+  await assert.rejects(fetchAll(fake.image, options()), /neither an index nor an image/);
+});
+
+test('an image for another processor is refused by name', async (t) => {
+  const fake = await fakeRegistry(t, small);
+  const { architecture } = hostPlatform();
+  await assert.rejects(
+    fetchAll(fake.image, options({ platform: { os: 'linux', architecture: 's390x' } })),
+    new RegExp(`no image for linux/s390x, but for linux/${architecture}: choose one with --platform$`),
+  );
+});
+
+test('a connection that breaks is mended where it broke', async (t) => {
+  let breaks = 2;
+  const fake: Fake = await fakeRegistry(t, [big], (request, response, path) => {
+    if (!isBlob(path, fake) || breaks-- <= 0) return false;
+    const start = Number(/\d+/.exec(request.headers.range ?? '0')?.[0]);
+    const headers = { 'Content-Range': `bytes ${start}-${big.blob.length - 1}/${big.blob.length}` };
+    response.writeHead(start > 0 ? 206 : 200, {
+      'Content-Length': big.blob.length - start,
+      ...(start > 0 && headers),
+    });
+    return response.write(big.blob.subarray(start, start + 100_000), () =>
+      setTimeout(() => response.destroy(), 20),
+    );
+  });
+  const settings = options();
+  assert.deepEqual(await fetchAll(fake.image, settings), [big.blob]);
+  assert.equal(fake.requests.filter((line) => line.includes(fake.digests.layers[0] as string)).length, 3);
+  assert.equal(settings.said.length, 2, `${settings.said}`);
+  assert.match(settings.said[1] ?? '', /going on at byte 200000 \(attempt 3\)$/);
+});
+
+test('what an earlier call has read is not read again, and thrown away if it is wrong', async (t) => {
+  const ranges: (string | undefined)[] = [];
+  const fake: Fake = await fakeRegistry(t, [big], (request, _, path) => {
+    if (isBlob(path, fake)) ranges.push(request.headers.range);
+    return false;
+  });
+  const [digest = ''] = fake.digests.layers;
+  const settings = options();
+  const partial = join(settings.directory, 'blobs/sha256', `${nameOf(digest)}.partial`);
+  writeFileSync(partial, big.blob.subarray(0, 123_456));
+  assert.deepEqual(await fetchAll(fake.image, settings), [big.blob]);
+  assert.deepEqual(ranges, ['bytes=123456-']);
+  assert(!existsSync(partial));
+
+  const again = options();
+  writeFileSync(join(again.directory, 'blobs/sha256', `${nameOf(digest)}.partial`), Buffer.alloc(1000));
+  assert.deepEqual(await fetchAll(fake.image, again), [big.blob]);
+  assert.deepEqual(ranges.slice(1), ['bytes=1000-', undefined]);
+
+  // only the rename was missing; and one that is longer than the layer
+  for (const bytes of [big.blob, Buffer.alloc(big.blob.length + 1)]) {
+    const last = options();
+    writeFileSync(join(last.directory, 'blobs/sha256', `${nameOf(digest)}.partial`), bytes);
+    assert.deepEqual(await fetchAll(fake.image, last), [big.blob]);
+  }
+  assert.deepEqual(ranges.slice(3), [undefined]);
+});
+
+test('a registry without Range sends it again, and what is known is passed over', async (t) => {
+  const fake: Fake = await fakeRegistry(t, [big], (_, response, path) => {
+    if (!isBlob(path, fake)) return false;
+    return response.writeHead(200, { 'Content-Length': big.blob.length }).end(big.blob);
+  });
+  const settings = options();
+  writeFileSync(
+    join(settings.directory, 'blobs/sha256', `${nameOf(fake.digests.layers[0] as string)}.partial`),
+    big.blob.subarray(0, 5000),
+  );
+  assert.deepEqual(await fetchAll(fake.image, settings), [big.blob]);
+});
+
+test('a blob of the cache that is damaged is read again', async (t) => {
+  const fake = await fakeRegistry(t, small);
+  const settings = options();
+  await fetchAll(fake.image, settings);
+  const [digest = '', other = ''] = fake.digests.layers;
+  const path = join(settings.directory, 'blobs/sha256', nameOf(digest));
+  writeFileSync(path, Buffer.alloc(statSync(path).size));
+  writeFileSync(join(settings.directory, 'blobs/sha256', nameOf(other)), 'short');
+  assert.deepEqual(
+    await fetchAll(fake.image, settings),
+    small.map(({ blob }) => blob),
+  );
+  assert.equal(digestOf(readFileSync(path)), digest);
+});
+
+test('two at once read each layer once', async (t) => {
+  const fake: Fake = await fakeRegistry(t, [big, ...small], (request, response, path) => {
+    const bytes = path.includes('/blobs/')
+      ? fake.blobs.get(path.slice(path.lastIndexOf('/') + 1))
+      : undefined;
+    if (!bytes) return false;
+    return setTimeout(() => send(request, response, bytes), 100);
+  });
+  const settings = options();
+  const both = await Promise.all([fetchAll(fake.image, settings), fetchAll(fake.image, settings)]);
+  for (const blobs of both)
+    assert.deepEqual(
+      blobs,
+      [big, ...small].map(({ blob }) => blob),
+    );
+  for (const digest of fake.digests.layers)
+    assert.equal(fake.requests.filter((line) => line.endsWith(digest)).length, 1, digest);
+  assert.deepEqual(
+    blobsIn(settings).filter((name) => name.includes('partial')),
+    [],
+  );
+});
+
+test('a layer that an image has twice is read once', async (t) => {
+  const fake = await fakeRegistry(t, [one, big, one]);
+  assert.deepEqual(await fetchAll(fake.image, options()), [one.blob, big.blob, one.blob]);
+  assert.equal(fake.requests.filter((line) => line.endsWith(fake.digests.layers[0] as string)).length, 1);
+});
+
+test('credentials and tokens go to the registry, and not to where it leads', async (t) => {
+  const seen: IncomingMessage['headers'][] = [];
+  const elsewhere = createServer((request, response) => {
+    seen.push(request.headers);
+    send(request, response, one.blob);
+  });
+  await new Promise<void>((resolve) => elsewhere.listen(0, '127.0.0.1', resolve));
+  t.after(() => elsewhere.close());
+  const { port } = elsewhere.address() as { port: number };
+  const authorizations: (string | undefined)[] = [];
+  const fake: Fake = await fakeRegistry(t, small, (request, response, path) => {
+    authorizations.push(request.headers.authorization);
+    if (request.headers.authorization !== basic('anna:geheim'))
+      return response.writeHead(401, { 'WWW-Authenticate': 'Basic realm="x"' }).end();
+    return isBlob(path, fake) && response.writeHead(307, { Location: `http://127.0.0.1:${port}/blob` }).end();
+  });
+  const settings = options();
+  login(settings, fake.host, { auth: Buffer.from('anna:geheim').toString('base64') });
+  assert.deepEqual(
+    await fetchAll(fake.image, settings),
+    small.map(({ blob }) => blob),
+  );
+  assert.equal(seen.length, 1);
+  assert.equal(seen[0]?.authorization, undefined);
+  assert.equal(
+    authorizations.filter((one) => one === undefined).length,
+    2,
+    'only the first look and the first request have none',
+  );
+
+  const wrong = options();
+  login(wrong, fake.host, { auth: Buffer.from('anna:falsch').toString('base64') });
+  await assert.rejects(
+    fetchAll(fake.image, wrong),
+    /refuses 127\.0\.0\.1:\d+\/team\/app to the login in .*config\.json: \w+ login 127\.0\.0\.1:\d+$/,
+  );
+});
+
+/** A registry that wants a token, and the requests for tokens. */
+async function withToken(t: Parameters<typeof fakeRegistry>[0], lifetime = Infinity) {
+  const asked: { url: string; method: string; authorization: string | undefined; body: string }[] = [];
+  let uses = 0;
+  const tokens = createServer(async (request, response) => {
+    let body = '';
+    for await (const chunk of request) body += chunk;
+    const { url = '', method = '' } = request;
+    asked.push({ url, method, authorization: request.headers.authorization, body });
+    uses = 0;
+    response.end(
+      JSON.stringify(
+        method === 'POST' ? { access_token: `t${asked.length}` } : { token: `t${asked.length}` },
+      ),
+    );
+  });
+  await new Promise<void>((resolve) => tokens.listen(0, '127.0.0.1', resolve));
+  t.after(() => tokens.close());
+  const { port } = tokens.address() as { port: number };
+  const challenge = `Bearer realm="http://127.0.0.1:${port}/token",service="test registry",scope="repository:team/app:pull"`;
+  const fake: Fake = await fakeRegistry(t, small, (request, response, path) => {
+    if (path === '/v2/') return false;
+    if (request.headers.authorization === `Bearer t${asked.length}` && ++uses <= lifetime) return false;
+    return response.writeHead(401, { 'WWW-Authenticate': challenge }).end();
+  });
+  return { fake, asked };
+}
+
+test('a token is got where the registry says, without a login for a public image', async (t) => {
+  const { fake, asked } = await withToken(t);
+  await fetchAll(fake.image, options());
+  assert.deepEqual(asked, [
+    {
+      url: '/token?service=test+registry&scope=repository%3Ateam%2Fapp%3Apull',
+      method: 'GET',
+      authorization: undefined,
+      body: '',
+    },
+  ]);
+});
+
+test('a token that expires is replaced', async (t) => {
+  const { fake, asked } = await withToken(t, 2);
+  assert.deepEqual(
+    await fetchAll(fake.image, options()),
+    small.map(({ blob }) => blob),
+  );
+  assert(asked.length > 1);
+});
+
+test('a token is got with the login, or with the token of docker login', async (t) => {
+  const { fake, asked } = await withToken(t);
+  const settings = options();
+  login(settings, fake.host, { auth: Buffer.from('anna:geheim').toString('base64') });
+  await fetchAll(fake.image, settings);
+  assert.equal(asked[0]?.authorization, basic('anna:geheim'));
+
+  const other = options();
+  login(other, fake.host, { identitytoken: 'a/b+c' });
+  await fetchAll(fake.image, other);
+  assert.equal(asked[1]?.method, 'POST');
+  assert.equal(asked[1]?.authorization, undefined);
+  assert.deepEqual(Object.fromEntries(new URLSearchParams(asked[1]?.body)), {
+    service: 'test registry',
+    scope: 'repository:team/app:pull',
+    grant_type: 'refresh_token',
+    client_id: 'barehand',
+    refresh_token: 'a/b+c',
+  });
+});
+
+test('a server that asks for a pause gets it', async (t) => {
+  let limits = 2;
+  const fake: Fake = await fakeRegistry(t, small, (_, response, path) =>
+    path.includes('/manifests/') && limits-- > 0
+      ? response.writeHead(429, { 'Retry-After': '1' }).end()
+      : false,
+  );
+  const settings = options();
+  const start = performance.now();
+  await fetchAll(fake.image, settings);
+  assert(performance.now() - start >= 2000);
+  assert.equal(settings.said.length, 2);
+  assert.match(
+    settings.said[0] ?? '',
+    /is reached: it asks to wait 1 s: going on at byte 0, in 1 s \(attempt 2\)$/,
+  );
+});
+
+test('a mirror is asked for images of Docker Hub first, and left when it fails', async (t) => {
+  const mirror = await fakeRegistry(t, small);
+  const mirrors = [new URL(`http://${mirror.host}`)];
+  const hub = (more: object = {}) => options({ mirrors, ...more });
+  const settings = hub();
+  assert.deepEqual(
+    await fetchAll('team/app:1', settings),
+    small.map(({ blob }) => blob),
+  );
+  assert.deepEqual(
+    await fetchAll('team/app:1', { ...settings, pull: 'never' }),
+    small.map(({ blob }) => blob),
+  );
+  // another registry is not Docker Hub
+  const other = await fakeRegistry(t, small);
+  mirror.requests.length = 0;
+  await fetchAll(other.image, hub());
+  assert.deepEqual(mirror.requests, []);
+  // a mirror that breaks off gives way to the next one, which goes on with the same layer
+  const broken: Fake = await fakeRegistry(t, [big], (_, response, path) => {
+    if (!isBlob(path, broken)) return false;
+    response.writeHead(200, { 'Content-Length': big.blob.length });
+    return response.write(big.blob.subarray(0, 1000), () => setTimeout(() => response.destroy(), 10));
+  });
+  const whole = await fakeRegistry(t, [big]);
+  const last = options({ mirrors: [broken, whole].map(({ host }) => new URL(`http://${host}`)) });
+  assert.deepEqual(await fetchAll('team/app:1', last), [big.blob]);
+  assert(
+    last.said.some((line) => /^the mirror 127\.0\.0\.1:\d+ fails: .*: going on without it$/.test(line)),
+    `${last.said}`,
+  );
+});
+
+test('a registry that is not on this host is asked with encryption only, unless it is named', async (t) => {
+  const fake = await fakeRegistry(t, small);
+  // a name for this host that is not known as one
+  const { port } = new URL(`http://${fake.host}`);
+  const far = `0:${port}/team/app:1`;
+  await assert.rejects(fetchAll(far, options()), /^(0|0\.0\.0\.0):\d+: (EPROTO|.*SSL|.*wrong version)/i);
+  assert.deepEqual(fake.requests, []);
+  await fetchAll(far, options({ insecure: [`0:${port}`] }));
+  assert(fake.requests.length > 0);
+});
+
+test('the cache is as large as it may be: what was used least recently goes first', () => {
+  const { directory } = options();
+  const path = (name: string) => join(directory, 'blobs/sha256', name);
+  const hours = (count: number) => Date.now() / 1000 - count * 3600;
+  const names = ['a', 'b', 'c', 'd'].map((letter) => letter.repeat(64));
+  for (const [index, name] of names.entries()) {
+    writeFileSync(path(name), Buffer.alloc(1000));
+    utimesSync(path(name), hours(0), hours([50, 3, 40, 0][index] as number));
+  }
+  for (const [name, age] of [
+    ['e', 2],
+    ['f', 30],
+  ] as const) {
+    writeFileSync(path(`${name.repeat(64)}.partial`), Buffer.alloc(10));
+    utimesSync(path(`${name.repeat(64)}.partial`), hours(0), hours(age));
+  }
+  trim(directory, 2500);
+  assert.deepEqual(blobsIn({ directory }), [names[1], names[3], `${'e'.repeat(64)}.partial`].sort());
+  trim(directory, 1);
+  assert.deepEqual(
+    blobsIn({ directory }),
+    [names[3], `${'e'.repeat(64)}.partial`].sort(),
+    'what was used in the last hour stays',
+  );
+});
+
+test('a cache that another user could change is refused', { skip: needs('root') }, () => {
+  const top = mkdtempSync(join(folder, 'unsafe-'));
+  const refused = (change: (path: string) => void) => {
+    const home = mkdtempSync(join(top, 'x-'));
+    mkdirSync(join(home, 'cache/barehand'), { recursive: true });
+    change(home);
+    assert.throws(
+      () => openCache({ XDG_CACHE_HOME: join(home, 'cache') }),
+      /another user can change \/.*: chmod go-w .*use --no-cache, or set XDG_CACHE_HOME$/,
+    );
+  };
+  refused((home) => chmodSync(join(home, 'cache'), 0o777));
+  refused((home) => chmodSync(home, 0o775));
+  refused((home) => chown(join(home, 'cache'), 12345, 12345));
+  refused((home) => chown(join(home, 'cache/barehand'), 12345, 12345));
+  // the home of another user, which sudo has left in the environment, is not root's
+  const home = mkdtempSync(join(top, 'user-'));
+  chown(home, 12345, 12345);
+  assert.doesNotMatch(cacheDirectory({ HOME: home }), new RegExp(home));
 });

@@ -28,7 +28,7 @@ import {
   unlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { homedir } from 'node:os';
+import { userInfo } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { Failure, reason } from '../helpers/cli.ts';
@@ -53,16 +53,21 @@ const stalePartialMilliseconds = 24 * 3600 * 1000;
 
 const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
 
+/** `barehand` in $XDG_CACHE_HOME or ~/.cache. */
+export function cacheDirectory(env: NodeJS.ProcessEnv = process.env): string {
+  // sudo may leave HOME that of the user
+  const isOwn = env.HOME && attempt(() => statSync(env.HOME as string))?.uid === process.geteuid?.();
+  const home = isOwn ? (env.HOME as string) : userInfo().homedir;
+  return resolve(env.XDG_CACHE_HOME || join(home, '.cache'), 'barehand');
+}
+
 /**
- * The directory of the cache, made if it is missing: `barehand` in $XDG_CACHE_HOME or ~/.cache. Throws a Failure if
- * another user could change it, or a directory above it.
+ * The directory of the cache, made if it is missing. Throws a Failure if another user could change it, or a directory
+ * above it.
  */
 export function openCache(env: NodeJS.ProcessEnv = process.env): string {
   const uid = process.geteuid?.() ?? 0;
-  // sudo may leave HOME that of the user
-  const isOwn = (home: string) => attempt(() => statSync(home))?.uid === uid;
-  const home = env.HOME && isOwn(env.HOME) ? env.HOME : homedir();
-  const directory = resolve(env.XDG_CACHE_HOME || join(home, '.cache'), 'barehand');
+  const directory = cacheDirectory(env);
   try {
     mkdirSync(directory, { recursive: true, mode: 0o700 });
     if (statSync(directory).uid === uid) chmodSync(directory, 0o700);
