@@ -5,7 +5,7 @@ import { existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from '
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { archive, type Member } from './helpers/archives.ts';
-import { newName } from './helpers/container.ts';
+import { findCommand, newName, newSeconds } from './helpers/container.ts';
 import { bundle, run } from './helpers/fetch.ts';
 import { digestOf, layer, layoutOf, writeFiles } from './helpers/images.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
@@ -13,8 +13,8 @@ import { needs } from './helpers/needs.ts';
 import { call, rootfs as hostRootfs, until } from './helpers/script.ts';
 
 const skip = needs('root', 'namespaces');
-const folder = (name: string): Member => ({ name, type: '5', mode: 0o755 });
-const tarball = archive(folder('bin/'), { name: 'bin/sh', data: Buffer.alloc(100_000, 'x') });
+const directory = (name: string): Member => ({ name, type: '5', mode: 0o755 });
+const tarball = archive(directory('bin/'), { name: 'bin/sh', data: Buffer.alloc(100_000, 'x') });
 
 /** A project of its own: its script, and what is in its rootfs/. */
 function project() {
@@ -41,7 +41,7 @@ test('ls tells size, source, digest and age', { skip }, async () => {
   assert.equal(none.stderr, `${folder} has no root file system\n`);
   assert.equal(none.code, 0);
 
-  const layout = writeFiles(join(top, 'layout'), layoutOf([layer([folderOf('bin/')])]));
+  const layout = writeFiles(join(top, 'layout'), layoutOf([layer([directory('bin/')])]));
   assert.equal((await fetch('web.tar', 'web')).code, 0);
   assert.equal((await fetch(`oci:${layout}`, 'image')).code, 0);
   mkdirSync(place('by-hand'));
@@ -54,7 +54,7 @@ test('ls tells size, source, digest and age', { skip }, async () => {
     ['by-hand', null, null, null],
   );
   assert.equal(image.source, `oci:${layout}`);
-  const index = JSON.parse(layoutOf([layer([folderOf('bin/')])])['index.json']?.toString() ?? '');
+  const index = JSON.parse(layoutOf([layer([directory('bin/')])])['index.json']?.toString() ?? '');
   assert.equal(image.digest, index.manifests[0].digest);
   assert.equal(web.path, place('web'));
   assert.equal(web.source, 'web.tar');
@@ -72,8 +72,6 @@ test('ls tells size, source, digest and age', { skip }, async () => {
   );
   assert.match(stdout, /^by-hand +.* \? +\?$/m);
 });
-
-const folderOf = folder;
 
 test('another directory of the same name has no source', { skip }, async () => {
   const { fetch, place, list, left } = project();
@@ -152,7 +150,8 @@ async function starts(t: TestContext, words: string[]): Promise<number> {
   return child.pid as number;
 }
 
-const says = 'echo; exec sleep 1234.75';
+const lasting = newSeconds();
+const says = `echo; exec sleep ${lasting}`;
 const uses: [what: string, words: (path: string) => string[]][] = [
   ['chroot', (path) => ['chroot', path, '/bin/sh', '-c', says]],
   ['chroot to a directory in it', (path) => ['chroot', join(path, 'usr/..'), '/bin/sh', '-c', says]],
@@ -214,12 +213,7 @@ test('rm refuses what a process or a mount uses, and leaves it as it is', { skip
     assert.match(stdout, /cannot remove used: it is mounted, or has a mount, at \/mnt: type umount \/mnt\n/);
     assert.deepEqual(left(), before);
   });
-  await until(
-    'the processes to end',
-    () =>
-      execFileSync('sh', ['-c', 'ps -eo args | grep -c "^slee[p] 1234.75" || true']).toString().trim() ===
-      '0',
-  );
+  await until('the processes to end', () => !findCommand('sleep', lasting));
   const { code, stderr } = await fetch('rm', 'used');
   assert.equal(code, 0, stderr);
   assert.deepEqual(left(), []);
