@@ -2,28 +2,10 @@
 
 import { scriptPath } from '../helpers/called.ts';
 import { Failure, reason } from '../helpers/cli.ts';
-import { quote, sh } from '../helpers/shell.ts';
-import { checkHeader, isZero } from './archive.ts';
-import { shown } from './download.ts';
-
-/** How many of the first bytes tell what a file is: those of an ISO 9660 image begin with 32 KiB of zeros. */
-export const startBytes = 33 << 10;
-
-/** A compression that fetch-rootfs.ts undoes: by which program, or by node's zlib, which is faster than gzip(1). */
-export interface Compression {
-  name: string;
-  magic: RegExp;
-  command: string[];
-}
-
-const compressions: Compression[] = [
-  { name: 'gzip', magic: /^\x1f\x8b/, command: sh`gzip -dc` },
-  { name: 'compress', magic: /^\x1f\x9d/, command: sh`gzip -dc` },
-  // xz -9 needs less than this limit; without it an archive could make xz allocate gigabytes
-  { name: 'xz', magic: /^\xfd7zXZ\0/, command: sh`xz -dc --memlimit-decompress=100MiB` },
-  { name: 'zstd', magic: /^\x28\xb5\x2f\xfd/, command: sh`zstd -dcq` },
-  { name: 'bzip2', magic: /^BZh/, command: sh`bzip2 -dc` },
-];
+import { quote } from '../helpers/shell.ts';
+import { type Compression, findCompression, isTar } from '../images/compression.ts';
+import { shown } from '../images/http.ts';
+import { checkHeader, isZero } from '../images/inspector.ts';
 
 // bsdtar(1) makes a tarball of another archive without unpacking it, so nothing of it is written to the host
 const convert = (file: string) => `bsdtar -cf - @${file}`;
@@ -46,19 +28,6 @@ const others: { name: string; magic: RegExp; command: (file: string) => string }
     command: (file) => `xz --format=lzma -dc ${file}`,
   },
 ];
-
-const isTar = (start: Buffer) => {
-  try {
-    checkHeader(start.subarray(0, 512));
-    return true;
-  } catch {
-    return false;
-  }
-};
-
-/** The compression of a file that begins so; undefined for a tar archive, whatever the name of its first entry. */
-export const findCompression = (start: Buffer): Compression | undefined =>
-  isTar(start) ? undefined : compressions.find(({ magic }) => magic.test(start.toString('latin1')));
 
 /** The operands, for hints: SOURCE, also as a URL if it is one, and DEST. */
 export interface Operands {
@@ -118,10 +87,13 @@ export function refuseOthers(start: Buffer, operands: Operands, outer?: Compress
   }
 }
 
-/** What is wrong with an image of layers, and a command that puts them together. `kind`: a transport of skopeo(1). */
-export function describeImage(kind: 'docker-archive' | 'oci-archive' | 'oci', operands: Operands): string {
-  const flatten = (file: string) =>
-    `skopeo copy ${kind}:${file} oci:image:latest && umoci raw unpack --image image:latest unpacked && tar -C unpacked -c .`;
-  const what = kind === 'docker-archive' ? 'as docker save makes it' : 'in the OCI layout';
-  return `it is an image ${what}, layers of a root file system: try: ${unpackBy(flatten, operands)}`;
+/** What an image of layers is, and the command that puts them together. `transport`: the word before its path. */
+export function describeImage(
+  transport: 'docker-archive' | 'oci-archive' | 'oci',
+  { source, url, dest }: Operands,
+): string {
+  const what = transport === 'docker-archive' ? 'as docker save makes it' : 'in the OCI layout';
+  const fetch = `${scriptPath()} ${quote(`${transport}:${url ? 'downloaded' : source}`)} ${quote(dest)}`;
+  const download = url ? `curl -fLo downloaded ${quote(shown(url))} && ` : '';
+  return `it is an image ${what}, layers of a root file system: type ${download}${fetch}`;
 }

@@ -6,6 +6,7 @@ import { findHierarchy, readHierarchies } from '../helpers/cgroups.ts';
 import { notesFolder } from '../helpers/containers.ts';
 import { attempt } from '../helpers/pids.ts';
 import { namedContainer, ownContainers } from '../helpers/target.ts';
+import { formatDuration } from '../helpers/units.ts';
 import { describeOomKills, type OomKills, parseOomKills } from '../limit/oom-kills.ts';
 
 /** How a container has ended. */
@@ -72,15 +73,6 @@ export function endedText({ code, signal, oomKills }: Omit<Ended, 'oomKilled'>):
   if (code === null) return 'ended, exit code unknown';
   const oom = oomKills ? `, ${oomKills} OOM kill${oomKills > 1 ? 's' : ''}` : '';
   return (signal ? `killed by ${signal} (${code})` : `exited (${code})`) + oom;
-}
-
-/** A duration in its two largest units: `42s`, `5m 3s`, `3h 20m`, `12d 4h`. */
-export function formatDuration(seconds: number): string {
-  const counts = [seconds / 86400, (seconds / 3600) % 24, (seconds / 60) % 60, seconds % 60].map(Math.floor);
-  const parts = counts.map((count, unit) => `${count}${'dhms'[unit]}`);
-  // none: the last
-  const first = counts.findIndex((count) => count > 0);
-  return parts.slice(first).slice(0, 2).join(' ');
 }
 
 /** How a container has ended, and how long ago. `now`: milliseconds, as Date.now(). */
