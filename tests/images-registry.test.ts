@@ -305,6 +305,40 @@ test('a call that is killed leaves what it has read, and the next one goes on th
   assert.deepEqual(made.left(), ['dest'], 'what the killed call had begun is gone');
 });
 
+test('on a terminal each layer that is read has a bar', {
+  skip: needs('root', 'namespaces', 'script'),
+}, async (t) => {
+  const two = [base, upper].map(() =>
+    layer(
+      [
+        { name: 'bin', ...directory },
+        { name: 'bin/x', data: randomBytes(9000) },
+      ],
+      compress,
+    ),
+  );
+  const fake = await fakeRegistry(t, two, (_, response, path) => {
+    const found = two.find(({ blob }) => path.endsWith(digestOf(blob)));
+    if (!found) return false;
+    response.writeHead(200, { 'Content-Length': found.blob.length });
+    const later = (part: Buffer, milliseconds: number) =>
+      setTimeout(() => response.write(part), milliseconds);
+    for (const index of [0, 1, 2, 3])
+      later(found.blob.subarray(index * 1000, (index + 1) * 1000), index * 200);
+    return setTimeout(() => response.end(found.blob.subarray(4000)), 900);
+  });
+  const made = sandbox(t);
+  const env = { HOME: made.top, DOCKER_CONFIG: made.top, XDG_CACHE_HOME: join(made.top, 'cache') };
+  const words = ['-qec', `'${program}' 'docker://${fake.image}' '${made.dest}'`, '/dev/null'];
+  const { code, stdout } = await run(words, { program: '/usr/bin/script', env });
+  assert.equal(code, 0, stdout);
+  const bar = (digest = '') =>
+    `${digest.slice(7, 19)} \\[#* *\\] [\\d.]+ [KMi]*B of [\\d.]+ KiB, [^\x1b]*\x1b\\[K`;
+  const both = fake.digests.layers.map(bar).join('\r\n');
+  assert.match(stdout, new RegExp(`\r\x1b\\[1A${both}\x1b\\[J`), JSON.stringify(stdout));
+  assert.match(stdout, /\x1b\[J(layer \w{12}: [\d.]+ KiB\r\n[\s\S]*){2}\d+ entries/);
+});
+
 /** An image as pushImage takes it, its layers in files. */
 function packed(name: string, layers: ReturnType<typeof layer>[]) {
   const files = layoutOf(layers, '1');
