@@ -5,7 +5,7 @@ import { closeSync, fstatSync, openSync } from 'node:fs';
 import { Failure } from '../helpers/cli.ts';
 import { lock } from '../helpers/lock.ts';
 import { attempt } from '../helpers/pids.ts';
-import { findInPath } from '../helpers/shell.ts';
+import { type Command, findInPath, sh } from '../helpers/shell.ts';
 import { perform, type Step } from '../helpers/steps.ts';
 import { type Edit, type EtcFile, performEdit, printEdit, textOf } from './files.ts';
 import { type Facts, type Id, readFacts } from './host.ts';
@@ -27,19 +27,22 @@ async function locked<Result>(work: (facts: Facts) => Result | Promise<Result>):
 
 const isEdit = (action: Action): action is Edit => 'edit' in action;
 
-/** A plan to be performed: commands of ip(8) that follow one another in the same namespace become one call of it. */
+/** A plan to be performed: commands of ip(8) that follow one another become one call of it. */
 function inBatches(actions: Action[]): Action[] {
   const batched: Action[] = [];
+  let batch: { run: Command; input: string } | undefined;
   for (const action of actions) {
-    const words = 'run' in action ? action.run : [];
-    const at = words.indexOf('ip') + 1;
-    const call = [...words.slice(0, at), '-batch', '-'];
-    const line = words.slice(at).map((word) => (word.includes(' ') ? `"${word}"` : word));
-    const last = batched.at(-1);
-    if (at === 0) batched.push(action);
-    else if (last && 'run' in last && String(last.run) === String(call))
-      last.input += textOf([line.join(' ')]);
-    else batched.push({ run: call, input: textOf([line.join(' ')]) });
+    const [program, ...words] = 'run' in action ? action.run : [];
+    if (program !== 'ip') {
+      batched.push(action);
+      batch = undefined;
+      continue;
+    }
+    if (!batch) {
+      batch = { run: sh`ip -batch -`, input: '' };
+      batched.push(batch);
+    }
+    batch.input += textOf([words.map((word) => (word.includes(' ') ? `"${word}"` : word)).join(' ')]);
   }
   return batched;
 }
