@@ -5,7 +5,7 @@ import { closeSync, fstatSync, openSync } from 'node:fs';
 import { Failure } from '../helpers/cli.ts';
 import { lock } from '../helpers/lock.ts';
 import { attempt } from '../helpers/pids.ts';
-import { type Command, findInPath } from '../helpers/shell.ts';
+import { type Command, findInPath, sh } from '../helpers/shell.ts';
 import { perform, type Step } from '../helpers/steps.ts';
 import { type Edit, type EtcFile, performEdit, printEdit, textOf } from './files.ts';
 import { type Facts, type Id, readFacts } from './host.ts';
@@ -27,29 +27,22 @@ async function locked<Result>(work: (facts: Facts) => Result | Promise<Result>):
 
 const isEdit = (action: Action): action is Edit => 'edit' in action;
 
-/** A plan to be performed: commands of ip(8) that follow one another in the same namespace are one call of it. */
+/** A plan to be performed: commands of ip(8) that follow one another become one call of it. */
 function inBatches(actions: Action[]): Action[] {
   const batched: Action[] = [];
-  let calls: Command[] = [];
+  let batch: { run: Command; input: string } | undefined;
   for (const action of actions) {
-    const words = 'run' in action ? action.run : [];
-    const at = words.indexOf('ip');
-    const isNext = at >= 0 && String(calls[0]?.slice(0, at + 1)) === String(words.slice(0, at + 1));
-    calls = at < 0 ? [] : isNext ? [...calls, words] : [words];
-    if (calls.length < 2) {
+    const [program, ...words] = 'run' in action ? action.run : [];
+    if (program !== 'ip') {
       batched.push(action);
+      batch = undefined;
       continue;
     }
-    const quoted = (word: string) => (word.includes(' ') ? `"${word}"` : word);
-    const input = textOf(
-      calls.map((call) =>
-        call
-          .slice(at + 1)
-          .map(quoted)
-          .join(' '),
-      ),
-    );
-    batched.splice(-1, 1, { run: [...words.slice(0, at + 1), '-batch', '-'], input });
+    if (!batch) {
+      batch = { run: sh`ip -batch -`, input: '' };
+      batched.push(batch);
+    }
+    batch.input += textOf([words.map((word) => (word.includes(' ') ? `"${word}"` : word)).join(' ')]);
   }
   return batched;
 }

@@ -3,8 +3,8 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { scriptPath } from '../helpers/called.ts';
 import { Failure } from '../helpers/cli.ts';
 import { attempt } from '../helpers/pids.ts';
-import { type Command, sh } from '../helpers/shell.ts';
-import { explain, type Step } from '../helpers/steps.ts';
+import { sh } from '../helpers/shell.ts';
+import { explain, type Step, toShell } from '../helpers/steps.ts';
 import {
   addressAt,
   formatSubnet,
@@ -166,23 +166,25 @@ export function planAttach(facts: Facts, request: Request, container: Container)
     ...(isolated ? sh`isolated on` : []),
     ...(ports.length > 0 ? hairpin : []),
   ];
-  const enter = sh`nsenter --net=${namespace}`;
-  const pair: Command[] = [
-    sh`ip link add name ${link} mtu ${mtu} master ${bridge} type veth peer name ${dev} mtu ${mtu} netns ${namespace}`,
+  const inner: Step[] = [
     // nobody on the bridge is its router, the kernel's networking/ip-sysctl
-    ...(hasIpv6()
-      ? [sh`${enter} sh -c ${'echo 0 >"$0"'} ${settingPath(`net/ipv6/conf/${dev}/accept_ra`)}`]
-      : []),
-    sh`${enter} ip link set dev lo up`,
-    sh`${enter} ip address add ${address}/${subnet.prefix} dev ${dev}`,
-    ...(address6 ? [sh`${enter} ip address add ${address6}/${subnet6.prefix} dev ${dev} nodad`] : []),
-    sh`${enter} ip link set dev ${dev} up`,
+    ...(hasIpv6() ? [setTo(`net/ipv6/conf/${dev}/accept_ra=0`)] : []),
+    { run: sh`ip link set dev lo up` },
+    { run: sh`ip address add ${address}/${subnet.prefix} dev ${dev}` },
+    ...(address6 ? [{ run: sh`ip address add ${address6}/${subnet6.prefix} dev ${dev} nodad` }] : []),
+    { run: sh`ip link set dev ${dev} up` },
     ...[gateway, gateway6].flatMap((router) =>
-      router ? [sh`${enter} ip route add default via ${router} dev ${dev}`] : [],
+      router ? [{ run: sh`ip route add default via ${router} dev ${dev}` }] : [],
     ),
-    ...(port.length > 0 ? [sh`ip link set dev ${link} ${port}`] : []),
+  ];
+  const pair: Step[] = [
+    {
+      run: sh`ip link add name ${link} mtu ${mtu} master ${bridge} type veth peer name ${dev} mtu ${mtu} netns ${namespace}`,
+    },
+    { run: sh`nsenter --net=${namespace} sh -e`, input: toShell(inner) },
+    ...(port.length > 0 ? [{ run: sh`ip link set dev ${link} ${port}` }] : []),
     // the alias comes last: an interface without one is only half made
-    sh`ip link set dev ${link} alias ${aliasOf(attachment)} up`,
+    { run: sh`ip link set dev ${link} alias ${aliasOf(attachment)} up` },
   ];
   const actions: Action[] = [
     ...facts.halves.map(deletion),
@@ -191,7 +193,7 @@ export function planAttach(facts: Facts, request: Request, container: Container)
     ...made.steps,
     ...explain(
       `a pair of interfaces: ${dev} in ${name}, ${link} here; nothing gets in until ${link} is up`,
-      pair.map((run) => ({ run })),
+      pair,
     ),
     ...(noFiles || resolver.length === 0
       ? []

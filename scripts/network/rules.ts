@@ -145,17 +145,15 @@ function bridgeChains({ bridge: name, subnet, subnet6, internal, note }: BridgeR
   const net = `ip saddr ${formatSubnet(subnet)}`;
   const net6 = subnet6 ? [`ip6 saddr ${formatSubnet(subnet6)}`] : [];
   // a comment of nft(8) has at most 128 bytes
-  const notes = packWords(note, 110).map((settings) => ` comment "barehand note ${settings}"`);
-  const raw = [
-    `${from} ip daddr 127.0.0.0/8 drop${notes[0] ?? ''}`,
-    ...notes.slice(1).map((comment) => `return${comment}`),
-  ];
+  const notes = packWords(note, 110).map((settings) => `return comment "barehand note ${settings}"`);
+  const raw = [`${from} ip daddr 127.0.0.0/8 drop`];
   const nat = [
     // published ports, from this host and from the members themselves
     ...[`ip saddr {127.0.0.0/8,${formatSubnet(subnet)}}`, ...net6].map(
       (from) => `${from} ${to} ct status dnat masquerade`,
     ),
     ...(internal ? [] : [net, ...net6].map((from) => `${from} ${toOthers} masquerade`)),
+    ...notes,
   ];
   const filter = internal
     ? [`${from} ${toOthers}`, `${to} ${fromOthers}`].map((both) => `${both} drop comment "barehand internal"`)
