@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { existsSync, statSync } from 'node:fs';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { text } from 'node:stream/consumers';
 import { after, test } from 'node:test';
 import { lastLines } from '../scripts/logs.ts';
 import { container, newName } from './helpers/container.ts';
@@ -58,16 +58,28 @@ test('output and errors are in the log, in their order, with the exit code', con
 });
 
 test('--follow shows what comes, as it comes, until the end', container, async () => {
-  const name = await detach('echo begin; sleep 1; echo middle; sleep 1; echo end; exit 3');
+  const gate = scratchFolder('gate');
+  const program =
+    'for word in begin middle end; do echo $word; until rmdir /gate/$word; do sleep 0.05; done; done';
+  const name = await detach(`${program} 2>/dev/null; exit 3`, '-v', `${gate}:/gate`);
   assert.equal((await call('logs', ['--status', name])).stdout, 'running\n');
   const logs = spawn(script('logs'), ['-f', name], { stdio: ['ignore', 'pipe', 'inherit'] });
-  let early = '';
-  logs.stdout.once('data', (bytes) => {
-    early += bytes;
+  let all = '';
+  logs.stdout.on('data', (bytes) => {
+    all += bytes;
   });
-  const all = await text(logs.stdout);
+  const end = once(logs, 'close');
+  // it goes on when its last word has come
+  for (const [word, lines] of [
+    ['begin', 'begin\n'],
+    ['middle', 'begin\nmiddle\n'],
+    ['end', 'begin\nmiddle\nend\n'],
+  ] as const) {
+    await until(word, () => all === lines);
+    mkdirSync(join(gate, word));
+  }
+  assert.deepEqual(await end, [0, null]);
   assert.equal(all, 'begin\nmiddle\nend\n');
-  assert.doesNotMatch(early, /end/);
 });
 
 test('a long log is bounded, and its end is kept, also for --follow', container, async () => {

@@ -128,7 +128,7 @@ let running: Running;
 before(async () => {
   if (container.skip) return;
   const name = newName();
-  const words = ['/bin/sh', '-c', 'head -c 60M /dev/zero | tail; sleep 100'];
+  const words = ['/bin/sh', '-c', 'head -c 60M /dev/zero | tail; sleep 1000'];
   const launcher = spawn(script('run'), ['-d', '--name', name, '--memory', '20M', rootfs, ...words], {
     stdio: 'ignore',
   });

@@ -113,7 +113,7 @@ quick('a file without a name server that answers is covered, another stays', con
   assert.equal(await shows('', own, `${show}; cat /etc/other`), expected);
 });
 
-quick("where systemd-resolved is on the host's loopback it is whom that asks", container, async () => {
+test("where systemd-resolved is on the host's loopback it is whom that asks", container, async () => {
   const upstream = 'nameserver 203.0.113.1\nsearch up.example\n';
   await make(stub);
   assert.equal(await shows('', host('nameserver 127.0.0.53\noptions edns0\n', upstream)), upstream);
@@ -177,7 +177,7 @@ test('--dns and --add-host over links change nothing of the root either', contai
   await execute(['mv', join(root, 'etc/hosts.was'), join(root, 'etc/hosts')]);
 });
 
-quick('container:NAME has those of the other', container, async () => {
+test('container:NAME has those of the other', container, async () => {
   await make(stub);
   const name = newName();
   const first = ['-d', '--name', name, '--network', 'none', '--dns', '9.9.9.8', root, 'sleep', '100'];

@@ -89,7 +89,7 @@ test('run.ts passes on all signals that it can catch', container, async () => {
 test('a signal that the command does not handle does what it does by default', container, async () => {
   for (const [number, code] of [
     [constants.signals.SIGALRM, 142],
-    [37, 165],
+    ...(findSignalClass() ? [[37, 165] as const] : []), // else a node can't catch it
   ] as const) {
     const { launcher, end } = await start([], ['sleep', '100']);
     for (const harmless of [SIGWINCH, SIGCONT]) process.kill(launcher.pid as number, harmless);
