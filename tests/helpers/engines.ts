@@ -127,13 +127,16 @@ export async function withPodman(name: string, words: string[], look: (sleep: nu
   } finally {
     await execute([...podman, 'kill', '--signal', 'KILL', name]);
     await end;
-    for (const { mountPoint } of readHierarchies()) removeCgroups(join(mountPoint, name));
+    // conmon(8) ends a moment later
+    const left = () => readHierarchies().filter(({ mountPoint }) => !removeCgroups(join(mountPoint, name)));
+    await until('the end of its cgroups', () => left().length === 0);
   }
 }
 
-/** Removes a cgroup without processes, and those below it. */
-function removeCgroups(directory: string): void {
+/** Removes a cgroup and those below it, as far as they have no processes. Returns whether it is gone. */
+function removeCgroups(directory: string): boolean {
   for (const below of [directory, ...cgroupsBelow(directory)].reverse()) attempt(() => rmdirSync(below));
+  return !existsSync(directory);
 }
 
 /** systemd-nspawn --keep-unit leaves these below the cgroup that it was started in. */
