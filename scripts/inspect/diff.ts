@@ -46,11 +46,11 @@ function comparable(facts: Facts): Map<string, string> {
     add(`resource limit ${limit.toLowerCase()}`, `${soft} / ${hard}`);
   add('oom_score_adj', facts.oomScoreAdjust);
   add('umask', facts.umask);
-  for (const { mountPoint, type, hostPath, readOnly } of reach.mounts)
-    add(
-      `mount ${mountPoint}`,
-      `${type}${hostPath ? ` of ${hostPath}` : ''}, ${readOnly ? 'read-only' : 'writable'}`,
-    );
+  for (const { mountPoint, type, hostPath, readOnly } of reach.mounts) {
+    // each container has its own cgroup, and its own files of the engine in a directory named by its ID
+    const from = type.startsWith('cgroup') ? null : hostPath?.replace(/[0-9a-f]{64}/g, 'ID');
+    add(`mount ${mountPoint}`, `${type}${from ? ` of ${from}` : ''}, ${readOnly ? 'read-only' : 'writable'}`);
+  }
   for (const { path, kind, number, access } of reach.devices)
     add(`device ${path}`, `${kind} ${number}, ${access}`);
   for (const rule of reach.deviceRules ?? []) add(`device cgroup ${rule}`, 'allowed');

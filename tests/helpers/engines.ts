@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { cgroupDirectory, cgroupPath, readHierarchies } from '../../scripts/helpers/cgroups.ts';
+import { cgroupDirectory, cgroupPath, cgroupsBelow, readHierarchies } from '../../scripts/helpers/cgroups.ts';
 import { attempt } from '../../scripts/helpers/pids.ts';
 import { findCommand, newSeconds } from './container.ts';
 import { cgroupVersion } from './needs.ts';
@@ -93,8 +93,11 @@ export async function withPodman(name: string, words: string[], look: (sleep: nu
   // where root may not raise its limits, Podman's defaults fail
   const limits = ['--ulimit', 'nofile=1024:1024', '--ulimit', 'nproc=1024:1024'];
   const podman = ['podman', '--runtime', 'runc', '--cgroup-manager', 'cgroupfs'];
+  // Podman leaves the cgroup that its own are in: one of this name can be removed afterwards
   const options = [
     '--rm',
+    '--cgroup-parent',
+    `/${name}`,
     '--name',
     name,
     '--env',
@@ -124,7 +127,16 @@ export async function withPodman(name: string, words: string[], look: (sleep: nu
   } finally {
     await execute([...podman, 'kill', '--signal', 'KILL', name]);
     await end;
+    // conmon(8) ends a moment later
+    const left = () => readHierarchies().filter(({ mountPoint }) => !removeCgroups(join(mountPoint, name)));
+    await until('the end of its cgroups', () => left().length === 0);
   }
+}
+
+/** Removes a cgroup and those below it, as far as they have no processes. Returns whether it is gone. */
+function removeCgroups(directory: string): boolean {
+  for (const below of [directory, ...cgroupsBelow(directory)].reverse()) attempt(() => rmdirSync(below));
+  return !existsSync(directory);
 }
 
 /** systemd-nspawn --keep-unit leaves these below the cgroup that it was started in. */
