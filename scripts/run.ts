@@ -43,6 +43,8 @@ CONTAINER OPTIONS
                         repeated
   -l, --label KEY=VALUE a note about the container, for ps.ts --json; may be
                         repeated
+  --preserve-fds N      keep N descriptors of the caller from 3 on: 3<FILE at the
+                        end of the line opens the first (needs bash)
   --init                run a small init as PID 1: it forwards signals to the
                         command's process group, and reaps orphaned processes
   --stop-signal SIGNAL  signal that stop.ts sends first, by name or number: INT,
@@ -207,7 +209,15 @@ import { parseCpus, parseList } from './limit/units.ts';
 import { parsePort } from './network/addresses.ts';
 import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
 import { findCgroups } from './run/cgroups.ts';
-import { findGroups, findUser, parseGroup, parseUser, parseVariable, parseWorkdir } from './run/command.ts';
+import {
+  findGroups,
+  findUser,
+  parseDescriptors,
+  parseGroup,
+  parseUser,
+  parseVariable,
+  parseWorkdir,
+} from './run/command.ts';
 import type { Launch } from './run/container.ts';
 import type { Volume } from './run/furnish.ts';
 import { changeMasks, findVolumes, launchPrograms, mountFlags, planSeccomp, readHost } from './run/host.ts';
@@ -258,6 +268,7 @@ export const options = {
   user: { short: 'u', parse: parseUser },
   groupAdd: { parse: parseGroup, many: true },
   label: { short: 'l', parse: parseLabel, many: true },
+  preserveFds: { parse: parseDescriptors },
   init: {},
   stopSignal: { parse: parseSignal },
   volume: { short: 'v', parse: parseVolume, many: true },
@@ -325,6 +336,10 @@ function checkOptions(values: Options, isolate: Set<string>): void {
     );
   if (values.hostname && !isolate.has('uts')) throw new UsageError('--hostname needs --isolate uts');
   if (values.detach && !isolate.has('pid')) throw new UsageError('-d needs --isolate pid');
+  if (values.detach && values.preserveFds)
+    throw new UsageError(
+      '--preserve-fds does not go with -d: the shell that keeps the log would have these descriptors open too: leave out one',
+    );
   if (values.logSize && !values.detach) throw new UsageError('--log-size needs --detach');
   if (values.disk && !values.ephemeral)
     throw new UsageError('--disk needs --ephemeral, whose size it limits');
@@ -512,7 +527,7 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
   const resolver =
     sharesNetwork && values.dns.length === 0 ? hostResolver(rootfs, volumes, tmpfs) : undefined;
 
-  const host = readHost(environment);
+  const host = readHost(environment, values.preserveFds ?? 0);
   checkDevices(values.device);
   return {
     name,
@@ -532,6 +547,7 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
     environment,
     hostname,
     umask: values.umask,
+    preserved: values.preserveFds ?? 0,
     labels: values.label,
     oomScore: values.oomScoreAdj,
     sysctls: values.sysctl,

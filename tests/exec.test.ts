@@ -122,6 +122,32 @@ test(
   },
 );
 
+test(
+  "a command has the umask of --umask, else the first process's, but none that permits more",
+  container,
+  async () => {
+    for (const [options, program, expected] of [
+      [['--umask', '007'], 'umask 0', '0007'],
+      [[], 'umask 077', '0077'],
+      [[], 'umask 0', '0022'],
+      [[], 'umask 0002', '0022'],
+    ] as const) {
+      const seconds = newSeconds();
+      const name = newName();
+      const run = ['-d', '--name', name, ...options, rootfs, 'sh', '-c', `${program}; exec sleep ${seconds}`];
+      assert.equal((await call('run', run)).code, 0);
+      try {
+        await until('its command', () => findCommand('sleep', seconds));
+        const { stdout, stderr } = await exec(name, 'sh', '-c', 'umask');
+        assert.deepEqual([stdout, stderr], [`${expected}\n`, ''], program);
+        assert.equal(await paste(launch, name, 'umask', ''), stdout);
+      } finally {
+        await call('stop', ['--signal', 'KILL', name]);
+      }
+    }
+  },
+);
+
 test('-d returns when the command runs, which stays; what cannot be started is told', container, async () => {
   const seconds = newSeconds();
   const words = ['-d', '-it', '-w', '/usr', web.name, 'sh', '-c', `sleep ${seconds}; echo said >&2`];

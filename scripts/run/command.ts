@@ -1,6 +1,8 @@
 // The user, variables and working directory of a command in a container, as options give them.
 import { Failure, UsageError } from '../helpers/cli.ts';
 import { readTextInRoot, withRoot } from '../helpers/in-root.ts';
+import { countInherited } from '../helpers/shell.ts';
+import { parseNumber } from '../helpers/units.ts';
 
 /** `KEY=VALUE`, or `KEY` for the caller's variable of that name; '' if the caller has none. */
 export function parseVariable(text: string): string {
@@ -21,6 +23,16 @@ export function parsePath(option: string, text: string): string {
 
 /** The working directory of a command in the container. */
 export const parseWorkdir = (text: string) => parsePath('workdir', text);
+
+/** The number of descriptors, from 3 on, that a command keeps. Throws UsageError if the caller has not opened one of them. */
+export function parseDescriptors(text: string): number {
+  const count = parseNumber('--preserve-fds', text, 0, 100);
+  const missing = 3 + countInherited();
+  if (missing >= 3 + count) return count;
+  throw new UsageError(
+    `--preserve-fds ${count}: descriptor ${missing} is not open: open it in the shell, as by ${missing}<FILE at the end of the line`,
+  );
+}
 
 /** The text of a small file inside `rootfs`; '' if there is none. */
 export const readInRoot = (rootfs: string, path: string): string =>

@@ -34,7 +34,7 @@ const shellCommand = (shell: string): Command =>
  */
 export function dropLists(launch: Launch, release = releaseShell): Command[] {
   const { isolate, rootfs, user, capabilities, privileged, newPrivileges, seccomp, limits } = launch;
-  const { environment, workdir, umask, command, shell, chroot, userNamespace, terminal } = launch;
+  const { environment, workdir, umask, command, shell, chroot, userNamespace, terminal, preserved } = launch;
   const pivots = isolate.has('mount');
   const setpriv: string[] = [];
   if (pivots) {
@@ -66,6 +66,7 @@ export function dropLists(launch: Launch, release = releaseShell): Command[] {
     sh`env -i ${signals} ${environment.filter((variable) => !forLoader(variable))}`,
     [
       ...sh`${shellCommand(shell)} ${release} run ${terminal && pivots ? '/dev/console' : ''} ${pivots ? workdir : ''}`,
+      ...(preserved > 0 ? [`--preserve-fds=${preserved}`] : []),
       ...sh`${environment.filter(forLoader)} --`,
     ],
     pivots ? command : [chroot, rootfs, ...command],

@@ -24,6 +24,7 @@ const isFolder = (path: string) => statSync(path).isDirectory();
 /** Reads facts about this host. Throws Failure if a device in /dev has a wrong number. */
 export function readHost(
   environment: string[],
+  preserved: number,
 ): Pick<Launch, 'masked' | 'sysMounts' | 'hasIp' | 'chroot' | 'shell'> {
   for (const [name, rdev] of Object.entries(deviceNumbers)) {
     const stat = statSync(`/dev/${name}`, { throwIfNoEntry: false });
@@ -44,10 +45,11 @@ export function readHost(
     ),
     hasIp: findInPath('ip') !== undefined,
     chroot: findInPath('chroot') ?? '/usr/sbin/chroot',
-    // dash removes variables such as discovery.type, whose names are no identifiers; bash keeps them
-    shell: environment.every((variable) => /^\w+=/.test(variable))
-      ? '/bin/sh'
-      : (findInPath('bash') ?? '/bin/bash'),
+    // dash removes variables such as discovery.type, whose names are no identifiers, and can't move descriptors above 9
+    shell:
+      preserved === 0 && environment.every((variable) => /^\w+=/.test(variable))
+        ? '/bin/sh'
+        : (findInPath('bash') ?? '/bin/bash'),
   };
 }
 
@@ -108,7 +110,7 @@ export function findVolumes(volumes: Volume[]): FoundVolume[] {
 
 /** The host's programs that a launch requires. Programs that it uses only if they are present are not in the list. */
 export function launchPrograms(launch: Launch): string[] {
-  const { isolate, limits, userNamespace, cgroups, detached, terminal } = launch;
+  const { isolate, limits, userNamespace, cgroups, detached, terminal, preserved } = launch;
   return [
     'unshare nsenter mount setpriv env',
     detached ? 'mkfifo stdbuf head stat mv rm cat' : terminal ? 'script' : '',
@@ -116,6 +118,7 @@ export function launchPrograms(launch: Launch): string[] {
     userNamespace ? '' : 'cp',
     (cgroups?.lock || needsNotes(launch)) && 'flock',
     limits.length > 0 && 'prlimit',
+    preserved > 0 && 'bash',
   ].flatMap((words) => (words ? words.split(' ') : []));
 }
 

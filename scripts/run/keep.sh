@@ -46,7 +46,7 @@ count=0
 while {
   echo "$count" >&6
   noted=0 length=0 wait=1
-  flock --no-fork /proc/self/fd/1 stdbuf -o0 head -c "$bytes" <&5 4<&- 6>&- 7<&- &
+  flock --no-fork /proc/self/fd/1 stdbuf -o0 head -c "$bytes" <&5 4<&- 5<&- 6>&- 7<&- &
   # flock(1) returns at once while head has no lock yet
   while read -r _ _ _ parent _ </proc/"$!"/stat && [ "$parent" = $$ ]; do
     flock --timeout "$wait" 8 8</proc/self/fd/1 4<&- 5<&- 6>&- 7<&- || note
@@ -58,7 +58,7 @@ while {
   count=$((count + 1))
 done
 # if the log could not be written, the rest of the output is discarded, so that COMMAND does not block
-cat <&5 4<&- 7<&-
+cat <&5 4<&- 5<&- 7<&-
 wait "$child"
 code=$?
 # unshare(1) before 2.40 reports an error of its own if SIGKILL ended its child
