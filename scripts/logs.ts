@@ -62,7 +62,7 @@ import { findHierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { notesFolder, runFolder } from './helpers/containers.ts';
 import { didYouMean } from './helpers/messages.ts';
-import { print } from './helpers/output.ts';
+import { print, toJson } from './helpers/output.ts';
 import { attempt } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { runProgram } from './helpers/shell.ts';
@@ -224,8 +224,8 @@ async function printStatus(name: string, kept: string | undefined, json: boolean
   }
   const count = kills?.count ?? 0;
   if (json)
-    print(
-      `${JSON.stringify(
+    console.log(
+      toJson(
         {
           name,
           status: code === undefined ? 'running' : 'ended',
@@ -233,9 +233,8 @@ async function printStatus(name: string, kept: string | undefined, json: boolean
           oomKilled: count > 0,
           oomKills: count > 0 ? kills : null,
         },
-        null,
         2,
-      )}\n`,
+      ),
     );
   else print(`${code ?? 'running'}\n`);
   if (!kills || count === 0) return;

@@ -119,6 +119,7 @@ import { Failure, main, UsageError } from './helpers/cli.ts';
 import { readLabels } from './helpers/containers.ts';
 import { didYouMean, escapeControls } from './helpers/messages.ts';
 import { readMounts } from './helpers/mounts.ts';
+import { toJson } from './helpers/output.ts';
 import { namespaceInode, printable, startTicks } from './helpers/pids.ts';
 import { gap, table } from './helpers/table.ts';
 import { isName } from './helpers/target.ts';
@@ -139,7 +140,6 @@ import {
   red,
   shownText,
   speaksUnicode,
-  toJson,
 } from './ps/screen.ts';
 import { readCounters, readCpuSeconds } from './ps/usage.ts';
 import { formatOomKills, watch } from './ps/watch.ts';

@@ -100,6 +100,12 @@ test('run: options and operands', async () => {
     [['-e', '=x', root], 125, 'not KEY=VALUE: "=x"'],
     [['--network', 'bride', root], 125, /not bride: did you mean bridge\?$/],
     [['--cap-add', 'net_amdin', root], 125, 'no such capability: net_amdin: did you mean net_admin?'],
+    [['--stop-signal', 'TREM', root], 125, 'no such signal: TREM: did you mean TERM?'],
+    [
+      ['--preserve-fds', '1', root],
+      125,
+      '--preserve-fds 1: descriptor 3 is not open: open it in the shell, as by 3<FILE at the end of the line',
+    ],
     [['--disk', '1M', root], 125, '--disk needs --ephemeral, whose size it limits'],
     [['--isolate', 'pid,mnt', root], 125, /^run: --isolate: unknown word mnt: use chroot, mount, pid/],
     [
@@ -261,6 +267,12 @@ test('ps and logs', async () => {
   await check('logs', [
     [['--folow', 'x'], 2, 'unknown option --folow: did you mean --follow?'],
     [['a/b'], 2, 'not a name: "a/b"'],
+    [
+      ['--since', 'yesterday', 'x'],
+      2,
+      '--since is 10m, 03:15, 2026-01-31 or 2026-01-31T12:34:56Z, not "yesterday"',
+    ],
+    [['-f', '--until', '1h', 'x'], 2, '--until does not go with --follow'],
     [['nowhere'], 1, /^logs: there is no log of nowhere: dist\/ps\.mjs shows containers, ls \S+ shows logs$/],
     [[mistyped], 1, `there is no log of ${mistyped}: did you mean ${web}?`, isRoot],
     [
@@ -275,7 +287,10 @@ test('stop', async () => {
   await check('stop', [
     [[], 2, 'name a TARGET, or give --all or --sweep: dist/ps.mjs shows containers'],
     [['--signla', 'TERM', 'x'], 2, 'unknown option --signla: did you mean --signal?'],
-    [['--signal', 'FOO', 'x'], 2, 'no such signal: FOO: see signal(7)'],
+    [['--signal', 'FOO', 'x'], 2, 'no such signal: FOO: kill -l lists their names'],
+    [['-s', 'HPU', 'x'], 2, 'no such signal: HPU: did you mean HUP?'],
+    [['-s', 'sigtrem', 'x'], 2, 'no such signal: sigtrem: did you mean SIGTERM?'],
+    [['-s', 'RTMN+3', 'x'], 2, 'no such signal: RTMN+3: did you mean RTMIN+3?'],
     [['nowhere'], 1, noContainer],
     [[mistyped], 1, `there is no container ${mistyped}: did you mean ${web}?`, isRoot],
     [['a\nb'], 2, 'neither a name nor a PID: "a\\nb"'],
