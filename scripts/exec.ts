@@ -84,6 +84,7 @@ import { isatty } from 'node:tty';
 import { become, canBecome, startAndWait, startDetached } from './exec/become.ts';
 import { type Entry, enterCommand, enterRunbook, type Tool } from './exec/enter.ts';
 import { planInside } from './exec/inside.ts';
+import { checkRoom } from './exec/room.ts';
 import { scriptPath } from './helpers/called.ts';
 import { cgroupDirectory, findHierarchy, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, refuseLateOptions, UsageError, type Values } from './helpers/cli.ts';
@@ -342,6 +343,7 @@ await main(
       process.stdout.write(enterRunbook(entry, tool));
       return 0;
     }
+    checkRoom(entry.cgroups, target);
     holdOn(entry);
     const { PATH } = process.env;
     const env = entry.inside
