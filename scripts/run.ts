@@ -58,7 +58,8 @@ CONTAINER OPTIONS
 
 MOUNT OPTIONS
 * -v, --volume SRC:DST[:OPTIONS]  show SRC of the host at DST, :ro read-only
-                        further options: nosuid, noexec; may be repeated
+                        further options: nosuid, noexec; rslave shows what the
+                        host mounts below SRC later; may be repeated
   --mount TYPE,KEY=VALUE...  the same as
                         type=bind,source=SRC,target=DST[,readonly], or a tmpfs
                         as type=tmpfs,target=DST[,tmpfs-size=SIZE]
@@ -426,6 +427,23 @@ function planCommand(values: Options, words: string[], image: ImageConfig, rootf
   return command.length > 0 ? command : [defaultShell(rootfs)];
 }
 
+/**
+ * Throws UsageError for a volume that gets the host's later mounts, if the container may make device files there: these mounts
+ * lack nodev. Says that the other options of the volume do not apply to them.
+ */
+function checkReceivers(volumes: Volume[], kept: string[], isTrusted: boolean): void {
+  const receivers = volumes.filter(({ receives }) => receives);
+  if (receivers.length > 0 && kept.includes('mknod') && !isTrusted)
+    throw new UsageError(
+      '--volume: rslave lets later mounts of the host in without nodev, where this container could make device files: add --cap-drop mknod, or --userns',
+    );
+  for (const { source, options } of receivers)
+    if (options.length > 0)
+      console.error(
+        `run: --volume: what is mounted below ${source} later comes in without ${options.join(' and ')}: rslave`,
+      );
+}
+
 /** The user namespace of the container, if it gets one. Throws Failure if --userns, or the caller, can't have it. */
 async function planUserNamespace(
   name: string,
@@ -487,6 +505,7 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
   const kept = privileged ? capabilities : keptCapabilities(values.capAdd.flat(), values.capDrop.flat());
   if (!pivots && !kept.includes('sys_chroot'))
     throw new UsageError('a chroot needs CAP_SYS_CHROOT: do not drop it, or add mount to --isolate');
+  checkReceivers(volumes, kept, userNamespace !== undefined || privileged);
   const security = mergeSecurity(values);
   const terminal = !values.detach && isatty(0) && isatty(1);
   const command = planCommand(values, words, image, rootfs);

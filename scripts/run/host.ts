@@ -94,6 +94,11 @@ export function findVolumes(volumes: Volume[]): FoundVolume[] {
   const mounts = volumes.length > 0 ? readMounts('self') : [];
   return volumes.map((volume) => {
     const { source } = volume;
+    const around = mountOf(source, mounts);
+    if (volume.receives && !around?.receives)
+      throw new UsageError(
+        `--volume: rslave: ${around?.mountPoint ?? source} is a private mount, so nothing that is mounted below ${source} later can come in: mount --make-rshared ${around?.mountPoint ?? source}`,
+      );
     const submounts = mounts
       .filter(({ mountPoint }) => mountPoint !== source && isBelow(mountPoint, source))
       .map(({ mountPoint, options }) => ({
@@ -103,7 +108,7 @@ export function findVolumes(volumes: Volume[]): FoundVolume[] {
     return {
       ...volume,
       isDirectory: statSync(source).isDirectory(),
-      mountPoints: [{ path: '', options: keptOptions(mountOf(source, mounts)?.options ?? []) }, ...submounts],
+      mountPoints: [{ path: '', options: keptOptions(around?.options ?? []) }, ...submounts],
     };
   });
 }
