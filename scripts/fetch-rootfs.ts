@@ -131,7 +131,7 @@ export function planFetch(article: boolean, operands: string[], folder: string):
   const [source = 'host:', given, excess] = article ? [articleUrl, ...operands] : operands;
   if (excess !== undefined) throw new HelpNeeded(`one operand too many: ${excess}`);
   const isUrl = /^https?:/i.test(source);
-  if (isUrl && !URL.canParse(source)) throw new UsageError(`no URL: ${source}`);
+  if (isUrl && !URL.canParse(source)) throw new UsageError(`not a URL: ${source}`);
   const url = isUrl ? new URL(source) : undefined;
   const programs = /^host:(.*)$/s.exec(source)?.[1]?.split(',').filter(Boolean);
   const names = programs
@@ -172,7 +172,10 @@ function openSource(
   const { source, url, dest } = fetch;
   if (url) return download(url, { total, onRetry });
   if (source === '-') {
-    if (process.stdin.isTTY) throw new UsageError('standard input is a terminal, no tarball');
+    if (process.stdin.isTTY)
+      throw new UsageError(
+        'standard input is a terminal: redirect it, as by <FILE, or give the path of a tarball as SOURCE',
+      );
     return process.stdin;
   }
   const stat = statSource(source);
@@ -248,7 +251,7 @@ async function fill(
   const { inspector } = archive;
   const warnings = await unpack(archive.checked, inspector, root, interrupted);
   if (readdirSync(root).length === 0)
-    throw new Failure(`nothing is left of it after --strip ${inspector.strip}`);
+    throw new Failure(`--strip ${inspector.strip} leaves nothing of it: choose a smaller number`);
   for (const warning of warnings) say(warning);
   if (!isRoot)
     say(

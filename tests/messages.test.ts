@@ -106,6 +106,16 @@ test('run: options and operands', async () => {
       125,
       '--preserve-fds 1: descriptor 3 is not open: open it in the shell, as by 3<FILE at the end of the line',
     ],
+    [
+      ['-u', 'a:b:c', root],
+      125,
+      'not USER[:GROUP]: "a:b:c": a name has no control character, and there is one colon at most',
+    ],
+    [
+      ['-v', '/tmp:/x:slave', root],
+      125,
+      '--volume: slave is for one mount without those below it, and volumes have all of them: type rslave',
+    ],
     [['--disk', '1M', root], 125, '--disk needs --ephemeral, whose size it limits'],
     [['--isolate', 'pid,mnt', root], 125, /^run: --isolate: unknown word mnt: use chroot, mount, pid/],
     [
@@ -201,6 +211,12 @@ test('run: what cannot be started', { skip: isRoot }, async () => {
       ['-v', '/etc:/etc/passwd', root, 'true'],
       125,
       '--volume: /etc is a directory, and /etc/passwd is a file in the container: type -v /etc/passwd:/etc/passwd',
+    ],
+    [
+      ['--tmpfs', '/proc/x', root, 'true'],
+      125,
+      'cannot mount at /proc/x: choose a target other than /, and not in /proc',
+      needs('speed'),
     ],
     [
       ['--tmpfs', '/etc/passwd', root, 'true'],
@@ -367,7 +383,7 @@ test('fetch-rootfs and demo', async () => {
       2,
       'no name for a root file system: ".hidden": type dist/fetch-rootfs.mjs host: NAME',
     ],
-    [['http://', `${folder}/new`], 2, 'no URL: http://'],
+    [['http://', `${folder}/new`], 2, 'not a URL: http://'],
   ]);
   assert.equal(readdirSync(top).length, length, 'nothing was made');
   await check('demo', [

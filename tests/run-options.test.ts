@@ -125,15 +125,15 @@ test('where nothing can be mounted is refused, and what was to be shown stays wh
   const how = { root, launch: ['timeout', '-k', '1', '60', ...launch] };
   const paths = '/ /etc/.. /proc /proc/sys /proc/self/root/x /to-proc/1/x';
   for (const path of paths.split(' ')) {
-    await refused(/is no place for a mount|mkdir: cannot create/, `-v ${source}:${path}`, how);
+    await refused(/cannot mount at |mkdir: cannot create/, `-v ${source}:${path}`, how);
     assert.equal(await state(source), before, path);
   }
-  await refused(/is no place for a mount/, '--tmpfs /proc/fs', how);
+  await refused(/cannot mount at /, '--tmpfs /proc/fs', how);
   await refused(/: \/loop\/x: too many symlinks/, `-v ${source}:/loop/x`, how);
   await refused(/passwd/, `-v ${source}:/etc/passwd`, how);
   for (const path of ['/', '/etc', '/fifo', '/proc/version'])
     await refused(
-      /is no place for a mount|is a file, and .* is a directory in the container|nothing can be mounted there/,
+      /cannot mount at |is a file, and .* is a directory in the container|nothing can be mounted there/,
       `-v ${source}/file:${path}`,
       how,
     );
@@ -481,7 +481,7 @@ test("-d outlives the caller's terminal, and ends when it is asked to", containe
 
 test('-d says at once why it fails, if it does before the command starts', container, async () => {
   const failing = backgroundName();
-  await refused(/no place for a mount/, `-d --name ${failing} -v ${source}:/`);
+  await refused(/cannot mount at /, `-d --name ${failing} -v ${source}:/`);
   assert.equal(existsSync(keptFile(failing, '')), false);
 
   await refused(/\/etc\/passwd/, `-d --name ${failing} -w /etc/passwd`);

@@ -71,7 +71,8 @@ function parseId(word: string | undefined): number | undefined {
 export function parseUser(text: string): UserChoice {
   const [user = '', group, ...more] = text.split(':');
   const wrong = (what: string) => new UsageError(`not USER[:GROUP]: "${text}": ${what}`);
-  if (more.length > 0 || /[\0-\x1f\x7f]/.test(text)) throw wrong('no name has such a character');
+  if (more.length > 0 || /[\0-\x1f\x7f]/.test(text))
+    throw wrong('a name has no control character, and there is one colon at most');
   const read = (what: string, word: string) => {
     if (word === '') throw wrong(`the ${what} is empty`);
     if (!/^[-+]?\d+$/.test(word)) return word;
