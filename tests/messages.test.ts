@@ -213,9 +213,9 @@ test('run: what cannot be started', { skip: isRoot }, async () => {
       '--volume: /etc is a directory, and /etc/passwd is a file in the container: type -v /etc/passwd:/etc/passwd',
     ],
     [
-      ['--tmpfs', '/proc/x', root, 'true'],
+      ['--tmpfs', '/proc/fs', root, 'true'],
       125,
-      'cannot mount at /proc/x: choose a target other than /, and not in /proc',
+      'cannot mount at /proc/fs: choose a target other than /, and not in /proc',
       needs('speed'),
     ],
     [

@@ -94,7 +94,7 @@ const wrong: [users: string, expected: RegExp][] = [
   [': :staff', /the user is empty/],
   ['plain: 0:', /the group is empty/],
   ['plain:staff:', /a name has no control character, and there is one colon/],
-  ['1e3 0x0 no-such root\t', /no user |no name has such/],
+  ['1e3 0x0 no-such root\t', /no user |a name has no control character/],
   ['0:no-such plain:beyond 0:wraps 0:none 0:short 0:empty', /no group \S+ in \S+\/etc\/group with an ID/],
 ];
 const lines =
