@@ -55,7 +55,7 @@ SEE ALSO
 
 import { writeFileSync } from 'node:fs';
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
-import { print } from './helpers/output.ts';
+import { print, toJson } from './helpers/output.ts';
 import { printable, startTicks } from './helpers/pids.ts';
 import { cut, table } from './helpers/table.ts';
 import { type Difference, differences } from './inspect/diff.ts';
@@ -65,7 +65,7 @@ import { pictureOf, toMermaid, toSvg } from './inspect/picture.ts';
 import { factLines } from './inspect/text.ts';
 import { containerReader } from './ps/containers.ts';
 import { namespaceReader } from './ps/namespaces.ts';
-import { allowsColour, dress, red, toJson, yellow } from './ps/screen.ts';
+import { allowsColour, dress, red, yellow } from './ps/screen.ts';
 import { checkTargets, processesOf } from './ps/target.ts';
 
 export const options = {

@@ -125,6 +125,7 @@ import { Failure, main, UsageError } from './helpers/cli.ts';
 import { readLabels } from './helpers/containers.ts';
 import { escapeControls } from './helpers/messages.ts';
 import { readMounts } from './helpers/mounts.ts';
+import { toJson } from './helpers/output.ts';
 import { commandLine, namespaceInode, printable, readProcess, startTicks, timeOf } from './helpers/pids.ts';
 import { runProgram } from './helpers/shell.ts';
 import { cut, gap, table } from './helpers/table.ts';
@@ -144,7 +145,6 @@ import {
   red,
   shownText,
   speaksUnicode,
-  toJson,
 } from './ps/screen.ts';
 import { checkTargets, processesOf } from './ps/target.ts';
 import { toTree, treeLines } from './ps/tree.ts';

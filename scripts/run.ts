@@ -43,6 +43,8 @@ CONTAINER OPTIONS
                         repeated
   -l, --label KEY=VALUE a note about the container, for ps.ts --json; may be
                         repeated
+  --preserve-fds N      keep N descriptors of the caller from 3 on: 3<FILE at the
+                        end of the line opens the first (needs bash)
   --init                run a small init as PID 1: it forwards signals to the
                         command's process group, and reaps orphaned processes
   --stop-signal SIGNAL  signal that stop.ts sends first, by name or number: INT,
@@ -56,7 +58,8 @@ CONTAINER OPTIONS
 
 MOUNT OPTIONS
 * -v, --volume SRC:DST[:OPTIONS]  show SRC of the host at DST, :ro read-only
-                        further options: nosuid, noexec; may be repeated
+                        further options: nosuid, noexec; rslave shows what the
+                        host mounts below SRC later; may be repeated
   --mount TYPE,KEY=VALUE...  the same as
                         type=bind,source=SRC,target=DST[,readonly], or a tmpfs
                         as type=tmpfs,target=DST[,tmpfs-size=SIZE]
@@ -212,6 +215,7 @@ import {
   defaultPath,
   findGroups,
   findUser,
+  parseDescriptors,
   parseGroup,
   parseUser,
   parseVariable,
@@ -267,6 +271,7 @@ export const options = {
   user: { short: 'u', parse: parseUser },
   groupAdd: { parse: parseGroup, many: true },
   label: { short: 'l', parse: parseLabel, many: true },
+  preserveFds: { parse: parseDescriptors },
   init: {},
   stopSignal: { parse: parseSignal },
   volume: { short: 'v', parse: parseVolume, many: true },
@@ -334,6 +339,10 @@ function checkOptions(values: Options, isolate: Set<string>): void {
     );
   if (values.hostname && !isolate.has('uts')) throw new UsageError('--hostname needs --isolate uts');
   if (values.detach && !isolate.has('pid')) throw new UsageError('-d needs --isolate pid');
+  if (values.detach && values.preserveFds)
+    throw new UsageError(
+      '--preserve-fds does not go with -d: the shell that keeps the log would have these descriptors open too: leave out one',
+    );
   if (values.logSize && !values.detach) throw new UsageError('--log-size needs --detach');
   if (values.disk && !values.ephemeral)
     throw new UsageError('--disk needs --ephemeral, whose size it limits');
@@ -420,6 +429,23 @@ function planCommand(values: Options, words: string[], image: ImageConfig, rootf
   return command.length > 0 ? command : [defaultShell(rootfs)];
 }
 
+/**
+ * Throws UsageError for a volume that gets the host's later mounts, if the container may make device files there: these mounts
+ * lack nodev. Says that the other options of the volume do not apply to them.
+ */
+function checkReceivers(volumes: Volume[], kept: string[], isTrusted: boolean): void {
+  const receivers = volumes.filter(({ receives }) => receives);
+  if (receivers.length > 0 && kept.includes('mknod') && !isTrusted)
+    throw new UsageError(
+      '--volume: rslave lets later mounts of the host in without nodev, where this container could make device files: add --cap-drop mknod, or --userns',
+    );
+  for (const { source, options } of receivers)
+    if (options.length > 0)
+      console.error(
+        `run: --volume: what is mounted below ${source} later comes in without ${options.join(' and ')}: rslave`,
+      );
+}
+
 /** The user namespace of the container, if it gets one. Throws Failure if --userns, or the caller, can't have it. */
 async function planUserNamespace(
   name: string,
@@ -481,6 +507,7 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
   const kept = privileged ? capabilities : keptCapabilities(values.capAdd.flat(), values.capDrop.flat());
   if (!pivots && !kept.includes('sys_chroot'))
     throw new UsageError('a chroot needs CAP_SYS_CHROOT: do not drop it, or add mount to --isolate');
+  checkReceivers(volumes, kept, userNamespace !== undefined || privileged);
   const security = mergeSecurity(values);
   const terminal = !values.detach && isatty(0) && isatty(1);
   const command = planCommand(values, words, image, rootfs);
@@ -522,7 +549,7 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
     sharesNetwork && values.dns.length === 0 ? hostResolver(rootfs, volumes, tmpfs) : undefined;
 
   const mounts = readMounts('self');
-  const host = readHost(mounts, environment);
+  const host = readHost(mounts, environment, values.preserveFds ?? 0);
   checkDevices(values.device);
   return {
     name,
@@ -542,6 +569,7 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
     environment,
     hostname,
     umask: values.umask,
+    preserved: values.preserveFds ?? 0,
     labels: values.label,
     oomScore: values.oomScoreAdj,
     sysctls: values.sysctl,

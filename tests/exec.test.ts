@@ -4,16 +4,19 @@ import { once } from 'node:events';
 import {
   cpSync,
   existsSync,
+  mkdirSync,
   readdirSync,
   readFileSync,
   readlinkSync,
   realpathSync,
+  rmdirSync,
   rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { before, test as quick } from 'node:test';
+import { checkRoom } from '../scripts/exec/room.ts';
 import { attempt, readProcesses, statusField } from '../scripts/helpers/pids.ts';
 import { findProgram, quote } from '../scripts/helpers/shell.ts';
 import {
@@ -125,6 +128,60 @@ quick(
     await assertAlike(String(web.unshare), web.first);
   },
 );
+
+test(
+  "a command has the umask of --umask, else the first process's, but none that permits more",
+  container,
+  async () => {
+    for (const [options, program, expected] of [
+      [['--umask', '007'], 'umask 0', '0007'],
+      [[], 'umask 077', '0077'],
+      [[], 'umask 0', '0022'],
+      [[], 'umask 0002', '0022'],
+    ] as const) {
+      const seconds = newSeconds();
+      const name = newName();
+      const run = ['-d', '--name', name, ...options, rootfs, 'sh', '-c', `${program}; exec sleep ${seconds}`];
+      assert.equal((await call('run', run)).code, 0);
+      try {
+        await until('its command', () => findCommand('sleep', seconds));
+        const { stdout, stderr } = await exec(name, 'sh', '-c', 'umask');
+        assert.deepEqual([stdout, stderr], [`${expected}\n`, ''], program);
+        await paste(launch, name, 'umask', expected);
+      } finally {
+        await call('stop', ['--signal', 'KILL', name]);
+      }
+    }
+  },
+);
+
+test('a container without room for another process is named, with what makes room', container, async () => {
+  const seconds = newSeconds();
+  const { name } = await start(['--pids-limit', '2'], ['sleep', seconds]);
+  const pids = cgroups(name).find((directory) => existsSync(join(directory, 'pids.max'))) as string;
+  const { code, stderr } = await exec(name, 'true');
+  assert.equal(code, 125);
+  const [, command] =
+    /^exec: no room for COMMAND: \S+ has 1 of at most 2 processes, and entering takes 2: type (.*)\n$/.exec(
+      stderr,
+    ) ?? [];
+  assert.ok(command, stderr);
+  assert.equal((await execute(['sh', '-c', command])).code, 0, command);
+  assert.equal((await exec(name, 'true')).code, 0);
+  // the limit of one above it
+  const inner = join(pids, 'inner');
+  mkdirSync(inner);
+  try {
+    writeFileSync(join(pids, 'pids.max'), '2');
+    assert.throws(
+      () => checkRoom([inner], 'web'),
+      (error: Error) =>
+        error.message.includes(`the cgroup ${pids}, around web, has 1 of at most 2 processes`),
+    );
+  } finally {
+    rmdirSync(inner);
+  }
+});
 
 test('-d returns when the command runs, which stays; what cannot be started is told', container, async () => {
   const seconds = newSeconds();

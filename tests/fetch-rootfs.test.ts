@@ -171,7 +171,7 @@ for (const [what, members, options, expected] of strips)
 test('strip: more than there is leaves nothing, which is refused', root, async (t) => {
   const { dest, file, left } = bound(sandbox(t));
   const { code, stderr } = await run(['--strip', '5', file('x.tar', small), dest], { program });
-  assert.match(stderr, /nothing is left of it after --strip 5\n$/);
+  assert.match(stderr, /--strip 5 leaves nothing of it: choose a smaller number\n$/);
   assert.equal(code, 1);
   assert.deepEqual(left(), []);
 });
@@ -348,7 +348,7 @@ test('--dry-run refuses an archive that the script refuses', root, async (t) => 
   const { dest, file, left } = bound(sandbox(t));
   for (const [bytes, options, message] of [
     [Buffer.from(small.subarray(0, -1024)), [], /it is cut/],
-    [archive({ name: '../up' }), [], /leads upwards/],
+    [archive({ name: '../up' }), [], /has \.\. in it/],
     [small, ['--sha256', '0'.repeat(64)], /its sha256 is/],
     [small, ['--max-entries', '3'], /--max-entries allows more/],
   ] as [Buffer, string[], RegExp][]) {

@@ -93,7 +93,7 @@ function stateOf({ first, name }: Running) {
   const inside = (text: string) =>
     text.replace(/\d{6,}/g, (id) => (isOwn(Number(id)) ? `ID ${Number(id) - Number(base)}` : id));
   const read = (path: string) =>
-    inside(readFileSync(`/proc/${first}/${path}`, 'utf8').replaceAll(name, 'NAME'));
+    inside(readFileSync(`/proc/${first}/${path}`, 'utf8').replaceAll(new RegExp(`${name}\\b`, 'g'), 'NAME'));
   const dev = spawnSync(
     'nsenter',
     ['-t', `${first}`, '-m', '--root', '-S', '0', '-G', '0', 'ls', '-ln', '/dev'],

@@ -94,8 +94,8 @@ const wrong: [users: string, expected: RegExp][] = [
   ['0:2147483648 1000:4294967295 root:4294967296 0:-1', /the ID of a group is a number from 0 to 2147483647/],
   [': :staff', /the user is empty/],
   ['plain: 0:', /the group is empty/],
-  ['plain:staff:', /no name has such a character/],
-  ['1e3 0x0 no-such root\t', /no user |no name has such/],
+  ['plain:staff:', /a name has no control character, and there is one colon/],
+  ['1e3 0x0 no-such root\t', /no user |a name has no control character/],
   ['0:no-such plain:beyond 0:wraps 0:none 0:short 0:empty', /no group \S+ in \S+\/etc\/group with an ID/],
 ];
 const lines =

@@ -27,6 +27,10 @@ export interface Entry {
   workdir: string | undefined;
   /** the command runs in the background, without standard streams */
   detach: boolean;
+  /** how many descriptors of the caller, from 3 on, the command keeps */
+  preserved: number;
+  /** in octal; the command gets it if it is inside */
+  umask: string;
   /** undefined: the command keeps the host's root directory, and the caller's user and privileges */
   inside: Inside | undefined;
   /** the caller is root, whose programs the container must not write to */
@@ -51,7 +55,7 @@ const calls = 'capset clone keyctl prctl prlimit64 setgroups setns setresgid set
 
 /** The parameters that enter.pl describes: words NAME=VALUE, several for a list. `parent`: PID of the parent, if any. */
 function parameters(
-  { parts, cgroups, inside, environment, workdir, detach }: Entry,
+  { parts, cgroups, inside, environment, workdir, detach, preserved, umask }: Entry,
   parent?: number,
 ): string[] {
   const limits = inside?.limits && {
@@ -63,6 +67,7 @@ function parameters(
   };
   const who = inside && {
     inside: 'yes',
+    umask,
     cgroup: cgroups,
     uid: inside.user.uid,
     gid: inside.user.gid,
@@ -71,7 +76,7 @@ function parameters(
     setgroups: inside.setgroupsDenied ? 'deny' : [],
     ...limits,
   };
-  const how = { workdir: workdir ?? [], detach: detach ? 'yes' : [] };
+  const how = { workdir: workdir ?? [], detach: detach ? 'yes' : [], preserve: preserved || [] };
   const all = { parent: parent ?? [], enter: parts, ...who, environment, ...how };
   return Object.entries(all).flatMap(([name, values]) => [values].flat().map((value) => `${name}=${value}`));
 }
@@ -92,7 +97,7 @@ function setprivWords({ user, setgroupsDenied, limits }: Inside): Command {
 
 /** The words of nsenter(1), without perl and python: the container's own programs drop the privileges. */
 function nsenterLists(entry: Entry, path: string): Command[] {
-  const { pid, parts, cgroups, inside, isRoot, workdir, command, environment } = entry;
+  const { pid, parts, cgroups, inside, isRoot, workdir, command, environment, umask } = entry;
   const options = parts.map((path) => `--${path === 'ns/mnt' ? 'mount' : basename(path)}`);
   const nsenter = sh`setpriv --pdeathsig=KILL ${path} --target ${pid} ${options}`;
   if (!isRoot && parts.includes('ns/user')) nsenter.push('--preserve-credentials');
@@ -100,10 +105,10 @@ function nsenterLists(entry: Entry, path: string): Command[] {
   const start = workdir === undefined ? [] : [[...change, workdir]];
   if (!inside) return [nsenter, ...start, ['env', ...environment], command];
   const join =
-    'while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs" || exit 125; shift; done; shift; exec "$@"';
+    'umask "$0"; while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs" || exit 125; shift; done; shift; exec "$@"';
   return [
     ...shield(entry, path),
-    ['sh', '-c', join, 'exec', ...cgroups, '--'],
+    ['sh', '-c', join, umask, ...cgroups, '--'],
     // no variable of the caller enters; PATH finds the container's own programs
     sh`env -i PATH=${systemPath} ${nsenter} --wd`,
     setprivWords(inside),

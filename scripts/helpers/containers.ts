@@ -27,8 +27,8 @@ export interface Container {
 }
 
 /**
- * Why XDG_RUNTIME_DIR of a user can't be used: it must be absolute, belong to the user, and be open to nobody else, XDG
- * Base Directory Specification. A missing one may yet be made.
+ * Why XDG_RUNTIME_DIR of a user can't be used: it must be absolute, belong to the user, and have mode 0700, XDG Base
+ * Directory Specification. A missing one may yet be made.
  */
 function runtimeObstacle(path: string, uid: number): string | undefined {
   if (path === '') return 'it is empty';
@@ -37,7 +37,8 @@ function runtimeObstacle(path: string, uid: number): string | undefined {
   if (!stats) return undefined;
   if (!stats.isDirectory()) return `${printable(path)} is not a directory`;
   if (stats.uid !== uid) return `${printable(path)} belongs to user ${stats.uid}, not to ${uid}`;
-  return stats.mode & 0o022 ? `others may write to ${printable(path)}` : undefined;
+  const mode = stats.mode & 0o777;
+  return mode === 0o700 ? undefined : `${printable(path)} has mode ${mode.toString(8)}, and must have 700`;
 }
 
 let userFolder: string | undefined;

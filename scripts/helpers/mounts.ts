@@ -14,6 +14,8 @@ export interface Mount {
   mountPoint: string;
   /** of this mount: ro, nosuid, nodev ... */
   options: string[];
+  /** later mounts of others come in: it is shared or a slave, mount_namespaces(7) */
+  receives: boolean;
   type: string;
   /** a device file, or a word */
   source: string;
@@ -27,13 +29,14 @@ export function parseMounts(mountinfo: string): Mount[] {
     .filter(Boolean)
     .map((line) => {
       const [left = '', right = ''] = line.split(' - ');
-      const [id, parent, device = '', root = '', mountPoint = '', options = ''] = left.split(' ');
+      const [id, parent, device = '', root = '', mountPoint = '', options = '', ...peers] = left.split(' ');
       const [type = '', source = '', superOptions = ''] = right.split(' ');
       return {
         id: Number(id),
         parent: Number(parent),
         device,
         options: options.split(','),
+        receives: peers.some((peer) => /^(shared|master):/.test(peer)),
         root: unescapeMountinfo(root),
         mountPoint: unescapeMountinfo(mountPoint),
         type,

@@ -124,8 +124,6 @@ export function sparkline(values: number[], most: number, width: number, unicode
     .join('');
 }
 
-export { toJson } from '../helpers/messages.ts';
-
 /** Whether the locale uses UTF-8, locale(7). */
 export const speaksUnicode = ({ LC_ALL, LC_CTYPE, LANG }: NodeJS.ProcessEnv = process.env) =>
   /utf-?8/i.test(LC_ALL || LC_CTYPE || LANG || '');

@@ -1,5 +1,6 @@
 // The live table of ps.ts: reads counters at intervals and shows rates.
 import { setTimeout as sleep } from 'node:timers/promises';
+import { toJson } from '../helpers/output.ts';
 import { printable } from '../helpers/pids.ts';
 import { columnWidths, cut } from '../helpers/table.ts';
 import { formatSize } from '../helpers/units.ts';
@@ -19,7 +20,6 @@ import {
   shownText,
   sparkline,
   speaksUnicode,
-  toJson,
   yellow,
 } from './screen.ts';
 import { type Counters, type Rates, rates } from './usage.ts';

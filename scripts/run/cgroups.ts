@@ -219,7 +219,7 @@ export interface ReservedName {
  * the name is in use, or if the directories can't be made.
  */
 export async function reserveName(launch: Launch): Promise<ReservedName> {
-  const { name, cgroups, runDirectory, stopSignal, labels } = launch;
+  const { name, cgroups, runDirectory, stopSignal, umask, labels } = launch;
   const hasNotes = needsNotes(launch);
   const lockPath = cgroups?.lock;
   let held: Lock | undefined;
@@ -256,6 +256,7 @@ export async function reserveName(launch: Launch): Promise<ReservedName> {
       makeRunDirectory(runDirectory);
       for (const file of readdirSync(runDirectory)) rmSync(join(runDirectory, file));
       if (stopSignal) writeFileSync(join(runDirectory, 'stop-signal'), `${stopSignal}\n`);
+      if (umask !== undefined) writeFileSync(join(runDirectory, 'umask'), `${umask}\n`);
       if (labels.length > 0) await perform([labelStep(launch)]);
     }
     if (cgroups) await perform(makingSteps(cgroups));

@@ -1,6 +1,8 @@
 // The user, variables and working directory of a command in a container, as options give them.
 import { Failure, UsageError } from '../helpers/cli.ts';
 import { readTextInRoot, withRoot } from '../helpers/in-root.ts';
+import { countInherited } from '../helpers/shell.ts';
+import { parseNumber } from '../helpers/units.ts';
 
 /** The PATH of a command whose container has none. */
 export const defaultPath = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
@@ -24,6 +26,16 @@ export function parsePath(option: string, text: string): string {
 
 /** The working directory of a command in the container. */
 export const parseWorkdir = (text: string) => parsePath('workdir', text);
+
+/** The number of descriptors, from 3 on, that a command keeps. Throws UsageError if the caller has not opened one of them. */
+export function parseDescriptors(text: string): number {
+  const count = parseNumber('--preserve-fds', text, 0, 100);
+  const missing = 3 + countInherited();
+  if (missing >= 3 + count) return count;
+  throw new UsageError(
+    `--preserve-fds ${count}: descriptor ${missing} is not open: open it in the shell, as by ${missing}<FILE at the end of the line`,
+  );
+}
 
 /** The text of a small file inside `rootfs`; '' if there is none. */
 export const readInRoot = (rootfs: string, path: string): string =>
@@ -71,7 +83,8 @@ function parseId(word: string | undefined): number | undefined {
 export function parseUser(text: string): UserChoice {
   const [user = '', group, ...more] = text.split(':');
   const wrong = (what: string) => new UsageError(`not USER[:GROUP]: "${text}": ${what}`);
-  if (more.length > 0 || /[\0-\x1f\x7f]/.test(text)) throw wrong('no name has such a character');
+  if (more.length > 0 || /[\0-\x1f\x7f]/.test(text))
+    throw wrong('a name has no control character, and there is one colon at most');
   const read = (what: string, word: string) => {
     if (word === '') throw wrong(`the ${what} is empty`);
     if (!/^[-+]?\d+$/.test(word)) return word;

@@ -38,6 +38,8 @@ export interface Launch {
   /** of the command, in octal; undefined: the caller's */
   umask: string | undefined;
   user: User;
+  /** how many descriptors of the caller, from 3 on, the command keeps */
+  preserved: number;
   /** options of prlimit(1) */
   limits: string[];
   /** the words of --isolate: with `mount` the launch uses pivot_root(2), otherwise chroot(2) */
@@ -91,8 +93,8 @@ export interface Connection {
 }
 
 /** Whether the container needs a directory in /run. */
-export const needsNotes = ({ detached, stopSignal, labels }: Launch) =>
-  detached !== undefined || stopSignal !== undefined || labels.length > 0;
+export const needsNotes = ({ detached, stopSignal, umask, labels }: Launch) =>
+  [detached, stopSignal, umask].some((value) => value !== undefined) || labels.length > 0;
 
 /**
  * The nsenter(1) command that enters the container's namespaces. `hasCgroups`: PID 1 already has its cgroup namespace.

@@ -16,6 +16,8 @@ export interface Volume {
   options: string[];
   /** its options have z or Z, Docker's words for a label of SELinux */
   relabels?: boolean;
+  /** the host's later mounts below `source` come in: rslave of mount(8) */
+  receives?: boolean;
 }
 
 /** A volume and its mounts on this host: the mount that `source` lies on, then those below `source`. */
@@ -139,6 +141,11 @@ const mount = (source: string, target: string, type: string, options: string | s
   type,
   options: [options].flat().filter(Boolean).join() || 'defaults',
 });
+/** Whether a volume of the container gets later mounts: then the container's copy of the host's mounts gets them too. */
+export const receivesMounts = ({ volumes }: Launch) => volumes.some(({ receives }) => receives);
+/** The option that keeps the host's later mounts out of a bind mount of a directory of the host. */
+const closed = (launch: Launch, word: 'private' | 'rprivate') => (receivesMounts(launch) ? [word] : []);
+
 const bind = (source: string, target: string, ...options: string[]) =>
   mount(source, target, 'none', ['bind', ...options]);
 
@@ -170,7 +177,7 @@ export function planFurnishing(
 
   if (ephemeral) {
     plan.overlayDirectories.push('store/upper', 'store/work');
-    earlyMounts.push(bind(cwd, `${stage}/lower`, mkdir));
+    earlyMounts.push(bind(cwd, `${stage}/lower`, ...closed(launch, 'private'), mkdir));
     const layers = ['lower', ...plan.overlayDirectories].map(
       (path) => `${basename(path)}dir=${overlayPath(`${stage}/${path}`)}`,
     );
@@ -179,7 +186,7 @@ export function planFurnishing(
     const writable = flags.filter((flag) => flag !== 'ro');
     // overlayfs ignores the source: ps.ts finds ROOTFS there, which the layers, by descriptors, do not tell
     earlyMounts.push(mount(launch.rootfs, root, 'overlay', [...writable, attributes, ...layers, mkdir]));
-  } else earlyMounts.push(bind(cwd, root, ...flags, mkdir));
+  } else earlyMounts.push(bind(cwd, root, ...flags, ...closed(launch, 'private'), mkdir));
 
   // CVE-2019-5736: the container can open the host's program that becomes its command, by /proc/self/exe, so that
   // program is executed from a read-only mount. By its plain path mount(8) would skip it as mounted already.
@@ -226,7 +233,7 @@ function planSys(launch: Launch, { earlyMounts, lateMounts }: Furnishing, stage:
   const flags = [privileged ? 'rw' : 'ro', 'nosuid,nodev,noexec'];
   // only the owner of a network namespace can mount its sysfs(5): the container gets a bind mount of the host's
   if (userNamespace && !isolate.has('net')) {
-    earlyMounts.push(mount('/sys', sys, 'none', ['rbind', mkdir]));
+    earlyMounts.push(mount('/sys', sys, 'none', ['rbind', ...closed(launch, 'rprivate'), mkdir]));
     for (const path of ['', ...sysMounts])
       earlyMounts.push(mount('none', sys + path, 'none', ['remount,bind', ...flags]));
     // with the source of the host's tmpfs there, mount(8) could skip it as mounted already
@@ -282,11 +289,13 @@ function planDev(launch: Launch, plan: Furnishing, stage: string, terminal: stri
 function planVolumes(launch: Launch, plan: Furnishing, stage: string): void {
   const { directories, files, lateMounts } = plan;
   const bindings: Binding[] = [];
-  for (const [index, { source, path, options, isDirectory, mountPoints }] of launch.volumes.entries()) {
+  for (const [index, volume] of launch.volumes.entries()) {
+    const { source, path, options, isDirectory, mountPoints, receives } = volume;
     const from = `volume${index}`;
     if (isDirectory) directories.push(from);
     else files.push({ path: from, text: '' });
-    lateMounts.push(mount(source, `${stage}/${from}`, 'none', 'rbind'));
+    const propagation = receives ? [] : closed(launch, 'rprivate');
+    lateMounts.push(mount(source, `${stage}/${from}`, 'none', ['rbind', ...propagation]));
     const requested = [...options, ...nodevOf(launch)];
     // rbind ignores other options, so each submount is remounted. It keeps the options that it has: a remount clears
     // all options that it does not name.

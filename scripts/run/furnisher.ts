@@ -229,13 +229,13 @@ export class Furnisher {
           if (made && copied) chmodSync(ofDescriptor(made.fd), 0o1777);
           return made && { ...made, stats: fstatSync(made.fd) };
         });
-      if (!target) throw new Failure('it can not be made');
+      if (!target) throw new Failure('it cannot be made');
     } catch (error) {
-      throw new Failure(`${to} is no place for a mount: ${reason(error)}`);
+      throw new Failure(`cannot mount at ${to}: ${reason(error)}`);
     }
     this.keep(target.fd);
     if (links && /^\/(proc(\/.*)?)?$/.test(target.path))
-      throw new Failure(`${to} is no place for a mount: not / and not in /proc`);
+      throw new Failure(`cannot mount at ${to}: choose a target other than /, and not in /proc`);
     const { stats } = target;
     if (!stats.isSymbolicLink() && !(kind === 'file' ? stats.isFile() : stats.isDirectory()))
       throw new Failure(this.otherKind(to, kind, stats));
@@ -307,7 +307,7 @@ function openStage(pid: number, rootfs: string): number {
     const [, mountId] = /^mnt_id:\s*(\d+)/m.exec(fdinfo) ?? [];
     const newestMount = readProc(pid, 'mountinfo')?.trimEnd().split('\n').at(-1) ?? '';
     if (found && newestMount.startsWith(`${mountId} `) && / - tmpfs /.test(newestMount)) return found.fd;
-    throw new Failure(`${rootfs} changes while it is looked at`);
+    throw new Failure(`${rootfs} was replaced by another process during the launch: try again`);
   } finally {
     closeSync(root);
   }

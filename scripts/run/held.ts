@@ -145,7 +145,8 @@ const hostEnvironment = () => ({
  * of the network namespace that the container shares. `folder` is a descriptor of the directory of log and exit status.
  *
  * Descriptors of the new process: 0 resumes it, 2 is for messages, 3 and 4 are standard input and error of the command,
- * 5 is `network`, 6 is the seccomp filter for setpriv(1), 7 is `folder`, which keep.sh keeps locked while it runs.
+ * 5 is `network`, 6 is the seccomp filter for setpriv(1), 7 is `folder`, which keep.sh keeps locked while it runs. Those
+ * of --preserve-fds follow from 9 on, as console.sh uses 8: release.sh moves them to 3 and on.
  */
 export function hold(
   launch: Launch,
@@ -166,12 +167,13 @@ export function hold(
     words = sh`setpriv --pdeathsig=KILL env --default-signal=INT,QUIT script -q -e -f -c ${line} /dev/null`;
     streams = ['inherit', 'inherit', 'inherit', 'pipe', 'pipe'];
   }
+  const callers = Array.from({ length: launch.preserved }, (_, index) => 3 + index);
   const filter = seccomp?.file && unnamedFile(tmpdir(), seccomp.file);
   blockStreams();
   const [program = '', ...args] = words;
   const child = spawn(program, args, {
     env: { ...hostEnvironment(), parent: String(process.pid) },
-    stdio: [...streams, network ?? 'ignore', filter ?? 'ignore', folder ?? 'ignore'],
+    stdio: [...streams, network ?? 'ignore', filter ?? 'ignore', folder ?? 'ignore', 'ignore', ...callers],
     cwd: '/',
     // a new session, setsid(2): a terminal among the streams is not its controlling terminal
     detached: !terminal,

@@ -25,6 +25,7 @@ const isFolder = (path: string) => statSync(path).isDirectory();
 export function readHost(
   mounts: Mount[],
   environment: string[],
+  preserved: number,
 ): Pick<Launch, 'masked' | 'sysMounts' | 'hasIp' | 'chroot' | 'shell'> {
   for (const [name, rdev] of Object.entries(deviceNumbers)) {
     const stat = statSync(`/dev/${name}`, { throwIfNoEntry: false });
@@ -45,10 +46,11 @@ export function readHost(
     ),
     hasIp: findInPath('ip') !== undefined,
     chroot: findInPath('chroot') ?? '/usr/sbin/chroot',
-    // dash removes variables such as discovery.type, whose names are no identifiers; bash keeps them
-    shell: environment.every((variable) => /^\w+=/.test(variable))
-      ? '/bin/sh'
-      : (findInPath('bash') ?? '/bin/bash'),
+    // dash removes variables such as discovery.type, whose names are no identifiers, and can't move descriptors above 9
+    shell:
+      preserved === 0 && environment.every((variable) => /^\w+=/.test(variable))
+        ? '/bin/sh'
+        : (findInPath('bash') ?? '/bin/bash'),
   };
 }
 
@@ -90,6 +92,11 @@ export const mountFlags = (mounts: Mount[], path: string): string[] =>
 export function findVolumes(mounts: Mount[], volumes: Volume[]): FoundVolume[] {
   return volumes.map((volume) => {
     const { source } = volume;
+    const around = mountOf(source, mounts);
+    if (volume.receives && !around?.receives)
+      throw new UsageError(
+        `--volume: rslave: ${around?.mountPoint ?? source} is a private mount, so nothing that is mounted below ${source} later can come in: mount --make-rshared ${around?.mountPoint ?? source}`,
+      );
     const submounts = mounts
       .filter(({ mountPoint }) => mountPoint !== source && isBelow(mountPoint, source))
       .map(({ mountPoint, options }) => ({
@@ -99,14 +106,14 @@ export function findVolumes(mounts: Mount[], volumes: Volume[]): FoundVolume[] {
     return {
       ...volume,
       isDirectory: statSync(source).isDirectory(),
-      mountPoints: [{ path: '', options: mountFlags(mounts, source) }, ...submounts],
+      mountPoints: [{ path: '', options: keptOptions(around?.options ?? []) }, ...submounts],
     };
   });
 }
 
 /** The host's programs that a launch requires. Programs that it uses only if they are present are not in the list. */
 export function launchPrograms(launch: Launch): string[] {
-  const { isolate, limits, userNamespace, cgroups, detached, terminal } = launch;
+  const { isolate, limits, userNamespace, cgroups, detached, terminal, preserved } = launch;
   return [
     'unshare nsenter mount setpriv env',
     detached ? 'mkfifo stdbuf head stat mv rm cat' : terminal ? 'script' : '',
@@ -114,6 +121,7 @@ export function launchPrograms(launch: Launch): string[] {
     userNamespace ? '' : 'cp',
     (cgroups?.lock || needsNotes(launch)) && 'flock',
     limits.length > 0 && 'prlimit',
+    preserved > 0 && 'bash',
   ].flatMap((words) => (words ? words.split(' ') : []));
 }
 

@@ -1,7 +1,7 @@
 // What the limits of a container have done to its processes: those that the kernel has killed for lack of memory, and
 // those that could not be started.
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { cgroupIn, readHierarchies } from '../helpers/cgroups.ts';
 import { Failure } from '../helpers/cli.ts';
 import { parseSize } from '../helpers/units.ts';
@@ -67,6 +67,6 @@ export async function limitFailure(launch: Launch, startedBootSeconds: number): 
   return new Failure(
     limit
       ? `${name} could not start: it reached its limit of ${limit} processes: raise it with --pids-limit ${2 * limit}`
-      : `${name} could not start: a limit of processes of a cgroup above ${pids.directory} was reached: limit-pids.ts raises it`,
+      : `${name} could not start: the limit of processes of a cgroup above it is reached: cat ${dirname(pids.directory)}/pids.max`,
   );
 }

@@ -40,7 +40,7 @@ function checkSignal({ ending }: Signals): void {
 /** Launches a container and, unless it is detached, waits for its end. Returns the exit code. */
 export async function launchContainer(launch: Launch): Promise<number> {
   const { cgroups, detached, isolate, connection, userNamespace } = launch;
-  closeInherited();
+  closeInherited(2 + launch.preserved);
   const signals = new Signals();
   const startedBootSeconds = uptime();
   let reserved: ReservedName | undefined;
@@ -58,6 +58,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
     const folder = detached && (reserved?.lockDescriptor ?? openSync(launch.runDirectory, 'r'));
     held = hold(launch, { holder: holder?.child.pid, network, folder });
     if (network !== undefined) closeSync(network);
+    closeInherited(); // no other program of this launch gets those of --preserve-fds
     await zx(); // zx is loaded while the process starts
     const pid = Number(await held.waitForLine(/^\d+$/));
     held.pid = pid;

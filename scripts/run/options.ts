@@ -41,7 +41,7 @@ export function parseVariableFile(path: string): string[] {
  * words for a label of SELinux, which no container of ours needs: it keeps the label of its caller.
  */
 const accepted = 'rw nodev relatime rbind private rprivate nocopy z Z'.split(' ');
-const volumeOptions = ['ro', 'nosuid', 'noexec', ...accepted];
+const volumeOptions = ['ro', 'nosuid', 'noexec', 'rslave', ...accepted];
 
 /** What to type where a path of a volume has a colon: DST begins at the first slash behind one. */
 function colonAdvice(text: string): string {
@@ -60,7 +60,7 @@ function colonAdvice(text: string): string {
 }
 
 /**
- * `SRC:DST[:OPTIONS]`. Options are ro, nosuid, noexec, and the words in `accepted`, separated by commas. A colon in SRC is
+ * `SRC:DST[:OPTIONS]`. Options are ro, nosuid, noexec, rslave, and the words in `accepted`, separated by commas. A colon in SRC is
  * written as `\:`.
  */
 export function parseVolume(text: string): Volume {
@@ -85,16 +85,17 @@ function makeVolume(option: string, from: string, to: string, options: string[])
   const source = resolve(from);
   if (!existsSync(source))
     throw new UsageError(`${option}: there is no ${source} on this host: mkdir -p ${quote(source)}`);
-  // mounts that come in later would lack nodev, and a container may make device files
-  const propagation = options.find((word) => /^r?(slave|shared)$/.test(word));
+  const propagation = options.find((word) => /^(slave|r?shared)$/.test(word));
   if (propagation)
     throw new UsageError(
-      `${option}: ${propagation} would let the host's later mounts in, without nodev: leave it out, and start the container after the mounts`,
+      propagation === 'slave'
+        ? `${option}: slave is for one mount without those below it, and volumes have all of them: type rslave`
+        : `${option}: ${propagation} would show the container's mounts on the host: rslave shows later mounts of the host in the container`,
     );
   for (const word of options)
     if (!volumeOptions.includes(word))
       throw new UsageError(
-        `${option}: unknown option ${word}: use ro, nosuid or noexec; ${accepted.join(', ')} are accepted, and change nothing`,
+        `${option}: unknown option ${word}: use ro, nosuid, noexec or rslave; ${accepted.join(', ')} are accepted, and change nothing`,
       );
   if (options.includes('rw') && options.includes('ro'))
     throw new UsageError(`${option}: ro and rw exclude each other`);
@@ -110,7 +111,8 @@ function makeVolume(option: string, from: string, to: string, options: string[])
     source: realpathSync(source),
     path: parsePath(option.slice(2), to),
     // nodev is kept, since --privileged does not add it
-    options: options.filter((word) => word === 'nodev' || !accepted.includes(word)),
+    options: options.filter((word) => word === 'nodev' || ![...accepted, 'rslave'].includes(word)),
+    ...(options.includes('rslave') && { receives: true }),
     ...(/^z$/im.test(options.join('\n')) && { relabels: true }),
   };
 }

@@ -261,6 +261,7 @@ export async function printLaunch(launch: Launch): Promise<string> {
     : undefined;
   const printed: Launch = {
     ...launch,
+    preserved: 0,
     seccomp: seccomp.words && { words: seccomp.words },
     idmap: byPerl ? ['perl', ...byPerl.paths] : idmap,
   };
@@ -279,6 +280,8 @@ export async function printLaunch(launch: Launch): Promise<string> {
   return `${[
     `mkdir -p ${quote(runDirectory)}; mkfifo -m 600 ${ready} ${go}   # for both sides to wait on`,
     labels.length > 0 && steps([labelStep(launch)]),
+    launch.preserved > 0 &&
+      '# left out here: --preserve-fds, for the launch uses descriptors 3, 4 and 5 itself',
     ...seccomp.lines,
     ...(userNamespace ? namespaceLines(userNamespace) : []),
     ...(byPerl?.lines ?? []),
