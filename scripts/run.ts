@@ -155,6 +155,9 @@ OTHER OPTIONS
                         (default: mount,pid,uts,ipc,cgroup; net if --network
                         asks for it)
 * --dry-run             print the launch as shell, and start nothing
+  --bundle DIR          write an OCI runtime bundle for runc(8) or crun(1) to DIR,
+                        which is missing or empty, and start nothing; prints
+                        what to type, also for what a bundle cannot hold
   -h, --help            print the usual options; --help all prints all of this
   --version             print name and version
 
@@ -193,7 +196,7 @@ SEE ALSO
 */
 import { existsSync, realpathSync } from 'node:fs';
 import { hostname as osHostname } from 'node:os';
-import { basename } from 'node:path';
+import { basename, resolve } from 'node:path';
 import { isatty } from 'node:tty';
 import { capabilities } from './helpers/capabilities.ts';
 import { Failure, isGiven, kebab, main, refuseLateOptions, UsageError, type Values } from './helpers/cli.ts';
@@ -205,6 +208,7 @@ import { checkMemoryToStart, checkPidsToStart } from './limit/smallest.ts';
 import { type Limits, readBfq } from './limit/table.ts';
 import { parseCpus, parseList } from './limit/units.ts';
 import { parsePort } from './network/addresses.ts';
+import { writeBundle } from './run/bundle.ts';
 import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
 import { findCgroups } from './run/cgroups.ts';
 import { findGroups, findUser, parseGroup, parseUser, parseVariable, parseWorkdir } from './run/command.ts';
@@ -301,6 +305,7 @@ export const options = {
   privileged: {},
   isolate: { parse: parseIsolate },
   dryRun: {},
+  bundle: { parse: (text: string) => resolve(text) },
 } as const;
 
 type Options = Values<typeof options>;
@@ -339,6 +344,10 @@ function checkOptions(values: Options, isolate: Set<string>): void {
           ? `--sysctl ${name} needs a network namespace of the container's own: --network none, or bridge`
           : `--sysctl ${name} needs --isolate ipc`,
       );
+  if (values.bundle && values.dryRun)
+    throw new UsageError(
+      '--dry-run prints a launch, and --bundle writes one for another program: choose one',
+    );
   const { mask = [] } = mergeSecurity(values);
   if (mask.length > 0 && values.privileged)
     throw new UsageError('--privileged masks nothing: leave out --security-opt mask=');
@@ -473,6 +482,7 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
   if (!pivots && !kept.includes('sys_chroot'))
     throw new UsageError('a chroot needs CAP_SYS_CHROOT: do not drop it, or add mount to --isolate');
   const security = mergeSecurity(values);
+  const isFiltered = !privileged && security.seccomp !== false;
   const terminal = !values.detach && isatty(0) && isatty(1);
   const command = planCommand(values, words, image, rootfs);
   const tmpfs = [...values.tmpfs, ...values.mount.flatMap((mount) => ('tmpfs' in mount ? mount.tmpfs : []))];
@@ -545,10 +555,9 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
     capabilities: kept,
     newPrivileges: privileged || security.newPrivileges === true,
     privileged,
-    seccomp:
-      privileged || security.seccomp === false
-        ? undefined
-        : planSeccomp(kept, pivots && !security.newPrivileges),
+    isFiltered,
+    seccomp: isFiltered && !values.bundle ? planSeccomp(kept, pivots && !security.newPrivileges) : undefined,
+    wanted: limits,
     cgroups: findCgroups(name, limits, values.device),
     runDirectory: notesFolder(name),
     terminal,
@@ -569,6 +578,10 @@ await main(
       console.error('run: --privileged: root in this container has all privileges of root on the host');
     if (values.dryRun) {
       process.stdout.write(await printLaunch(plan));
+      return 0;
+    }
+    if (values.bundle !== undefined) {
+      writeBundle(plan, values.bundle, values.publish);
       return 0;
     }
     requirePrograms(launchPrograms(plan), 'start a container');
