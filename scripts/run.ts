@@ -155,9 +155,9 @@ OTHER OPTIONS
                         (default: mount,pid,uts,ipc,cgroup; net if --network
                         asks for it)
 * --dry-run             print the launch as shell, and start nothing
-  --bundle DIR          write an OCI runtime bundle for runc(8) or crun(1) to DIR,
-                        which is missing or empty, and start nothing; prints
-                        what to type, also for what a bundle cannot hold
+  --bundle DIR          write an OCI runtime bundle, for runc(8) or crun(1), and
+                        start nothing; DIR is missing or empty; prints what to
+                        type, also for what a bundle cannot hold
   -h, --help            print the usual options; --help all prints all of this
   --version             print name and version
 
@@ -167,6 +167,7 @@ MORE EXAMPLES
   run.ts --init --ephemeral -v /srv/www:/srv:ro rootfs/host sleep infinity
   run.ts --isolate chroot rootfs/host ps aux    ps sees the whole host
   run.ts --isolate pid,mount rootfs/host ps aux  ps sees the container
+  run.ts --bundle web -m 100M rootfs/host sleep 9; runc run --bundle web web
 
 CHANGES
   A cgroup barehand/NAME in each hierarchy, while the container lives. Without
@@ -208,7 +209,6 @@ import { checkMemoryToStart, checkPidsToStart } from './limit/smallest.ts';
 import { type Limits, readBfq } from './limit/table.ts';
 import { parseCpus, parseList } from './limit/units.ts';
 import { parsePort } from './network/addresses.ts';
-import { writeBundle } from './run/bundle.ts';
 import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
 import { findCgroups } from './run/cgroups.ts';
 import { findGroups, findUser, parseGroup, parseUser, parseVariable, parseWorkdir } from './run/command.ts';
@@ -581,6 +581,7 @@ await main(
       return 0;
     }
     if (values.bundle !== undefined) {
+      const { writeBundle } = await import('./run/bundle.ts');
       writeBundle(plan, values.bundle, values.publish);
       return 0;
     }

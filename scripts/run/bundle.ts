@@ -19,13 +19,13 @@ import { statsInRoot, withRoot } from '../helpers/in-root.ts';
 import { isBelow } from '../helpers/mounts.ts';
 import { attempt, statusField } from '../helpers/pids.ts';
 import { seccompRules } from '../helpers/seccomp/seccomp.ts';
-import { quote } from '../helpers/shell.ts';
+import { quote, sh } from '../helpers/shell.ts';
 import { deviceNumber } from '../limit/disk.ts';
 import { limitNames, memoryFiles, toSettings } from '../limit/table.ts';
 import { formatPort, type Port } from '../network/addresses.ts';
 import type { Launch } from './container.ts';
 import { defaultDevices, planFurnishing } from './furnish.ts';
-import { mapWords, type Range } from './userns.ts';
+import { mapWords, type Range, unreachable } from './userns.ts';
 
 /** What the plan of a bundle depends on, besides the launch. */
 export interface BundleFacts {
@@ -332,20 +332,22 @@ const rootPath = ({ rootfs, userNamespace }: Launch) => (userNamespace?.byRoot ?
 
 /** What the bundle of a launch can't hold, and what to type for it, a line each. `directory`: that of the bundle. */
 function missing(launch: Launch, directory: string, ports: Port[]): string[] {
-  const { name, rootfs, connection, joins, userNamespace, detached, stopSignal, isFiltered } = launch;
+  const { name, rootfs, connection, joins, userNamespace, detached, stopSignal, isFiltered, idmap } = launch;
   const words = ports.flatMap((port) => ['-p', formatPort(port)]);
   const network = `${scriptPath('network')} attach ${[...words, name].map(quote).join(' ')}`;
-  const map = ({ uids, gids }: NonNullable<typeof userNamespace>) =>
-    [...uids.map((range) => ['u', ...mapWords([range])]), ...gids.map((range) => ['g', ...mapWords([range])])]
-      .map((range) => range.join(':'))
-      .join(' ');
+  const ranges = (kind: string, list: Range[] = []) =>
+    list.map((range) => [kind, ...mapWords([range])].join(':'));
+  const map = [...ranges('u', userNamespace?.uids), ...ranges('g', userNamespace?.gids)].join(' ');
+  const mountIt = sh`mount --bind -o ${`X-mount.idmap=${map}`} ${rootfs} ${join(directory, mappedRoot)}`
+    .map(quote)
+    .join(' ');
   return [
     connection &&
       `--network bridge: the container has a loopback interface only: once it runs, type ${userNamespace && !userNamespace.byRoot ? 'pasta --config-net PID' : network}`,
     joins &&
       `--network container:${joins.label}: it has the network of PID ${joins.pid}, for as long as that process lives`,
     userNamespace?.byRoot &&
-      `--userns: the root with mapped IDs: before it runs, type mount --bind -o ${quote(`X-mount.idmap=${map(userNamespace)}`)} ${quote(rootfs)} ${quote(join(directory, mappedRoot))}`,
+      `--userns: the root with mapped IDs: before it runs, ${idmap?.[0] === 'perl' ? 'with util-linux 2.39 or later, which this host has not, ' : ''}type ${mountIt}`,
     isFiltered && !architectures[process.arch] && `the seccomp filter: there is none for ${process.arch}`,
     detached && '--detach: the log: the command below has the output in a file',
     stopSignal &&
@@ -389,7 +391,7 @@ const toJson = (value: unknown) =>
 
 /** Throws UsageError or Failure if no bundle of this launch can be made, or none in this directory. */
 function check(launch: Launch, directory: string): void {
-  const { isolate, ephemeral, rootfs } = launch;
+  const { isolate, ephemeral, rootfs, userNamespace } = launch;
   if (!isolate.has('mount'))
     throw new UsageError('--bundle needs --isolate mount: a runtime always makes a mount namespace');
   if (ephemeral)
@@ -400,9 +402,13 @@ function check(launch: Launch, directory: string): void {
     throw new UsageError(
       `--bundle: ${directory} lies in ROOTFS, where the container could change it: choose another directory`,
     );
-  const stats = lstatSync(directory, { throwIfNoEntry: false });
+  // its root is mounted in the bundle
+  const obstacle = userNamespace?.byRoot ? unreachable([directory], userNamespace) : undefined;
+  if (obstacle !== undefined) throw new Failure(`--userns: ${obstacle}`);
+  // that it can't be looked at is told when it is written
+  const stats = attempt(() => lstatSync(directory, { throwIfNoEntry: false }));
   if (stats && !stats.isDirectory()) throw new Failure(`--bundle: ${directory} is there, and no directory`);
-  if (stats && readdirSync(directory).length > 0)
+  if (attempt(() => readdirSync(directory).length))
     throw new Failure(`--bundle: ${directory} is not empty: choose a directory that is missing or empty`);
 }
 
