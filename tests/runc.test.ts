@@ -239,27 +239,31 @@ for (const [subject, options] of Object.entries({
   ],
   'with all privileges': ['--privileged', '--init', '--security-opt', 'no-new-privileges=false'],
 }))
-  test(`run.ts --bundle and runc make the container that run.ts starts ${subject}`, { skip }, async () => {
-    const page = readFileSync(join(top, 'docs/run.md'), 'utf8');
-    const made = join(bundle, newName());
-    const name = newName();
-    const words = [
-      ...['--name', name, ...usual, '-e', `NAME=${name}`, '-v', '/sys/fs/cgroup:/mnt:ro', ...options],
-      ...[rootfs, 'sh', '-c', `${program()}${limitsProgram}`],
-    ];
-    const { code, stdout, stderr } = await call('run', ['--bundle', made, ...words]);
-    assert.deepEqual([code, stdout], [0, '']);
-    assert.ok(stderr.endsWith(`run: to run it, type runc run --bundle ${made} ${name}\n`), stderr);
-    const theirs = await facts(['runc', 'run', '--bundle', made, name]).finally(() =>
-      execute(['runc', 'delete', '--force', name]),
-    );
-    const ours = await facts([script('run'), ...words]);
-    assert.ok(theirs.has('pids.max'));
-    const differences = compare(theirs, ours);
-    assert.deepEqual(
-      differences.filter((line) => !ofBundles.some((one) => one.differences.test(line))),
-      [],
-    );
-    for (const { what } of ofBundles)
-      assert.ok(page.includes(`| ${what} |`), `docs/run.md does not explain: ${what}`);
-  });
+  for (const runtime of ['runc', 'crun'])
+    test(`run.ts --bundle and ${runtime} make the container that run.ts starts ${subject}`, {
+      // crun takes no hybrid cgroups
+      skip: container.skip || needs(runtime, ...(runtime === 'crun' ? ['cgroup-v2'] : [])),
+    }, async () => {
+      const page = readFileSync(join(top, 'docs/run.md'), 'utf8');
+      const made = join(bundle, newName());
+      const name = newName();
+      const words = [
+        ...['--name', name, ...usual, '-e', `NAME=${name}`, '-v', '/sys/fs/cgroup:/mnt:ro', ...options],
+        ...[rootfs, 'sh', '-c', `${program()}${limitsProgram}`],
+      ];
+      const { code, stdout, stderr } = await call('run', ['--bundle', made, ...words]);
+      assert.deepEqual([code, stdout], [0, '']);
+      assert.ok(stderr.endsWith(`run: to run it, type runc run --bundle ${made} ${name}\n`), stderr);
+      const theirs = await facts([runtime, 'run', '--bundle', made, name]).finally(() =>
+        execute([runtime, 'delete', '--force', name]),
+      );
+      const ours = await facts([script('run'), ...words]);
+      assert.ok(theirs.has('pids.max'));
+      const differences = compare(theirs, ours);
+      assert.deepEqual(
+        differences.filter((line) => !ofBundles.some((one) => one.differences.test(line))),
+        [],
+      );
+      for (const { what } of ofBundles)
+        assert.ok(page.includes(`| ${what} |`), `docs/run.md does not explain: ${what}`);
+    });

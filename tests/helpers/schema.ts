@@ -33,7 +33,8 @@ export function schemaErrors(folder: string, file: string, value: unknown): stri
     const errors: string[] = [];
     if (types.length > 0 && !types.includes(kind) && !(kind === 'integer' && types.includes('number')))
       errors.push(`${at}: ${kind}, not ${types}`);
-    if (Array.isArray(schema.enum) && !schema.enum.includes(value)) errors.push(`${at}: ${value} is no choice`);
+    if (Array.isArray(schema.enum) && !schema.enum.includes(value))
+      errors.push(`${at}: ${value} is no choice`);
     if (typeof schema.pattern === 'string' && !new RegExp(schema.pattern).test(String(value)))
       errors.push(`${at}: ${value} does not match ${schema.pattern}`);
     if (typeof value === 'number' && (value < Number(schema.minimum) || value > Number(schema.maximum)))
@@ -55,7 +56,9 @@ export function schemaErrors(folder: string, file: string, value: unknown): stri
       const known = properties?.[key];
       if (known) errors.push(...check(within, known, one, `${at}/${key}`));
       else if (properties) errors.push(`${at}: ${key} is unknown`);
-      for (const [pattern, known] of Object.entries((schema.patternProperties ?? {}) as Record<string, Schema>))
+      for (const [pattern, known] of Object.entries(
+        (schema.patternProperties ?? {}) as Record<string, Schema>,
+      ))
         if (new RegExp(pattern).test(key)) errors.push(...check(within, known, one, `${at}/${key}`));
     }
     return errors;
