@@ -197,21 +197,19 @@ SEE ALSO
 */
 import { existsSync, realpathSync } from 'node:fs';
 import { hostname as osHostname } from 'node:os';
-import { basename, resolve } from 'node:path';
+import { basename } from 'node:path';
 import { isatty } from 'node:tty';
 import { capabilities } from './helpers/capabilities.ts';
 import { Failure, isGiven, kebab, main, refuseLateOptions, UsageError, type Values } from './helpers/cli.ts';
 import { notesFolder } from './helpers/containers.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { findInPath } from './helpers/shell.ts';
-import { parseNumber, parseSignal, parseSize } from './helpers/units.ts';
+import { parseSignal } from './helpers/units.ts';
 import { checkMemoryToStart, checkPidsToStart } from './limit/smallest.ts';
 import { type Limits, readBfq } from './limit/table.ts';
-import { parseCpus, parseList } from './limit/units.ts';
-import { parsePort } from './network/addresses.ts';
-import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
+import { keptCapabilities } from './run/capabilities.ts';
 import { findCgroups } from './run/cgroups.ts';
-import { findGroups, findUser, parseGroup, parseUser, parseVariable, parseWorkdir } from './run/command.ts';
+import { findGroups, findUser } from './run/command.ts';
 import type { Launch } from './run/container.ts';
 import type { Volume } from './run/furnish.ts';
 import { changeMasks, findVolumes, launchPrograms, mountFlags, planSeccomp, readHost } from './run/host.ts';
@@ -219,29 +217,8 @@ import { idmapCommand } from './run/idmap.ts';
 import { type ImageConfig, imageUser, readImageConfig } from './run/image.ts';
 import { planInit } from './run/init.ts';
 import { launchContainer } from './run/launch.ts';
-import { parseNetwork, planNetwork } from './run/network.ts';
-import {
-  checkDevices,
-  checkTargets,
-  orUnlimited,
-  parseDevice,
-  parseHost,
-  parseIsolate,
-  parseLabel,
-  parseLimit,
-  parseMount,
-  parseName,
-  parseNameserver,
-  parseOomScore,
-  parseRange,
-  parseRate,
-  parseSecurity,
-  parseSysctl,
-  parseTmpfs,
-  parseUmask,
-  parseVariableFile,
-  parseVolume,
-} from './run/options.ts';
+import { planNetwork } from './run/network.ts';
+import { checkDevices, checkTargets, mergeSecurity, options } from './run/options.ts';
 import { printLaunch } from './run/print.ts';
 import { prompt } from './run/prompt.ts';
 import { hostResolver } from './run/resolver.ts';
@@ -249,64 +226,7 @@ import { defaultShell, findRootfs } from './run/rootfs.ts';
 import { addSandbox, sandboxNamespace } from './run/sandbox.ts';
 import { checkUser, findUserNamespace, type UserNamespace, unreachable } from './run/userns.ts';
 
-export const options = {
-  name: { parse: parseName },
-  hostname: { parse: parseName },
-  detach: { short: 'd' },
-  logSize: { parse: parseSize },
-  entrypoint: { parse: (text: string) => text },
-  env: { short: 'e', parse: parseVariable, many: true },
-  envFile: { parse: parseVariableFile, many: true },
-  workdir: { short: 'w', parse: parseWorkdir },
-  umask: { parse: parseUmask },
-  user: { short: 'u', parse: parseUser },
-  groupAdd: { parse: parseGroup, many: true },
-  label: { short: 'l', parse: parseLabel, many: true },
-  init: {},
-  stopSignal: { parse: parseSignal },
-  volume: { short: 'v', parse: parseVolume, many: true },
-  mount: { parse: parseMount, many: true },
-  tmpfs: { parse: parseTmpfs, many: true },
-  device: { parse: parseDevice, many: true },
-  shmSize: { parse: parseSize },
-  readOnly: {},
-  ephemeral: {},
-  disk: { parse: parseSize },
-  addHost: { parse: parseHost, many: true },
-  dns: { parse: parseNameserver, many: true },
-  interactive: { short: 'i' },
-  tty: { short: 't' },
-  rm: {},
-  memory: { short: 'm', parse: parseSize },
-  memorySwap: { parse: orUnlimited(parseSize) },
-  memoryReservation: { parse: parseSize },
-  cpus: { parse: parseCpus },
-  cpusetCpus: { parse: (text: string) => parseList('--cpuset-cpus', text) },
-  cpusetMems: { parse: (text: string) => parseList('--cpuset-mems', text) },
-  cpuShares: { short: 'c', parse: (text: string) => parseNumber('--cpu-shares', text, 2, 262_144) },
-  blkioWeight: { parse: (text: string) => parseNumber('--blkio-weight', text, 10, 1000) },
-  pidsLimit: { parse: orUnlimited((text) => parseNumber('--pids-limit', text, 1, 4_194_304)) },
-  deviceReadBps: { parse: parseRate('readBps'), many: true },
-  deviceWriteBps: { parse: parseRate('writeBps'), many: true },
-  deviceReadIops: { parse: parseRate('readIops'), many: true },
-  deviceWriteIops: { parse: parseRate('writeIops'), many: true },
-  oomScoreAdj: { parse: parseOomScore },
-  sysctl: { parse: parseSysctl, many: true },
-  ulimit: { parse: parseLimit, many: true },
-  network: { alias: 'net', parse: parseNetwork },
-  publish: { short: 'p', parse: parsePort, many: true },
-  sandbox: {},
-  userns: {},
-  uidmap: { parse: parseRange('--uidmap'), many: true },
-  gidmap: { parse: parseRange('--gidmap'), many: true },
-  capAdd: { parse: parseCapabilities, many: true },
-  capDrop: { parse: parseCapabilities, many: true },
-  securityOpt: { parse: parseSecurity, many: true },
-  privileged: {},
-  isolate: { parse: parseIsolate },
-  dryRun: {},
-  bundle: { parse: (text: string) => resolve(text) },
-} as const;
+export { options };
 
 type Options = Values<typeof options>;
 
@@ -315,12 +235,6 @@ const needMount =
   'sandbox user groupAdd workdir volume mount tmpfs device shmSize readOnly ephemeral addHost dns userns uidmap gidmap init'.split(
     ' ',
   );
-
-/** All of --security-opt: the last one of a kind counts, but for paths, which add up. */
-function mergeSecurity({ securityOpt }: Options): ReturnType<typeof parseSecurity> {
-  const paths = (kind: 'mask' | 'unmask') => securityOpt.flatMap((security) => security[kind] ?? []);
-  return Object.assign({}, ...securityOpt, { mask: paths('mask'), unmask: paths('unmask') });
-}
 
 /** Throws UsageError for options that contradict each other. */
 function checkOptions(values: Options, isolate: Set<string>): void {
