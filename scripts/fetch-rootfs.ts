@@ -77,7 +77,6 @@ import {
 } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { planByHand } from './fetch-rootfs/by-hand.ts';
-import { download, shown, withProgress } from './fetch-rootfs/download.ts';
 import { describeImage, refuseOthers } from './fetch-rootfs/formats.ts';
 import { planHostRootfs } from './fetch-rootfs/host-rootfs.ts';
 import { scriptPath } from './helpers/called.ts';
@@ -91,7 +90,9 @@ import { makeDirectory, perform, type Step, toShell } from './helpers/steps.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
 import { type Compression, decompress } from './images/compression.ts';
 import { asRoot, isRoot } from './images/confine.ts';
+import { download, shown } from './images/http.ts';
 import { TarInspector } from './images/inspector.ts';
+import { Progress } from './images/progress.ts';
 import { mayMakeDevices, unpack } from './images/unpack.ts';
 
 const articleUrl =
@@ -218,7 +219,7 @@ function openArchive(
   const archive = { inspector, sha256: '', checked: check() };
   const judge = (start: Buffer, outer?: Compression) => refuseOthers(start, fetch, outer);
   async function* check() {
-    const bytes = values.quiet ? read() : withProgress(read(), total, escapeControls(basename(fetch.source)));
+    const bytes = values.quiet ? read() : new Progress().show(read(), basename(fetch.source), total);
     try {
       for await (const chunk of decompress(bytes, judge)) yield* inspector.push(chunk);
       inspector.end();

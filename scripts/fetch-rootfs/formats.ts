@@ -4,8 +4,8 @@ import { scriptPath } from '../helpers/called.ts';
 import { Failure, reason } from '../helpers/cli.ts';
 import { quote } from '../helpers/shell.ts';
 import { type Compression, findCompression, isTar } from '../images/compression.ts';
+import { shown } from '../images/http.ts';
 import { checkHeader, isZero } from '../images/inspector.ts';
-import { shown } from './download.ts';
 
 // bsdtar(1) makes a tarball of another archive without unpacking it, so nothing of it is written to the host
 const convert = (file: string) => `bsdtar -cf - @${file}`;
