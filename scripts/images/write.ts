@@ -1,9 +1,9 @@
 // Images that are made here, and the files that hold them: the OCI image layout, and the archive of docker save.
 // https://github.com/opencontainers/image-spec: config.md, manifest.md, image-layout.md
-import { createHash } from 'node:crypto';
-import { constants, copyFileSync, linkSync, mkdirSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, copyFileSync, linkSync, mkdirSync, openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Descriptor, Manifest, Platform } from './image.ts';
+import { digestOf } from './verify.ts';
 
 /** An image that was made here, for a registry or an archive. */
 export interface PackedImage {
@@ -38,9 +38,6 @@ export const layerTypes = {
 const manifestType = 'application/vnd.oci.image.manifest.v1+json';
 const configType = 'application/vnd.oci.image.config.v1+json';
 const indexType = 'application/vnd.oci.image.index.v1+json';
-
-/** The digest of bytes, as a descriptor has it. */
-const digestOf = (bytes: Buffer) => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 
 /** A value as JSON, always the same bytes: its keys in the order in which they were set. */
 const toBytes = (value: unknown) => Buffer.from(JSON.stringify(value));
@@ -78,10 +75,9 @@ export function packImage(layers: Layer[], platform: Platform, config: object, c
   };
 }
 
-/** The names of an image in an archive. */
+/** The name of an image in an archive: in full, `docker.io/library/web:1`, if it has one; and the tag of it. */
 export interface ImageName {
-  /** `web`, `registry.example.org/team/web`; undefined: it has none */
-  repository: string | undefined;
+  full: string | undefined;
   tag: string;
 }
 
@@ -89,6 +85,7 @@ export interface ImageName {
 export function writeOciLayout(image: PackedImage, name: ImageName, directory: string): void {
   const { manifest, manifestBytes, manifestDigest, platform, config, blobs } = image;
   const blobFile = (digest: string) => join(directory, 'blobs', digest.replace(':', '/'));
+  mkdirSync(directory, { mode: 0o700 }); // layers may hold password hashes and keys
   mkdirSync(join(directory, 'blobs/sha256'), { recursive: true });
   for (const [digest, file] of blobs) linkOrCopy(file, blobFile(digest));
   writeFileSync(blobFile(manifest.config.digest), config);
@@ -103,7 +100,7 @@ export function writeOciLayout(image: PackedImage, name: ImageName, directory: s
         size: manifestBytes.length,
         annotations: {
           // what containerd and docker load take for the name; ref.name is what skopeo and umoci take after DIR:
-          ...(name.repository && { 'io.containerd.image.name': `${name.repository}:${name.tag}` }),
+          ...(name.full && { 'io.containerd.image.name': name.full }),
           'org.opencontainers.image.ref.name': name.tag,
         },
         platform,
@@ -126,6 +123,7 @@ function linkOrCopy(from: string, to: string): void {
 /** Makes the one-file form of an OCI layout, or with `docker` of docker save, from a directory that writeOciLayout made. */
 async function writeArchive(directory: string, names: string[], file: string): Promise<void> {
   const { create } = await import('tar');
+  closeSync(openSync(file, 'wx', 0o600)); // as docker save does
   // portable: neither owners nor times of this host
   await create(
     { file, cwd: directory, portable: true, mtime: new Date(0), noDirRecurse: true, strict: true },
@@ -142,7 +140,7 @@ const filesOf = ({ manifest, manifestDigest, blobs }: PackedImage) => [
     .map((digest) => `blobs/${digest.replace(':', '/')}`),
 ];
 
-/** Makes an archive of an OCI layout. `scratch` is an empty directory on the same file system, which it fills. */
+/** Makes an archive of an OCI layout. `scratch` is a directory that it makes, on the same file system. */
 export async function writeOciArchive(image: PackedImage, name: ImageName, file: string, scratch: string) {
   writeOciLayout(image, name, scratch);
   await writeArchive(scratch, filesOf(image), file);
@@ -157,7 +155,7 @@ export async function writeDockerArchive(image: PackedImage, name: ImageName, fi
   const blob = (digest: string) => `blobs/${digest.replace(':', '/')}`;
   const described = {
     Config: blob(image.manifest.config.digest),
-    RepoTags: name.repository ? [`${name.repository}:${name.tag}`] : null,
+    RepoTags: name.full ? [name.full] : null,
     Layers: image.manifest.layers.map(({ digest }) => blob(digest)),
   };
   writeFileSync(join(scratch, 'manifest.json'), toBytes([described]));

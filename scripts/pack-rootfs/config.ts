@@ -1,5 +1,8 @@
 // The configuration of an image: what a container is started with (image-spec, config.md).
 import { Failure, UsageError } from '../helpers/cli.ts';
+import { attempt } from '../helpers/pids.ts';
+import { parsePlatform } from '../images/choose.ts';
+import type { Platform } from '../images/image.ts';
 
 /** What the options say of it. undefined, or an empty list: nothing. */
 export interface ConfigOptions {
@@ -17,9 +20,7 @@ export interface ConfigOptions {
 /** The configuration of the image that a root file system was made from, as far as it is kept. */
 export interface Inherited {
   config: Record<string, unknown>;
-  os?: string;
-  architecture?: string;
-  variant?: string;
+  platform: Platform | undefined;
 }
 
 const isText = (value: unknown): value is string => typeof value === 'string';
@@ -43,7 +44,7 @@ const fields: [name: string, is: (value: unknown) => boolean, what: string][] = 
 
 /** Reads the configuration of an image. Throws Failure for what is none: a container may have written it. */
 export function parseInherited(text: string | undefined, file: string): Inherited {
-  if (text === undefined) return { config: {} };
+  if (text === undefined) return { config: {}, platform: undefined };
   const wrong = (what: string) => new Failure(`${file} is not an OCI image configuration: ${what}`);
   let image: unknown;
   try {
@@ -60,10 +61,12 @@ export function parseInherited(text: string | undefined, file: string): Inherite
     if (!is(value)) throw wrong(`${name} is not ${what}`);
     config[name] = value;
   }
-  const platform = (['os', 'architecture', 'variant'] as const).flatMap((key) =>
-    isText(image[key]) && /^[\w.-]{1,32}$/.test(image[key]) ? [[key, image[key]]] : [],
+  const { os, architecture, variant } = image;
+  const words = [os, architecture, variant].filter(isText).filter(Boolean);
+  const platform = attempt(() =>
+    isText(os) && isText(architecture) ? parsePlatform(words.join('/')) : undefined,
   );
-  return { config, ...Object.fromEntries(platform) };
+  return { config, platform };
 }
 
 /** What a container is started with: the options, else what is inherited. Always in the same order. */
