@@ -84,7 +84,6 @@ import { didYouMean, escapeControls } from './helpers/messages.ts';
 import { attempt } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
-import { toShell } from './helpers/steps.ts';
 import { findContainer, isName, ownContainers, type WholeContainer } from './helpers/target.ts';
 import { formatSize, parseSignal } from './helpers/units.ts';
 import { hostPlatform, parsePlatform } from './images/choose.ts';
@@ -317,7 +316,7 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [opera
       'directory' in found ? found.directory : undefined,
     );
   if (values.dryRun) {
-    process.stdout.write(toShell(planByHand(source, paused, out, values, latestSeconds)));
+    process.stdout.write(planByHand(source, paused, out, values, latestSeconds));
     return 0;
   }
   if (out.path === '-' && process.stdout.isTTY) throw new UsageError('standard output is a terminal: > FILE');

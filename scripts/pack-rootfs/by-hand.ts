@@ -1,7 +1,7 @@
 // How an engineer would pack a root file system by hand, for --dry-run.
 
 import { type Command, quote, sh } from '../helpers/shell.ts';
-import { explain, type Step } from '../helpers/steps.ts';
+import { explain, printCommand, type Step, toShell } from '../helpers/steps.ts';
 import type { WholeContainer } from '../helpers/target.ts';
 import type { Platform } from '../images/image.ts';
 import type { ImageName } from '../images/write.ts';
@@ -18,30 +18,38 @@ interface Out {
   name?: ImageName;
 }
 
-/** The steps that pack a root file system. A container is paused meanwhile, if one is given. */
+/** A root file system packed by shell. A container is paused meanwhile, if one is given. */
 export function planByHand(
   source: Source,
   container: WholeContainer | undefined,
   out: Out,
   config: ConfigOptions & { base: string | undefined; platform: Platform | undefined },
   latestSeconds: number | undefined,
-): Step[] {
+): string {
   const isTarball = out.kind === 'tarball';
-  const layer = isTarball ? out.path : `${out.path}.layer.tar`;
-  const compression = isTarball ? compressions[out.compression].command : undefined;
+  const file = isTarball ? out.path : `${out.path}.layer.tar`;
+  const { command } = compressions[isTarball ? out.compression : 'none'];
   const tar = [
-    ...sh`tar --create --file=${layer} ${compression ? [`--use-compress-program=${compression.join(' ')}`] : []}`,
-    ...sh`--directory=${source.printed.directory} ${tarOptions(latestSeconds, isTarball)} .`,
+    ...sh`tar --create --file=- --directory=${source.printed.directory}`,
+    ...sh`${tarOptions(latestSeconds, isTarball)} .`,
   ];
-  const reading: Step = {
-    why: 'a bind mount has what is in the root file system itself, without what is mounted below it\npack-rootfs.ts also confines tar in a chroot',
-    run: [...source.printed.enter, ...binding(source), ...tar],
-  };
+  // tar may run as a user of the container, who may not write to the host's files
+  const reading = [
+    '# a bind mount shows the root file system itself, without what is mounted below it',
+    '# pack-rootfs.ts also confines tar in a chroot',
+    [
+      printCommand([...source.printed.enter, ...binding(source), ...tar]),
+      ...(command ? [` | ${printCommand(command)}`] : []),
+      ...(file === '-' ? [] : [` > ${quote(file)}`]),
+    ].join(''),
+    '',
+  ].join('\n');
   const pausing = container
     ? explain(`${container.label} is paused meanwhile`, pauseSteps(container, true))
     : [];
   const thawing = container ? explain(`${container.label} goes on`, pauseSteps(container, false)) : [];
-  return [...pausing, reading, ...thawing, ...(isTarball ? [] : planImage(out, layer, config))];
+  const image = isTarball ? [] : planImage(out, file, config);
+  return toShell(pausing) + reading + toShell([...thawing, ...image]);
 }
 
 /** The command that mounts the root directory over itself, before another one that comes after it. */
