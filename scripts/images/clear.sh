@@ -6,8 +6,11 @@ shift 3
 for path do
   shift
   case $kind in
-    contents) [ -d "$path" ] || continue ;;
-    directory) [ -d "$path" ] && [ ! -L "$path" ] || continue ;;
+    contents) # also of a directory behind a link
+      path=$path/.
+      [ -d "$path" ] || continue
+      ;;
+    directory) if [ -L "$path" ] || [ ! -d "$path" ]; then continue; fi ;;
   esac
   set -- "$@" "$path"
 done
