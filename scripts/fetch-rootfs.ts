@@ -76,12 +76,9 @@ import {
   statSync,
 } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
-import { TarInspector } from './fetch-rootfs/archive.ts';
 import { planByHand } from './fetch-rootfs/by-hand.ts';
-import { download, shown, withProgress } from './fetch-rootfs/download.ts';
-import { describeImage } from './fetch-rootfs/formats.ts';
-import { asRoot, isRoot, planHostRootfs } from './fetch-rootfs/host-rootfs.ts';
-import { decompress, mayMakeDevices, unpack } from './fetch-rootfs/unpack.ts';
+import { describeImage, refuseOthers } from './fetch-rootfs/formats.ts';
+import { planHostRootfs } from './fetch-rootfs/host-rootfs.ts';
 import { scriptPath } from './helpers/called.ts';
 import { Failure, HelpNeeded, main, reason, UsageError, type Values } from './helpers/cli.ts';
 import { didYouMean, escapeControls } from './helpers/messages.ts';
@@ -91,6 +88,12 @@ import { rootfsFolder } from './helpers/rootfs.ts';
 import { quote, sh } from './helpers/shell.ts';
 import { makeDirectory, perform, type Step, toShell } from './helpers/steps.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
+import { type Compression, decompress } from './images/compression.ts';
+import { asRoot, isRoot } from './images/confine.ts';
+import { download, shown } from './images/http.ts';
+import { TarInspector } from './images/inspector.ts';
+import { Progress } from './images/progress.ts';
+import { mayMakeDevices, unpack } from './images/unpack.ts';
 
 const articleUrl =
   'https://github.com/ericchiang/containers-from-scratch/releases/download/v0.1.0/rootfs.tar.gz';
@@ -214,10 +217,11 @@ function openArchive(
     }
   }
   const archive = { inspector, sha256: '', checked: check() };
+  const judge = (start: Buffer, outer?: Compression) => refuseOthers(start, fetch, outer);
   async function* check() {
-    const bytes = values.quiet ? read() : withProgress(read(), total, escapeControls(basename(fetch.source)));
+    const bytes = values.quiet ? read() : new Progress().show(read(), basename(fetch.source), total);
     try {
-      for await (const chunk of decompress(bytes, fetch)) yield* inspector.push(chunk);
+      for await (const chunk of decompress(bytes, judge)) yield* inspector.push(chunk);
       inspector.end();
     } catch (error) {
       throw inspector.image ? new Failure(describeImage(inspector.image, fetch)) : error;

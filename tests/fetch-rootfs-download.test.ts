@@ -9,13 +9,8 @@ import { type AddressInfo, connect } from 'node:net';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { gzipSync } from 'node:zlib';
-import {
-  type DownloadOptions,
-  download,
-  progressLine,
-  proxyFor,
-  shown,
-} from '../scripts/fetch-rootfs/download.ts';
+import { type DownloadOptions, download, proxyFor, shown } from '../scripts/images/http.ts';
+import { progressLine } from '../scripts/images/progress.ts';
 import { archive } from './helpers/archives.ts';
 import { bundle, run, Sandbox, sandbox } from './helpers/fetch.ts';
 import { needs } from './helpers/needs.ts';

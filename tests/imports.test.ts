@@ -11,6 +11,7 @@ import { top } from './helpers/script.ts';
  * imports are these.
  */
 const crossings: Record<string, string> = {
+  'fetch-rootfs -> images': 'it reads images, and downloads tarballs, as other scripts do',
   'run -> network':
     'it attaches a network while the container starts, and takes the name servers of the host',
   'run -> limit': 'the limits of a container are those of limit-*.ts',

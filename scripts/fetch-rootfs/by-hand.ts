@@ -2,8 +2,8 @@
 // stream, and confines tar(1): that is no short runbook.
 import { sh } from '../helpers/shell.ts';
 import type { Step } from '../helpers/steps.ts';
-import { type TarInspector, usualDevices } from './archive.ts';
-import { planRoot, tarOptions } from './unpack.ts';
+import { type TarInspector, usualDevices } from '../images/inspector.ts';
+import { planRoot, tarOptions } from '../images/unpack.ts';
 
 /** An archive, as far as it is known. */
 interface Archive {

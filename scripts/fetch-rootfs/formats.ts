@@ -2,28 +2,10 @@
 
 import { scriptPath } from '../helpers/called.ts';
 import { Failure, reason } from '../helpers/cli.ts';
-import { quote, sh } from '../helpers/shell.ts';
-import { checkHeader, isZero } from './archive.ts';
-import { shown } from './download.ts';
-
-/** How many of the first bytes tell what a file is: those of an ISO 9660 image begin with 32 KiB of zeros. */
-export const startBytes = 33 << 10;
-
-/** A compression that fetch-rootfs.ts undoes: by which program, or by node's zlib, which is faster than gzip(1). */
-export interface Compression {
-  name: string;
-  magic: RegExp;
-  command: string[];
-}
-
-const compressions: Compression[] = [
-  { name: 'gzip', magic: /^\x1f\x8b/, command: sh`gzip -dc` },
-  { name: 'compress', magic: /^\x1f\x9d/, command: sh`gzip -dc` },
-  // xz -9 needs less than this limit; without it an archive could make xz allocate gigabytes
-  { name: 'xz', magic: /^\xfd7zXZ\0/, command: sh`xz -dc --memlimit-decompress=100MiB` },
-  { name: 'zstd', magic: /^\x28\xb5\x2f\xfd/, command: sh`zstd -dcq` },
-  { name: 'bzip2', magic: /^BZh/, command: sh`bzip2 -dc` },
-];
+import { quote } from '../helpers/shell.ts';
+import { type Compression, findCompression, isTar } from '../images/compression.ts';
+import { shown } from '../images/http.ts';
+import { checkHeader, isZero } from '../images/inspector.ts';
 
 // bsdtar(1) makes a tarball of another archive without unpacking it, so nothing of it is written to the host
 const convert = (file: string) => `bsdtar -cf - @${file}`;
@@ -46,19 +28,6 @@ const others: { name: string; magic: RegExp; command: (file: string) => string }
     command: (file) => `xz --format=lzma -dc ${file}`,
   },
 ];
-
-const isTar = (start: Buffer) => {
-  try {
-    checkHeader(start.subarray(0, 512));
-    return true;
-  } catch {
-    return false;
-  }
-};
-
-/** The compression of a file that begins so; undefined for a tar archive, whatever the name of its first entry. */
-export const findCompression = (start: Buffer): Compression | undefined =>
-  isTar(start) ? undefined : compressions.find(({ magic }) => magic.test(start.toString('latin1')));
 
 /** The operands, for hints: SOURCE, also as a URL if it is one, and DEST. */
 export interface Operands {

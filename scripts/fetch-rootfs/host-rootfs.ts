@@ -7,11 +7,8 @@ import { attempt } from '../helpers/pids.ts';
 import { findProgram, runProgram, sh, systemDirectories } from '../helpers/shell.ts';
 import type { Step } from '../helpers/steps.ts';
 import { formatSize } from '../helpers/units.ts';
-import { usualDevices } from './archive.ts';
-
-export const isRoot = process.getuid?.() === 0;
-/** What makes a user root of a namespace, in which unshare(1), mount(8) and chroot(1) are allowed. */
-export const asRoot = isRoot ? [] : ['unshare', '--user', '--map-root-user'];
+import { asRoot, isRoot, lddLibraries } from '../images/confine.ts';
+import { usualDevices } from '../images/inspector.ts';
 
 const defaultPrograms = `
   sh bash dash env printenv true false test [ expr seq sleep timeout nice nohup yes date uname arch
@@ -167,16 +164,6 @@ function interpreters(file: string): string[] {
   return [command, basename(command) === 'env' ? (findProgram(argument) ?? '') : '']
     .filter((path) => path && existsSync(path))
     .map((path) => realpathSync(path));
-}
-
-/** The libraries that ldd(1) names for these programs, the loader among them. Static programs and scripts have none. */
-export async function lddLibraries(programs: string[]): Promise<string[]> {
-  const { exitCode, stdout, stderr } = await runProgram(
-    sh`env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C ldd ${programs}`,
-  );
-  // 1: one of them is no dynamic executable
-  if (exitCode !== 0 && exitCode !== 1) throw new Failure(`cannot run ldd: ${stderr.trim()}`);
-  return [...new Set([...stdout.matchAll(/(\/\S+) \(0x/g)].map(([, path]) => path as string))];
 }
 
 /** The directories of python's standard library. */

@@ -22,6 +22,7 @@ const packages: [programs: string, debian: string, fedora: string, alpine: strin
   ['bash', 'bash', 'bash', 'bash'],
   ['sed', 'sed', 'sed', 'sed'],
   ['grep', 'grep', 'grep', 'grep'],
+  ['find xargs', 'findutils', 'findutils', 'findutils'],
   ['tar', 'tar', 'tar', 'tar'],
   ['ldd', 'libc-bin', 'glibc-common', 'musl-utils'],
   ['perl', 'perl-base', 'perl-interpreter', 'perl'],

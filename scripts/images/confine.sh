@@ -1,5 +1,5 @@
 # shellcheck shell=dash
-# ROOT TOOLS FILES COMMAND...: runs COMMAND in a chroot, in a mount namespace that ends with it. FILES, tar(1) and its
+# ROOT TOOLS FILES COMMAND...: runs COMMAND in a chroot, in a mount namespace that ends with it. FILES, programs and their
 # libraries, are on a read-only tmpfs in the new root: after the chroot no path leads to the host.
 set -e
 cd -- "$1"

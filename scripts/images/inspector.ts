@@ -24,6 +24,11 @@ export interface Limits {
   strip: number | 'auto';
   /** device nodes to leave out: those that no rootfs needs, or all */
   skipDevices: 'unusual' | 'all' | undefined;
+  /**
+   * The archive is a layer of an image: it may be empty, and whether it is whole is verified by its digest. Called with
+   * the type and the path of each entry, as bytes in latin1, '' for the root; false leaves the entry out.
+   */
+  layer?: (type: string, path: string) => boolean;
 }
 
 /** A directory's own attributes, as the archive has them. */
@@ -97,6 +102,8 @@ export class TarInspector {
   #top: string | undefined;
   #current = '';
   #dataLeft = 0;
+  /** whether the data that are left belong to an entry that is left out */
+  #skips = false;
   #zeroBlocks = 0;
   #padding = 0;
   #received = 0;
@@ -117,6 +124,7 @@ export class TarInspector {
         const length = Math.min(this.#dataLeft, buffer.length - at);
         this.#dataLeft -= length;
         at += length;
+        if (this.#skips) from = at;
       } else if (buffer.length - at < block) {
         break;
       } else if (isZero(buffer.subarray(at, at + block))) {
@@ -126,8 +134,9 @@ export class TarInspector {
         if (this.#zeroBlocks > 0) throw new Failure('data follow a lone block of zeros');
         const entry = this.#read(buffer, at);
         if (!entry) break;
-        this.#judge(entry);
-        if (this.#leavesOut(entry)) {
+        const isWanted = this.#judge(entry);
+        this.#skips = this.#leavesOut(entry) || !isWanted;
+        if (this.#skips) {
           this.#waiting.push(buffer.subarray(from, at));
           from = entry.end;
         }
@@ -154,8 +163,9 @@ export class TarInspector {
 
   /** Ends the check after the last chunk. Throws a Failure if the archive is truncated or not an archive. */
   end(): void {
-    if (this.#received === 0) throw new Failure('it is empty');
+    if (this.#received === 0 && !this.#limits.layer) throw new Failure('it is empty');
     if (this.#dataLeft > 0) throw new Failure(`it is cut in the data of ${show(this.#current)}`);
+    if (this.#limits.layer && this.#held.length === 0) return;
     if (this.#zeroBlocks < 2)
       throw new Failure(
         this.entries === 0
@@ -174,7 +184,8 @@ export class TarInspector {
     }
   }
 
-  #judge(entry: Entry): void {
+  /** Throws a Failure if there is anything wrong with an entry. false: it is left out of the layer. */
+  #judge(entry: Entry): boolean {
     const { type, name, link, size, realSize } = entry;
     const refuse = (why: string) => {
       throw new Failure(`entry ${show(name)}: ${why}`);
@@ -199,12 +210,14 @@ export class TarInspector {
     if (type === '0' && name.endsWith('/')) refuse('a file whose name ends in /');
 
     const path = parts.filter((part) => part !== '.').join('/');
+    const isLayer = this.#limits.layer !== undefined;
     if (!isRoot && !(type === '5' ? imageDirectory : imageFile).test(path)) this.#isImage = false;
     if (path === 'manifest.json' || path.endsWith('/layer.tar')) this.#image ??= 'docker-archive';
     if (path === 'oci-layout' || path.startsWith('blobs/sha256/')) this.#image = 'oci-archive';
-    if (/^(blobs\/sha256|[0-9a-f]{64})\//.test(path) && this.image) refuse('a layer of an image');
+    if (/^(blobs\/sha256|[0-9a-f]{64})\//.test(path) && this.image && !isLayer) refuse('a layer of an image');
     if (this.#limits.strip === 'auto' && !isRoot) this.#checkTop(type, name, parts);
     if ((isRoot && !this.strip) || (type === '5' && parts.length === this.strip)) this.rootAttributes = entry;
+    return this.#limits.layer?.(type, path) ?? true;
   }
 
   /** The first entry tells whether the names have a top directory to be stripped; the others have to agree. */
@@ -410,8 +423,8 @@ const text = (header: Buffer, offset: number, length: number) =>
 
 export const isZero = (bytes: Buffer) => bytes.every((byte) => byte === 0);
 
-/** A name from an archive, safe for a terminal. */
-function show(name: string): string {
+/** A name from an archive, as bytes in latin1, safe for a terminal. */
+export function show(name: string): string {
   const shown = JSON.stringify(Buffer.from(name, 'latin1').toString('utf8').slice(0, 200));
   const escaped = shown.replace(
     /[\x7f-\x9f\u2028-\u202e\u2066-\u2069]/g,

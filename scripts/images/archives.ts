@@ -1,0 +1,388 @@
+// Images in files: what docker save and podman save write, and the OCI image layout as a directory or an archive. The
+// package tar reads the headers of such an archive; nothing of it is unpacked, its layers are read where they are.
+// https://github.com/opencontainers/image-spec/blob/main/image-layout.md
+import { createHash } from 'node:crypto';
+import { closeSync, constants, createReadStream, fstatSync, openSync, readSync, statSync } from 'node:fs';
+import { join, posix } from 'node:path';
+import { Failure, reason, UsageError } from '../helpers/cli.ts';
+import { attempt } from '../helpers/pids.ts';
+import { manifestTypes, maxManifestBytes } from './choose.ts';
+import { decompress, findCompression, isTar, startBytes } from './compression.ts';
+import { collect } from './http.ts';
+import { checkDigest, type Descriptor, type ImageSource, type Manifest } from './image.ts';
+import { type Part, readPart, spool } from './spool.ts';
+import { digestOf, readBlob } from './verify.ts';
+
+/** An image in a file, as skopeo(1) names it: TRANSPORT:PATH[:REFERENCE]. */
+export interface ArchiveName {
+  transport: 'docker-archive' | 'oci-archive' | 'oci';
+  /** `-` is standard input */
+  path: string;
+  /** a tag, a name with a tag, or `@N` for the image number N from 0; undefined: there is only one */
+  reference: string | undefined;
+}
+
+/** Parses SOURCE; undefined if it names no image in a file. Throws UsageError if there is no path. */
+export function parseArchiveName(source: string): ArchiveName | undefined {
+  const [, transport, rest = ''] = /^(docker-archive|oci-archive|oci):(.*)$/s.exec(source) ?? [];
+  if (!transport) return undefined;
+  // a path may have colons: the longest one that exists counts
+  const ends = [...rest.matchAll(/:|$/g)].map(({ index }) => index);
+  const exists = (end: number) => attempt(() => statSync(rest.slice(0, end)));
+  const end = ends.findLast(exists) ?? (ends[0] as number);
+  const path = rest.slice(0, end);
+  if (path === '' || (path === '-' && transport === 'oci'))
+    throw new UsageError(`no path in ${source}: type ${transport}:PATH[:REFERENCE]`);
+  return {
+    transport: transport as ArchiveName['transport'],
+    path,
+    reference: rest.slice(end + 1) || undefined,
+  };
+}
+
+/** Options of openArchive: where to keep what has to be decompressed, and how much of it. */
+export interface ArchiveOptions {
+  /** the path of a file that is made for it, and removed at once */
+  scratch: string;
+  maxBytes: number;
+}
+
+/** Opens an image in a file. Of a compressed one, or of standard input, it makes a copy. Throws a Failure. */
+export async function openArchive(name: ArchiveName, options: ArchiveOptions): Promise<ImageSource> {
+  const files = name.transport === 'oci' ? new Directory(name.path) : await Archive.open(name, options);
+  try {
+    return name.transport === 'docker-archive'
+      ? await openDocker(name, files)
+      : await openLayout(name, files);
+  } catch (error) {
+    files.close();
+    throw error;
+  }
+}
+
+/** Files by their names. */
+interface Files {
+  /** Throws a Failure if there is no such file. */
+  find(name: string): Part;
+  close(): void;
+}
+
+/** The files of a directory. */
+class Directory implements Files {
+  #path: string;
+  #open: number[] = [];
+
+  constructor(path: string) {
+    this.#path = path;
+  }
+
+  find(name: string): Part {
+    const path = join(this.#path, name);
+    let fd: number;
+    try {
+      fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK); // a FIFO would wait for a writer
+    } catch (error) {
+      throw new Failure(`${path}: ${reason(error)}`, { cause: error });
+    }
+    this.#open.push(fd);
+    const stats = fstatSync(fd);
+    if (!stats.isFile()) throw new Failure(`${path} is no regular file`);
+    return { fd, start: 0, size: stats.size };
+  }
+
+  close(): void {
+    for (const fd of this.#open.splice(0)) closeSync(fd);
+  }
+}
+
+const block = 512;
+const maxEntries = 10_000;
+const maxHeaderBytes = 1 << 20;
+/** each layer of an old docker archive may be a link to another, and that one again */
+const maxLinks = 16;
+
+/** The files of a tar archive. */
+class Archive implements Files {
+  #fd: number;
+  #files = new Map<string, Part>();
+  #links = new Map<string, string>();
+
+  private constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  static async open(
+    { path, transport }: ArchiveName,
+    { scratch, maxBytes }: ArchiveOptions,
+  ): Promise<Archive> {
+    const given = path === '-' ? 0 : openSync(path, constants.O_RDONLY);
+    const stats = fstatSync(given);
+    if (stats.isDirectory())
+      throw new Failure(`EISDIR: it is a directory: type oci:${path} for an OCI layout`);
+    const start = Buffer.alloc(startBytes);
+    const isPlain =
+      stats.isFile() &&
+      path !== '-' &&
+      !findCompression(start.subarray(0, readSync(given, start, 0, startBytes, 0)));
+    let archive = new Archive(given);
+    if (!isPlain) {
+      const bytes = path === '-' ? process.stdin : createReadStream('', { fd: given, autoClose: false });
+      const part = await spool(decompress(bytes), scratch, maxBytes);
+      if (given !== 0) closeSync(given);
+      archive = new Archive(part.fd);
+    }
+    try {
+      await archive.#index(transport === 'docker-archive');
+    } catch (error) {
+      archive.close();
+      throw error;
+    }
+    return archive;
+  }
+
+  find(name: string): Part {
+    let target = name;
+    for (let links = 0; links < maxLinks; links++) {
+      const part = this.#files.get(target);
+      if (part) return part;
+      const next = this.#links.get(target);
+      if (next === undefined) throw new Failure(`it has no file ${show(target)}`);
+      target = next;
+    }
+    throw new Failure(`${show(name)} is a link to a link, and so on`);
+  }
+
+  close(): void {
+    closeSync(this.#fd);
+  }
+
+  /** Reads the headers of all entries. Only regular files, directories and, in a docker archive, links to files in it. */
+  async #index(takesLinks: boolean): Promise<void> {
+    const [{ Header }, { Pax }] = await Promise.all([import('tar/header'), import('tar/pax')]);
+    const { size: end } = fstatSync(this.#fd);
+    const read = (at: number, length: number) => {
+      const bytes = Buffer.alloc(length);
+      if (readSync(this.#fd, bytes, 0, length, at) < length) throw new Failure('it is cut');
+      return bytes;
+    };
+    let pax: InstanceType<typeof Pax> | undefined;
+    let entries = 0;
+    for (let at = 0; at < end; ) {
+      const bytes = read(at, block);
+      const header = new Header(bytes, 0, pax);
+      if (header.nullBlock) break;
+      if (!header.cksumValid)
+        throw new Failure(at === 0 ? 'it is no tar archive' : 'a header with a wrong checksum');
+      if (++entries > maxEntries) throw new Failure(`it has more than ${maxEntries} entries: it is no image`);
+      const { type, path = '', size = 0, linkpath = '' } = header;
+      at += block;
+      if (!Number.isSafeInteger(size) || at + size > end) throw new Failure(`it is cut in ${show(path)}`);
+      if (type === 'ExtendedHeader') {
+        if (pax || size > maxHeaderBytes) throw new Failure('two pax headers for one entry, or a large one');
+        pax = Pax.parse(read(at, size).toString(), undefined);
+      } else {
+        pax = undefined;
+        this.#add(type, path, { fd: this.#fd, start: at, size }, takesLinks ? linkpath : undefined);
+      }
+      at += Math.ceil(size / block) * block;
+    }
+    if (this.#files.size === 0) throw new Failure('it is no image: it has no files');
+  }
+
+  #add(type: string, path: string, part: Part, linkpath: string | undefined): void {
+    const name = path.replace(/^\.\//, '').replace(/\/$/, '');
+    const refuse = (why: string) => new Failure(`entry ${show(path)}: ${why}`);
+    if (type === 'Directory') return;
+    if (!/^[\w.+:@=-]+(\/[\w.+:@=-]+)*$/.test(name) || name.split('/').some((word) => /^\.\.?$/.test(word)))
+      throw refuse('no name of a file of an image');
+    if (this.#files.has(name) || this.#links.has(name)) throw refuse('it is there twice');
+    if (['File', 'OldFile', 'ContiguousFile'].includes(type)) this.#files.set(name, part);
+    else if ((type === 'SymbolicLink' || type === 'Link') && linkpath !== undefined)
+      this.#links.set(name, posix.join(type === 'Link' ? '' : posix.dirname(name), linkpath));
+    else throw refuse(`${type} is no regular file`);
+  }
+}
+
+/** A text of others for a message. */
+const show = (text: string) => JSON.stringify(text.slice(0, 200));
+
+/** A file that is JSON. Throws a Failure. */
+async function readJson(files: Files, name: string): Promise<unknown> {
+  const part = files.find(name);
+  if (part.size > maxManifestBytes) throw new Failure(`${name} is larger than ${maxManifestBytes} bytes`);
+  const bytes = await collect(readPart(part), maxManifestBytes);
+  try {
+    return JSON.parse(bytes.toString());
+  } catch {
+    throw new Failure(`${name} is no JSON`);
+  }
+}
+
+const isText = (value: unknown) => typeof value === 'string';
+const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+
+/** An image of an archive: the names that it has there. */
+interface Named {
+  names: string[];
+}
+
+/**
+ * The images that a reference names: by a whole name, by its end after a slash, without `:latest`, or `@N` by number.
+ * Without a reference they are all images. Throws a Failure with the names if there is none.
+ */
+function pick<Image extends Named>(images: Image[], { transport, path, reference }: ArchiveName): Image[] {
+  const names = images.flatMap((image, index) => image.names[0] ?? `@${index}`);
+  const hint = `${names.slice(0, 10).map(show).join(', ')}${names.length > 10 ? ' …' : ''}`;
+  if (reference === undefined) return images;
+  const number = /^@(\d{1,9})$/.exec(reference)?.[1];
+  const isNamed = (form: (name: string) => boolean) => images.filter((image) => image.names.some(form));
+  const forms = [
+    (name: string) => name === reference,
+    (name: string) => name === `${reference}:latest`,
+    (name: string) => name.endsWith(`/${reference}`) || name.endsWith(`/${reference}:latest`),
+  ];
+  const found =
+    number === undefined
+      ? forms.map(isNamed).find((list) => list.length > 0)
+      : images.slice(Number(number), Number(number) + 1);
+  if (!found || found.length === 0)
+    throw new Failure(`it has no image ${show(reference)}, but ${hint}: type ${transport}:${path}:REFERENCE`);
+  return found;
+}
+
+/** The error for several images of which none was chosen. */
+const ambiguous = (images: Named[], { transport, path }: ArchiveName) => {
+  const names = images.map((image, index) => image.names[0] ?? `@${index}`);
+  const [first = ''] = names;
+  return new Failure(
+    `it has ${images.length} images, ${names.slice(0, 10).map(show).join(', ')}${names.length > 10 ? ' …' : ''}: choose one, such as ${transport}:${path}:${first}`,
+  );
+};
+
+/** An OCI image layout. */
+async function openLayout(name: ArchiveName, files: Files): Promise<ImageSource> {
+  const layout = await readJson(files, 'oci-layout');
+  const { imageLayoutVersion: version } = isObject(layout) ? layout : {};
+  if (!isText(version) || !(version as string).startsWith('1.'))
+    throw new Failure(
+      `it is no OCI image layout of version 1: imageLayoutVersion is ${show(String(version))}`,
+    );
+  const index = await readJson(files, 'index.json');
+  if (!isObject(index) || !Array.isArray(index.manifests) || !index.manifests.every(isObject))
+    throw new Failure('index.json has no list of manifests');
+  const images = index.manifests.map((manifest) => {
+    const { annotations } = manifest;
+    const values = isObject(annotations)
+      ? ['org.opencontainers.image.ref.name', 'io.containerd.image.name'].map((key) => annotations[key])
+      : [];
+    return { manifest, names: values.filter((value): value is string => typeof value === 'string') };
+  });
+  const blobPart = (digest: unknown) =>
+    files.find(`blobs/sha256/${checkDigest(digest).slice('sha256:'.length)}`);
+  const source: ImageSource = {
+    name: showName(name),
+    async openManifest(reference) {
+      if (reference.startsWith('sha256:'))
+        return { mediaType: '', bytes: await collect(readPart(blobPart(reference)), maxManifestBytes) };
+      const found = pick(images, name);
+      const [first] = found;
+      if (!first) throw new Failure('index.json has no image');
+      // several of one name are those of one image, each for a platform; so are several without a name
+      if (found.length > 1) {
+        if (found.some(({ names }) => names[0] !== first.names[0])) throw ambiguous(found, name);
+        const manifests = found.map(({ manifest }) => manifest);
+        const bytes = Buffer.from(
+          JSON.stringify({ schemaVersion: 2, mediaType: manifestTypes[0], manifests }),
+        );
+        return { mediaType: manifestTypes[0], bytes };
+      }
+      const { mediaType, digest, size } = first.manifest;
+      if (!Number.isSafeInteger(size) || (size as number) < 0)
+        throw new Failure('index.json has an image without a size');
+      const blob = {
+        mediaType: isText(mediaType) ? (mediaType as string) : '',
+        digest: checkDigest(digest),
+        size: size as number,
+      };
+      return { mediaType: blob.mediaType, bytes: await readBlob(source, blob, maxManifestBytes) };
+    },
+    openBlob: ({ digest }, offsetBytes) => readPart(blobPart(digest), offsetBytes),
+    close: async () => files.close(),
+  };
+  return source;
+}
+
+const showName = ({ transport, path, reference }: ArchiveName) =>
+  `${transport}:${path}${reference === undefined ? '' : `:${reference}`}`;
+
+/** An entry of manifest.json, as docker save writes it. */
+interface DockerImage extends Named {
+  config: string;
+  layers: string[];
+}
+
+/** What docker save and podman save write, in either layout: it has no manifest of the OCI, so one is made here. */
+async function openDocker(name: ArchiveName, files: Files): Promise<ImageSource> {
+  const list = await readJson(files, 'manifest.json');
+  if (!Array.isArray(list) || list.length === 0) throw new Failure('manifest.json is no list of images');
+  const images = list.map((value: unknown): DockerImage => {
+    const { Config: config, Layers: layers, RepoTags: names } = isObject(value) ? value : {};
+    if (typeof config !== 'string' || !Array.isArray(layers) || !layers.every(isText))
+      throw new Failure('manifest.json has an image without Config or Layers');
+    if (!Array.isArray(names ?? []) || !((names ?? []) as unknown[]).every(isText))
+      throw new Failure('manifest.json has an image whose RepoTags are no list of names');
+    return { config, layers, names: (names ?? []) as string[] };
+  });
+  const found = pick(images, name);
+  const [image] = found;
+  if (!image || found.length > 1) throw ambiguous(found, name);
+  const configPart = files.find(image.config);
+  const config = await collect(readPart(configPart), maxManifestBytes);
+  const blobs = new Map([[digestOf(config), configPart]]);
+  const [, hex] = /^(?:blobs\/sha256\/)?([0-9a-f]{64})(?:\.json)?$/.exec(image.config) ?? [];
+  if (hex && !blobs.has(`sha256:${hex}`))
+    throw new Failure(`${image.config} has the digest ${digestOf(config)}`);
+  const ids = (attempt(() => JSON.parse(config.toString())?.rootfs?.diff_ids) ?? []) as unknown[];
+  const layers: Descriptor[] = [];
+  for (const [index, layer] of image.layers.entries()) {
+    const part = files.find(layer);
+    const digest = await findDigest(layer, part, ids[index]);
+    blobs.set(digest, part);
+    layers.push({ mediaType: 'application/vnd.oci.image.layer.v1.tar', digest, size: part.size });
+  }
+  const mediaType = manifestTypes[1];
+  const manifest: Manifest = {
+    schemaVersion: 2,
+    mediaType,
+    config: {
+      mediaType: 'application/vnd.oci.image.config.v1+json',
+      digest: digestOf(config),
+      size: config.length,
+    },
+    layers,
+  };
+  return {
+    name: showName(name),
+    openManifest: async () => ({ mediaType, bytes: Buffer.from(JSON.stringify(manifest)) }),
+    openBlob({ digest }, offsetBytes) {
+      const part = blobs.get(digest);
+      if (!part) throw new Failure(`it has no ${digest}`);
+      return readPart(part, offsetBytes);
+    },
+    close: async () => files.close(),
+  };
+}
+
+/** The digest of a layer: in its name, or that of its configuration if it is not compressed, or else read. */
+async function findDigest(name: string, part: Part, diffId: unknown): Promise<string> {
+  const [, hex] = /^blobs\/sha256\/([0-9a-f]{64})$/.exec(name) ?? [];
+  if (hex) return `sha256:${hex}`;
+  const start = Buffer.alloc(Math.min(block, part.size));
+  readSync(part.fd, start, 0, start.length, part.start);
+  const known = isTar(start) ? attempt(() => checkDigest(diffId)) : undefined;
+  if (known) return known;
+  const hash = createHash('sha256');
+  for await (const chunk of readPart(part)) hash.update(chunk);
+  return `sha256:${hash.digest('hex')}`;
+}
