@@ -6,6 +6,7 @@ pack-rootfs.ts: pack a root file system: a tarball, or an image for other engine
 USAGE
   pack-rootfs.ts [OPTION...] ROOTFS OUT
   pack-rootfs.ts [OPTION...] ROOTFS --oci DIR|FILE | --docker FILE
+  pack-rootfs.ts --manifest KIND --image IMAGE NAME | -- RUN-WORD...
 
   ROOTFS  a path (with a / in it), or the name of a folder in rootfs/
           NAME or PID of a container that runs: its root file system as it is
@@ -27,6 +28,11 @@ OPTIONS
 * --docker FILE     make an image: an archive that docker load, podman load and
                     skopeo take
 * --tag NAME[:TAG]  the name of the image (default: none, and the tag latest)
+* --manifest KIND   make nothing, but print a manifest of the container NAME, or
+                    of the one that run.ts RUN-WORD... would start, with the
+                    same limits: kubernetes, a Pod in YAML, or nomad, a job in
+                    JSON; says what that has no counterpart for
+  --image IMAGE     with --manifest: the image that a registry has
 * --base BASE       make a layer of what differs from BASE, another ROOTFS, which
                     is the layer below it
 * --entrypoint WORD|JSON  what a container starts: one word, or a JSON list of
@@ -115,7 +121,9 @@ import {
   parseWords,
 } from './pack-rootfs/config.ts';
 import type { Entry } from './pack-rootfs/entries.ts';
+import { readLaunched } from './pack-rootfs/launched.ts';
 import { type LayerCompression, makeLayer } from './pack-rootfs/layers.ts';
+import { planJob, planPod, toYaml } from './pack-rootfs/manifest.ts';
 import { checkOut, intoPlace, untilInterrupted } from './pack-rootfs/out.ts';
 import { whilePaused } from './pack-rootfs/pause.ts';
 import { openContainer, openDirectory, type Source } from './pack-rootfs/source.ts';
@@ -124,6 +132,8 @@ export const options = {
   oci: { parse: String },
   docker: { parse: parseArchiveName },
   tag: { parse: parseReference },
+  manifest: { parse: parseManifest },
+  image: { parse: parseReference },
   base: { parse: String },
   entrypoint: { parse: parseWords },
   cmd: { parse: parseWords },
@@ -145,6 +155,31 @@ export const options = {
 function parseArchiveName(text: string): string {
   if (text.endsWith('.tar')) return text;
   throw new UsageError(`an archive of docker load is not compressed: its name ends in .tar, not "${text}"`);
+}
+
+/** Prints a manifest, and on standard error what it does not hold. */
+function printManifest(
+  kind: 'kubernetes' | 'nomad',
+  values: Values<typeof options>,
+  name: string | undefined,
+  words: string[],
+  say: (text: string) => void,
+): void {
+  if (!values.image)
+    throw new UsageError(
+      '--manifest needs --image, the name that the image has in a registry: --image HOST/NAME:TAG',
+    );
+  const launched = readLaunched(name, words, values.image);
+  const { manifest, remarks } = kind === 'nomad' ? planJob(launched) : planPod(launched);
+  for (const remark of remarks) say(`not as run.ts has it: ${remark}`);
+  process.stdout.write(
+    `${kind === 'nomad' || values.json ? JSON.stringify(manifest, null, 2) : toYaml(manifest)}\n`,
+  );
+}
+
+function parseManifest(text: string): 'kubernetes' | 'nomad' {
+  if (text === 'kubernetes' || text === 'nomad') return text;
+  throw new UsageError(`no kind of manifest: "${text}": choose kubernetes or nomad`);
 }
 
 function parseCompression(text: string): Compression {
@@ -298,10 +333,19 @@ async function openBase(operand: string): Promise<Source> {
   return openDirectory(found.directory);
 }
 
-await main(import.meta.url, { options, operands: [1, 2] }, async (values, [operand = '', outOperand]) => {
+await main(import.meta.url, { options, operands: [0, 2], rest: true }, async (values, operands, rest) => {
+  const say = (text: string) => values.quiet || console.error(`pack-rootfs: ${escapeControls(text)}`);
+  if (values.manifest) {
+    if (operands.length > 1) throw new HelpNeeded(`one operand too many: ${operands[1]}`);
+    printManifest(values.manifest, values, operands[0], rest, say);
+    return 0;
+  }
+  if (values.image) throw new UsageError('--image is for --manifest');
+  const [operand, outOperand, ...more] = [...operands, ...rest];
+  if (operand === undefined) throw new HelpNeeded('an operand is missing');
+  if (more.length > 0) throw new HelpNeeded(`one operand too many: ${more[0]}`);
   const out = planOut(values, outOperand);
   const latestSeconds = readEpoch();
-  const say = (text: string) => values.quiet || console.error(`pack-rootfs: ${escapeControls(text)}`);
   const found = findRootfs(operand);
   const container = 'container' in found ? found.container : undefined;
   if (container?.remark) say(container.remark);

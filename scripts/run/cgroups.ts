@@ -16,7 +16,7 @@ import {
   readHierarchies,
 } from '../helpers/cgroups.ts';
 import { Failure, reason } from '../helpers/cli.ts';
-import { labelFile } from '../helpers/containers.ts';
+import { labelFile, writeArgv } from '../helpers/containers.ts';
 import { type Lock, lock } from '../helpers/lock.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
@@ -257,6 +257,7 @@ export async function reserveName(launch: Launch): Promise<ReservedName> {
       for (const file of readdirSync(runDirectory)) rmSync(join(runDirectory, file));
       if (stopSignal) writeFileSync(join(runDirectory, 'stop-signal'), `${stopSignal}\n`);
       if (labels.length > 0) await perform([labelStep(launch)]);
+      writeArgv(runDirectory, process.cwd(), process.argv.slice(2));
     }
     if (cgroups) await perform(makingSteps(cgroups));
   } catch (error) {
