@@ -6,7 +6,7 @@ pack-rootfs.ts: pack a root file system: a tarball, or an image for other engine
 USAGE
   pack-rootfs.ts [OPTION...] ROOTFS OUT
   pack-rootfs.ts [OPTION...] ROOTFS --oci DIR|FILE | --docker FILE
-  pack-rootfs.ts --manifest KIND --image IMAGE NAME | -- RUN-WORD...
+  pack-rootfs.ts --manifest KIND --image IMAGE NAME | -- WORD...
 
   ROOTFS  a path (with a / in it), or the name of a folder in rootfs/
           NAME or PID of a container that runs: its root file system as it is
@@ -28,11 +28,6 @@ OPTIONS
 * --docker FILE     make an image: an archive that docker load, podman load and
                     skopeo take
 * --tag NAME[:TAG]  the name of the image (default: none, and the tag latest)
-* --manifest KIND   make nothing, but print a manifest of the container NAME, or
-                    of the one that run.ts RUN-WORD... would start, with the
-                    same limits: kubernetes, a Pod in YAML, or nomad, a job in
-                    JSON; says what that has no counterpart for
-  --image IMAGE     with --manifest: the image that a registry has
 * --base BASE       make a layer of what differs from BASE, another ROOTFS, which
                     is the layer below it
 * --entrypoint WORD|JSON  what a container starts: one word, or a JSON list of
@@ -56,6 +51,12 @@ OPTIONS
 * -q, --quiet       print nothing but errors on standard error
   --json            print digest, size, and more as JSON
 * --dry-run         print the steps as shell, and make nothing
+  --manifest KIND   print a manifest, and make nothing: kubernetes or nomad
+                    kubernetes is a Pod in YAML, or JSON with --json; nomad a
+                    job in JSON. It is of the container that run.ts WORD...
+                    would start, or that is NAME, with the same limits. What the
+                    engine has no counterpart for is told on standard error.
+  --image IMAGE     with --manifest: the name of the image in a registry
   -h, --help        print the usual options; --help all prints all of this
   --version         print name and version
 
