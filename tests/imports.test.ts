@@ -18,6 +18,7 @@ const crossings: Record<string, string> = {
   'stop -> network': 'it detaches the network of the container',
   'stop -> limit': 'it removes what limit-*.ts have left',
   'exec -> run': 'it gives a command its user, variables and working directory by the same options',
+  'pack-rootfs -> run': 'it makes manifests of the options of run.ts',
   'exec -> limit': 'it tells which processes the kernel has killed at the limit of memory',
   'logs -> limit': 'the same, for --status',
   'ps -> network': 'it shows published ports',
@@ -114,7 +115,9 @@ test('scripts and folders import themselves, helpers/, and what the list of cros
 
 test('docs/architecture.md has the same list', () => {
   const page = readFileSync(join(top, 'docs/architecture.md'), 'utf8');
-  const listed = [...page.matchAll(/^\| (\w+) -> (\w+) \|/gm)].map(([, from, to]) => `${from} -> ${to}`);
+  const listed = [...page.matchAll(/^\| ([\w-]+) -> ([\w-]+) \|/gm)].map(
+    ([, from, to]) => `${from} -> ${to}`,
+  );
   assert.deepEqual(listed.sort(), Object.keys(crossings).sort());
 });
 

@@ -106,6 +106,8 @@ const compare = (one: Map<string, string>, other: Map<string, string>): string[]
   [...new Set([...one.keys(), ...other.keys()])]
     .filter((name) => one.get(name) !== other.get(name))
     // what is mounted in one of them only has no flags to compare
+    // each has keys of its own, where these are shown
+    .filter((name) => name !== 'masked /proc/keys' || !one.get(name) !== !other.get(name))
     .filter((name) => !name.endsWith(' flags') || (one.has(name) && other.has(name)))
     .map((name) => `${name}: ${one.get(name) ?? 'none'}, ${other.get(name) ?? 'none'}`);
 
@@ -165,6 +167,11 @@ const ofBundles: typeof explained = [
   {
     what: 'device files are no mounts, in a `/dev` that is not `nodev`',
     differences: /^mount \/dev(\/\w+: none, \w+| flags: nosuid noexec, nosuid nodev noexec)$/,
+  },
+  { what: '`/dev/core`', differences: /^(dev|device) \/dev\/core: (\/proc\/kcore|0 0), none$/ },
+  {
+    what: 'the owner of `/dev/null`, where crun has it as standard stream of another user',
+    differences: /^dev \/dev\/null: c 666 65534 65534, c 666 0 0$/,
   },
   {
     what: '`/etc/hosts` and `/etc/resolv.conf`, where options ask for them',
@@ -251,7 +258,8 @@ for (const [subject, options] of Object.entries({
         ...['--name', name, ...usual, '-e', `NAME=${name}`, '-v', '/sys/fs/cgroup:/mnt:ro', ...options],
         ...[rootfs, 'sh', '-c', `${program()}${limitsProgram}`],
       ];
-      const { code, stdout, stderr } = await call('run', ['--bundle', made, ...words]);
+      const env = { ...process.env, TERM: 'xterm' };
+      const { code, stdout, stderr } = await call('run', ['--bundle', made, ...words], { env });
       assert.deepEqual([code, stdout], [0, '']);
       assert.ok(stderr.endsWith(`run: to run it, type runc run --bundle ${made} ${name}\n`), stderr);
       const theirs = await facts([runtime, 'run', '--bundle', made, name]).finally(() =>

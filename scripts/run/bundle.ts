@@ -64,6 +64,20 @@ const callNames = embedded(import.meta.url, '../helpers/seccomp/names.txt')
   .trim()
   .split(/\s+/);
 
+/** Options of a mount of which the last one of a pair counts, without those that say what is so anyway: not all runtimes know. */
+function effective(words: string[]): string[] {
+  const pairs = [
+    ['exec', 'noexec'],
+    ['suid', 'nosuid'],
+    ['dev', 'nodev'],
+    ['rw', 'ro'],
+  ];
+  return words.filter((word, at) => {
+    const pair = pairs.find((one) => one.includes(word));
+    return !pair || (word === pair[1] && words.findLastIndex((other) => pair.includes(other)) === at);
+  });
+}
+
 /** Names of architectures in seccomp(3) of libseccomp, by process.arch. */
 const architectures: Record<string, string> = { x64: 'SCMP_ARCH_X86_64', arm64: 'SCMP_ARCH_AARCH64' };
 
@@ -141,7 +155,7 @@ function planMounts(launch: Launch, { covered }: BundleFacts): BundleMount[] {
   );
   const mounts: BundleMount[] = [];
   for (const { source, target, type, options } of [...plan.earlyMounts, ...plan.lateMounts]) {
-    const words = options.split(',').filter((word) => !/^(X-mount\..*|defaults)$/.test(word));
+    const words = effective(options.split(',').filter((word) => !/^(X-mount\..*|defaults)$/.test(word)));
     const flags = words.filter((word) => word !== 'bind' && word !== 'remount');
     const above = mounts.findLast(({ destination }) => isBelow(target, destination));
     if (!words.includes('remount'))
