@@ -27,8 +27,10 @@ OPTIONS
 * --docker FILE     make an image: an archive that docker load, podman load and
                     skopeo take
 * --tag NAME[:TAG]  the name of the image (default: none, and the tag latest)
-* --base BASE       make a layer of what differs from BASE, another ROOTFS, which
-                    is the layer below it
+* --base BASE       make a layer only of what differs from BASE, which becomes
+                    the layers below: another ROOTFS, or an image as
+                    docker://IMAGE, docker-archive:FILE, oci:DIR or
+                    oci-archive:FILE, whose layers stay as they are
 * --entrypoint WORD|JSON  what a container starts: one word, or a JSON list of
                     words; without --cmd, its arguments are then none
 * --cmd WORD|JSON   what it starts without an entrypoint, or the arguments of
@@ -81,12 +83,14 @@ import { readHierarchies } from './helpers/cgroups.ts';
 import { Failure, HelpNeeded, main, reason, UsageError, type Values } from './helpers/cli.ts';
 import { readTextInRoot } from './helpers/in-root.ts';
 import { didYouMean, escapeControls } from './helpers/messages.ts';
+import { OutputError } from './helpers/output.ts';
 import { attempt } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
 import { findContainer, isName, ownContainers, type WholeContainer } from './helpers/target.ts';
 import { formatSize, parseSignal } from './helpers/units.ts';
 import { hostPlatform, parsePlatform } from './images/choose.ts';
+import type { Platform } from './images/image.ts';
 import { parseReference, showReference } from './images/reference.ts';
 import { findTar } from './images/unpack.ts';
 import {
@@ -104,6 +108,7 @@ import {
   readArchive,
   write,
 } from './pack-rootfs/archive.ts';
+import { isImage, openBaseImage } from './pack-rootfs/base.ts';
 import { planByHand } from './pack-rootfs/by-hand.ts';
 import {
   makeConfig,
@@ -115,7 +120,7 @@ import {
   parseWords,
 } from './pack-rootfs/config.ts';
 import type { Entry } from './pack-rootfs/entries.ts';
-import { type LayerCompression, makeLayer } from './pack-rootfs/layers.ts';
+import { type LayerCompression, makeLayer, readEntriesOf } from './pack-rootfs/layers.ts';
 import { checkOut, intoPlace, untilInterrupted } from './pack-rootfs/out.ts';
 import { whilePaused } from './pack-rootfs/pause.ts';
 import { openContainer, openDirectory, type Source } from './pack-rootfs/source.ts';
@@ -255,19 +260,20 @@ async function makeImage(
   file: string,
 ): Promise<Made> {
   const { compression, name, kind, path } = out;
+  const { base: below } = values;
   const text = readTextInRoot(source.root, `/${imageFile}`);
-  const inherited = parseInherited(text, `${source.label}/${imageFile}`);
-  const platform = values.platform ?? inherited.platform ?? hostPlatform();
-  const below = values.base === undefined ? undefined : await openBase(values.base);
-  const base = below && (await makeLayer(below, making, compression, folder, { sums: true }));
+  const own = text === undefined ? undefined : parseInherited(text, `${source.label}/${imageFile}`);
+  const wanted = values.platform ?? own?.platform ?? hostPlatform();
+  const base = below === undefined ? undefined : await readBase(below, wanted, making, compression, folder);
+  const inherited = own ?? base?.inherited ?? { config: {} };
   const top = await still(() =>
     makeLayer(source, making, compression, folder, base && { before: base.entries }),
   );
-  const layers = [base?.layer, top.layer].filter((layer) => layer !== undefined);
-  if (base && !top.layer) making.say(`it does not differ from ${values.base}`);
+  if (!top.layer) making.say(`it does not differ from ${below}`);
+  const layers = [...(base?.layers ?? []), ...(top.layer ? [top.layer] : [])];
 
   const created = making.latestSeconds ?? newest(top.entries);
-  const image = packImage(layers, platform, makeConfig(inherited, values), new Date(created * 1000));
+  const image = packImage(layers, wanted, makeConfig(inherited, values), new Date(created * 1000));
   const scratch = join(folder, 'layout');
   const writing =
     kind === 'layout'
@@ -290,12 +296,30 @@ const newest = (entries: Entry[]) =>
     0,
   );
 
-/** The root file system below a layer. */
-async function openBase(operand: string): Promise<Source> {
+/** The layers that an image is built upon, with the entries of the root file system that they make. */
+async function readBase(
+  operand: string,
+  platform: Platform,
+  making: Making,
+  compression: LayerCompression,
+  folder: string,
+) {
+  if (isImage(operand)) {
+    const { layers, root, inherited } = await openBaseImage(
+      operand,
+      platform,
+      folder,
+      making.say,
+      making.interrupted,
+    );
+    return { layers, inherited, entries: await readEntriesOf(root, making) };
+  }
   const found = findRootfs(operand);
   if ('container' in found)
     throw new UsageError(`--base ${operand} is a container: it changes while it runs`);
-  return openDirectory(found.directory);
+  const root = openDirectory(found.directory);
+  const { layer, entries } = await makeLayer(root, making, compression, folder, { sums: true });
+  return { layers: layer ? [layer] : [], inherited: undefined, entries };
 }
 
 await main(import.meta.url, { options, operands: [1, 2] }, async (values, [operand = '', outOperand]) => {
@@ -347,7 +371,7 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [opera
     console.log(values.json ? JSON.stringify(made, null, 2) : made.digest);
     return 0;
   } catch (error) {
-    if (error instanceof UsageError) throw error;
+    if (error instanceof UsageError || error instanceof OutputError) throw error;
     throw new Failure(`cannot pack ${operand}: ${reason(error)}`, { cause: error });
   }
 });
