@@ -43,7 +43,7 @@ export const imageFile = '.image.json';
 export const tarOptions = (latestSeconds: number | undefined, sparse: boolean): Command => [
   ...sh`--format=posix --pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime`,
   ...sh`--sort=name --numeric-owner --xattrs --xattrs-include=* --xattrs-exclude=security.selinux`,
-  ...(sparse ? ['--sparse'] : []),
+  ...(sparse ? sh`--sparse --sparse-version=0.0` : []), // later versions put the PID of tar into names
   ...(latestSeconds === undefined ? [] : sh`--clamp-mtime --mtime=@${latestSeconds}`),
   ...sh`--anchored --no-wildcards --exclude=./${imageFile}`,
 ];
