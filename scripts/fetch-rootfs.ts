@@ -11,6 +11,8 @@ USAGE
           FILE: a local tarball, plain or compressed with gzip, xz, zstd, bzip2
           or compress; its content tells which
           -: a tarball on standard input
+          docker://IMAGE[:TAG][@DIGEST]: an image of a registry, as for docker:
+          docker://alpine is docker://docker.io/library/alpine:latest
           host:  (default) copy programs of this host and their libraries; needs
           no network
           host:python3,/opt/tool  copy these programs too
@@ -23,6 +25,7 @@ USAGE
 EXAMPLES
   fetch-rootfs.ts                         programs of this host: rootfs/host
   fetch-rootfs.ts host:python3 ./py
+  fetch-rootfs.ts docker://alpine:3.20    rootfs/alpine
   fetch-rootfs.ts --article               the tarball of the article
   fetch-rootfs.ts https://example.org/alpine.tar.gz alpine --sha256 5b1c…
   tar -C debian -c . | fetch-rootfs.ts - debian
@@ -35,11 +38,21 @@ OPTIONS
 * --strip auto|N    remove N leading components from each name
                     auto (default) removes a single top directory such as
                     rootfs/
-* --skip-devices    leave out device nodes other than null, zero and the like
+  --skip-devices    leave out device nodes other than null, zero and the like
                     without this option fetch-rootfs.ts refuses an archive that
                     has others
-* --max-size SIZE   refuse an archive that unpacks to more (default 20G)
+  --max-size SIZE   refuse an archive that unpacks to more (default 20G)
   --max-entries N   refuse an archive with more entries (default 1000000)
+* --platform NAME   take the image for linux/arm64, linux/arm/v7 and so on
+                    (default: for this host)
+  --no-cache        neither use nor keep layers in ~/.cache/barehand
+  --registry-mirror URL
+                    ask it for images of Docker Hub first, in this order if
+                    given several times
+  --insecure-registry HOST[:PORT]
+                    ask this registry by http where it has no https; without
+                    this option fetch-rootfs.ts does so on this host only
+                    (localhost, 127.0.0.1)
 * -q, --quiet       print nothing but errors on standard error
 * --dry-run         print the steps as shell, and make nothing
                     A FILE is read and checked
@@ -54,8 +67,11 @@ CHANGES
   root, all files belong to the calling user; device nodes, set-user-ID bits and
   extended attributes (file capabilities) are lost.
 
+  Keeps the layers of images in $XDG_CACHE_HOME/barehand, or
+  ~/.cache/barehand: up to 10 GB, the least recently used go first.
+
 UNDO
-  rm -rf DEST
+  rm -rf DEST ~/.cache/barehand
 
 EXIT CODES
   0 done; 1 failed: DEST was not made; 2 wrong usage.
@@ -76,11 +92,11 @@ import {
   statSync,
 } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
-import { planByHand } from './fetch-rootfs/by-hand.ts';
+import { planByHand, printImage } from './fetch-rootfs/by-hand.ts';
 import { describeImage, refuseOthers } from './fetch-rootfs/formats.ts';
 import { planHostRootfs } from './fetch-rootfs/host-rootfs.ts';
 import { scriptPath } from './helpers/called.ts';
-import { Failure, HelpNeeded, main, reason, UsageError, type Values } from './helpers/cli.ts';
+import { Failure, HelpNeeded, isGiven, kebab, main, reason, UsageError, type Values } from './helpers/cli.ts';
 import { didYouMean, escapeControls } from './helpers/messages.ts';
 import { attempt } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
@@ -88,11 +104,16 @@ import { rootfsFolder } from './helpers/rootfs.ts';
 import { quote, sh } from './helpers/shell.ts';
 import { makeDirectory, perform, type Step, toShell } from './helpers/steps.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
+import { openCache, resolveImage } from './images/cache.ts';
+import { chooseImage, hostPlatform, parsePlatform } from './images/choose.ts';
 import { type Compression, decompress } from './images/compression.ts';
 import { asRoot, isRoot } from './images/confine.ts';
+import { fillFromImage } from './images/fill.ts';
 import { download, shown } from './images/http.ts';
 import { TarInspector } from './images/inspector.ts';
 import { Progress } from './images/progress.ts';
+import { parseReference, type Reference, showReference, wantedOf } from './images/reference.ts';
+import { openRegistry, parseMirror, parseRegistry } from './images/registry.ts';
 import { mayMakeDevices, unpack } from './images/unpack.ts';
 
 const articleUrl =
@@ -102,6 +123,10 @@ export const options = {
   article: {},
   sha256: { parse: parseSum },
   strip: { parse: (text: string) => (text === 'auto' ? text : parseCount(text)) },
+  platform: { parse: parsePlatform },
+  noCache: {},
+  registryMirror: { parse: parseMirror, many: true },
+  insecureRegistry: { parse: parseRegistry, many: true },
   skipDevices: {},
   maxSize: { parse: parseSize },
   maxEntries: { parse: parseCount },
@@ -125,6 +150,7 @@ interface Fetch {
   dest: string;
   /** SOURCE, if it is one */
   url: URL | undefined;
+  image: Reference | undefined;
   /** programs to copy besides the default ones, if SOURCE is this host */
   programs: string[] | undefined;
 }
@@ -133,25 +159,59 @@ interface Fetch {
 export function planFetch(article: boolean, operands: string[], folder: string): Fetch {
   const [source = 'host:', given, excess] = article ? [articleUrl, ...operands] : operands;
   if (excess !== undefined) throw new HelpNeeded(`one operand too many: ${excess}`);
+  refuseSchemes(source, given);
   const isUrl = /^https?:/i.test(source);
   if (isUrl && !URL.canParse(source)) throw new UsageError(`no URL: ${source}`);
   const url = isUrl ? new URL(source) : undefined;
+  const image = /^docker:\/\//i.test(source) ? parseReference(source) : undefined;
   const programs = /^host:(.*)$/s.exec(source)?.[1]?.split(',').filter(Boolean);
   const names = programs
     ? ['host', ...programs.map((path) => basename(path))]
-    : [
-        basename(url ? decodeURIComponent(url.pathname) : source).replace(
-          /\.tar(\.\w+)?$|\.t[gxb]z2?$|\.tzst$/,
-          '',
-        ),
-      ];
+    : image
+      ? [basename(image.repository)]
+      : [
+          basename(url ? decodeURIComponent(url.pathname) : source).replace(
+            /\.tar(\.\w+)?$|\.t[gxb]z2?$|\.tzst$/,
+            '',
+          ),
+        ];
   const dest = given ?? (source === articleUrl ? 'article' : names.join('-'));
   const isPath = dest.includes('/') || /^\.\.?$/.test(dest);
   if (!isPath && !/^\w[\w.+-]*$/.test(dest))
     throw new UsageError(
       `no name for a root file system: "${dest}": type ${scriptPath()} ${quote(source)} NAME`,
     );
-  return { source, url, programs, dest: isPath ? resolve(dest) : join(folder, dest) };
+  return { source, url, image, programs, dest: isPath ? resolve(dest) : join(folder, dest) };
+}
+
+/** Throws UsageError for a SOURCE that begins like a URL, but is none that can be fetched. */
+function refuseSchemes(source: string, dest = 'NAME'): void {
+  const [, scheme = '', slashes = ''] = /^([a-z][a-z0-9+.-]*):(\/*)/i.exec(source) ?? [];
+  if (/^docker$/i.test(scheme) && slashes !== '//') {
+    const name = source.slice('docker:'.length + slashes.length);
+    throw new UsageError(
+      `an image of a registry is docker://IMAGE: type ${scriptPath()} ${quote(`docker://${name}`)}`,
+    );
+  }
+  if (slashes.length < 2 || /^(https?|docker|host)$/i.test(scheme)) return;
+  throw new UsageError(
+    `SOURCE is https://, http:// or docker://, not ${scheme}://: type curl -fL ${quote(source)} | ${scriptPath()} - ${quote(dest)}`,
+  );
+}
+
+/** Throws UsageError for an option that means nothing for this SOURCE. */
+function refuseOptions({ source, image }: Fetch, values: Values<typeof options>): void {
+  const { platform, noCache, registryMirror, insecureRegistry, sha256, strip } = values;
+  const given = image ? { sha256, strip } : { platform, noCache, registryMirror, insecureRegistry };
+  const [name] = Object.entries(given).find(([, value]) => isGiven(value)) ?? [];
+  if (name === 'sha256')
+    throw new UsageError(
+      `--sha256 is for a tarball: type ${scriptPath()} ${quote(`${source.replace(/@.*/s, '')}@sha256:${sha256}`)}`,
+    );
+  if (name)
+    throw new UsageError(
+      `--${kebab(name)} is for ${image ? 'a tarball' : 'docker://IMAGE'}, not for ${source}`,
+    );
 }
 
 /** The status of a file that is SOURCE. Throws a Failure with the nearest name if there is none. */
@@ -199,15 +259,7 @@ function openArchive(
   freeBytes: number,
   say: (text: string) => void,
 ) {
-  const { maxSize = parseSize('20G'), maxEntries = 1_000_000, strip = 'auto' } = values;
-  const inspector = new TarInspector({
-    maxBytes: Math.min(maxSize, freeBytes),
-    maxBytesReason:
-      maxSize <= freeBytes ? ': --max-size allows more' : ', and no more is free on this file system',
-    maxEntries,
-    strip,
-    skipDevices: !mayMakeDevices ? 'all' : values.skipDevices ? 'unusual' : undefined,
-  });
+  const inspector = new TarInspector({ ...limitsOf(values, freeBytes), strip: values.strip ?? 'auto' });
   const hash = createHash('sha256');
   const total = {};
   async function* read() {
@@ -247,6 +299,7 @@ async function fill(
     await perform(steps);
     return summary;
   }
+  if (fetch.image) return fillImage(fetch.image, root, values, say, interrupted);
   const { bavail, bsize } = statfsSync(root);
   const archive = openArchive(fetch, values, bavail * bsize, say);
   const { inspector } = archive;
@@ -254,14 +307,66 @@ async function fill(
   if (readdirSync(root).length === 0)
     throw new Failure(`nothing is left of it after --strip ${inspector.strip}`);
   for (const warning of warnings) say(warning);
+  remark(root, inspector, say);
+  return `${inspector.entries} entries, ${formatSize(inspector.bytes)}, sha256 ${archive.sha256}`;
+}
+
+/** Says what is missing in a root file system that was unpacked. */
+function remark(
+  root: string,
+  { skippedDevices }: { skippedDevices: number },
+  say: (text: string) => void,
+): void {
   if (!isRoot)
     say(
       'without root: every file is yours; set-user-ID bits, extended attributes and device nodes are left out',
     );
-  else if (inspector.skippedDevices > 0) say(`${inspector.skippedDevices} device nodes left out`);
+  else if (skippedDevices > 0) say(`${skippedDevices} device nodes left out`);
   if (!['bin', 'usr', 'sbin'].some((name) => lstatSync(join(root, name), { throwIfNoEntry: false })))
     say('warning: neither /bin nor /usr in it: is it a root file system?');
-  return `${inspector.entries} entries, ${formatSize(inspector.bytes)}, sha256 ${archive.sha256}`;
+}
+
+/** What may be unpacked, and no more than `freeBytes`. */
+function limitsOf(
+  { maxSize = parseSize('20G'), maxEntries = 1_000_000, skipDevices }: Values<typeof options>,
+  freeBytes: number,
+) {
+  return {
+    maxBytes: Math.min(maxSize, freeBytes),
+    maxBytesReason:
+      maxSize <= freeBytes ? ': --max-size allows more' : ', and no more is free on this file system',
+    maxEntries,
+    skipDevices: !mayMakeDevices ? ('all' as const) : skipDevices ? ('unusual' as const) : undefined,
+  };
+}
+
+/** How the registry of an image is asked. */
+const registryOptions = (values: Values<typeof options>, say: (text: string) => void) => ({
+  platform: values.platform ?? hostPlatform(),
+  mirrors: values.registryMirror,
+  insecure: values.insecureRegistry,
+  say,
+});
+
+/** Makes the root file system of an image in the empty directory `root`. Returns a sentence that describes it. */
+async function fillImage(
+  reference: Reference,
+  root: string,
+  values: Values<typeof options>,
+  say: (text: string) => void,
+  interrupted: Promise<never>,
+): Promise<string> {
+  const directory = values.noCache ? undefined : openCache();
+  const progress = values.quiet ? undefined : new Progress();
+  const tell = (text: string) => (progress ? progress.say(text) : undefined);
+  const resolving = resolveImage(reference, { ...registryOptions(values, tell), directory });
+  const image = await Promise.race([resolving, interrupted]);
+  tell(`${showReference(reference)} is ${image.manifestDigest}`);
+  const { bavail, bsize } = statfsSync(root);
+  const layers = { directory, scratch: dirname(root), progress, limits: limitsOf(values, bavail * bsize) };
+  const applied = await fillFromImage(image, root, layers, tell, interrupted);
+  remark(root, applied, say);
+  return `${applied.entries} entries, ${formatSize(applied.bytes)}, ${image.manifest.layers.length} layers`;
 }
 
 /** Has `dest` made under another name beside it, then renames it: it exists completely or not at all, even after SIGKILL. */
@@ -329,11 +434,20 @@ function check(dest: string): void {
     throw new Failure('EBUSY: it is a mount point: give a new folder in it');
 }
 
-/** What --dry-run prints: the steps of `host:`; for an archive what an engineer would type. A file is checked first. */
-async function planDest(fetch: Fetch, values: Values<typeof options>): Promise<Step[]> {
-  const { source, dest, url, programs } = fetch;
+/**
+ * What --dry-run prints: the steps of `host:`; for an archive or an image what an engineer would type. A file, and the
+ * manifest of an image, is read and checked first.
+ */
+async function printDest(fetch: Fetch, values: Values<typeof options>): Promise<string> {
+  const { source, dest, url, image: reference, programs } = fetch;
   const making: Step = { run: sh`mkdir -p -m 755 ${dest}` };
-  if (programs) return [making, ...(await planHostRootfs(dest, programs)).steps];
+  if (programs) return toShell([making, ...(await planHostRootfs(dest, programs)).steps]);
+  if (reference) {
+    const settings = registryOptions(values, () => {});
+    const registry = openRegistry(reference, settings);
+    const image = await chooseImage(registry, wantedOf(reference), settings.platform);
+    return toShell([making]) + printImage(dest, image, await registry.byHand());
+  }
   const isFile = !url && source !== '-';
   const archive = isFile ? openArchive(fetch, values, Infinity, () => {}) : undefined;
   if (archive) for await (const _ of archive.checked);
@@ -342,12 +456,13 @@ async function planDest(fetch: Fetch, values: Values<typeof options>): Promise<S
   const strip = inspector?.strip ?? given ?? (source === articleUrl ? 1 : undefined); // it has all below rootfs/
   const file = url ? `${dest}.tar` : isFile ? resolve(source) : source;
   const steps = planByHand(dest, { file, url: url && source, sha256, strip, inspector }, values.skipDevices);
-  return [making, ...steps];
+  return toShell([making, ...steps]);
 }
 
 await main(import.meta.url, { options, operands: [0, 2] }, async (values, operands) => {
   const fetch = planFetch(values.article, operands, rootfsFolder);
   const { source, dest, url, programs } = fetch;
+  refuseOptions(fetch, values);
   const say = (text: string) => values.quiet || console.error(escapeControls(text));
   process.umask(0o022);
   const needed = programs ? ['ldd', ...asRoot.slice(0, 1)] : ['unshare', 'mount', 'chroot', 'tar', 'ldd'];
@@ -363,7 +478,7 @@ await main(import.meta.url, { options, operands: [0, 2] }, async (values, operan
   }
   try {
     if (values.dryRun) {
-      process.stdout.write(toShell(await planDest(fetch, values)));
+      process.stdout.write(await printDest(fetch, values));
       return 0;
     }
     say(await intoPlace(dest, (partial, interrupted) => fill(partial, fetch, values, say, interrupted)));

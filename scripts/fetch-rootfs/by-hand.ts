@@ -1,8 +1,10 @@
 // How an engineer would unpack an archive by hand, for --dry-run. fetch-rootfs.ts itself checks the archive in the
 // stream, and confines tar(1): that is no short runbook.
-import { sh } from '../helpers/shell.ts';
+import { quote, sh } from '../helpers/shell.ts';
 import type { Step } from '../helpers/steps.ts';
+import type { Image } from '../images/image.ts';
 import { type TarInspector, usualDevices } from '../images/inspector.ts';
+import type { ByHand } from '../images/registry.ts';
 import { planRoot, tarOptions } from '../images/unpack.ts';
 
 /** An archive, as far as it is known. */
@@ -61,4 +63,41 @@ export function planByHand(root: string, archive: Archive, skipDevices: boolean)
   if (strip && inspector?.rootAttributes) steps.push(...planRoot(root, inspector.rootAttributes));
   if (url) steps.push({ remove: file });
   return steps;
+}
+
+/**
+ * The shell commands that make a root file system of an image in the empty directory `root`. fetch-rootfs.ts also checks
+ * and confines as for an archive; and whiteouts, which remove what lower layers have, act inside of the root only.
+ */
+export function printImage(root: string, image: Image, { blobs, token, user }: ByHand): string {
+  const file = quote(`${root}.layer`);
+  const login = token ? ' --oauth2-bearer "$token"' : user ? ` --user ${quote(user)}` : '';
+  const fetch = (digest: string, to: string) =>
+    `curl --fail --location${login} --output ${to} ${quote(blobs.href)}${digest}`;
+  const digests = image.manifest.layers.map(({ digest }) => digest.slice('sha256:'.length));
+  const lines = [
+    ...(token
+      ? [
+          '# what the registry asks for; it is valid for some minutes',
+          `token=$(curl --fail --silent${user ? ` --user ${quote(user)}` : ''} ${quote(token.href)} |`,
+          `  sed -n 's/.*"\\(access_\\)\\{0,1\\}token" *: *"\\([^"]*\\)".*/\\2/p')`,
+        ]
+      : []),
+    '# the layers, the base first. fetch-rootfs.ts checks each header, and confines tar and the removal of files in a mount',
+    '# namespace and a chroot. This does not: unpack only an image that you trust.',
+    `for layer in ${digests.join(' \\\n  ')}; do`,
+    `  ${fetch('sha256:$layer', file)} || break`,
+    `  echo "$layer  "${file} | sha256sum --check --quiet || break`,
+    '  # .wh.NAME removes NAME of the layers below, .wh..wh..opq all that they have in a directory',
+    `  tar --list --file=${file} | grep -E '(^|/)\\.wh\\.[^/]*$' | while read -r name; do`,
+    `    in=${quote(root)}/$(dirname "$name") base=\${name##*/}`,
+    `    if [ "$base" = .wh..wh..opq ]; then find "$in" -mindepth 1 -delete; else rm -rf "$in/\${base#.wh.}"; fi`,
+    '  done',
+    `  tar --extract --file=${file} --directory=${quote(root)} --exclude='.wh.*' ${tarOptions.map(quote).join(' ')}`,
+    'done',
+    '# the configuration, which run.ts reads',
+    fetch(image.manifest.config.digest, quote(`${root}/.image.json`)),
+    `rm ${file}`,
+  ];
+  return lines.map((line) => `${line}\n`).join('');
 }

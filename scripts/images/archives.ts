@@ -2,7 +2,8 @@
 // package tar reads the headers of such an archive; nothing of it is unpacked, its layers are read where they are.
 // https://github.com/opencontainers/image-spec/blob/main/image-layout.md
 import { createHash } from 'node:crypto';
-import { closeSync, constants, createReadStream, fstatSync, openSync, readSync, statSync } from 'node:fs';
+import { constants, statSync } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
 import { join, posix } from 'node:path';
 import { Failure, reason, UsageError } from '../helpers/cli.ts';
 import { attempt } from '../helpers/pids.ts';
@@ -55,7 +56,7 @@ export async function openArchive(name: ArchiveName, options: ArchiveOptions): P
       ? await openDocker(name, files)
       : await openLayout(name, files);
   } catch (error) {
-    files.close();
+    await files.close();
     throw error;
   }
 }
@@ -63,35 +64,33 @@ export async function openArchive(name: ArchiveName, options: ArchiveOptions): P
 /** Files by their names. */
 interface Files {
   /** Throws a Failure if there is no such file. */
-  find(name: string): Part;
-  close(): void;
+  find(name: string): Promise<Part>;
+  close(): Promise<void>;
 }
 
 /** The files of a directory. */
 class Directory implements Files {
   #path: string;
-  #open: number[] = [];
+  #open: FileHandle[] = [];
 
   constructor(path: string) {
     this.#path = path;
   }
 
-  find(name: string): Part {
+  async find(name: string): Promise<Part> {
     const path = join(this.#path, name);
-    let fd: number;
-    try {
-      fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK); // a FIFO would wait for a writer
-    } catch (error) {
+    const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK).catch((error) => {
       throw new Failure(`${path}: ${reason(error)}`, { cause: error });
-    }
-    this.#open.push(fd);
-    const stats = fstatSync(fd);
+    });
+    this.#open.push(file);
+    const stats = await file.stat();
+    // a FIFO would have no end
     if (!stats.isFile()) throw new Failure(`${path} is no regular file`);
-    return { fd, start: 0, size: stats.size };
+    return { file, start: 0, size: stats.size };
   }
 
-  close(): void {
-    for (const fd of this.#open.splice(0)) closeSync(fd);
+  async close(): Promise<void> {
+    for (const file of this.#open.splice(0)) await file.close();
   }
 }
 
@@ -103,44 +102,26 @@ const maxLinks = 16;
 
 /** The files of a tar archive. */
 class Archive implements Files {
-  #fd: number;
+  #whole: Part;
   #files = new Map<string, Part>();
   #links = new Map<string, string>();
 
-  private constructor(fd: number) {
-    this.#fd = fd;
+  private constructor(whole: Part) {
+    this.#whole = whole;
   }
 
-  static async open(
-    { path, transport }: ArchiveName,
-    { scratch, maxBytes }: ArchiveOptions,
-  ): Promise<Archive> {
-    const given = path === '-' ? 0 : openSync(path, constants.O_RDONLY);
-    const stats = fstatSync(given);
-    if (stats.isDirectory())
-      throw new Failure(`EISDIR: it is a directory: type oci:${path} for an OCI layout`);
-    const start = Buffer.alloc(startBytes);
-    const isPlain =
-      stats.isFile() &&
-      path !== '-' &&
-      !findCompression(start.subarray(0, readSync(given, start, 0, startBytes, 0)));
-    let archive = new Archive(given);
-    if (!isPlain) {
-      const bytes = path === '-' ? process.stdin : createReadStream('', { fd: given, autoClose: false });
-      const part = await spool(decompress(bytes), scratch, maxBytes);
-      if (given !== 0) closeSync(given);
-      archive = new Archive(part.fd);
-    }
+  static async open(name: ArchiveName, options: ArchiveOptions): Promise<Archive> {
+    const archive = new Archive(await openPlain(name.path, options));
     try {
-      await archive.#index(transport === 'docker-archive');
+      await archive.#index(name.transport === 'docker-archive');
     } catch (error) {
-      archive.close();
+      await archive.close();
       throw error;
     }
     return archive;
   }
 
-  find(name: string): Part {
+  async find(name: string): Promise<Part> {
     let target = name;
     for (let links = 0; links < maxLinks; links++) {
       const part = this.#files.get(target);
@@ -152,24 +133,21 @@ class Archive implements Files {
     throw new Failure(`${show(name)} is a link to a link, and so on`);
   }
 
-  close(): void {
-    closeSync(this.#fd);
-  }
+  close = () => this.#whole.file.close();
 
   /** Reads the headers of all entries. Only regular files, directories and, in a docker archive, links to files in it. */
   async #index(takesLinks: boolean): Promise<void> {
     const [{ Header }, { Pax }] = await Promise.all([import('tar/header'), import('tar/pax')]);
-    const { size: end } = fstatSync(this.#fd);
-    const read = (at: number, length: number) => {
-      const bytes = Buffer.alloc(length);
-      if (readSync(this.#fd, bytes, 0, length, at) < length) throw new Failure('it is cut');
+    const { file, size: end } = this.#whole;
+    const read = async (start: number, size: number) => {
+      const bytes = await collect(readPart({ file, start, size }), size);
+      if (bytes.length < size) throw new Failure('it is cut in a header');
       return bytes;
     };
     let pax: InstanceType<typeof Pax> | undefined;
     let entries = 0;
     for (let at = 0; at < end; ) {
-      const bytes = read(at, block);
-      const header = new Header(bytes, 0, pax);
+      const header = new Header(await read(at, block), 0, pax);
       if (header.nullBlock) break;
       if (!header.cksumValid)
         throw new Failure(at === 0 ? 'it is no tar archive' : 'a header with a wrong checksum');
@@ -179,10 +157,10 @@ class Archive implements Files {
       if (!Number.isSafeInteger(size) || at + size > end) throw new Failure(`it is cut in ${show(path)}`);
       if (type === 'ExtendedHeader') {
         if (pax || size > maxHeaderBytes) throw new Failure('two pax headers for one entry, or a large one');
-        pax = Pax.parse(read(at, size).toString(), undefined);
+        pax = Pax.parse((await read(at, size)).toString(), undefined);
       } else {
         pax = undefined;
-        this.#add(type, path, { fd: this.#fd, start: at, size }, takesLinks ? linkpath : undefined);
+        this.#add(type, path, { file, start: at, size }, takesLinks ? linkpath : undefined);
       }
       at += Math.ceil(size / block) * block;
     }
@@ -203,12 +181,30 @@ class Archive implements Files {
   }
 }
 
+/** An archive as a file that can be read anywhere. Of a compressed one, or a stream, it makes a copy without a name. */
+async function openPlain(path: string, { scratch, maxBytes }: ArchiveOptions): Promise<Part> {
+  if (path === '-') return spool(decompress(process.stdin), scratch, maxBytes);
+  const file = await open(path, 'r');
+  const stats = await file.stat();
+  if (stats.isDirectory()) throw new Failure(`EISDIR: it is a directory: an OCI layout is oci:${path}`);
+  const whole = { file, start: 0, size: stats.isFile() ? stats.size : Infinity };
+  if (stats.isFile()) {
+    const start = await collect(readPart({ ...whole, size: Math.min(stats.size, startBytes) }), startBytes);
+    if (!findCompression(start)) return whole;
+  }
+  try {
+    return await spool(decompress(file.createReadStream({ autoClose: false })), scratch, maxBytes);
+  } finally {
+    await file.close();
+  }
+}
+
 /** A text of others for a message. */
 const show = (text: string) => JSON.stringify(text.slice(0, 200));
 
 /** A file that is JSON. Throws a Failure. */
 async function readJson(files: Files, name: string): Promise<unknown> {
-  const part = files.find(name);
+  const part = await files.find(name);
   if (part.size > maxManifestBytes) throw new Failure(`${name} is larger than ${maxManifestBytes} bytes`);
   const bytes = await collect(readPart(part), maxManifestBytes);
   try {
@@ -284,7 +280,7 @@ async function openLayout(name: ArchiveName, files: Files): Promise<ImageSource>
     name: showName(name),
     async openManifest(reference) {
       if (reference.startsWith('sha256:'))
-        return { mediaType: '', bytes: await collect(readPart(blobPart(reference)), maxManifestBytes) };
+        return { mediaType: '', bytes: await collect(readPart(await blobPart(reference)), maxManifestBytes) };
       const found = pick(images, name);
       const [first] = found;
       if (!first) throw new Failure('index.json has no image');
@@ -307,7 +303,9 @@ async function openLayout(name: ArchiveName, files: Files): Promise<ImageSource>
       };
       return { mediaType: blob.mediaType, bytes: await readBlob(source, blob, maxManifestBytes) };
     },
-    openBlob: ({ digest }, offsetBytes) => readPart(blobPart(digest), offsetBytes),
+    async *openBlob({ digest }, offsetBytes) {
+      yield* readPart(await blobPart(digest), offsetBytes);
+    },
     close: async () => files.close(),
   };
   return source;
@@ -337,7 +335,7 @@ async function openDocker(name: ArchiveName, files: Files): Promise<ImageSource>
   const found = pick(images, name);
   const [image] = found;
   if (!image || found.length > 1) throw ambiguous(found, name);
-  const configPart = files.find(image.config);
+  const configPart = await files.find(image.config);
   const config = await collect(readPart(configPart), maxManifestBytes);
   const blobs = new Map([[digestOf(config), configPart]]);
   const [, hex] = /^(?:blobs\/sha256\/)?([0-9a-f]{64})(?:\.json)?$/.exec(image.config) ?? [];
@@ -346,7 +344,7 @@ async function openDocker(name: ArchiveName, files: Files): Promise<ImageSource>
   const ids = (attempt(() => JSON.parse(config.toString())?.rootfs?.diff_ids) ?? []) as unknown[];
   const layers: Descriptor[] = [];
   for (const [index, layer] of image.layers.entries()) {
-    const part = files.find(layer);
+    const part = await files.find(layer);
     const digest = await findDigest(layer, part, ids[index]);
     blobs.set(digest, part);
     layers.push({ mediaType: 'application/vnd.oci.image.layer.v1.tar', digest, size: part.size });
@@ -378,8 +376,7 @@ async function openDocker(name: ArchiveName, files: Files): Promise<ImageSource>
 async function findDigest(name: string, part: Part, diffId: unknown): Promise<string> {
   const [, hex] = /^blobs\/sha256\/([0-9a-f]{64})$/.exec(name) ?? [];
   if (hex) return `sha256:${hex}`;
-  const start = Buffer.alloc(Math.min(block, part.size));
-  readSync(part.fd, start, 0, start.length, part.start);
+  const start = await collect(readPart({ ...part, size: Math.min(block, part.size) }), block);
   const known = isTar(start) ? attempt(() => checkDigest(diffId)) : undefined;
   if (known) return known;
   const hash = createHash('sha256');

@@ -28,11 +28,10 @@ import {
   unlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { homedir } from 'node:os';
+import { userInfo } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { Failure, reason } from '../helpers/cli.ts';
-import { ofDescriptor } from '../helpers/in-root.ts';
 import { lock } from '../helpers/lock.ts';
 import { attempt } from '../helpers/pids.ts';
 import { quote } from '../helpers/shell.ts';
@@ -40,7 +39,7 @@ import { formatSize } from '../helpers/units.ts';
 import { chooseImage, maxManifestBytes, showPlatform } from './choose.ts';
 import { collect } from './http.ts';
 import { checkDigest, type Descriptor, type Image, type ImageSource, type Platform } from './image.ts';
-import { Progress } from './progress.ts';
+import type { Progress } from './progress.ts';
 import { type Reference, showReference, wantedOf } from './reference.ts';
 import { openRegistry, type RegistryOptions } from './registry.ts';
 import { digestOf, shortDigest, verified, WrongBlob } from './verify.ts';
@@ -54,16 +53,21 @@ const stalePartialMilliseconds = 24 * 3600 * 1000;
 
 const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
 
+/** `barehand` in $XDG_CACHE_HOME or ~/.cache. */
+export function cacheDirectory(env: NodeJS.ProcessEnv = process.env): string {
+  // sudo may leave HOME that of the user
+  const isOwn = env.HOME && attempt(() => statSync(env.HOME as string))?.uid === process.geteuid?.();
+  const home = isOwn ? (env.HOME as string) : userInfo().homedir;
+  return resolve(env.XDG_CACHE_HOME || join(home, '.cache'), 'barehand');
+}
+
 /**
- * The directory of the cache, made if it is missing: `barehand` in $XDG_CACHE_HOME or ~/.cache. Throws a Failure if
- * another user could change it, or a directory above it.
+ * The directory of the cache, made if it is missing. Throws a Failure if another user could change it, or a directory
+ * above it.
  */
 export function openCache(env: NodeJS.ProcessEnv = process.env): string {
   const uid = process.geteuid?.() ?? 0;
-  // sudo may leave HOME that of the user
-  const isOwn = (home: string) => attempt(() => statSync(home))?.uid === uid;
-  const home = env.HOME && isOwn(env.HOME) ? env.HOME : homedir();
-  const directory = resolve(env.XDG_CACHE_HOME || join(home, '.cache'), 'barehand');
+  const directory = cacheDirectory(env);
   try {
     mkdirSync(directory, { recursive: true, mode: 0o700 });
     if (statSync(directory).uid === uid) chmodSync(directory, 0o700);
@@ -234,32 +238,42 @@ export interface LayerOptions {
   /** of openCache; undefined: files without a name in `scratch`, which are gone with this process */
   directory: string | undefined;
   scratch: string;
-  quiet?: boolean;
+  /** bars and lines about each layer; undefined: none */
+  progress?: Progress | undefined;
 }
 
 /**
- * Reads the layers of an image, three at a time, and verifies their digests and sizes. Returns a path for each, the
- * base layer first: it is `/proc/self/fd/N`, for this process only, and can neither be changed nor removed by others
- * until it is closed. Throws a Failure.
+ * Starts to read the layers of an image, three at a time. Returns what opens each of them, the base layer first, and may
+ * be called once: it waits until digest and size of the whole layer are verified, and throws a Failure if they are wrong.
  */
-export async function fetchLayers(image: Image, options: LayerOptions): Promise<string[]> {
-  const layers = new Map(image.manifest.layers.map((layer) => [layer.digest, layer]));
-  const progress = new Progress();
-  const files = new Map<string, string>();
-  const left = [...layers.values()];
-  checkSpace(left, options);
-  const work = async () => {
-    for (let layer = left.shift(); layer; layer = left.shift())
-      files.set(layer.digest, await cached(image, layer, options, progress));
+export function fetchLayers(image: Image, options: LayerOptions): (() => AsyncIterable<Buffer>)[] {
+  const { layers } = image.manifest;
+  const unique = [...new Map(layers.map((layer) => [layer.digest, layer])).values()];
+  checkSpace(unique, options);
+  const running = new Set<Promise<number>>();
+  const start = async (layer: Descriptor): Promise<number> => {
+    while (running.size >= parallelLayers) await Promise.race(running);
+    const file = cached(image, layer, options);
+    running.add(file);
+    // one that has failed stays: no other is begun
+    return file.finally(() => file.then(() => running.delete(file)).catch(() => options.progress?.end()));
   };
-  try {
-    await Promise.all(Array.from({ length: parallelLayers }, work));
-  } finally {
-    left.length = 0;
-    progress.end();
+  const files = new Map(unique.map((layer) => [layer.digest, start(layer)]));
+  for (const file of files.values()) file.catch(() => undefined);
+  if (options.directory !== undefined) {
+    const { directory } = options;
+    Promise.all(files.values())
+      .then(() => trim(directory))
+      .catch(() => undefined);
   }
-  if (options.directory !== undefined) trim(options.directory);
-  return image.manifest.layers.map(({ digest }) => files.get(digest) as string);
+  return layers.map(
+    ({ digest }, index) =>
+      async function* read() {
+        const fd = (await files.get(digest)) as number;
+        yield* readFrom(fd);
+        if (!layers.some((layer, at) => at > index && layer.digest === digest)) closeSync(fd);
+      },
+  );
 }
 
 /** Throws a Failure if there is less space than the layers need that are not in the cache. */
@@ -273,17 +287,19 @@ function checkSpace(layers: Descriptor[], { directory, scratch }: LayerOptions):
     );
 }
 
-/** A layer as a verified file, see fetchLayers: from the cache, or from where the image comes from. */
+/**
+ * Opens a verified layer of an image as a file for reading: of the cache, or read from where the image comes from. It
+ * stays the same, whatever happens to the cache. Throws a Failure.
+ */
 export async function cached(
   image: Image,
   layer: Descriptor,
-  { directory, scratch, quiet = false }: LayerOptions,
-  progress = new Progress(),
-): Promise<string> {
+  { directory, scratch, progress }: LayerOptions,
+): Promise<number> {
   const label = `layer ${shortDigest(layer.digest)}`;
-  const say = (text: string) => quiet || progress.say(`${label}: ${text}`);
+  const say = (text: string) => progress?.say(`${label}: ${text}`);
   const show = (chunks: AsyncIterable<Buffer>, startBytes: number) =>
-    quiet ? chunks : progress.show(chunks, label, { length: layer.size }, startBytes);
+    progress?.show(chunks, label, { length: layer.size }, startBytes) ?? chunks;
   const fill = (fd: number, path: string) => fillFile(fd, path, image.source, layer, show, say);
   if (directory === undefined) {
     const path = join(scratch, `.layer-${randomBytes(8).toString('hex')}`);
@@ -291,14 +307,14 @@ export async function cached(
     unlinkSync(path);
     await fill(fd, scratch);
     say(formatSize(layer.size));
-    return ofDescriptor(fd);
+    return fd;
   }
   const path = blobPath(directory, layer.digest);
   for (;;) {
     const found = await openVerified(directory, layer);
     if (found !== undefined) {
       say(`${formatSize(layer.size)}, in the cache already`);
-      return ofDescriptor(found);
+      return found;
     }
     const partial = `${path}.partial`;
     const fd = openSync(partial, O_RDWR | O_CREAT | O_NOFOLLOW, 0o600);
@@ -312,7 +328,7 @@ export async function cached(
         await fill(fd, partial);
         renameSync(partial, path);
         say(formatSize(layer.size));
-        return ofDescriptor(fd);
+        return fd;
       }
       closeSync(fd);
     } catch (error) {

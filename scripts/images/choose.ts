@@ -54,7 +54,7 @@ export function parsePlatform(text: string): Platform {
     string,
     ...string[],
   ];
-  const isWord = (word: string) => /^[a-z0-9_.-]{1,32}$/.test(word);
+  const isWord = (word: string) => /^[a-z0-9][a-z0-9_.-]{0,31}$/.test(word);
   if (!os || !isWord(architecture) || (variant !== undefined && !isWord(variant)) || words.length > 3)
     throw new UsageError(
       `not a platform of Linux: "${text}": write linux/amd64, linux/arm64 or linux/arm/v7`,

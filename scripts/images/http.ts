@@ -32,14 +32,18 @@ export interface HttpOptions {
   check?: (url: URL) => void;
 }
 
-/** Options of a download. */
-export interface DownloadOptions extends HttpOptions {
+/** How attempts are repeated. */
+export interface RetryOptions {
   /** before the first retry; doubled for each one more */
   backoffMilliseconds?: number;
-  /** gets the length when the server has sent it */
-  total?: { length?: number | undefined };
   /** called with a message before each retry */
   onRetry?: (message: string) => void;
+}
+
+/** Options of a download. */
+export interface DownloadOptions extends HttpOptions, RetryOptions {
+  /** gets the length when the server has sent it */
+  total?: { length?: number | undefined };
   /** the first byte that is wanted; more than 0 only for what has a digest */
   startBytes?: number;
   /** its content never changes, since its name is a digest that the caller verifies */
@@ -67,12 +71,12 @@ const changed = () => new Final(`it changed on the server while it was being rea
 
 /** Yields the bytes at a URL, in order and each once, over as many connections as it takes. */
 export async function* download(source: URL | Opener, options: DownloadOptions = {}): AsyncGenerator<Buffer> {
-  const { backoffMilliseconds = 500, total = {}, startBytes = 0, hasDigest = false } = options;
+  const { total = {}, startBytes = 0, hasDigest = false } = options;
   const open = source instanceof URL ? openUrl(source, options) : source;
   const hash = createHash('sha256');
   let received = startBytes;
   let validator: string | undefined;
-  let failures = 0;
+  const retries = new Retries(options);
   for (;;) {
     const receivedBefore = received;
     try {
@@ -108,20 +112,39 @@ export async function* download(source: URL | Opener, options: DownloadOptions =
       if (known === 0 && received >= (total.length ?? 0)) return;
       throw new Error(`the connection ended after ${received} of ${total.length ?? 'unknown'} bytes`);
     } catch (error) {
-      const { code = '' } = error as NodeJS.ErrnoException;
-      if (/CERT|SIGNATURE|ISSUER/.test(code))
-        throw new Failure(`${reason(error)}: NODE_EXTRA_CA_CERTS=FILE adds an authority of your own`);
-      const isHopeless =
-        /ERR_TLS|ERR_INVALID/.test(code) || (received === startBytes && unreachable.includes(code));
-      failures = received - receivedBefore >= worthwhileBytes ? 1 : failures + 1;
-      const pauseSeconds = error instanceof TryLater ? error.seconds : 0;
-      const isFinal = error instanceof Final || isHopeless || pauseSeconds > maxPauseSeconds;
-      if (isFinal || failures > maxFailures) throw error;
-      const wait = pauseSeconds > 0 ? `, in ${pauseSeconds} s` : '';
-      options.onRetry?.(`${reason(error)}: going on at byte ${received}${wait} (attempt ${failures + 1})`);
-      const backoff = Math.min(backoffMilliseconds * 2 ** (failures - 1), 10_000);
-      await sleep(Math.max(backoff, pauseSeconds * 1000));
+      const isNothing = received === startBytes;
+      await retries.wait(error, received - receivedBefore, isNothing, `going on at byte ${received}`);
     }
+  }
+}
+
+/** Counts the failures of attempts in a row, and waits before the next one. */
+export class Retries {
+  readonly #options: RetryOptions;
+  #failures = 0;
+
+  constructor(options: RetryOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Waits after a failed attempt, which has moved so many bytes; `isNothing`: none has moved any. Throws the error if
+   * another attempt is useless, or there were too many. `next` tells what the next one does.
+   */
+  async wait(error: unknown, movedBytes: number, isNothing: boolean, next: string): Promise<void> {
+    const { backoffMilliseconds = 500, onRetry } = this.#options;
+    const { code = '' } = error as NodeJS.ErrnoException;
+    if (/CERT|SIGNATURE|ISSUER/.test(code))
+      throw new Failure(`${reason(error)}: NODE_EXTRA_CA_CERTS=FILE adds an authority of your own`);
+    const isHopeless = /ERR_TLS|ERR_INVALID/.test(code) || (isNothing && unreachable.includes(code));
+    this.#failures = movedBytes >= worthwhileBytes ? 1 : this.#failures + 1;
+    const pauseSeconds = error instanceof TryLater ? error.seconds : 0;
+    const isFinal = error instanceof Final || isHopeless || pauseSeconds > maxPauseSeconds;
+    if (isFinal || this.#failures > maxFailures) throw error;
+    const wait = pauseSeconds > 0 ? `, in ${pauseSeconds} s` : '';
+    onRetry?.(`${reason(error)}: ${next}${wait} (attempt ${this.#failures + 1})`);
+    const backoff = Math.min(backoffMilliseconds * 2 ** (this.#failures - 1), 10_000);
+    await sleep(Math.max(backoff, pauseSeconds * 1000));
   }
 }
 
@@ -321,8 +344,11 @@ async function upload(
   moved = () => void timer.refresh();
   try {
     const sending = pipeline(timed(), asked);
-    await Promise.race([sending, response]).catch(() => undefined);
     sending.catch(() => undefined);
+    // that it cannot be sent is told by the answer, if one comes; that it cannot be read is not
+    await Promise.race([sending, response]).catch((error) => {
+      if (error instanceof Failure) throw error;
+    });
   } finally {
     clearTimeout(timer);
   }

@@ -5,7 +5,8 @@ import { closeSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Failure, reason } from '../helpers/cli.ts';
 import { embedded } from '../helpers/embedded.ts';
-import { ofDescriptor, openInRoot, withRoot } from '../helpers/in-root.ts';
+import { ofDescriptor, openInRoot, statsInRoot, withRoot } from '../helpers/in-root.ts';
+import { attempt } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
 import { perform } from '../helpers/steps.ts';
 import { decompress } from './compression.ts';
@@ -45,9 +46,10 @@ class Changes {
   opaque: string[] = [];
   /** what is no directory here, but may be one in the layers below */
   replacing: string[] = [];
-  /** directories that have an entry, and all those above entries */
+  /** directories that have an entry, those above an entry, and those above a whiteout */
   #listed = new Set<string>();
   #above = new Set<string>();
+  #marked = new Set<string>();
   #directoryNames: Set<string>;
 
   constructor(directoryNames: Set<string>) {
@@ -59,20 +61,20 @@ class Changes {
 
   /** Directories that may change without having an entry: their times are to stay as they are. */
   get unlisted(): string[] {
-    return [...this.#above].filter((path) => !this.#listed.has(path));
+    return [...new Set([...this.#above, ...this.#marked])].filter((path) => !this.#listed.has(path));
   }
 
   /** Notes an entry. false: it is no part of the file system. Throws Failure if it can't be part of a layer. */
   visit(type: string, path: string): boolean {
     if (path === configFile || path.startsWith(`${configFile}/`)) return false;
-    for (let above = path; above !== ''; ) {
-      above = parentOf(above);
-      if (this.#above.has(above)) break;
-      this.#above.add(above);
-      this.#directoryNames.add(nameOf(above));
-    }
     const parts = path.split('/');
     const marked = parts.findIndex((part) => part.startsWith('.wh.'));
+    const directories = marked < 0 ? this.#above : this.#marked;
+    for (let above = path; above !== '' && !directories.has(parentOf(above)); ) {
+      above = parentOf(above);
+      directories.add(above);
+      this.#directoryNames.add(nameOf(above));
+    }
     if (marked >= 0) {
       this.#visitWhiteout(path, parts, marked);
       return false;
@@ -181,11 +183,11 @@ export async function applyLayers(
         ? await applyOver(layer, spooled, root, tools, interrupted)
         : await unpack(checked, inspector, root, interrupted, tools);
       for (const warning of warnings) say(warning);
-      if (spooled) closeSync(spooled.fd);
+      await spooled?.file.close();
     }
   } finally {
     isOver = true;
-    next?.then(({ spooled }) => spooled && closeSync(spooled.fd)).catch(() => undefined);
+    next?.then(({ spooled }) => spooled?.file.close()).catch(() => undefined);
   }
   await keepTime(root, () => writeConfig(root, config));
   return applied;
@@ -211,33 +213,29 @@ async function applyOver(
     await remove('path', changes.hidden);
     await remove('directory', changes.replacing);
     const warnings = await unpack(readPart(part), inspector, root, interrupted, tools);
-    const touch = [...sh`-0 -n 2`, ...toolWords(tools, 'touch'), ...sh`-c -d`];
-    if (times.length > 0)
-      await runConfined(
-        root,
-        tools,
-        [...toolWords(tools, 'xargs'), ...touch],
-        list(times.flat()),
-        interrupted,
-      );
+    const touch = [...toolWords(tools, 'xargs'), ...sh`-0 -n 2`, ...toolWords(tools, 'touch'), ...sh`-c -d`];
+    // the layer may have replaced a directory
+    const left = withRoot(root, (top) =>
+      times.filter(({ path }) => statsInRoot(top, path, { lastLink: true })?.isDirectory()),
+    );
+    const words = list(left.flatMap(({ time, path }) => [time, latin1(path)]));
+    if (left.length > 0) await keepTime(root, () => runConfined(root, tools, touch, words, interrupted));
     return warnings;
   };
   return changes.isListed('') ? work() : keepTime(root, work);
 }
 
-/** The times of directories that a layer changes but does not list, and their paths in the root, for touch(1). */
-function readTimes(root: string, changes: Changes): [time: string, path: string][] {
+/** The times of directories that a layer changes but does not list, and their paths in the root without symlinks. */
+function readTimes(root: string, changes: Changes): { time: string; path: string }[] {
   return withRoot(root, (top) =>
     changes.unlisted.flatMap((path) => {
       const name = Buffer.from(path, 'latin1').toString();
       // a name that is not UTF-8 has no path for node: its directory gets the time of now
-      if (path === '' || latin1(name) !== path) return [];
-      const found = openInRoot(top, name);
+      const found = path === '' || latin1(name) !== path ? undefined : attempt(() => openInRoot(top, name));
       if (!found) return [];
       try {
-        const place = latin1(found.path);
-        if (changes.isListed(place.slice(1))) return [];
-        return [[timeOf(ofDescriptor(found.fd)), place] as [string, string]];
+        const isListed = changes.isListed(latin1(found.path.slice(1)));
+        return isListed ? [] : [{ time: timeOf(ofDescriptor(found.fd)), path: found.path }];
       } finally {
         closeSync(found.fd);
       }

@@ -2,7 +2,7 @@
 // https://github.com/opencontainers/distribution-spec, https://distribution.github.io/distribution/spec/auth/token/
 import type { IncomingMessage } from 'node:http';
 import { isIPv4 } from 'node:net';
-import { type Failure, reason } from '../helpers/cli.ts';
+import { Failure, reason, UsageError } from '../helpers/cli.ts';
 import { attempt } from '../helpers/pids.ts';
 import { manifestTypes, maxManifestBytes } from './choose.ts';
 import { type Credentials, credentialFiles, findCredentials, loginCommand } from './credentials.ts';
@@ -36,6 +36,29 @@ export interface RegistryOptions
   say?: (message: string) => void;
 }
 
+/** HOST or HOST:PORT of --insecure-registry. Throws UsageError. */
+export function parseRegistry(text: string): string {
+  const isHost =
+    URL.canParse(`http://${text}`) && new URL(`http://${text}`).host === text.replace(/:80$/, '');
+  if (isHost) return text;
+  throw new UsageError(`not HOST or HOST:PORT of a registry: "${text}"`);
+}
+
+/** The URL of --registry-mirror. Throws UsageError. */
+export function parseMirror(text: string): URL {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  if (
+    url &&
+    /^https?:$/.test(url.protocol) &&
+    !url.username &&
+    !url.search &&
+    !url.hash &&
+    url.pathname === '/'
+  )
+    return url;
+  throw new UsageError(`not the URL of a registry, such as https://mirror.example.org: "${text}"`);
+}
+
 /** Answers that are no blobs, such as tokens and errors, have no more. */
 const maxAnswerBytes = 1 << 20;
 
@@ -43,6 +66,14 @@ const maxAnswerBytes = 1 << 20;
 export function isLoopback(hostname: string): boolean {
   const isAddress = isIPv4(hostname) && hostname.startsWith('127.');
   return isAddress || hostname === '[::1]' || /^(.*\.)?localhost$/.test(hostname);
+}
+
+/** How the blobs of a repository are read by hand. */
+export interface ByHand {
+  blobs: URL;
+  /** undefined: none is needed */
+  token: URL | undefined;
+  user: string | undefined;
 }
 
 /** A request to a registry; it may have to be sent twice. `what` is what messages call what is asked for. */
@@ -61,6 +92,7 @@ export class Registry {
   #base: Promise<URL> | undefined;
   #authorization: string | undefined;
   #credentials: Promise<Credentials | undefined> | undefined;
+  #tokenUrl: URL | undefined;
 
   /** `mirror`: asked instead of the registry that `reference` names. */
   constructor(reference: Reference, options: RegistryOptions, mirror?: URL) {
@@ -83,7 +115,9 @@ export class Registry {
 
   #mayBePlain = (url: URL) =>
     isLoopback(url.hostname) ||
-    (this.#options.insecure ?? []).some((host) => host === url.host || host === url.hostname);
+    (this.#options.insecure ?? []).some((host) =>
+      [url.host, url.hostname].includes(new URL(`http://${host}`).host),
+    );
 
   /** Options for a request to a URL: a proxy cannot reach the loopback interface of this machine. */
   #optionsFor = (url: URL): HttpOptions =>
@@ -107,16 +141,21 @@ export class Registry {
     );
   }
 
+  /** The URL of the registry. */
+  base(): Promise<URL> {
+    this.#base ??= this.#findBase().catch((error) => {
+      this.#base = undefined;
+      throw error;
+    });
+    return this.#base;
+  }
+
   /**
    * Asks for a path, or a URL that the registry gave, with the credentials that it wants. Returns an answer whose status
    * is in `expected`. Throws Final for other answers, or a Failure that a retry can fix.
    */
   async ask(path: string | URL, request: Asked, expected: number[]): Promise<IncomingMessage> {
-    this.#base ??= this.#findBase();
-    const base = await this.#base.catch((error) => {
-      this.#base = undefined;
-      throw error;
-    });
+    const base = await this.base();
     const url = new URL(path, base);
     const isOurs = url.origin === base.origin;
     for (let first = true; ; first = false) {
@@ -185,6 +224,7 @@ export class Registry {
       request = () => ({ method: 'POST', headers, body: { bytes: form.length, chunks: [form] } });
     } else {
       for (const [name, value] of query) realm.searchParams.append(name, value);
+      this.#tokenUrl = realm;
       request = () => ({ authorization: credentials && basic(credentials) });
     }
     const open: Opener = async () => {
@@ -192,7 +232,7 @@ export class Registry {
       if (response.statusCode === 200) return response;
       throw await this.#refused(response, await this.#textOf(response), at.host, 'token');
     };
-    const bytes = await collect(download(open, this.#downloadOptions()), maxAnswerBytes);
+    const bytes = await collect(download(open, this.downloadOptions()), maxAnswerBytes);
     const answer = attempt(() => JSON.parse(bytes.toString())) as Record<string, unknown> | undefined;
     const token = answer?.token || answer?.access_token;
     // it becomes a header
@@ -201,7 +241,8 @@ export class Registry {
     return token;
   }
 
-  #downloadOptions = (): DownloadOptions => {
+  /** Options of what is repeated. */
+  downloadOptions = (): DownloadOptions => {
     const { backoffMilliseconds, say } = this.#options;
     return {
       ...this.#http,
@@ -239,6 +280,16 @@ export class Registry {
     );
   }
 
+  /** What a person would give to curl(1): where blobs are, where a token comes from, and the user that it asks for. */
+  async byHand(): Promise<ByHand> {
+    const credentials = this.#authorization === undefined ? undefined : await this.#findCredentials();
+    return {
+      blobs: new URL(`/v2/${this.reference.repository}/blobs/`, await this.base()),
+      token: this.#tokenUrl,
+      user: credentials && 'user' in credentials ? credentials.user : undefined,
+    };
+  }
+
   /** Reads the manifest or index that a tag or digest names. It is not verified. */
   async readManifest(reference: string): Promise<{ mediaType: string; bytes: Buffer }> {
     let response: IncomingMessage | undefined;
@@ -251,7 +302,7 @@ export class Registry {
       );
       return response;
     };
-    const bytes = await collect(download(open, this.#downloadOptions()), maxManifestBytes).catch((error) => {
+    const bytes = await collect(download(open, this.downloadOptions()), maxManifestBytes).catch((error) => {
       throw error instanceof Final && error.message.startsWith('it is larger')
         ? new Final(`its manifest is larger than ${maxManifestBytes} bytes`)
         : error;
@@ -268,7 +319,7 @@ export class Registry {
     const open: Opener = (headers) =>
       this.ask(path, { headers, what: digest }, headers.Range ? [200, 206] : [200]);
     const options = { total: { length: size }, startBytes: offsetBytes, hasDigest: true };
-    return download(open, { ...this.#downloadOptions(), ...options });
+    return download(open, { ...this.downloadOptions(), ...options });
   }
 }
 
@@ -285,7 +336,10 @@ function errorIn(text: string): { isKnown: boolean; message: string } {
 }
 
 /** Opens a registry as a source of an image: mirrors of Docker Hub first, each until it fails. */
-export function openRegistry(reference: Reference, options: RegistryOptions = {}): ImageSource {
+export function openRegistry(
+  reference: Reference,
+  options: RegistryOptions = {},
+): ImageSource & { byHand(): Promise<ByHand> } {
   const mirrors = reference.registry === 'docker.io' ? (options.mirrors ?? []) : [];
   const left = [
     ...mirrors.map((url) => new Registry(reference, options, url)),
@@ -294,12 +348,16 @@ export function openRegistry(reference: Reference, options: RegistryOptions = {}
   /** Goes on with the next registry; the last one's error is the error. */
   const giveUp = (registry: Registry, error: unknown) => {
     if (left[0] !== registry) return; // another blob has met it already
-    if (left.length < 2) throw error;
+    if (left.length < 2)
+      throw error instanceof Failure
+        ? error
+        : new Failure(`${registry.host}: ${reason(error)}`, { cause: error });
     left.shift();
     options.say?.(`the mirror ${registry.host} fails: ${reason(error)}: going on without it`);
   };
   return {
     name: showReference(reference),
+    byHand: () => (left[0] as Registry).byHand(),
     async openManifest(wanted) {
       for (;;) {
         const registry = left[0] as Registry;

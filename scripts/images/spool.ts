@@ -1,44 +1,50 @@
-// Files without a name, for what must be read more than once.
-import { closeSync, createReadStream, createWriteStream, openSync, unlinkSync } from 'node:fs';
-import { pipeline } from 'node:stream/promises';
+// Parts of open files, and files without a name, for what must be read more than once.
+import { unlinkSync } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
 import { Failure } from '../helpers/cli.ts';
 import { formatSize } from '../helpers/units.ts';
 
 /** A part of an open file: where it begins, and how many bytes it has. */
 export interface Part {
-  fd: number;
+  file: FileHandle;
   start: number;
   size: number;
 }
 
-/** The bytes of a part from `offsetBytes` on. */
-export async function* readPart({ fd, start, size }: Part, offsetBytes = 0): AsyncGenerator<Buffer> {
-  if (offsetBytes >= size) return; // node takes an end before the start for an error
-  const range = { start: start + offsetBytes, end: start + size - 1 };
-  yield* createReadStream('', { fd, autoClose: false, highWaterMark: 1 << 18, ...range });
+const chunkBytes = 1 << 18;
+
+/**
+ * The bytes of a part from `offsetBytes` on; fewer if the file is shorter. The file stays open: node's streams close it
+ * when they are not read to their end.
+ */
+export async function* readPart({ file, start, size }: Part, offsetBytes = 0): AsyncGenerator<Buffer> {
+  for (let at = start + offsetBytes; at < start + size; ) {
+    const length = Math.min(chunkBytes, start + size - at);
+    const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(length), 0, length, at);
+    if (bytesRead === 0) return;
+    yield buffer.subarray(0, bytesRead);
+    at += bytesRead;
+  }
 }
 
 /**
- * Writes chunks to a new file, whose name `path` is gone at once: the caller closes `fd`, and the file is gone too. Throws
- * a Failure if there are more than `maxBytes`.
+ * Writes chunks to a new file, whose name `path` is gone at once: the caller closes `file`, and it is gone too. Throws a
+ * Failure if there are more than `maxBytes`.
  */
 export async function spool(chunks: AsyncIterable<Buffer>, path: string, maxBytes: number): Promise<Part> {
-  const fd = openSync(path, 'wx+', 0o600);
-  unlinkSync(path);
-  let size = 0;
-  async function* counted() {
+  const file = await open(path, 'wx+', 0o600);
+  try {
+    unlinkSync(path);
+    let size = 0;
     for await (const chunk of chunks) {
       size += chunk.length;
       if (size > maxBytes)
         throw new Failure(`it has more than ${formatSize(maxBytes)}: --max-size allows more`);
-      yield chunk;
+      await file.writeFile(chunk);
     }
-  }
-  try {
-    await pipeline(counted(), createWriteStream('', { fd, autoClose: false }));
+    return { file, start: 0, size };
   } catch (error) {
-    closeSync(fd);
+    await file.close();
     throw error;
   }
-  return { fd, start: 0, size };
 }

@@ -40,7 +40,8 @@ export async function unpack(
     yield* checked;
   }
   // / is the new root: absolute names and links need no change
-  const words = sh`--extract --file=- --strip-components=${inspector.strip ?? 0} ${tarOptions} --absolute-names`;
+  const words = sh`--extract --file=- --strip-components=${inspector.strip ?? 0} ${tarOptions} --absolute-names
+    --delay-directory-restore`;
   const command = [...toolWords(found, 'tar'), ...words];
   const warnings = await runConfined(root, found, command, archive(), interrupted);
   // the mount point has changed the time of the root directory
