@@ -28,6 +28,8 @@ export interface Making {
   sparse: boolean;
   /** the archive may change while it is read: that is a warning */
   changing: boolean;
+  /** does some work while ROOTFS stands still: pauses the container that it is of */
+  still: <Result>(work: () => Promise<Result>) => Promise<Result>;
   /** settles only if the work is interrupted, with an error */
   interrupted: Promise<never>;
   say: (text: string) => void;

@@ -1,9 +1,10 @@
 // What an image is built upon: the layers of another image as they are, and the root file system that they make.
 import { closeSync, createReadStream, mkdirSync, openSync, readSync } from 'node:fs';
 import { join } from 'node:path';
-import { Failure } from '../helpers/cli.ts';
+import { Failure, UsageError } from '../helpers/cli.ts';
+import { ofDescriptor } from '../helpers/in-root.ts';
 import { openArchive, parseArchiveName } from '../images/archives.ts';
-import { fetchLayers, openCache, resolveImage } from '../images/cache.ts';
+import { cached, openCache, resolveImage } from '../images/cache.ts';
 import { chooseImage } from '../images/choose.ts';
 import { findCompression, startBytes } from '../images/compression.ts';
 import type { Image, Platform } from '../images/image.ts';
@@ -11,50 +12,76 @@ import { applyLayers } from '../images/layers.ts';
 import { parseReference } from '../images/reference.ts';
 import { mayMakeDevices } from '../images/unpack.ts';
 import { type Layer, layerTypes } from '../images/write.ts';
+import type { Making } from './archive.ts';
 import { type Inherited, parseInherited } from './config.ts';
-import { openDirectory, type Source } from './source.ts';
+import type { Entry } from './entries.ts';
+import { type LayerCompression, makeLayer, readEntriesOf } from './layers.ts';
+import { findRootfs, openDirectory } from './source.ts';
 
-/** Whether a word names an image, and no directory. */
-export const isImage = (text: string) => /^(docker:\/\/|(docker-archive|oci-archive|oci):)/.test(text);
-
-/** An image that another one is built upon. */
+/** What an image is built upon. */
 export interface Base {
   layers: Layer[];
-  root: Source;
-  inherited: Inherited;
+  /** the entries of the root file system that they make */
+  entries: Entry[];
+  /** the configuration, if it is an image */
+  inherited: Inherited | undefined;
 }
 
-/**
- * Reads an image, verifies it, and unpacks it into a directory in `folder`. Throws a Failure, or what `interrupted`
- * throws.
- */
-export async function openBaseImage(
+/** How a base is read. */
+export interface BaseOptions {
+  platform: Platform;
+  compression: LayerCompression;
+  /** registries that may be asked without encryption */
+  insecure: string[];
+}
+
+/** Reads a base: an image, as fetch-rootfs.ts names it, or a directory, which becomes a layer in `folder`. Throws Failure. */
+export async function readBase(
   text: string,
-  platform: Platform,
+  options: BaseOptions,
+  making: Making,
   folder: string,
-  say: (text: string) => void,
-  interrupted: Promise<never>,
 ): Promise<Base> {
+  if (/^(docker:\/\/|(docker-archive|oci-archive|oci):)/.test(text))
+    return readImage(text, options, making, folder);
+  const found = findRootfs(text);
+  if ('container' in found) throw new UsageError(`--base ${text} is a container: it changes while it runs`);
+  const root = openDirectory(found.directory);
+  const { layer, entries } = await makeLayer(root, making, options.compression, folder, { sums: true });
+  return { layers: layer ? [layer] : [], entries, inherited: undefined };
+}
+
+/** Reads an image, verifies it, and unpacks it into a directory in `folder`. */
+async function readImage(
+  text: string,
+  { platform, insecure }: BaseOptions,
+  making: Making,
+  folder: string,
+): Promise<Base> {
+  const { say, interrupted } = making;
   const name = parseArchiveName(text);
-  // who packs an image has the disk for it
-  const limits = { maxBytes: Infinity, maxBytesReason: '', maxEntries: Infinity };
-  const image = name
-    ? await chooseImage(
-        await openArchive(name, { scratch: join(folder, 'archive'), maxBytes: Infinity }),
-        name.reference ?? 'latest',
-        platform,
-      )
-    : await resolveImage(parseReference(text), { platform, directory: openCache() });
   const directory = name ? undefined : openCache();
-  const files = await fetchLayers(image, { directory, scratch: folder, quiet: true });
+  const scratch = { scratch: join(folder, 'archive'), maxBytes: Infinity };
+  const image = name
+    ? await chooseImage(await openArchive(name, scratch), name.reference ?? 'latest', platform)
+    : await resolveImage(parseReference(text), { platform, directory, insecure, say });
+  const files: string[] = [];
+  for (const layer of image.manifest.layers)
+    files.push(ofDescriptor(await cached(image, layer, { directory, scratch: folder })));
   const root = join(folder, 'base');
   mkdirSync(root);
   const open = files.map((file) => () => createReadStream(file));
-  const skipDevices = mayMakeDevices ? undefined : ('all' as const);
-  await applyLayers(image, open, root, { ...limits, skipDevices }, say, interrupted);
+  const limits = {
+    // who packs an image has the disk for it
+    maxBytes: Infinity,
+    maxBytesReason: '',
+    maxEntries: Infinity,
+    skipDevices: mayMakeDevices ? undefined : ('all' as const),
+  };
+  await applyLayers(image, open, root, limits, say, interrupted);
   return {
     layers: files.map((file, index) => layerOf(image, index, file)),
-    root: openDirectory(root),
+    entries: await readEntriesOf(openDirectory(root), making),
     inherited: parseInherited(image.config.toString(), text),
   };
 }
