@@ -1,11 +1,11 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-pack-rootfs.ts: pack a root file system: a tarball, or an image for other engines
+pack-rootfs.ts: pack a root file system as a tarball, or as an image for engines
 
 USAGE
   pack-rootfs.ts [OPTION...] ROOTFS OUT
-  pack-rootfs.ts [OPTION...] ROOTFS --oci DIR|FILE | --docker FILE
+  pack-rootfs.ts [OPTION...] ROOTFS --oci PATH|--docker FILE|--push IMAGE
   pack-rootfs.ts --manifest KIND --image IMAGE NAME | -- WORD...
 
   ROOTFS  a path (with a / in it), or the name of a folder in rootfs/
@@ -16,6 +16,8 @@ USAGE
           -: standard output, not compressed
 
   The same content gives the same bytes. Prints the digest of what was made.
+  SOURCE_DATE_EPOCH in the environment, seconds since 1970, is the latest time
+  of a file, and the time of an image, else that of its newest file.
 
 EXAMPLES
   pack-rootfs.ts alpine alpine.tar.gz
@@ -23,31 +25,17 @@ EXAMPLES
   pack-rootfs.ts --oci layout --base debian ./debian-with-nginx
 
 OPTIONS
-* --oci DIR|FILE    make an image: the directory of an OCI layout, or an archive
-                    of one if the name ends in .tar
-* --docker FILE     make an image: an archive that docker load, podman load and
-                    skopeo take
-* --tag NAME[:TAG]  the name of the image (default: none, and the tag latest)
-* --base BASE       make a layer of what differs from BASE, another ROOTFS, which
-                    is the layer below it
-* --entrypoint WORD|JSON  what a container starts: one word, or a JSON list of
-                    words; without --cmd, its arguments are then none
-* --cmd WORD|JSON   what it starts without an entrypoint, or the arguments of
-                    that
-* -e, --env KEY=VALUE  set this variable; may be repeated
-  -u, --user USER   start it as this user, USER or USER:GROUP
-  -w, --workdir DIR start it in this directory
-  -l, --label KEY=VALUE  a label of the image; may be repeated
-  --expose PORT     the image listens on this port, 80 or 53/udp; may be repeated
-  --stop-signal NAME  the signal that stops it
-  --platform OS/ARCH[/VARIANT]  what it runs on (default: this host)
-                    Defaults of all these are in ROOTFS/.image.json, which
-                    fetch-rootfs.ts has written and which is not packed itself
-  --compression gzip|zstd|xz|none  how to compress: layers of an image (default:
-                    gzip, not xz), or OUT, whose name tells it otherwise
-  --no-pause        do not pause the container: what is written meanwhile may be
-                    packed in part
-* --force           replace OUT if it exists
+* --oci PATH        make an image: a directory in the OCI layout
+                    a PATH that ends in .tar is an archive of that
+* --docker FILE     make an image: an archive for docker load and podman load
+                    its name ends in .tar
+* --push IMAGE      make an image, and send it to docker://HOST/NAME[:TAG]
+                    with the credentials of ~/.docker/config.json
+  --compression gzip|zstd|xz|none  how to compress: layers of an image (default
+                    gzip; not xz), or OUT, whose name tells it otherwise
+  --no-pause        do not pause the container: a file that is written meanwhile
+                    may be packed in part
+  --force           replace OUT if it exists
 * -q, --quiet       print nothing but errors on standard error
   --json            print digest, size, and more as JSON
 * --dry-run         print the steps as shell, and make nothing
@@ -60,9 +48,26 @@ OPTIONS
   -h, --help        print the usual options; --help all prints all of this
   --version         print name and version
 
-ENVIRONMENT
-  SOURCE_DATE_EPOCH  seconds since 1970: files that are newer get this time, and
-                    so does the image, else that of its newest file
+IMAGE OPTIONS
+* --tag NAME[:TAG]  name the image (default: no name, and the tag latest)
+* --base BASE       make a layer only of what differs from BASE
+                    BASE becomes the layers below: another ROOTFS, or an image,
+                    whose layers stay as they are: docker://IMAGE, oci:DIR,
+                    docker-archive:FILE or oci-archive:FILE
+* --cmd WORD|JSON   what a container starts: one word, or a JSON list of words
+                    after an entrypoint its arguments
+  --entrypoint WORD|JSON  what it starts before that
+                    its arguments are those of --cmd, and no others
+* -e, --env KEY=VALUE  set a variable; may be repeated
+  -u, --user USER   start it as this user, USER or USER:GROUP
+  -w, --workdir DIR  start it in this directory
+  -l, --label KEY=VALUE  label the image; may be repeated
+  --expose PORT     it listens on this port, 80 or 53/udp; may be repeated
+  --stop-signal NAME  the signal that stops it
+  --platform NAME   what it runs on, such as linux/arm64 (default: this host)
+                    Defaults of all these are in ROOTFS/.image.json, where
+                    fetch-rootfs.ts keeps them, and which is not packed itself
+  --insecure-registry HOST[:PORT]  ask this registry by http if it has no https
 
 CHANGES
   Makes OUT completely or not at all, readable for its owner only: it may hold
@@ -81,57 +86,33 @@ SEE ALSO
   tar(1), mount_namespaces(7), nsenter(1), the OCI image specification, and
   reproducible-builds.org (SOURCE_DATE_EPOCH)
 */
-import { readdirSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { basename, join, resolve } from 'node:path';
-import { scriptPath } from './helpers/called.ts';
-import { readHierarchies } from './helpers/cgroups.ts';
-import { Failure, HelpNeeded, main, reason, UsageError, type Values } from './helpers/cli.ts';
-import { readTextInRoot } from './helpers/in-root.ts';
-import { didYouMean, escapeControls } from './helpers/messages.ts';
-import { attempt } from './helpers/pids.ts';
+import { Failure, HelpNeeded, isGiven, kebab, main, reason, UsageError, type Values } from './helpers/cli.ts';
+import { escapeControls } from './helpers/messages.ts';
+import { OutputError } from './helpers/output.ts';
 import { requirePrograms } from './helpers/programs.ts';
-import { rootfsFolder } from './helpers/rootfs.ts';
-import { findContainer, isName, ownContainers, type WholeContainer } from './helpers/target.ts';
 import { formatSize, parseSignal } from './helpers/units.ts';
-import { hostPlatform, parsePlatform } from './images/choose.ts';
-import { parseReference, showReference } from './images/reference.ts';
+import { parsePlatform } from './images/choose.ts';
+import { pushImage } from './images/push.ts';
+import { parseReference, type Reference, showReference } from './images/reference.ts';
+import { parseRegistry } from './images/registry.ts';
 import { findTar } from './images/unpack.ts';
-import {
-  type ImageName,
-  packImage,
-  writeDockerArchive,
-  writeOciArchive,
-  writeOciLayout,
-} from './images/write.ts';
-import {
-  type Compression,
-  compressions,
-  imageFile,
-  type Making,
-  readArchive,
-  write,
-} from './pack-rootfs/archive.ts';
+import { type ImageName, writeDockerArchive, writeOciArchive, writeOciLayout } from './images/write.ts';
+import { type Compression, compressions, type Making, readArchive, write } from './pack-rootfs/archive.ts';
 import { planByHand } from './pack-rootfs/by-hand.ts';
-import {
-  makeConfig,
-  parseDirectory,
-  parseInherited,
-  parsePair,
-  parsePort,
-  parseUser,
-  parseWords,
-} from './pack-rootfs/config.ts';
-import type { Entry } from './pack-rootfs/entries.ts';
-import { readLaunched } from './pack-rootfs/launched.ts';
-import { type LayerCompression, makeLayer } from './pack-rootfs/layers.ts';
-import { planJob, planPod, toYaml } from './pack-rootfs/manifest.ts';
-import { checkOut, intoPlace, untilInterrupted } from './pack-rootfs/out.ts';
+import { parseDirectory, parsePair, parsePort, parseUser, parseWords } from './pack-rootfs/config.ts';
+import { makeImage } from './pack-rootfs/image.ts';
+import { parseManifest, printManifest } from './pack-rootfs/launched.ts';
+import type { LayerCompression } from './pack-rootfs/layers.ts';
+import { checkOut, intoPlace, untilInterrupted, withFolder } from './pack-rootfs/out.ts';
 import { whilePaused } from './pack-rootfs/pause.ts';
-import { openContainer, openDirectory, type Source } from './pack-rootfs/source.ts';
+import { findRootfs, openContainer, openDirectory, type Source } from './pack-rootfs/source.ts';
 
 export const options = {
   oci: { parse: String },
   docker: { parse: parseArchiveName },
+  push: { parse: parsePush },
   tag: { parse: parseReference },
   manifest: { parse: parseManifest },
   image: { parse: parseReference },
@@ -145,6 +126,7 @@ export const options = {
   expose: { parse: parsePort, many: true },
   stopSignal: { parse: parseSignal },
   platform: { parse: parsePlatform },
+  insecureRegistry: { parse: parseRegistry, many: true },
   compression: { parse: parseCompression },
   noPause: {},
   force: {},
@@ -158,29 +140,9 @@ function parseArchiveName(text: string): string {
   throw new UsageError(`an archive of docker load is not compressed: its name ends in .tar, not "${text}"`);
 }
 
-/** Prints a manifest, and on standard error what it does not hold. */
-function printManifest(
-  kind: 'kubernetes' | 'nomad',
-  values: Values<typeof options>,
-  name: string | undefined,
-  words: string[],
-  say: (text: string) => void,
-): void {
-  if (!values.image)
-    throw new UsageError(
-      '--manifest needs --image, the name that the image has in a registry: --image HOST/NAME:TAG',
-    );
-  const launched = readLaunched(name, words, values.image);
-  const { manifest, remarks } = kind === 'nomad' ? planJob(launched) : planPod(launched);
-  for (const remark of remarks) say(`not as run.ts has it: ${remark}`);
-  process.stdout.write(
-    `${kind === 'nomad' || values.json ? JSON.stringify(manifest, null, 2) : toYaml(manifest)}\n`,
-  );
-}
-
-function parseManifest(text: string): 'kubernetes' | 'nomad' {
-  if (text === 'kubernetes' || text === 'nomad') return text;
-  throw new UsageError(`no kind of manifest: "${text}": choose kubernetes or nomad`);
+function parsePush(text: string): Reference {
+  if (/^docker:\/\//.test(text)) return parseReference(text);
+  throw new UsageError(`"${text}" is no image of a registry: write docker://HOST/NAME[:TAG]`);
 }
 
 function parseCompression(text: string): Compression {
@@ -191,21 +153,31 @@ function parseCompression(text: string): Compression {
 /** What is to be made. */
 export type Out = { path: string; compression: Compression } & (
   | { kind: 'tarball' }
-  | { kind: 'layout' | 'oci-archive' | 'docker-archive'; compression: LayerCompression; name: ImageName }
+  | {
+      kind: 'layout' | 'oci-archive' | 'docker-archive' | 'push';
+      compression: LayerCompression;
+      name: ImageName;
+    }
 );
+
+/** The options that mean nothing for a tarball. */
+const imageOptions = [
+  ...(['tag', 'base', 'entrypoint', 'cmd', 'env', 'user', 'workdir', 'label', 'expose'] as const),
+  ...(['stopSignal', 'platform', 'insecureRegistry'] as const),
+];
 
 /** What the options and the operand OUT mean. Throws UsageError where they mean nothing, or several things. */
 export function planOut(values: Values<typeof options>, out: string | undefined): Out {
-  const { oci, docker, tag, compression, base } = values;
-  const given = [out, oci, docker].filter((path) => path !== undefined);
-  if (given.length === 0) throw new HelpNeeded('an operand is missing: OUT, or --oci or --docker');
-  if (given.length > 1) throw new UsageError('either OUT, or --oci, or --docker');
+  const { oci, docker, push, compression } = values;
+  const given = [out, oci, docker, push && showReference(push)].filter((path) => path !== undefined);
+  if (given.length === 0) throw new HelpNeeded('an operand is missing: OUT, or --oci, --docker or --push');
+  if (given.length > 1) throw new UsageError('either OUT, or --oci, --docker or --push');
   const path = given[0] as string;
+  const tag = values.tag ?? push;
   if (out !== undefined) {
-    const imageOptions = { base, tag, entrypoint: values.entrypoint, cmd: values.cmd, user: values.user };
-    const lone = Object.entries(imageOptions).find(([, value]) => value !== undefined);
+    const lone = imageOptions.find((name) => isGiven(values[name]));
     if (lone)
-      throw new UsageError(`--${lone[0]} is for an image: a tarball has none: give --oci or --docker`);
+      throw new UsageError(`--${kebab(lone)} is for an image: give --oci, --docker or --push, and no OUT`);
     if (path === '-') return { kind: 'tarball', path, compression: compression ?? 'none' };
     const found = Object.entries(compressions).find(([, { form }]) => form.test(path));
     if (!found && !compression)
@@ -215,9 +187,11 @@ export function planOut(values: Values<typeof options>, out: string | undefined)
   if (compression === 'xz') throw new UsageError('engines take no layers that are compressed with xz');
   if (tag?.digest)
     throw new UsageError('--tag is NAME[:TAG]: the digest of an image follows from its content');
-  const kind = docker ? 'docker-archive' : path.endsWith('.tar') ? 'oci-archive' : 'layout';
   const name = { full: tag && showReference(tag), tag: tag?.tag ?? 'latest' };
-  return { kind, path: resolve(path), compression: compression ?? 'gzip', name };
+  const image = { compression: compression ?? 'gzip', name } as const;
+  if (push) return { kind: 'push', path, ...image };
+  const kind = docker ? 'docker-archive' : path.endsWith('.tar') ? 'oci-archive' : 'layout';
+  return { kind, path: resolve(path), ...image };
 }
 
 /** SOURCE_DATE_EPOCH. Throws UsageError if it is no number: the same bytes are expected then. */
@@ -225,29 +199,6 @@ function readEpoch(text = process.env.SOURCE_DATE_EPOCH): number | undefined {
   if (text === undefined || text === '') return undefined;
   if (/^\d{1,11}$/.test(text)) return Number(text);
   throw new UsageError(`SOURCE_DATE_EPOCH is a number of seconds since 1970, not "${text}"`);
-}
-
-/** What a ROOTFS operand means: a directory, or a container that runs. Throws Failure if it is neither. */
-function findRootfs(operand: string): { directory: string } | { container: WholeContainer } {
-  const isDirectory = (path: string) => attempt(() => statSync(path).isDirectory());
-  if (!isName(operand)) {
-    if (isDirectory(operand)) return { directory: resolve(operand) };
-    const what = attempt(() => statSync(operand)) ? 'it is no directory' : 'there is no such directory';
-    throw new Failure(`cannot pack ${operand}: ${what}`);
-  }
-  const hierarchies = readHierarchies();
-  const directory = join(rootfsFolder, operand);
-  const isContainer = /^\d+$/.test(operand) || ownContainers(hierarchies).includes(operand);
-  const container = isContainer ? attempt(() => findContainer(hierarchies, operand)) : undefined;
-  if (container?.first) return { container };
-  if (isDirectory(directory)) return { directory };
-  if (isContainer) return { container: findContainer(hierarchies, operand) };
-  const folders = attempt(() => readdirSync(rootfsFolder, { withFileTypes: true })) ?? [];
-  const names = folders.filter((entry) => entry.isDirectory()).map(({ name }) => name);
-  const near = didYouMean(operand, [...names, ...ownContainers(hierarchies)]);
-  throw new Failure(
-    `there is no container and no folder in rootfs/ with the name ${operand}${near || `: ${scriptPath('ps')} shows containers; a path has a / in it: ./${operand}`}`,
-  );
 }
 
 /** What was made, as --json prints it. */
@@ -261,86 +212,47 @@ interface Made {
   layers: { digest: string; size: number; diffId: string }[] | null;
 }
 
-/** Does some work while the container is paused, if ROOTFS is one. */
-type WhileStill = <Result>(work: () => Promise<Result>) => Promise<Result>;
-
 /** Makes a tarball at `file`. */
-async function makeTarball(
-  source: Source,
-  making: Making,
-  still: WhileStill,
-  out: Out,
-  file: string,
-): Promise<Made> {
+async function makeTarball(source: Source, making: Making, out: Out, file: string): Promise<Made> {
   let entries = 0;
   const archive = readArchive(source, making, () => {
     entries++;
   });
-  const { sha256, bytes } = await still(() => write(archive, out.compression, file));
+  const { sha256, bytes } = await making.still(() => write(archive, out.compression, file));
   return { out: out.path, digest: `sha256:${sha256}`, size: bytes, entries, layers: null };
 }
 
-/** Makes an image at `file`, with all that it needs meanwhile in `folder`. */
-async function makeImage(
+/** Makes an image, and writes it to `file` or sends it to a registry. */
+async function deliverImage(
   source: Source,
   making: Making,
-  still: WhileStill,
   out: Exclude<Out, { kind: 'tarball' }>,
   values: Values<typeof options>,
   folder: string,
   file: string,
 ): Promise<Made> {
-  const { compression, name, kind, path } = out;
-  const text = readTextInRoot(source.root, `/${imageFile}`);
-  const inherited = parseInherited(text, `${source.label}/${imageFile}`);
-  const platform = values.platform ?? inherited.platform ?? hostPlatform();
-  const below = values.base === undefined ? undefined : await openBase(values.base);
-  const base = below && (await makeLayer(below, making, compression, folder, { sums: true }));
-  const top = await still(() =>
-    makeLayer(source, making, compression, folder, base && { before: base.entries }),
-  );
-  const layers = [base?.layer, top.layer].filter((layer) => layer !== undefined);
-  if (base && !top.layer) making.say(`it does not differ from ${values.base}`);
-
-  const created = making.latestSeconds ?? newest(top.entries);
-  const image = packImage(layers, platform, makeConfig(inherited, values), new Date(created * 1000));
+  const { image, layers, entries } = await makeImage(source, making, out.compression, values, folder);
+  const { push, insecureRegistry: insecure } = values;
   const scratch = join(folder, 'layout');
-  const writing =
-    kind === 'layout'
-      ? writeOciLayout(image, name, file)
-      : (kind === 'docker-archive' ? writeDockerArchive : writeOciArchive)(image, name, file, scratch);
-  await Promise.race([writing, making.interrupted]);
+  const delivered = {
+    layout: async () => writeOciLayout(image, out.name, file),
+    'oci-archive': () => writeOciArchive(image, out.name, file, scratch),
+    'docker-archive': () => writeDockerArchive(image, out.name, file, scratch),
+    push: () => pushImage(push as Reference, image, { insecure, say: making.say }),
+  }[out.kind]();
+  await Promise.race([delivered, making.interrupted]);
   return {
-    out: path,
+    out: out.path,
     digest: image.manifestDigest,
     size: layers.reduce((sum, { descriptor }) => sum + descriptor.size, 0),
-    entries: top.entries.length,
+    entries,
     layers: layers.map(({ descriptor: { digest, size }, diffId }) => ({ digest, size, diffId })),
   };
 }
 
-/** The latest time of these entries that is a date, in whole seconds: for what has to have a date, and always the same. */
-const newest = (entries: Entry[]) =>
-  entries.reduce(
-    (latest, { mtimeSeconds }) => Math.max(latest, Math.min(Math.floor(mtimeSeconds), 253402300799)),
-    0,
-  );
-
-/** The root file system below a layer. */
-async function openBase(operand: string): Promise<Source> {
-  const found = findRootfs(operand);
-  if ('container' in found)
-    throw new UsageError(`--base ${operand} is a container: it changes while it runs`);
-  return openDirectory(found.directory);
-}
-
 await main(import.meta.url, { options, operands: [0, 2], rest: true }, async (values, operands, rest) => {
   const say = (text: string) => values.quiet || console.error(`pack-rootfs: ${escapeControls(text)}`);
-  if (values.manifest) {
-    if (operands.length > 1) throw new HelpNeeded(`one operand too many: ${operands[1]}`);
-    printManifest(values.manifest, values, operands[0], rest, say);
-    return 0;
-  }
+  if (values.manifest) return printManifest(values.manifest, values, operands, rest, say);
   if (values.image) throw new UsageError('--image is for --manifest');
   const [operand, outOperand, ...more] = [...operands, ...rest];
   if (operand === undefined) throw new HelpNeeded('an operand is missing');
@@ -352,8 +264,7 @@ await main(import.meta.url, { options, operands: [0, 2], rest: true }, async (va
   if (container?.remark) say(container.remark);
   const source = 'container' in found ? openContainer(found.container) : openDirectory(found.directory);
   const paused = values.noPause ? undefined : container;
-  const still: WhileStill = (work) => (paused ? whilePaused(paused, work) : work());
-  if (out.path !== '-')
+  if (out.path !== '-' && out.kind !== 'push')
     checkOut(
       out.path,
       out.kind === 'layout' ? 'layout' : 'file',
@@ -378,21 +289,24 @@ await main(import.meta.url, { options, operands: [0, 2], rest: true }, async (va
         latestSeconds,
         sparse: out.kind === 'tarball',
         changing: container !== undefined && values.noPause,
+        still: (work) => (paused ? whilePaused(paused, work) : work()),
         interrupted,
         say,
       };
       const make = (folder: string, file: string) =>
         out.kind === 'tarball'
-          ? makeTarball(source, making, still, out, file)
-          : makeImage(source, making, still, out, values, folder, file);
-      return out.path === '-' ? make('', '-') : intoPlace(out.path, make);
+          ? makeTarball(source, making, out, file)
+          : deliverImage(source, making, out, values, folder, file);
+      if (out.path === '-') return make('', '-');
+      if (out.kind !== 'push') return intoPlace(out.path, make);
+      return withFolder(join(tmpdir(), 'barehand-push'), (folder) => make(folder, ''));
     });
     say(`${made.entries} entries, ${formatSize(made.size)}, ${made.digest}`);
     if (out.path === '-') return 0;
     console.log(values.json ? JSON.stringify(made, null, 2) : made.digest);
     return 0;
   } catch (error) {
-    if (error instanceof UsageError) throw error;
+    if (error instanceof UsageError || error instanceof OutputError) throw error;
     throw new Failure(`cannot pack ${operand}: ${reason(error)}`, { cause: error });
   }
 });

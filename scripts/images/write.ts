@@ -124,10 +124,18 @@ function linkOrCopy(from: string, to: string): void {
 async function writeArchive(directory: string, names: string[], file: string): Promise<void> {
   const { create } = await import('tar');
   closeSync(openSync(file, 'wx', 0o600)); // as docker save does
-  // portable: neither owners nor times of this host
   await create(
-    { file, cwd: directory, portable: true, mtime: new Date(0), noDirRecurse: true, strict: true },
-    [...names],
+    {
+      file,
+      cwd: directory,
+      strict: true,
+      noDirRecurse: true,
+      // neither owners, times nor modes, which umask(2) has changed
+      portable: true,
+      mtime: new Date(0),
+      filter: (_, stat) => Boolean(Object.assign(stat, { mode: constants.S_IFREG | 0o644 })),
+    },
+    names,
   );
 }
 

@@ -1,15 +1,16 @@
 // Reading a root file system: tar(1) writes the archive. Bulk data are streamed through node:child_process, because zx
 // keeps the whole output of a program in memory.
-import { type ChildProcess, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { createHash, type Hash } from 'node:crypto';
-import { createWriteStream } from 'node:fs';
+import { createWriteStream, write as writeTo } from 'node:fs';
 import { delimiter, isAbsolute } from 'node:path';
-import { Duplex } from 'node:stream';
+import { Duplex, Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { createGzip } from 'node:zlib';
 import { Failure } from '../helpers/cli.ts';
 import { embedded } from '../helpers/embedded.ts';
-import { print } from '../helpers/output.ts';
+import { OutputError } from '../helpers/output.ts';
 import { requirePrograms } from '../helpers/programs.ts';
 import { type Command, pathDirectories, sh } from '../helpers/shell.ts';
 import { asRoot, feed, outcome, type Tools, toolWords } from '../images/confine.ts';
@@ -27,6 +28,8 @@ export interface Making {
   sparse: boolean;
   /** the archive may change while it is read: that is a warning */
   changing: boolean;
+  /** does some work while ROOTFS stands still: pauses the container that it is of */
+  still: <Result>(work: () => Promise<Result>) => Promise<Result>;
   /** settles only if the work is interrupted, with an error */
   interrupted: Promise<never>;
   say: (text: string) => void;
@@ -42,7 +45,7 @@ export const imageFile = '.image.json';
 export const tarOptions = (latestSeconds: number | undefined, sparse: boolean): Command => [
   ...sh`--format=posix --pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime`,
   ...sh`--sort=name --numeric-owner --xattrs --xattrs-include=* --xattrs-exclude=security.selinux`,
-  ...(sparse ? ['--sparse'] : []),
+  ...(sparse ? sh`--sparse --sparse-version=0.0` : []), // later versions put the PID of tar into names
   ...(latestSeconds === undefined ? [] : sh`--clamp-mtime --mtime=@${latestSeconds}`),
   ...sh`--anchored --no-wildcards --exclude=./${imageFile}`,
 ];
@@ -74,28 +77,20 @@ export async function* readArchive(
   const ended = outcome(child);
   ended.catch(() => undefined);
   interrupted.catch(() => child.kill('SIGKILL'));
+  let complete = false;
   try {
     const list = Buffer.from((names ?? []).map((name) => `${name}\0`).join(''), 'latin1');
-    const feeding = names
-      ? feed(
-          child,
-          (async function* () {
-            yield list;
-          })(),
-        )
-      : undefined;
+    const feeding = names && feed(child, Readable.from([list]));
     feeding?.catch(() => undefined);
-    yield* readEntries(child.stdout as AsyncIterable<Buffer> & ChildProcess['stdout'], see, sums);
+    yield* readEntries(child.stdout as Readable, see, sums);
     await feeding;
-  } catch (error) {
-    // tar, or what starts it, may have said why there is no whole archive
-    tell(await ended, source, making);
-    throw error;
+    complete = true;
   } finally {
-    child.kill('SIGKILL');
-    await ended.catch(() => undefined);
+    if (!complete) child.stdout?.destroy();
+    // what tar, or what confines it, says of an archive that is cut
+    const result = await ended;
+    if (complete || typeof result.end === 'number') tell(result, source, making);
   }
-  tell(await ended, source, making);
 }
 
 /** Says what tar left out. Throws a Failure of what it said if it failed, or if what it read has changed. */
@@ -161,7 +156,7 @@ export async function write(
   const sink =
     file === '-'
       ? async (source: AsyncIterable<Buffer>) => {
-          for await (const chunk of source) print(chunk);
+          for await (const chunk of source) await toStandardOutput(chunk);
         }
       : // it may hold password hashes and keys: docker save gives it to nobody else either
         createWriteStream(file, { flags: 'wx', mode: 0o600 });
@@ -169,6 +164,19 @@ export async function write(
   if (compression === 'none') await pipeline(source, counted, sink);
   else await pipeline(source, compressor(compression), counted, sink);
   return { sha256: packed.digest('hex'), plainSha256: plain.digest('hex'), bytes };
+}
+
+/** Writes to standard output. A reader that does not read on keeps no signal from ending this process. */
+async function toStandardOutput(chunk: Buffer): Promise<void> {
+  for (let at = 0; at < chunk.length; )
+    try {
+      at += await new Promise<number>((resolve, reject) =>
+        writeTo(1, chunk, at, (error, bytes) => (error ? reject(error) : resolve(bytes))),
+      );
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw new OutputError(error as Error);
+      await sleep(10); // another process has made it non-blocking
+    }
 }
 
 async function* hashed(source: AsyncIterable<Buffer>, hash: Hash): AsyncGenerator<Buffer> {

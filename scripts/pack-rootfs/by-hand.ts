@@ -27,7 +27,7 @@ export function planByHand(
   latestSeconds: number | undefined,
 ): string {
   const isTarball = out.kind === 'tarball';
-  const file = isTarball ? out.path : `${out.path}.layer.tar`;
+  const file = isTarball ? out.path : `${stemOf(out)}.layer.tar`;
   const { command } = compressions[isTarball ? out.compression : 'none'];
   const tar = [
     ...sh`tar --create --file=- --directory=${source.printed.directory}`,
@@ -52,6 +52,9 @@ export function planByHand(
   return toShell(pausing) + reading + toShell([...thawing, ...image]);
 }
 
+/** What the names of files begin with that are made on the way to an image. */
+const stemOf = ({ kind, path }: Out) => (kind === 'push' ? './image' : path);
+
 /** The command that mounts the root directory over itself, before another one that comes after it. */
 function binding({ printed: { directory, enter } }: Source): Command {
   if (!enter.includes('nsenter')) return sh`sh -ec ${'mount --bind "$0" "$0"; exec "$@"'} ${directory}`;
@@ -66,11 +69,12 @@ function binding({ printed: { directory, enter } }: Source): Command {
 
 /** The steps that make an image of a layer, by umoci(1) and skopeo(1). */
 function planImage(
-  { kind, path, name }: Out,
+  out: Out,
   layer: string,
   config: ConfigOptions & { base: string | undefined; platform: Platform | undefined },
 ): Step[] {
-  const layout = kind === 'layout' ? path : `${path}.layout`;
+  const { kind, path, name } = out;
+  const layout = kind === 'layout' ? path : `${stemOf(out)}.layout`;
   const image = `${layout}:${name?.tag ?? 'latest'}`;
   const each = (option: string, values: string[] | undefined) =>
     (values ?? []).flatMap((value) => [option, value]);
@@ -103,9 +107,10 @@ function planImage(
     { remove: layer },
   ];
   if (kind === 'layout') return steps;
-  const target =
-    kind === 'docker-archive'
-      ? `docker-archive:${path}${name?.full ? `:${name.full}` : ''}`
-      : `oci-archive:${path}:${name?.tag}`;
-  return [...steps, { run: sh`skopeo copy oci:${image} ${target}` }, { remove: layout }];
+  const targets: Record<string, string> = {
+    'docker-archive': `docker-archive:${path}${name?.full ? `:${name.full}` : ''}`,
+    'oci-archive': `oci-archive:${path}:${name?.tag}`,
+    push: `docker://${path}`,
+  };
+  return [...steps, { run: sh`skopeo copy oci:${image} ${targets[kind] as string}` }, { remove: layout }];
 }

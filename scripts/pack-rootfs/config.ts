@@ -43,8 +43,7 @@ const fields: [name: string, is: (value: unknown) => boolean, what: string][] = 
 ];
 
 /** Reads the configuration of an image. Throws Failure for what is none: a container may have written it. */
-export function parseInherited(text: string | undefined, file: string): Inherited {
-  if (text === undefined) return { config: {}, platform: undefined };
+export function parseInherited(text: string, file: string): Inherited {
   const wrong = (what: string) => new Failure(`${file} is not an OCI image configuration: ${what}`);
   let image: unknown;
   try {
@@ -70,7 +69,10 @@ export function parseInherited(text: string | undefined, file: string): Inherite
 }
 
 /** What a container is started with: the options, else what is inherited. Always in the same order. */
-export function makeConfig({ config }: Inherited, options: ConfigOptions): Record<string, unknown> {
+export function makeConfig(
+  { config }: Pick<Inherited, 'config'>,
+  options: ConfigOptions,
+): Record<string, unknown> {
   const { entrypoint, cmd, env, user, workdir, label, expose, stopSignal } = options;
   const pairs = (list: string[]) => list.map((one) => one.split(/=(.*)/s).slice(0, 2) as [string, string]);
   const variables = new Map([...pairs((config.Env as string[]) ?? []), ...pairs(env)]);

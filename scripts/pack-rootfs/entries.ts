@@ -87,7 +87,7 @@ function readEntry(header: Buffer, pax: Map<string, string>): Entry {
   const prefix = text(header, 345, 155);
   const name = text(header, 0, 100);
   return {
-    name: pax.get('GNU.sparse.name') ?? pax.get('path') ?? (prefix ? `${prefix}/${name}` : name),
+    name: pax.get('path') ?? (prefix ? `${prefix}/${name}` : name),
     type: header.toString('latin1', 156, 157),
     link: pax.get('linkpath') ?? text(header, 157, 100),
     mtimeSeconds: Number(pax.get('mtime') ?? octal(header, 136, 12)),

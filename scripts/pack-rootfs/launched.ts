@@ -1,4 +1,4 @@
-// What run.ts was given: the words behind `--`, or those that the record of a container has.
+// --manifest: what run.ts was given, by the words behind `--` or by the record of a container, as a manifest.
 import { realpathSync } from 'node:fs';
 import { scriptPath } from '../helpers/called.ts';
 import { Failure, HelpNeeded, parseArguments, UsageError } from '../helpers/cli.ts';
@@ -10,7 +10,7 @@ import { readImageConfig } from '../run/image.ts';
 import { options } from '../run/options.ts';
 import { defaultShell, findRootfs } from '../run/rootfs.ts';
 import { addSandbox } from '../run/sandbox.ts';
-import type { Launched } from './manifest.ts';
+import { type Launched, planJob, planPod, toYaml } from './manifest.ts';
 
 /** The words of the container `name`. Its relative paths are those of the directory that it was started in. */
 function recordedWords(name: string): string[] {
@@ -39,7 +39,7 @@ const withoutRootfs = ({ user, group = 0 }: UserChoice): User => ({
  * What a manifest is made of. `name`: a container with a record; `words`: the words of run.ts. Throws UsageError for words
  * that run.ts would refuse, and Failure if names of users can't be looked up.
  */
-export function readLaunched(name: string | undefined, words: string[], image: Reference): Launched {
+function readLaunched(name: string | undefined, words: string[], image: Reference): Launched {
   if ((name === undefined) === (words.length === 0))
     throw new UsageError('--manifest takes either NAME, or behind -- the words of run.ts');
   const parsed = parseArguments(
@@ -70,4 +70,28 @@ export function readLaunched(name: string | undefined, words: string[], image: R
     user: user && (rootfs === undefined ? withoutRootfs(user) : findUser(rootfs, user)),
     groups: rootfs === undefined ? (groupAdd as number[]) : findGroups(rootfs, groupAdd),
   };
+}
+
+/** The engine that a manifest is for. Throws UsageError. */
+export function parseManifest(text: string): 'kubernetes' | 'nomad' {
+  if (text === 'kubernetes' || text === 'nomad') return text;
+  throw new UsageError(`no kind of manifest: "${text}": choose kubernetes or nomad`);
+}
+
+/** Prints a manifest, and what it does not hold by `say`. `operands` and `rest` are those of pack-rootfs.ts. */
+export function printManifest(
+  kind: ReturnType<typeof parseManifest>,
+  { image, json }: { image: Reference | undefined; json: boolean },
+  operands: string[],
+  rest: string[],
+  say: (text: string) => void,
+): number {
+  if (operands.length > 1) throw new HelpNeeded(`one operand too many: ${operands[1]}`);
+  if (!image) throw new UsageError('--manifest needs --image, its name in a registry: --image HOST/NAME:TAG');
+  const launched = readLaunched(operands[0], rest, image);
+  const { manifest, remarks } = kind === 'nomad' ? planJob(launched) : planPod(launched);
+  for (const remark of remarks) say(`not as run.ts has it: ${remark}`);
+  const text = kind === 'nomad' || json ? JSON.stringify(manifest, null, 2) : toYaml(manifest);
+  process.stdout.write(`${text}\n`);
+  return 0;
 }

@@ -15,6 +15,13 @@ export interface Made {
   entries: Entry[];
 }
 
+/** All entries of a root file system, with their sums. */
+export async function readEntriesOf(source: Source, making: Making): Promise<Entry[]> {
+  const entries: Entry[] = [];
+  for await (const _ of readArchive(source, making, (entry) => entries.push(entry), { sums: true }));
+  return entries;
+}
+
 /**
  * Makes a layer of a root file system. With `before`, the entries of another one, it has what is to be done to that; the
  * root file system is read twice then, and may not change in between. `sums`: the entries get their sums.
@@ -31,7 +38,7 @@ export async function makeLayer(
   const file = join(folder, 'layer');
   let written: Written;
   if (before) {
-    for await (const _ of readArchive(source, making, see, { sums: true }));
+    for (const entry of await readEntriesOf(source, making)) see(entry);
     refuseWhiteouts(entries);
     const { names, whiteouts } = findDifference(before, entries);
     if (names.length === 0) return { layer: undefined, entries };

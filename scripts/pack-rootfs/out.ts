@@ -33,33 +33,44 @@ export async function untilInterrupted<Result>(
   }
 }
 
-/** Has `make` make the file or directory `out` of a directory of its own beside `path`, then puts that in its place. */
-export async function intoPlace<Result>(
+/** Calls `make` with a new directory beside `path`, for what is needed meanwhile. Removes what killed calls have left. */
+export async function withFolder<Result>(
   path: string,
-  make: (folder: string, out: string) => Promise<Result>,
+  make: (folder: string) => Promise<Result>,
 ): Promise<Result> {
   const folder = join(dirname(path), `.${basename(path)}.partial-${process.pid}`);
   await sweep(path);
   mkdirSync(folder, { mode: 0o700 });
   try {
+    return await make(folder);
+  } finally {
+    await remove(folder);
+  }
+}
+
+/** Has `make` make the file or directory `out` in a directory of its own beside `path`, then puts that in its place. */
+export const intoPlace = <Result>(
+  path: string,
+  make: (folder: string, out: string) => Promise<Result>,
+): Promise<Result> =>
+  withFolder(path, async (folder) => {
     const out = join(folder, 'out');
     const result = await make(folder, out);
     // rename(2) replaces a file, but no directory that has files
     if (attempt(() => statSync(path).isDirectory())) renameSync(path, join(folder, 'old'));
     renameSync(out, path);
     return result;
-  } finally {
-    await remove(folder);
-  }
-}
+  });
 
 const remove = (path: string) => perform([{ run: sh`${asRoot} rm -rf -- ${path}` }]);
 
-/** Removes what killed calls for the same path have left. */
+/** Removes what killed calls of this user for the same path have left. */
 async function sweep(path: string): Promise<void> {
   for (const name of readdirSync(dirname(path))) {
     const [, of, pid] = /^\.(.+)\.partial-(\d+)$/.exec(name) ?? [];
-    if (of === basename(path) && !existsSync(`/proc/${pid}`)) await remove(join(dirname(path), name));
+    if (of !== basename(path) || existsSync(`/proc/${pid}`)) continue;
+    const folder = join(dirname(path), name);
+    if (attempt(() => lstatSync(folder).uid) === process.geteuid?.()) await remove(folder);
   }
 }
 

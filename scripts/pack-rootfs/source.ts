@@ -1,11 +1,15 @@
 // What is packed: a directory, or the root directory of a container as it is now.
-import { closeSync, openSync, readlinkSync } from 'node:fs';
-import { basename } from 'node:path';
+import { closeSync, openSync, readdirSync, readlinkSync, statSync } from 'node:fs';
+import { basename, join, resolve } from 'node:path';
+import { scriptPath } from '../helpers/called.ts';
+import { readHierarchies } from '../helpers/cgroups.ts';
 import { Failure, reason } from '../helpers/cli.ts';
 import { ofDescriptor, openRoot } from '../helpers/in-root.ts';
-import { namespaceInode, startTicks } from '../helpers/pids.ts';
+import { didYouMean } from '../helpers/messages.ts';
+import { attempt, namespaceInode, startTicks } from '../helpers/pids.ts';
+import { rootfsFolder } from '../helpers/rootfs.ts';
 import { type Command, sh } from '../helpers/shell.ts';
-import type { WholeContainer } from '../helpers/target.ts';
+import { findContainer, isName, ownContainers, type WholeContainer } from '../helpers/target.ts';
 import { asRoot, isRoot } from '../images/confine.ts';
 
 /** A root directory to pack, open. */
@@ -22,6 +26,29 @@ export interface Source {
   namespaces: number[];
   /** the same words by paths, and the directory from there, for --dry-run */
   printed: { enter: Command; directory: string };
+}
+
+/** What a ROOTFS operand means: a directory, or a container that runs. Throws Failure if it is neither. */
+export function findRootfs(operand: string): { directory: string } | { container: WholeContainer } {
+  const isDirectory = (path: string) => attempt(() => statSync(path).isDirectory());
+  if (!isName(operand)) {
+    if (isDirectory(operand)) return { directory: resolve(operand) };
+    const what = attempt(() => statSync(operand)) ? 'it is no directory' : 'there is no such directory';
+    throw new Failure(`cannot pack ${operand}: ${what}`);
+  }
+  const hierarchies = readHierarchies();
+  const directory = join(rootfsFolder, operand);
+  const isContainer = /^\d+$/.test(operand) || ownContainers(hierarchies).includes(operand);
+  const container = isContainer ? attempt(() => findContainer(hierarchies, operand)) : undefined;
+  if (container?.first) return { container };
+  if (isDirectory(directory)) return { directory };
+  if (isContainer) return { container: findContainer(hierarchies, operand) };
+  const folders = attempt(() => readdirSync(rootfsFolder, { withFileTypes: true })) ?? [];
+  const names = folders.filter((entry) => entry.isDirectory()).map(({ name }) => name);
+  const near = didYouMean(operand, [...names, ...ownContainers(hierarchies)]);
+  throw new Failure(
+    `there is no container and no folder in rootfs/ with the name ${operand}${near || `: ${scriptPath('ps')} shows containers; a path has a / in it: ./${operand}`}`,
+  );
 }
 
 const unshare = sh`unshare --mount --propagation unchanged`;
