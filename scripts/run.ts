@@ -6,7 +6,8 @@ run.ts: run a command in a container of its own, on a root file system
 USAGE
   run.ts [OPTION...] ROOTFS [COMMAND [ARG...]]
 
-  ROOTFS is a directory, or a name under rootfs/. COMMAND defaults to the
+  ROOTFS is a directory, or a name under rootfs/, or an image: docker://IMAGE,
+  docker-archive:FILE, oci:DIR, oci-archive:FILE. COMMAND defaults to the
   image's, then to /bin/bash if ROOTFS has one, then to /bin/sh. Every word
   after COMMAND is an argument of COMMAND, not an option of run.ts.
 
@@ -70,6 +71,9 @@ MOUNT OPTIONS
   --shm-size SIZE       size of /dev/shm (default: 64M)
   --read-only           mount the root file system read-only
   --ephemeral           keep changes to files in memory, discard them at the end
+                        an image is always started so
+  --pull WHEN           ask the registry of docker://IMAGE: always, never, or if
+                        the image is missing in the cache (default: missing)
   --disk SIZE           with --ephemeral: size limit of these changes
   --add-host NAME:ADDRESS  add an entry to the container's /etc/hosts; may be
                         repeated
@@ -167,6 +171,7 @@ MORE EXAMPLES
   run.ts --init --ephemeral -v /srv/www:/srv:ro rootfs/host sleep infinity
   run.ts --isolate chroot rootfs/host ps aux    ps sees the whole host
   run.ts --isolate pid,mount rootfs/host ps aux  ps sees the container
+  run.ts docker://alpine sh                     an image, unpacked in a cache
   run.ts --bundle web -m 100M rootfs/host sleep 9; runc run --bundle web web
 
 CHANGES
@@ -179,11 +184,14 @@ CHANGES
   ROOTFS.
   --detach keeps output and exit status in /run/barehand/NAME, or for a user in
   $XDG_RUNTIME_DIR/barehand/NAME.
+  An image is kept in ~/.cache/barehand, or $XDG_CACHE_HOME/barehand: its layers
+  up to 10 GB, unpacked root file systems up to 20 GB; the least recently used
+  go first.
 
 UNDO
   Everything but what --detach keeps is removed when COMMAND ends. stop.ts NAME
   removes that as well. SIGKILL may leave empty cgroups, which the next run.ts
-  removes.
+  removes. Images: rm -rf ~/.cache/barehand
 
 EXIT CODES
   The exit code of COMMAND; 128+n if signal n killed it; 127 if it was not
@@ -199,11 +207,12 @@ import { existsSync, realpathSync } from 'node:fs';
 import { hostname as osHostname } from 'node:os';
 import { basename } from 'node:path';
 import { isatty } from 'node:tty';
+import { scriptPath } from './helpers/called.ts';
 import { capabilities } from './helpers/capabilities.ts';
 import { Failure, isGiven, kebab, main, refuseLateOptions, UsageError, type Values } from './helpers/cli.ts';
 import { notesFolder } from './helpers/containers.ts';
 import { requirePrograms } from './helpers/programs.ts';
-import { findInPath } from './helpers/shell.ts';
+import { findInPath, quote } from './helpers/shell.ts';
 import { parseSignal } from './helpers/units.ts';
 import { checkMemoryToStart, checkPidsToStart } from './limit/smallest.ts';
 import { type Limits, readBfq } from './limit/table.ts';
@@ -334,34 +343,64 @@ function planCommand(values: Options, words: string[], image: ImageConfig, rootf
   return command.length > 0 ? command : [defaultShell(rootfs)];
 }
 
-/** The user namespace of the container, if it gets one. Throws Failure if --userns, or the caller, can't have it. */
+/**
+ * The user namespace of the container, if it gets one. `image`: what ROOTFS names, if that is an image. Throws Failure if
+ * --userns, or the caller, can't have it.
+ */
 async function planUserNamespace(
   name: string,
   rootfs: string,
   { userns, uidmap, gidmap, sandbox }: Options,
   volumes: Volume[],
+  image: string | undefined,
 ): Promise<UserNamespace | undefined> {
   const isRoot = process.getuid?.() === 0;
+  const explain = (obstacle: string) =>
+    image !== undefined && obstacle.includes(rootfs)
+      ? `the cache of images is closed to all users but root: type ${scriptPath('fetch-rootfs')} ${quote(image)} NAME, then give NAME`
+      : obstacle;
   const sources = volumes.map(({ source }) => source);
   if (sandbox && !userns && uidmap.length + gidmap.length === 0 && isRoot) {
     const found = await sandboxNamespace(name, rootfs, sources);
     if (typeof found !== 'string') return found;
     console.error(
-      `run: --sandbox: without --userns, so root in this container is root for the kernel: ${found}`,
+      `run: --sandbox: without --userns, so root in this container is root for the kernel: ${explain(found)}`,
     );
     return undefined;
   }
   const namespace = findUserNamespace(name, userns, uidmap, gidmap);
   const obstacle = namespace && isRoot ? unreachable([rootfs, ...sources], namespace) : undefined;
-  if (obstacle !== undefined) throw new Failure(`--userns: ${obstacle}`);
+  if (obstacle !== undefined) throw new Failure(`--userns: ${explain(obstacle)}`);
   return namespace;
+}
+
+/** What ROOTFS is where it names an image. */
+const imageForm = /^(docker:\/\/|(docker-archive|oci|oci-archive):)/i;
+
+/** Throws UsageError for options that an image can't have, or that only an image can have. */
+function checkImage(operand: string, isImage: boolean, { pull, bundle, isolate }: Options): void {
+  if (!isImage && pull) throw new UsageError('--pull is for an image as ROOTFS: docker://IMAGE');
+  if (isImage && isolate && !isolate.has('mount'))
+    throw new UsageError(
+      'an image needs --isolate mount: its root file system is shared, and must not change',
+    );
+  if (isImage && bundle)
+    throw new UsageError(
+      `--bundle needs a root file system of its own: type ${scriptPath('fetch-rootfs')} ${quote(operand)} NAME, then give NAME`,
+    );
 }
 
 /** The plan of the launch, from options and facts about the host. Throws UsageError or Failure if it can't be done. */
 async function planLaunch(given: Options, [operand = '', ...words]: string[]): Promise<Launch> {
-  const values = addSandbox(given);
+  const isImage = imageForm.test(operand);
+  // the root file system of an image is shared
+  const values = addSandbox(isImage ? { ...given, ephemeral: true } : given);
   const { privileged, network: choice = { kind: 'host' } } = values;
-  const rootfs = realpathSync(findRootfs(operand));
+  checkImage(operand, isImage, given);
+  const found = isImage
+    ? await (await import('./run/image-root.ts')).openImageRoot(operand, given.pull ?? 'missing')
+    : undefined;
+  const rootfs = realpathSync(found?.rootfs ?? findRootfs(operand));
   if (rootfs === '/')
     throw new UsageError('ROOTFS is /, the root directory of the host: choose another directory');
   const isolate = values.isolate ?? new Set(['mount', 'pid', 'uts', 'ipc', 'cgroup']);
@@ -369,13 +408,13 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
   checkOptions(values, isolate);
   const pivots = isolate.has('mount');
 
-  const name = values.name ?? defaultName(rootfs);
+  const name = values.name ?? defaultName(found?.name ?? rootfs);
   const image = readImageConfig(rootfs);
   const volumes = [
     ...values.volume,
     ...values.mount.flatMap((mount) => ('volume' in mount ? mount.volume : [])),
   ];
-  const userNamespace = await planUserNamespace(name, rootfs, values, volumes);
+  const userNamespace = await planUserNamespace(name, rootfs, values, volumes, isImage ? operand : undefined);
   const limits = planLimits(values);
   if (values.blkioWeight !== undefined && readBfq().isThere && !readBfq().isUsed)
     console.error(

@@ -15,6 +15,7 @@ const crossings: Record<string, string> = {
   'run -> network':
     'it attaches a network while the container starts, and takes the name servers of the host',
   'run -> limit': 'the limits of a container are those of limit-*.ts',
+  'run -> images': 'an image may be the root file system',
   'stop -> network': 'it detaches the network of the container',
   'stop -> limit': 'it removes what limit-*.ts have left',
   'exec -> run': 'it gives a command its user, variables and working directory by the same options',

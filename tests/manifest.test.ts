@@ -60,6 +60,7 @@ const samples: Record<keyof RunOptions, string[] | 'same'> = {
   shmSize: ['1M'],
   readOnly: [],
   ephemeral: 'same',
+  pull: ['always'],
   disk: ['20M'],
   addHost: ['other:192.0.2.1'],
   dns: ['192.0.2.2'],
@@ -161,6 +162,7 @@ const pod: Form = {
       {
         name: 'string',
         image: 'string',
+        imagePullPolicy: 'string',
         command: ['string'],
         args: ['string'],
         workingDir: 'string',
@@ -210,6 +212,7 @@ const job: Form = {
             Resources: { CPU: 'integer', MemoryMB: 'integer' },
             Config: {
               image: 'string',
+              force_pull: 'boolean',
               entrypoint: ['string'],
               args: ['string'],
               work_dir: 'string',

@@ -53,12 +53,14 @@ const stalePartialMilliseconds = 24 * 3600 * 1000;
 
 const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
 
-/** `barehand` in $XDG_CACHE_HOME or ~/.cache. */
+/** `barehand` in $XDG_CACHE_HOME or ~/.cache. Throws a Failure if the user has neither. */
 export function cacheDirectory(env: NodeJS.ProcessEnv = process.env): string {
+  if (env.XDG_CACHE_HOME) return resolve(env.XDG_CACHE_HOME, 'barehand');
   // sudo may leave HOME that of the user
   const isOwn = env.HOME && attempt(() => statSync(env.HOME as string))?.uid === process.geteuid?.();
-  const home = isOwn ? (env.HOME as string) : userInfo().homedir;
-  return resolve(env.XDG_CACHE_HOME || join(home, '.cache'), 'barehand');
+  const home = isOwn ? env.HOME : attempt(() => userInfo().homedir); // passwd(5) need not have this user
+  if (!home) throw new Failure('this user has no home directory for the cache: set XDG_CACHE_HOME');
+  return resolve(home, '.cache/barehand');
 }
 
 /**

@@ -57,6 +57,7 @@ const ofKubernetes: Table = {
   shmSize: true,
   readOnly: true,
   ephemeral: true, // what a container writes is discarded in any case
+  pull: true,
   disk: true,
   addHost: true,
   dns: true,
@@ -328,6 +329,8 @@ export function planPod(launched: Launched): Manifest {
         {
           name,
           image,
+          imagePullPolicy:
+            values.pull && { always: 'Always', missing: 'IfNotPresent', never: 'Never' }[values.pull],
           command: values.entrypoint === undefined ? undefined : [literal(values.entrypoint)],
           args: command.map(literal),
           workingDir: values.workdir,
@@ -469,6 +472,7 @@ export function planJob(launched: Launched): Manifest {
                   : { MaxFiles: 2, MaxFileSizeMB: mebibytes(values.logSize / 2) },
               Config: {
                 image,
+                force_pull: values.pull === 'always' || undefined,
                 entrypoint: values.entrypoint === undefined ? undefined : [values.entrypoint],
                 args: command,
                 work_dir: values.workdir,

@@ -14,6 +14,7 @@ import { maxId, parseGroup, parsePath, parseUser, parseVariable, parseWorkdir } 
 import { type Device, defaultDevices, type Tmpfs, type Volume } from './furnish.ts';
 import { namespaces } from './hold.ts';
 import { mountOptions } from './host.ts';
+import type { Pull } from './image-root.ts';
 import { parseNetwork } from './network.ts';
 import type { Sysctl } from './settings.ts';
 import type { Range } from './userns.ts';
@@ -338,6 +339,12 @@ export function parseSysctl(text: string): Sysctl {
   );
 }
 
+/** When a registry is asked for an image. */
+export function parsePull(text: string): Pull {
+  if (text === 'always' || text === 'missing' || text === 'never') return text;
+  throw new UsageError(`--pull is always, missing or never, not ${text}`);
+}
+
 /** A file mode creation mask in octal, umask(2). */
 export function parseUmask(text: string): string {
   if (/^0?[0-7]{1,3}$/.test(text)) return text;
@@ -404,6 +411,7 @@ export const options = {
   shmSize: { parse: parseSize },
   readOnly: {},
   ephemeral: {},
+  pull: { parse: parsePull },
   disk: { parse: parseSize },
   addHost: { parse: parseHost, many: true },
   dns: { parse: parseNameserver, many: true },
