@@ -4,8 +4,9 @@
 fetch-rootfs.ts: get a root file system, which is just a tarball: check, unpack
 
 USAGE
-  fetch-rootfs.ts [OPTION...] [SOURCE] [DEST]
-  fetch-rootfs.ts [OPTION...] --article [DEST]
+  fetch-rootfs.ts [OPTION...] [SOURCE | --article] [DEST]
+  fetch-rootfs.ts ls [--json]
+  fetch-rootfs.ts rm [--dry-run] NAME...
 
   SOURCE  https://… or http://…: download a tarball
           FILE: a local tarball, plain or compressed with gzip, xz, zstd, bzip2
@@ -13,6 +14,10 @@ USAGE
           -: a tarball on standard input
           docker://IMAGE[:TAG][@DIGEST]: an image of a registry, as for docker:
           docker://alpine is docker://docker.io/library/alpine:latest
+          docker-archive:FILE[:IMAGE]: an image that docker save or podman save
+          wrote, also compressed
+          oci:DIR[:TAG], oci-archive:FILE[:TAG]: an image in the OCI layout
+          FILE is - for standard input
           host:  (default) copy programs of this host and their libraries; needs
           no network
           host:python3,/opt/tool  copy these programs too
@@ -22,11 +27,15 @@ USAGE
 
   Prints the path of the root file system.
 
+  ls lists those in rootfs/: size, age, digest of the manifest or tarball, and
+  SOURCE. rm removes those that no process and no mount uses. A SOURCE of this
+  name is ./ls or ./rm.
+
 EXAMPLES
   fetch-rootfs.ts                         programs of this host: rootfs/host
   fetch-rootfs.ts host:python3 ./py
   fetch-rootfs.ts docker://alpine:3.20    rootfs/alpine
-  fetch-rootfs.ts --article               the tarball of the article
+  fetch-rootfs.ts docker-archive:web.tar  what docker save wrote: rootfs/web
   fetch-rootfs.ts https://example.org/alpine.tar.gz alpine --sha256 5b1c…
   tar -C debian -c . | fetch-rootfs.ts - debian
 
@@ -35,7 +44,7 @@ OPTIONS
                     which the article "DIY a Linux container in 5 minutes
                     without Docker" unpacks
 * --sha256 HEX      refuse SOURCE if its SHA-256 sum differs
-* --strip auto|N    remove N leading components from each name
+  --strip auto|N    remove N leading components from each name
                     auto (default) removes a single top directory such as
                     rootfs/
   --skip-devices    leave out device nodes other than null, zero and the like
@@ -56,6 +65,7 @@ OPTIONS
 * -q, --quiet       print nothing but errors on standard error
 * --dry-run         print the steps as shell, and make nothing
                     A FILE is read and checked
+  --json            ls: print an array of objects
   -h, --help        print the usual options; --help all prints all of this
   --version         print name and version
 
@@ -68,10 +78,12 @@ CHANGES
   extended attributes (file capabilities) are lost.
 
   Keeps the layers of images in $XDG_CACHE_HOME/barehand, or
-  ~/.cache/barehand: up to 10 GB, the least recently used go first.
+  ~/.cache/barehand: up to 10 GB, the least recently used go first. Keeps where
+  rootfs/NAME comes from in rootfs/.NAME.json, and the configuration of an image
+  in DEST/.image.json, for run.ts.
 
 UNDO
-  rm -rf DEST ~/.cache/barehand
+  fetch-rootfs.ts rm NAME; rm -rf DEST ~/.cache/barehand
 
 EXIT CODES
   0 done; 1 failed: DEST was not made; 2 wrong usage.
@@ -91,30 +103,44 @@ import {
   statfsSync,
   statSync,
 } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
-import { planByHand, printImage } from './fetch-rootfs/by-hand.ts';
+import { planByHand, printArchive, printImage } from './fetch-rootfs/by-hand.ts';
 import { describeImage, refuseOthers } from './fetch-rootfs/formats.ts';
 import { planHostRootfs } from './fetch-rootfs/host-rootfs.ts';
+import {
+  findNamed,
+  listNamed,
+  type Named,
+  removeNamed,
+  removeTree,
+  sweepNotes,
+  writeOrigin,
+} from './fetch-rootfs/named.ts';
 import { scriptPath } from './helpers/called.ts';
 import { Failure, HelpNeeded, isGiven, kebab, main, reason, UsageError, type Values } from './helpers/cli.ts';
-import { didYouMean, escapeControls } from './helpers/messages.ts';
+import { didYouMean, escapeControls, toJson } from './helpers/messages.ts';
 import { attempt } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
 import { quote, sh } from './helpers/shell.ts';
 import { makeDirectory, perform, type Step, toShell } from './helpers/steps.ts';
-import { formatSize, parseSize } from './helpers/units.ts';
+import { formatDuration, formatSize, parseSize } from './helpers/units.ts';
+import { type ArchiveName, openArchive, parseArchiveName } from './images/archives.ts';
 import { openCache, resolveImage } from './images/cache.ts';
 import { chooseImage, hostPlatform, parsePlatform } from './images/choose.ts';
 import { type Compression, decompress } from './images/compression.ts';
 import { asRoot, isRoot } from './images/confine.ts';
 import { fillFromImage } from './images/fill.ts';
 import { download, shown } from './images/http.ts';
+import type { Image } from './images/image.ts';
 import { TarInspector } from './images/inspector.ts';
+import { type Applied, applyLayers } from './images/layers.ts';
 import { Progress } from './images/progress.ts';
 import { parseReference, type Reference, showReference, wantedOf } from './images/reference.ts';
 import { openRegistry, parseMirror, parseRegistry } from './images/registry.ts';
 import { mayMakeDevices, unpack } from './images/unpack.ts';
+import { shortDigest, verified } from './images/verify.ts';
 
 const articleUrl =
   'https://github.com/ericchiang/containers-from-scratch/releases/download/v0.1.0/rootfs.tar.gz';
@@ -132,6 +158,7 @@ export const options = {
   maxEntries: { parse: parseCount },
   quiet: { short: 'q' },
   dryRun: {},
+  json: {},
 } as const;
 
 function parseSum(text: string): string {
@@ -151,6 +178,7 @@ interface Fetch {
   /** SOURCE, if it is one */
   url: URL | undefined;
   image: Reference | undefined;
+  archive: ArchiveName | undefined;
   /** programs to copy besides the default ones, if SOURCE is this host */
   programs: string[] | undefined;
 }
@@ -164,13 +192,14 @@ export function planFetch(article: boolean, operands: string[], folder: string):
   if (isUrl && !URL.canParse(source)) throw new UsageError(`no URL: ${source}`);
   const url = isUrl ? new URL(source) : undefined;
   const image = /^docker:\/\//i.test(source) ? parseReference(source) : undefined;
+  const archive = parseArchiveName(source);
   const programs = /^host:(.*)$/s.exec(source)?.[1]?.split(',').filter(Boolean);
   const names = programs
     ? ['host', ...programs.map((path) => basename(path))]
     : image
       ? [basename(image.repository)]
       : [
-          basename(url ? decodeURIComponent(url.pathname) : source).replace(
+          basename(url ? decodeURIComponent(url.pathname) : (archive?.path ?? source)).replace(
             /\.tar(\.\w+)?$|\.t[gxb]z2?$|\.tzst$/,
             '',
           ),
@@ -181,7 +210,7 @@ export function planFetch(article: boolean, operands: string[], folder: string):
     throw new UsageError(
       `no name for a root file system: "${dest}": type ${scriptPath()} ${quote(source)} NAME`,
     );
-  return { source, url, image, programs, dest: isPath ? resolve(dest) : join(folder, dest) };
+  return { source, url, image, archive, programs, dest: isPath ? resolve(dest) : join(folder, dest) };
 }
 
 /** Throws UsageError for a SOURCE that begins like a URL, but is none that can be fetched. */
@@ -193,25 +222,25 @@ function refuseSchemes(source: string, dest = 'NAME'): void {
       `an image of a registry is docker://IMAGE: type ${scriptPath()} ${quote(`docker://${name}`)}`,
     );
   }
-  if (slashes.length < 2 || /^(https?|docker|host)$/i.test(scheme)) return;
+  if (slashes.length < 2 || /^(https?|docker|host|docker-archive|oci|oci-archive)$/i.test(scheme)) return;
   throw new UsageError(
     `SOURCE is https://, http:// or docker://, not ${scheme}://: type curl -fL ${quote(source)} | ${scriptPath()} - ${quote(dest)}`,
   );
 }
 
 /** Throws UsageError for an option that means nothing for this SOURCE. */
-function refuseOptions({ source, image }: Fetch, values: Values<typeof options>): void {
+function refuseOptions({ source, image, archive }: Fetch, values: Values<typeof options>): void {
   const { platform, noCache, registryMirror, insecureRegistry, sha256, strip } = values;
-  const given = image ? { sha256, strip } : { platform, noCache, registryMirror, insecureRegistry };
+  const ofTarballs = image || archive ? { sha256, strip } : { platform };
+  const given = { ...ofTarballs, ...(image ? {} : { noCache, registryMirror, insecureRegistry }) };
   const [name] = Object.entries(given).find(([, value]) => isGiven(value)) ?? [];
-  if (name === 'sha256')
+  if (name === 'sha256' && image)
     throw new UsageError(
       `--sha256 is for a tarball: type ${scriptPath()} ${quote(`${source.replace(/@.*/s, '')}@sha256:${sha256}`)}`,
     );
-  if (name)
-    throw new UsageError(
-      `--${kebab(name)} is for ${image ? 'a tarball' : 'docker://IMAGE'}, not for ${source}`,
-    );
+  if (!name) return;
+  const what = name in { sha256, strip } ? 'a tarball' : name === 'platform' ? 'an image' : 'docker://IMAGE';
+  throw new UsageError(`--${kebab(name)} is for ${what}, not for ${source}`);
 }
 
 /** The status of a file that is SOURCE. Throws a Failure with the nearest name if there is none. */
@@ -253,7 +282,7 @@ function openSource(
  * Reads and checks the archive SOURCE. `checked` is what tar(1) may read of it; it throws at its end if --sha256 is
  * another sum. No archive may unpack to more than `freeBytes`.
  */
-function openArchive(
+function openTarball(
   fetch: Fetch,
   values: Values<typeof options>,
   freeBytes: number,
@@ -286,29 +315,37 @@ function openArchive(
   return archive;
 }
 
-/** Makes the root file system in the empty directory `root`. Returns a sentence that describes it. */
+/** What was made: a sentence that describes it, and the digest of what it was made of. */
+interface Made {
+  summary: string;
+  digest: string | null;
+}
+
+/** Makes the root file system in the empty directory `root`. */
 async function fill(
   root: string,
   fetch: Fetch,
   values: Values<typeof options>,
   say: (text: string) => void,
   interrupted: Promise<never>,
-): Promise<string> {
+): Promise<Made> {
   if (fetch.programs) {
     const { steps, summary } = await planHostRootfs(root, fetch.programs);
     await perform(steps);
-    return summary;
+    return { summary, digest: null };
   }
   if (fetch.image) return fillImage(fetch.image, root, values, say, interrupted);
+  if (fetch.archive) return fillArchive(fetch.archive, root, values, say, interrupted);
   const { bavail, bsize } = statfsSync(root);
-  const archive = openArchive(fetch, values, bavail * bsize, say);
+  const archive = openTarball(fetch, values, bavail * bsize, say);
   const { inspector } = archive;
   const warnings = await unpack(archive.checked, inspector, root, interrupted);
   if (readdirSync(root).length === 0)
     throw new Failure(`nothing is left of it after --strip ${inspector.strip}`);
   for (const warning of warnings) say(warning);
   remark(root, inspector, say);
-  return `${inspector.entries} entries, ${formatSize(inspector.bytes)}, sha256 ${archive.sha256}`;
+  const summary = `${inspector.entries} entries, ${formatSize(inspector.bytes)}, sha256 ${archive.sha256}`;
+  return { summary, digest: `sha256:${archive.sha256}` };
 }
 
 /** Says what is missing in a root file system that was unpacked. */
@@ -348,14 +385,14 @@ const registryOptions = (values: Values<typeof options>, say: (text: string) => 
   say,
 });
 
-/** Makes the root file system of an image in the empty directory `root`. Returns a sentence that describes it. */
+/** Makes the root file system of an image in the empty directory `root`. */
 async function fillImage(
   reference: Reference,
   root: string,
   values: Values<typeof options>,
   say: (text: string) => void,
   interrupted: Promise<never>,
-): Promise<string> {
+): Promise<Made> {
   const directory = values.noCache ? undefined : openCache();
   const progress = values.quiet ? undefined : new Progress();
   const tell = (text: string) => (progress ? progress.say(text) : undefined);
@@ -366,14 +403,56 @@ async function fillImage(
   const layers = { directory, scratch: dirname(root), progress, limits: limitsOf(values, bavail * bsize) };
   const applied = await fillFromImage(image, root, layers, tell, interrupted);
   remark(root, applied, say);
-  return `${applied.entries} entries, ${formatSize(applied.bytes)}, ${image.manifest.layers.length} layers`;
+  return madeOf(image, applied);
+}
+
+const madeOf = ({ manifest: { layers }, manifestDigest }: Image, { entries, bytes }: Applied): Made => ({
+  summary: `${entries} entries, ${formatSize(bytes)}, ${layers.length} ${layers.length === 1 ? 'layer' : 'layers'}`,
+  digest: manifestDigest,
+});
+
+/** The same for an image in a file. */
+async function fillArchive(
+  archive: ArchiveName,
+  root: string,
+  values: Values<typeof options>,
+  say: (text: string) => void,
+  interrupted: Promise<never>,
+): Promise<Made> {
+  const { bavail, bsize } = statfsSync(root);
+  const limits = limitsOf(values, bavail * bsize);
+  const opening = openImage(archive, `${root}.image`, limits.maxBytes, values);
+  const { source, image } = await Promise.race([opening, interrupted]);
+  const progress = new Progress();
+  const layers = image.manifest.layers.map((layer, index) => () => {
+    const bytes = verified(source.openBlob(layer, 0), layer);
+    const label = `layer ${index + 1} of ${image.manifest.layers.length}`;
+    return values.quiet ? bytes : progress.show(bytes, label, { length: layer.size });
+  });
+  const applied = await applyLayers(image, layers, root, limits, say, interrupted);
+  await source.close();
+  remark(root, applied, say);
+  return madeOf(image, applied);
+}
+
+/** Opens an image in a file. Throws a Failure with the nearest name if there is no such file. */
+async function openImage(
+  archive: ArchiveName,
+  scratch: string,
+  maxBytes: number,
+  { platform = hostPlatform() }: Values<typeof options>,
+) {
+  if (archive.path !== '-') statSource(archive.path);
+  else if (process.stdin.isTTY) throw new UsageError('standard input is a terminal, no image');
+  const source = await openArchive(archive, { scratch, maxBytes });
+  return { source, image: await chooseImage(source, archive.reference ?? '', platform) };
 }
 
 /** Has `dest` made under another name beside it, then renames it: it exists completely or not at all, even after SIGKILL. */
 async function intoPlace(
   dest: string,
-  make: (partial: string, interrupted: Promise<never>) => Promise<string>,
-): Promise<string> {
+  make: (partial: string, interrupted: Promise<never>) => Promise<Made>,
+): Promise<Made> {
   const partial = join(dirname(dest), `.${basename(dest)}.partial-${process.pid}`);
   let interruption: NodeJS.Signals | undefined;
   const interrupted = new Promise<never>((_, reject) => {
@@ -391,16 +470,11 @@ async function intoPlace(
     renameSync(partial, dest);
     return made;
   } finally {
-    await remove(partial);
+    await removeTree(partial);
     // end by the signal: a shell that runs a script ends its script too then
     process.removeAllListeners('SIGINT').removeAllListeners('SIGTERM');
     if (interruption) process.kill(process.pid, interruption);
   }
-}
-
-/** Removes a tree with rm(1), which takes paths of any depth; root of a user namespace may remove read-only directories. */
-async function remove(path: string): Promise<void> {
-  if (existsSync(path)) await perform([{ run: sh`${asRoot} rm -rf -- ${path}` }]);
 }
 
 /** Removes what killed calls have left: those for this DEST, and all in the project's own rootfs/. */
@@ -410,8 +484,9 @@ async function sweep(dest: string): Promise<void> {
     const [, name, pid] = /^\.(.+)\.partial-(\d+)$/.exec(entry.name) ?? [];
     const ours = name === basename(dest) || (name && folder === rootfsFolder);
     const isDead = Number(pid) === process.pid || !existsSync(`/proc/${pid}`);
-    if (ours && entry.isDirectory() && isDead) await remove(join(folder, entry.name));
+    if (ours && entry.isDirectory() && isDead) await removeTree(join(folder, entry.name));
   }
+  if (folder === rootfsFolder) sweepNotes();
 }
 
 /** Makes the directory of DEST if it is missing, and says so: it may be a mistyped path. */
@@ -427,7 +502,10 @@ function check(dest: string): void {
   const stat = lstatSync(dest, { throwIfNoEntry: false });
   if (stat && (!stat.isDirectory() || readdirSync(dest).length > 0)) {
     // DEST can be any path: a command that removes it is named only for the project's own rootfs/
-    const remedy = dirname(dest) === rootfsFolder ? `or: rm -rf ${quote(dest)}` : 'or remove it yourself';
+    const remedy =
+      dirname(dest) === rootfsFolder
+        ? `or: ${scriptPath()} rm ${quote(basename(dest))}`
+        : 'or remove it yourself';
     throw new Failure(`EEXIST: it is there already: choose another DEST, ${remedy}`);
   }
   if (stat && stat.dev !== statSync(dirname(dest)).dev)
@@ -439,7 +517,7 @@ function check(dest: string): void {
  * manifest of an image, is read and checked first.
  */
 async function printDest(fetch: Fetch, values: Values<typeof options>): Promise<string> {
-  const { source, dest, url, image: reference, programs } = fetch;
+  const { source, dest, url, image: reference, archive: named, programs } = fetch;
   const making: Step = { run: sh`mkdir -p -m 755 ${dest}` };
   if (programs) return toShell([making, ...(await planHostRootfs(dest, programs)).steps]);
   if (reference) {
@@ -448,8 +526,24 @@ async function printDest(fetch: Fetch, values: Values<typeof options>): Promise<
     const image = await chooseImage(registry, wantedOf(reference), settings.platform);
     return toShell([making]) + printImage(dest, image, await registry.byHand());
   }
+  if (named) {
+    const { transport, path } = named;
+    const { source, image } = await openImage(
+      named,
+      join(tmpdir(), `barehand-${process.pid}`),
+      limitsOf(values, Infinity).maxBytes,
+      values,
+    );
+    const layers = await Promise.all(image.manifest.layers.map(({ digest }) => source.fileOf(digest)));
+    const config = await source.fileOf(image.manifest.config.digest);
+    const place = transport === 'oci' ? { directory: resolve(path) } : {};
+    return (
+      toShell([making]) +
+      printArchive(dest, { file: path === '-' ? path : resolve(path), ...place, layers, config })
+    );
+  }
   const isFile = !url && source !== '-';
-  const archive = isFile ? openArchive(fetch, values, Infinity, () => {}) : undefined;
+  const archive = isFile ? openTarball(fetch, values, Infinity, () => {}) : undefined;
   if (archive) for await (const _ of archive.checked);
   const { inspector, sha256 = values.sha256 } = archive ?? {};
   const given = typeof values.strip === 'number' ? values.strip : undefined;
@@ -459,7 +553,65 @@ async function printDest(fetch: Fetch, values: Values<typeof options>): Promise<
   return toShell([making, ...steps]);
 }
 
-await main(import.meta.url, { options, operands: [0, 2] }, async (values, operands) => {
+/** Throws UsageError for an option that `ls` or `rm` does not have. */
+function allowOnly(command: string, allowed: string[], values: Values<typeof options>): void {
+  const [name] =
+    Object.entries(values).find(([key, value]) => !allowed.includes(key) && isGiven(value)) ?? [];
+  if (name) throw new UsageError(`--${kebab(name)} does not go with ${command}`);
+}
+
+/** Prints the root file systems in rootfs/. */
+async function list(values: Values<typeof options>, operands: string[]): Promise<number> {
+  allowOnly('ls', ['json'], values);
+  if (operands.length > 0) throw new HelpNeeded(`one operand too many: ${operands[0]}`);
+  const all = await listNamed();
+  if (values.json) console.log(toJson(all, 2));
+  else if (all.length === 0) console.error(`${rootfsFolder} has no root file system`);
+  else console.log(await listText(all, Date.now()));
+  return 0;
+}
+
+/** The table that ls prints. `now`: milliseconds, as Date.now(). */
+async function listText(all: Named[], now: number): Promise<string> {
+  const { table } = await import('./helpers/table.ts');
+  const rows = all.map(({ name, bytes, source, digest, fetchedAt }) => [
+    name,
+    bytes === null ? '?' : formatSize(bytes),
+    fetchedAt ? formatDuration(Math.max(0, (now - Date.parse(fetchedAt)) / 1000)) : '?',
+    digest ? shortDigest(digest) : '',
+    source ?? '?',
+  ]);
+  return table(
+    ['NAME', 'SIZE', 'AGE', 'DIGEST', 'SOURCE'],
+    rows.map((row) => row.map(escapeControls)),
+    { align: ['left', 'right', 'right'] },
+  );
+}
+
+/** Removes root file systems in rootfs/ that nothing uses. Goes on after a failure. */
+async function remove(values: Values<typeof options>, operands: string[]): Promise<number> {
+  allowOnly('rm', ['dryRun', 'quiet'], values);
+  if (operands.length === 0) throw new HelpNeeded('rm needs a NAME');
+  let failed = false;
+  for (const name of operands)
+    try {
+      if (values.dryRun) process.stdout.write(toShell([{ run: sh`rm -rf -- ${findNamed(name)}` }]));
+      else {
+        await removeNamed(name);
+        if (!values.quiet) console.error(escapeControls(`removed ${join(rootfsFolder, name)}`));
+      }
+    } catch (error) {
+      failed = true;
+      console.error(escapeControls(`fetch-rootfs: cannot remove ${name}: ${reason(error)}`));
+    }
+  return failed ? 1 : 0;
+}
+
+await main(import.meta.url, { options, operands: [0, Infinity] }, async (values, operands) => {
+  const [command, ...names] = values.article ? [] : operands;
+  if (command === 'ls') return list(values, names);
+  if (command === 'rm') return remove(values, names);
+  if (values.json) throw new UsageError('--json goes with ls');
   const fetch = planFetch(values.article, operands, rootfsFolder);
   const { source, dest, url, programs } = fetch;
   refuseOptions(fetch, values);
@@ -481,7 +633,11 @@ await main(import.meta.url, { options, operands: [0, 2] }, async (values, operan
       process.stdout.write(await printDest(fetch, values));
       return 0;
     }
-    say(await intoPlace(dest, (partial, interrupted) => fill(partial, fetch, values, say, interrupted)));
+    const { summary, digest } = await intoPlace(dest, (partial, interrupted) =>
+      fill(partial, fetch, values, say, interrupted),
+    );
+    say(summary);
+    writeOrigin(dest, { source: url ? shown(url) : source, digest });
   } catch (error) {
     // an open source, or a child that reads it, would keep this process alive
     setImmediate(() => process.exit());

@@ -122,7 +122,7 @@ import { readMounts } from './helpers/mounts.ts';
 import { namespaceInode, printable, startTicks } from './helpers/pids.ts';
 import { gap, table } from './helpers/table.ts';
 import { isName } from './helpers/target.ts';
-import { formatSize, parseNumber } from './helpers/units.ts';
+import { formatDuration, formatSize, parseNumber } from './helpers/units.ts';
 import { formatPort, type Port } from './network/addresses.ts';
 import { containerReader, type Shown } from './ps/containers.ts';
 import { endedText, killsText, readAllEnded, readEnded } from './ps/ended.ts';
@@ -173,15 +173,6 @@ export interface Row extends Omit<Shown, 'ticks'> {
 
 /** A container in the table, which is read without its namespaces: they take as long as all limits. */
 type TableRow = Omit<Row, 'namespaces' | 'labels'>;
-
-/** A duration in its two largest units: `42s`, `5m 3s`, `3h 20m`, `12d 4h`. */
-export function formatDuration(seconds: number): string {
-  const counts = [seconds / 86400, (seconds / 3600) % 24, (seconds / 60) % 60, seconds % 60].map(Math.floor);
-  const parts = counts.map((count, unit) => `${count}${'dhms'[unit]}`);
-  // none: the last
-  const first = counts.findIndex((count) => count > 0);
-  return parts.slice(first).slice(0, 2).join(' ');
-}
 
 interface TableColumn extends Column {
   cell: (row: TableRow) => string;

@@ -170,18 +170,13 @@ const images: [what: string, kind: string, members: Member[]][] = [
   ['an OCI layout without blobs', 'oci-archive', [{ name: 'index.json' }, { name: 'oci-layout' }]],
 ];
 for (const [what, kind, members] of images)
-  test(`an image is named, with the commands that unpack its layers: ${what}`, root, async (t) => {
+  test(`an image is named, with the command that unpacks its layers: ${what}`, root, async (t) => {
     const message = await refusal(sandbox(t), archive(...members));
     assert.match(
       message,
       /: it is an image (as docker save makes it|in the OCI layout), layers of a root file system/,
     );
-    assert.match(
-      message.replace(/'\S+ b'/, 'FILE'),
-      new RegExp(
-        `: skopeo copy ${kind}:FILE oci:image:latest && umoci raw unpack --image image:latest unpacked && tar -C unpacked -c \\. \\| `,
-      ),
-    );
+    assert.match(message, new RegExp(`: type \\S+ '${kind}:\\S+ b' \\S+\n$`));
   });
 
 test('a directory with an OCI layout is named too', async (t) => {
@@ -190,10 +185,7 @@ test('a directory with an OCI layout is named too', async (t) => {
   mkdirSync(layout);
   writeFileSync(join(layout, 'oci-layout'), '{}');
   const { code, stderr } = await run([layout, made.dest], { program });
-  assert.match(
-    stderr,
-    /: it is an image in the OCI layout, .* skopeo copy oci:\S+\/layout oci:image:latest && /,
-  );
+  assert.match(stderr, /: it is an image in the OCI layout, .*: type \S+ oci:\S+\/layout \S+\/dest$/m);
   assert.equal(code, 1);
 });
 

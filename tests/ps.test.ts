@@ -5,11 +5,12 @@ import { cpSync, existsSync, mkdirSync, readFileSync, readlinkSync, rmdirSync, w
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { descendants, readProcesses } from '../scripts/helpers/pids.ts';
+import { formatDuration } from '../scripts/helpers/units.ts';
 import { levelOf, parseLoggedKill } from '../scripts/limit/oom.ts';
 import { guessLevel } from '../scripts/limit/oom-kills.ts';
 import { memoryFiles } from '../scripts/limit/table.ts';
 import { readLimits } from '../scripts/ps/usage.ts';
-import { formatDuration, type Row, toTable } from '../scripts/ps.ts';
+import { type Row, toTable } from '../scripts/ps.ts';
 import { container, memory, namespace, newName, start, startByHand } from './helpers/container.ts';
 import { engines, makeBundle, programOf, withEngine, withRunc } from './helpers/engines.ts';
 import { scratchFolder } from './helpers/leftovers.ts';

@@ -1,6 +1,6 @@
 // How an engineer would unpack an archive by hand, for --dry-run. fetch-rootfs.ts itself checks the archive in the
 // stream, and confines tar(1): that is no short runbook.
-import { quote, sh } from '../helpers/shell.ts';
+import { type Command, quote, sh } from '../helpers/shell.ts';
 import type { Step } from '../helpers/steps.ts';
 import type { Image } from '../images/image.ts';
 import { type TarInspector, usualDevices } from '../images/inspector.ts';
@@ -65,9 +65,25 @@ export function planByHand(root: string, archive: Archive, skipDevices: boolean)
   return steps;
 }
 
+/** The shell commands that apply a layer, `file`, quoted, to the directory `root`. */
+const applyLines = (root: string, file: string) => [
+  '  # .wh.NAME removes NAME of the layers below, .wh..wh..opq all that they have in a directory',
+  `  tar --list --file=${file} | grep -E '(^|/)\\.wh\\.[^/]*$' | while read -r name; do`,
+  `    in=${quote(root)}/$(dirname "$name") base=\${name##*/}`,
+  `    if [ "$base" = .wh..wh..opq ]; then find "$in" -mindepth 1 -delete; else rm -rf "$in/\${base#.wh.}"; fi`,
+  '  done',
+  `  tar --extract --file=${file} --directory=${quote(root)} --exclude='.wh.*' ${tarOptions.map(quote).join(' ')}`,
+];
+
+const layersRemark = [
+  '# the layers, the base first. fetch-rootfs.ts checks each header, and confines tar and the removal of files in a mount',
+  '# namespace and a chroot. This does not: unpack only an image that you trust.',
+];
+
 /**
- * The shell commands that make a root file system of an image in the empty directory `root`. fetch-rootfs.ts also checks
- * and confines as for an archive; and whiteouts, which remove what lower layers have, act inside of the root only.
+ * The shell commands that make a root file system of an image in a registry in the empty directory `root`. fetch-rootfs.ts
+ * also checks and confines as for an archive; and whiteouts, which remove what lower layers have, act inside of the root
+ * only.
  */
 export function printImage(root: string, image: Image, { blobs, token, user }: ByHand): string {
   const file = quote(`${root}.layer`);
@@ -83,17 +99,11 @@ export function printImage(root: string, image: Image, { blobs, token, user }: B
           `  sed -n 's/.*"\\(access_\\)\\{0,1\\}token" *: *"\\([^"]*\\)".*/\\2/p')`,
         ]
       : []),
-    '# the layers, the base first. fetch-rootfs.ts checks each header, and confines tar and the removal of files in a mount',
-    '# namespace and a chroot. This does not: unpack only an image that you trust.',
+    ...layersRemark,
     `for layer in ${digests.join(' \\\n  ')}; do`,
     `  ${fetch('sha256:$layer', file)} || break`,
     `  echo "$layer  "${file} | sha256sum --check --quiet || break`,
-    '  # .wh.NAME removes NAME of the layers below, .wh..wh..opq all that they have in a directory',
-    `  tar --list --file=${file} | grep -E '(^|/)\\.wh\\.[^/]*$' | while read -r name; do`,
-    `    in=${quote(root)}/$(dirname "$name") base=\${name##*/}`,
-    `    if [ "$base" = .wh..wh..opq ]; then find "$in" -mindepth 1 -delete; else rm -rf "$in/\${base#.wh.}"; fi`,
-    '  done',
-    `  tar --extract --file=${file} --directory=${quote(root)} --exclude='.wh.*' ${tarOptions.map(quote).join(' ')}`,
+    ...applyLines(root, file),
     'done',
     '# the configuration, which run.ts reads',
     fetch(image.manifest.config.digest, quote(`${root}/.image.json`)),
@@ -101,3 +111,29 @@ export function printImage(root: string, image: Image, { blobs, token, user }: B
   ];
   return lines.map((line) => `${line}\n`).join('');
 }
+
+/**
+ * The same for an image in a file. `directory` is an OCI layout, and `layers` and `config` are files in it; without
+ * `directory` they are files in the archive `file`.
+ */
+export function printArchive(
+  root: string,
+  { file, directory, layers, config }: { file: string; directory?: string; layers: string[]; config: string },
+): string {
+  const folder = directory ?? `${root}.image`;
+  const lines = [
+    ...(directory
+      ? []
+      : [sh`mkdir ${folder}`, sh`tar --extract --file=${file} --directory=${folder}`].map(printed)),
+    ...layersRemark,
+    `for layer in ${layers.map(quote).join(' \\\n  ')}; do`,
+    ...applyLines(root, `${quote(folder)}/"$layer"`),
+    'done',
+    '# the configuration, which run.ts reads',
+    printed(sh`cp ${folder}/${config} ${root}/.image.json`),
+    ...(directory ? [] : [printed(sh`rm -r ${folder}`)]),
+  ];
+  return lines.map((line) => `${line}\n`).join('');
+}
+
+const printed = (command: Command) => command.map(quote).join(' ');

@@ -87,10 +87,13 @@ export function refuseOthers(start: Buffer, operands: Operands, outer?: Compress
   }
 }
 
-/** What is wrong with an image of layers, and a command that puts them together. `kind`: a transport of skopeo(1). */
-export function describeImage(kind: 'docker-archive' | 'oci-archive' | 'oci', operands: Operands): string {
-  const flatten = (file: string) =>
-    `skopeo copy ${kind}:${file} oci:image:latest && umoci raw unpack --image image:latest unpacked && tar -C unpacked -c .`;
-  const what = kind === 'docker-archive' ? 'as docker save makes it' : 'in the OCI layout';
-  return `it is an image ${what}, layers of a root file system: try: ${unpackBy(flatten, operands)}`;
+/** What an image of layers is, and the command that puts them together. `transport`: the word before its path. */
+export function describeImage(
+  transport: 'docker-archive' | 'oci-archive' | 'oci',
+  { source, url, dest }: Operands,
+): string {
+  const what = transport === 'docker-archive' ? 'as docker save makes it' : 'in the OCI layout';
+  const fetch = `${scriptPath()} ${quote(`${transport}:${url ? 'downloaded' : source}`)} ${quote(dest)}`;
+  const download = url ? `curl -fLo downloaded ${quote(shown(url))} && ` : '';
+  return `it is an image ${what}, layers of a root file system: type ${download}${fetch}`;
 }

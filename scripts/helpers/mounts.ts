@@ -55,6 +55,12 @@ export function overlayDirectory(
   return path && unescapeMountinfo(path);
 }
 
+/** All directories of an overlay, as whoever mounted it saw them. */
+export const overlayDirectories = ({ superOptions }: Mount): string[] =>
+  [...superOptions.matchAll(/(?:^|,)(?:lowerdir|upperdir|workdir)\+?=([^,]*)/g)]
+    .flatMap(([, paths = '']) => paths.split(':'))
+    .map(unescapeMountinfo);
+
 /** Undoes the octal escapes of mountinfo, proc(5): `\040` is a space. Bytes above 127 come as they are. */
 export function unescapeMountinfo(field: string): string {
   return field.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));

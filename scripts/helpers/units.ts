@@ -43,6 +43,15 @@ export function formatSize(bytes: number): string {
   return `${value.toFixed(digits)} ${['B', 'KiB', 'MiB', 'GiB', 'TiB'][unit]}`;
 }
 
+/** A duration in its two largest units: `42s`, `5m 3s`, `3h 20m`, `12d 4h`. */
+export function formatDuration(seconds: number): string {
+  const counts = [seconds / 86400, (seconds / 3600) % 24, (seconds / 60) % 60, seconds % 60].map(Math.floor);
+  const parts = counts.map((count, unit) => `${count}${'dhms'[unit]}`);
+  // none: the last
+  const first = counts.findIndex((count) => count > 0);
+  return parts.slice(first).slice(0, 2).join(' ');
+}
+
 /** Parses a whole number from `min` to `max`. `what` is what the message calls it. */
 export function parseNumber(what: string, text: string, min: number, max: number): number {
   const number = /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN;

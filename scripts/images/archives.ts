@@ -48,8 +48,14 @@ export interface ArchiveOptions {
   maxBytes: number;
 }
 
+/** An image in a file, which may be other images too. */
+export interface ArchiveSource extends ImageSource {
+  /** The file in the archive or directory that is a blob. Throws Failure if there is none. */
+  fileOf(digest: string): Promise<string>;
+}
+
 /** Opens an image in a file. Of a compressed one, or of standard input, it makes a copy. Throws a Failure. */
-export async function openArchive(name: ArchiveName, options: ArchiveOptions): Promise<ImageSource> {
+export async function openArchive(name: ArchiveName, options: ArchiveOptions): Promise<ArchiveSource> {
   const files = name.transport === 'oci' ? new Directory(name.path) : await Archive.open(name, options);
   try {
     return name.transport === 'docker-archive'
@@ -61,10 +67,15 @@ export async function openArchive(name: ArchiveName, options: ArchiveOptions): P
   }
 }
 
+/** A file of an image, and the name that it has without links. */
+interface File extends Part {
+  name: string;
+}
+
 /** Files by their names. */
 interface Files {
   /** Throws a Failure if there is no such file. */
-  find(name: string): Promise<Part>;
+  find(name: string): Promise<File>;
   close(): Promise<void>;
 }
 
@@ -77,7 +88,7 @@ class Directory implements Files {
     this.#path = path;
   }
 
-  async find(name: string): Promise<Part> {
+  async find(name: string): Promise<File> {
     const path = join(this.#path, name);
     const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK).catch((error) => {
       throw new Failure(`${path}: ${reason(error)}`, { cause: error });
@@ -86,7 +97,7 @@ class Directory implements Files {
     const stats = await file.stat();
     // a FIFO would have no end
     if (!stats.isFile()) throw new Failure(`${path} is no regular file`);
-    return { file, start: 0, size: stats.size };
+    return { name, file, start: 0, size: stats.size };
   }
 
   async close(): Promise<void> {
@@ -103,7 +114,7 @@ const maxLinks = 16;
 /** The files of a tar archive. */
 class Archive implements Files {
   #whole: Part;
-  #files = new Map<string, Part>();
+  #files = new Map<string, File>();
   #links = new Map<string, string>();
 
   private constructor(whole: Part) {
@@ -121,7 +132,7 @@ class Archive implements Files {
     return archive;
   }
 
-  async find(name: string): Promise<Part> {
+  async find(name: string): Promise<File> {
     let target = name;
     for (let links = 0; links < maxLinks; links++) {
       const part = this.#files.get(target);
@@ -152,9 +163,10 @@ class Archive implements Files {
       if (!header.cksumValid)
         throw new Failure(at === 0 ? 'it is no tar archive' : 'a header with a wrong checksum');
       if (++entries > maxEntries) throw new Failure(`it has more than ${maxEntries} entries: it is no image`);
-      const { type, path = '', size = 0, linkpath = '' } = header;
+      const { type, path = '', size = -1, linkpath = '' } = header;
       at += block;
-      if (!Number.isSafeInteger(size) || at + size > end) throw new Failure(`it is cut in ${show(path)}`);
+      if (!Number.isSafeInteger(size) || size < 0) throw new Failure(`${show(path)} has no size`);
+      if (at + size > end) throw new Failure(`it is cut in ${show(path)}`);
       if (type === 'ExtendedHeader') {
         if (pax || size > maxHeaderBytes) throw new Failure('two pax headers for one entry, or a large one');
         pax = Pax.parse((await read(at, size)).toString(), undefined);
@@ -174,7 +186,7 @@ class Archive implements Files {
     if (!/^[\w.+:@=-]+(\/[\w.+:@=-]+)*$/.test(name) || name.split('/').some((word) => /^\.\.?$/.test(word)))
       throw refuse('no name of a file of an image');
     if (this.#files.has(name) || this.#links.has(name)) throw refuse('it is there twice');
-    if (['File', 'OldFile', 'ContiguousFile'].includes(type)) this.#files.set(name, part);
+    if (['File', 'OldFile', 'ContiguousFile'].includes(type)) this.#files.set(name, { name, ...part });
     else if ((type === 'SymbolicLink' || type === 'Link') && linkpath !== undefined)
       this.#links.set(name, posix.join(type === 'Link' ? '' : posix.dirname(name), linkpath));
     else throw refuse(`${type} is no regular file`);
@@ -257,7 +269,7 @@ const ambiguous = (images: Named[], { transport, path }: ArchiveName) => {
 };
 
 /** An OCI image layout. */
-async function openLayout(name: ArchiveName, files: Files): Promise<ImageSource> {
+async function openLayout(name: ArchiveName, files: Files): Promise<ArchiveSource> {
   const layout = await readJson(files, 'oci-layout');
   const { imageLayoutVersion: version } = isObject(layout) ? layout : {};
   if (!isText(version) || !(version as string).startsWith('1.'))
@@ -276,7 +288,7 @@ async function openLayout(name: ArchiveName, files: Files): Promise<ImageSource>
   });
   const blobPart = (digest: unknown) =>
     files.find(`blobs/sha256/${checkDigest(digest).slice('sha256:'.length)}`);
-  const source: ImageSource = {
+  const source: ArchiveSource = {
     name: showName(name),
     async openManifest(reference) {
       if (reference.startsWith('sha256:'))
@@ -306,7 +318,8 @@ async function openLayout(name: ArchiveName, files: Files): Promise<ImageSource>
     async *openBlob({ digest }, offsetBytes) {
       yield* readPart(await blobPart(digest), offsetBytes);
     },
-    close: async () => files.close(),
+    fileOf: async (digest) => (await blobPart(digest)).name,
+    close: () => files.close(),
   };
   return source;
 }
@@ -321,7 +334,7 @@ interface DockerImage extends Named {
 }
 
 /** What docker save and podman save write, in either layout: it has no manifest of the OCI, so one is made here. */
-async function openDocker(name: ArchiveName, files: Files): Promise<ImageSource> {
+async function openDocker(name: ArchiveName, files: Files): Promise<ArchiveSource> {
   const list = await readJson(files, 'manifest.json');
   if (!Array.isArray(list) || list.length === 0) throw new Failure('manifest.json is no list of images');
   const images = list.map((value: unknown): DockerImage => {
@@ -360,15 +373,17 @@ async function openDocker(name: ArchiveName, files: Files): Promise<ImageSource>
     },
     layers,
   };
+  const blobPart = (digest: string) => {
+    const part = blobs.get(digest);
+    if (!part) throw new Failure(`it has no ${digest}`);
+    return part;
+  };
   return {
     name: showName(name),
     openManifest: async () => ({ mediaType, bytes: Buffer.from(JSON.stringify(manifest)) }),
-    openBlob({ digest }, offsetBytes) {
-      const part = blobs.get(digest);
-      if (!part) throw new Failure(`it has no ${digest}`);
-      return readPart(part, offsetBytes);
-    },
-    close: async () => files.close(),
+    openBlob: ({ digest }, offsetBytes) => readPart(blobPart(digest), offsetBytes),
+    fileOf: async (digest) => blobPart(digest).name,
+    close: () => files.close(),
   };
 }
 

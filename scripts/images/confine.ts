@@ -89,7 +89,10 @@ export async function runConfined(
 
 /** The lines that a program, or what confines it, wrote. Throws a Failure of them if it failed. */
 function warningsOf({ end, said }: Awaited<ReturnType<typeof outcome>>, { folder }: Tools): string[] {
-  const lines = said.map((line) => line.replace(`/${folder}/`, ''));
+  // xargs(1) misses /dev/null in there, and goes on without it
+  const lines = said
+    .map((line) => line.replace(`/${folder}/`, ''))
+    .filter((line) => !/^xargs: \W?\/dev\/null/.test(line));
   if (end === 0) return lines;
   const why = lines.find((line) => !line.startsWith('tar: Removing')) ?? `tar ended with ${end}`;
   const needs = isRoot ? 'CAP_SYS_ADMIN' : 'root, or user namespaces';

@@ -138,14 +138,7 @@ export function sparkline(values: number[], most: number, width: number, unicode
     .join('');
 }
 
-/** JSON that is safe on a terminal: JSON.stringify escapes control characters, but not DEL, C1 and invisible ones. */
-export const toJson = (value: unknown, indent?: number) =>
-  JSON.stringify(value, null, indent).replace(/[\x7f-\x9f\p{Cf}\p{Zl}\p{Zp}]/gu, (character) =>
-    character
-      .split('') // those beyond U+FFFF are two units
-      .map((unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
-      .join(''),
-  );
+export { toJson } from '../helpers/messages.ts';
 
 /** Whether the locale uses UTF-8, locale(7). */
 export const speaksUnicode = ({ LC_ALL, LC_CTYPE, LANG }: NodeJS.ProcessEnv = process.env) =>

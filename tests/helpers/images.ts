@@ -81,7 +81,7 @@ export function layoutOf(layers: Layer[], tag = 'latest', changes: Changes = {})
   });
   return {
     'oci-layout': json(changes.layout ?? { imageLayoutVersion: '1.0.0' }),
-    'index.json': json(changes.index ?? index),
+    'index.json': json('index' in changes ? changes.index : index),
     [path(digestOf(config))]: config,
     [path(digestOf(manifest))]: manifest,
     ...Object.fromEntries(layers.map(({ blob }) => [path(digestOf(blob)), blob])),
