@@ -6,7 +6,6 @@ pack-rootfs.ts: pack a root file system as a tarball, or as an image for engines
 USAGE
   pack-rootfs.ts [OPTION...] ROOTFS OUT
   pack-rootfs.ts [OPTION...] ROOTFS --oci PATH|--docker FILE|--push IMAGE
-  pack-rootfs.ts --manifest KIND --image IMAGE NAME | -- WORD...
 
   ROOTFS  a path (with a / in it), or the name of a folder in rootfs/
           NAME or PID of a container that runs: its root file system as it is
@@ -14,6 +13,8 @@ USAGE
           out, such as /proc and volumes.
   OUT     a new file: .tar, .tar.gz, .tar.zst or .tar.xz
           -: standard output, not compressed
+
+  pack-rootfs.ts --manifest KIND --image IMAGE NAME | -- WORD...
 
   The same content gives the same bytes. Prints the digest of what was made.
   SOURCE_DATE_EPOCH in the environment, seconds since 1970, is the latest time

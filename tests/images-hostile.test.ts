@@ -134,7 +134,7 @@ const lies: [what: string, answer: (fake: () => Fake) => Answer, message: RegExp
     'a layer with a byte changed',
     (fake) => (request, response, path) => {
       if (!isBlob(path, fake())) return false;
-      const bytes = Buffer.fromone.blob;
+      const bytes = Buffer.from(one.blob);
       bytes[40] = (bytes[40] as number) ^ 1;
       return send(request, response, bytes);
     },
@@ -431,7 +431,7 @@ test('an index gives the image of the platform, and names the others where there
     digest: fake.digests.config,
     size: fake.blobs.get(fake.digests.config)?.length,
   });
-  await assert.rejects(fetchAll(fake.image, options()), /neither an index nor an image/);
+  await assert.rejects(fetchAll(fake.image, options()), /its manifest has no list of up to/);
 });
 
 test('an image for another processor is refused by name', async (t) => {
@@ -575,8 +575,8 @@ test('credentials and tokens go to the registry, and not to where it leads', asy
   assert.equal(seen[0]?.authorization, undefined);
   assert.equal(
     authorizations.filter((one) => one === undefined).length,
-    2,
-    'only the first look and the first request have none',
+    1,
+    'only the first request has none',
   );
 
   const wrong = options();
@@ -590,13 +590,12 @@ test('credentials and tokens go to the registry, and not to where it leads', asy
 /** A registry that wants a token, and the requests for tokens. */
 async function withToken(t: Parameters<typeof fakeRegistry>[0], lifetime = Infinity) {
   const asked: { url: string; method: string; authorization: string | undefined; body: string }[] = [];
-  let uses = 0;
+  const uses = new Map<string, number>();
   const tokens = createServer(async (request, response) => {
     let body = '';
     for await (const chunk of request) body += chunk;
     const { url = '', method = '' } = request;
     asked.push({ url, method, authorization: request.headers.authorization, body });
-    uses = 0;
     response.end(
       JSON.stringify(
         method === 'POST' ? { access_token: `t${asked.length}` } : { token: `t${asked.length}` },
@@ -609,7 +608,9 @@ async function withToken(t: Parameters<typeof fakeRegistry>[0], lifetime = Infin
   const challenge = `Bearer realm="http://127.0.0.1:${port}/token",service="test registry",scope="repository:team/app:pull"`;
   const fake: Fake = await fakeRegistry(t, small, (request, response, path) => {
     if (path === '/v2/') return false;
-    if (request.headers.authorization === `Bearer t${asked.length}` && ++uses <= lifetime) return false;
+    const [, token = ''] = /^Bearer (t\d+)$/.exec(request.headers.authorization ?? '') ?? [];
+    uses.set(token, (uses.get(token) ?? 0) + 1);
+    if (token && (uses.get(token) as number) <= lifetime) return false;
     return response.writeHead(401, { 'WWW-Authenticate': challenge }).end();
   });
   return { fake, asked };
@@ -714,7 +715,10 @@ test('a registry that is not on this host is asked with encryption only, unless 
   // a name for this host that is not known as one
   const { port } = new URL(`http://${fake.host}`);
   const far = `0:${port}/team/app:1`;
-  await assert.rejects(fetchAll(far, options()), /^(0|0\.0\.0\.0):\d+: (EPROTO|.*SSL|.*wrong version)/i);
+  await assert.rejects(
+    fetchAll(far, options()),
+    /: 0:\d+ does not speak TLS: if .*, --insecure-registry 0:\d+$/,
+  );
   assert.deepEqual(fake.requests, []);
   await fetchAll(far, options({ insecure: [`0:${port}`] }));
   assert(fake.requests.length > 0);

@@ -11,6 +11,8 @@ import { top } from './helpers/script.ts';
  * imports are these.
  */
 const crossings: Record<string, string> = {
+  'pack-rootfs -> images': 'it confines tar(1), and writes, reads and pushes images',
+  'pack-rootfs -> stop': 'it pauses a container as stop.ts --pause does',
   'fetch-rootfs -> images': 'it reads images, and downloads tarballs, as other scripts do',
   'run -> network':
     'it attaches a network while the container starts, and takes the name servers of the host',

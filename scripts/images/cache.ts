@@ -3,20 +3,14 @@
 //   DIRECTORY/blobs/sha256/HEX          a blob; verified whenever it is used
 //   DIRECTORY/blobs/sha256/HEX.partial  its beginning, and the lock (flock(2)) of who reads the rest of it
 //   DIRECTORY/references/HEX            the digest of the manifest that a reference and a platform name
-import { createHash, type Hash, randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import {
   chmodSync,
-  closeSync,
   constants,
-  createReadStream,
-  createWriteStream,
   existsSync,
   fstatSync,
-  ftruncateSync,
-  futimesSync,
   lstatSync,
   mkdirSync,
-  openSync,
   readdirSync,
   readFileSync,
   realpathSync,
@@ -28,9 +22,9 @@ import {
   unlinkSync,
   writeFileSync,
 } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
 import { userInfo } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
-import { pipeline } from 'node:stream/promises';
 import { Failure, reason } from '../helpers/cli.ts';
 import { lock } from '../helpers/lock.ts';
 import { attempt } from '../helpers/pids.ts';
@@ -42,6 +36,7 @@ import { checkDigest, type Descriptor, type Image, type ImageSource, type Platfo
 import type { Progress } from './progress.ts';
 import { type Reference, showReference, wantedOf } from './reference.ts';
 import { openRegistry, type RegistryOptions } from './registry.ts';
+import { readPart } from './spool.ts';
 import { digestOf, shortDigest, verified, WrongBlob } from './verify.ts';
 
 /** The least recently used blobs go when all are larger. */
@@ -51,7 +46,7 @@ const parallelLayers = 3;
 /** the rest of a blob that nobody has gone on reading for so long goes first */
 const stalePartialMilliseconds = 24 * 3600 * 1000;
 
-const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
+const { O_RDONLY, O_RDWR, O_APPEND, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
 
 /** `barehand` in $XDG_CACHE_HOME or ~/.cache. Throws a Failure if the user has neither. */
 export function cacheDirectory(env: NodeJS.ProcessEnv = process.env): string {
@@ -110,47 +105,31 @@ function writeWhole(path: string, bytes: Buffer | string): void {
   renameSync(partial, path);
 }
 
-/** Opens a blob of the cache, which then counts as used now; undefined if there is none of this size. */
-function openBlobFile(directory: string, { digest, size }: Descriptor): number | undefined {
-  const fd = attempt(() => openSync(blobPath(directory, digest), O_RDONLY | O_NOFOLLOW));
-  if (fd === undefined) return undefined;
-  const stats = fstatSync(fd);
-  if (stats.isFile() && stats.size === size) {
-    attempt(() => futimesSync(fd, new Date(), new Date()));
-    return fd;
-  }
-  closeSync(fd);
-  return undefined;
+/** Opens a blob of the cache, which then counts as used now; undefined if there is none. It is not verified. */
+async function openBlobFile(directory: string, digest: string): Promise<FileHandle | undefined> {
+  const file = await open(blobPath(directory, digest), O_RDONLY | O_NOFOLLOW).catch(() => undefined);
+  await file?.utimes(new Date(), new Date()).catch(() => undefined);
+  return file;
 }
 
-const readFrom = (fd: number, startBytes = 0): AsyncIterable<Buffer> =>
-  createReadStream('', { fd, autoClose: false, start: startBytes, highWaterMark: 1 << 18 });
+const readFrom = (file: FileHandle, startBytes = 0) =>
+  readPart({ file, start: 0, size: Infinity }, startBytes);
 
 /** The cache as a source of images: it has manifests by their digests only. */
 function openCached(directory: string, name: string): ImageSource {
+  async function* read(digest: string, offsetBytes = 0) {
+    const file = await openBlobFile(directory, digest);
+    if (!file) throw new Failure(`the cache ${directory} has no ${digest}`);
+    try {
+      yield* readFrom(file, offsetBytes);
+    } finally {
+      await file.close();
+    }
+  }
   return {
     name,
-    async openManifest(digest) {
-      const path = blobPath(directory, digest);
-      const size = attempt(() => lstatSync(path))?.size ?? 0;
-      const fd =
-        size > maxManifestBytes ? undefined : openBlobFile(directory, { digest, size, mediaType: '' });
-      if (fd === undefined) throw new Failure(`the cache ${directory} has no ${digest}`);
-      try {
-        return { mediaType: '', bytes: await collect(readFrom(fd), maxManifestBytes) };
-      } finally {
-        closeSync(fd);
-      }
-    },
-    async *openBlob(blob, offsetBytes) {
-      const fd = openBlobFile(directory, blob);
-      if (fd === undefined) throw new Failure(`the cache ${directory} has no ${blob.digest}`);
-      try {
-        yield* readFrom(fd, offsetBytes);
-      } finally {
-        closeSync(fd);
-      }
-    },
+    openManifest: async (digest) => ({ mediaType: '', bytes: await collect(read(digest), maxManifestBytes) }),
+    openBlob: ({ digest }, offsetBytes) => read(digest, offsetBytes),
     close: async () => {},
   };
 }
@@ -252,8 +231,8 @@ export function fetchLayers(image: Image, options: LayerOptions): (() => AsyncIt
   const { layers } = image.manifest;
   const unique = [...new Map(layers.map((layer) => [layer.digest, layer])).values()];
   checkSpace(unique, options);
-  const running = new Set<Promise<number>>();
-  const start = async (layer: Descriptor): Promise<number> => {
+  const running = new Set<Promise<FileHandle>>();
+  const start = async (layer: Descriptor): Promise<FileHandle> => {
     while (running.size >= parallelLayers) await Promise.race(running);
     const file = cached(image, layer, options);
     running.add(file);
@@ -271,9 +250,9 @@ export function fetchLayers(image: Image, options: LayerOptions): (() => AsyncIt
   return layers.map(
     ({ digest }, index) =>
       async function* read() {
-        const fd = (await files.get(digest)) as number;
-        yield* readFrom(fd);
-        if (!layers.some((layer, at) => at > index && layer.digest === digest)) closeSync(fd);
+        const file = (await files.get(digest)) as FileHandle;
+        yield* readFrom(file);
+        if (!layers.some((layer, at) => at > index && layer.digest === digest)) await file.close();
       },
   );
 }
@@ -297,45 +276,46 @@ export async function cached(
   image: Image,
   layer: Descriptor,
   { directory, scratch, progress }: LayerOptions,
-): Promise<number> {
+): Promise<FileHandle> {
   const label = `layer ${shortDigest(layer.digest)}`;
   const say = (text: string) => progress?.say(`${label}: ${text}`);
-  const show = (chunks: AsyncIterable<Buffer>, startBytes: number) =>
-    progress?.show(chunks, label, { length: layer.size }, startBytes) ?? chunks;
-  const fill = (fd: number, path: string) => fillFile(fd, path, image.source, layer, show, say);
+  const fill = async (file: FileHandle, path: string) => {
+    try {
+      await fillFile(file, path, image.source, layer, say, progress);
+      say(formatSize(layer.size));
+      return file;
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  };
   if (directory === undefined) {
     const path = join(scratch, `.layer-${randomBytes(8).toString('hex')}`);
-    const fd = openSync(path, O_RDWR | O_CREAT | O_EXCL, 0o600);
+    const file = await open(path, O_RDWR | O_APPEND | O_CREAT | O_EXCL, 0o600);
     unlinkSync(path);
-    await fill(fd, scratch);
-    say(formatSize(layer.size));
-    return fd;
+    return fill(file, scratch);
   }
   const path = blobPath(directory, layer.digest);
+  const partial = `${path}.partial`;
   for (;;) {
     const found = await openVerified(directory, layer);
-    if (found !== undefined) {
+    if (found) {
       say(`${formatSize(layer.size)}, in the cache already`);
       return found;
     }
-    const partial = `${path}.partial`;
-    const fd = openSync(partial, O_RDWR | O_CREAT | O_NOFOLLOW, 0o600);
+    const file = await open(partial, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600);
     const held = await lock(partial, { waitSeconds: 24 * 3600 }).catch((error) => {
       if (existsSync(partial)) throw error;
     });
     try {
       // who had the lock before has finished the blob, and renamed it
       if (held && existsSync(path)) rmSync(partial, { force: true });
-      else if (held && fstatSync(held.descriptor).ino === fstatSync(fd).ino) {
-        await fill(fd, partial);
+      else if (held && fstatSync(held.descriptor).ino === (await file.stat()).ino) {
+        await fill(file, partial);
         renameSync(partial, path);
-        say(formatSize(layer.size));
-        return fd;
+        return file;
       }
-      closeSync(fd);
-    } catch (error) {
-      closeSync(fd);
-      throw error;
+      await file.close();
     } finally {
       held?.release();
     }
@@ -343,55 +323,50 @@ export async function cached(
 }
 
 /** Opens a blob of the cache, verified: a disk, or a crash of the machine, can damage it. A damaged one is removed. */
-async function openVerified(directory: string, layer: Descriptor): Promise<number | undefined> {
-  const path = blobPath(directory, layer.digest);
-  const fd = attempt(() => openSync(path, O_RDONLY | O_NOFOLLOW));
-  if (fd === undefined) return undefined;
+async function openVerified(directory: string, layer: Descriptor): Promise<FileHandle | undefined> {
+  const file = await openBlobFile(directory, layer.digest);
   try {
-    for await (const _ of verified(readFrom(fd), layer));
-    attempt(() => futimesSync(fd, new Date(), new Date()));
-    return fd;
+    if (file) for await (const _ of verified(readFrom(file), layer));
+    return file;
   } catch {
-    closeSync(fd);
-    rmSync(path, { force: true });
+    await file?.close();
+    rmSync(blobPath(directory, layer.digest), { force: true });
     return undefined;
   }
 }
 
-/** The bytes that a file has already, hashed; those of another blob make no difference, since the whole is verified. */
-async function hashStart(fd: number, maxBytes: number): Promise<{ hash: Hash; bytes: number }> {
-  const hash = createHash('sha256');
-  const { size } = fstatSync(fd);
-  if (size > maxBytes) ftruncateSync(fd);
-  else for await (const chunk of readFrom(fd)) hash.update(chunk);
-  return { hash, bytes: size > maxBytes ? 0 : size };
-}
-
-/** Writes a blob to a file, after what is in it already. The file at `path` is emptied where that does not verify. */
+/** Appends to a file what is missing of a blob, and verifies all of it. Where it is wrong, the file is emptied. */
 async function fillFile(
-  fd: number,
+  file: FileHandle,
   path: string,
   source: ImageSource,
   layer: Descriptor,
-  show: (chunks: AsyncIterable<Buffer>, startBytes: number) => AsyncIterable<Buffer>,
   say: (text: string) => void,
+  progress: Progress | undefined,
 ): Promise<void> {
-  const before = await hashStart(fd, layer.size);
-  const { bytes } = before;
+  const hash = createHash('sha256');
+  let { size: bytes } = await file.stat();
+  if (bytes > layer.size) {
+    await file.truncate();
+    bytes = 0;
+  }
+  for await (const chunk of readFrom(file)) hash.update(chunk);
   if (bytes > 0) say(`going on at ${formatSize(bytes)}`);
   // all of it is there if only the rename was missing
-  const rest = bytes < layer.size ? source.openBlob(layer, bytes) : readFrom(fd, bytes);
-  const checked = verified(show(rest, bytes), layer, before);
+  const rest = bytes < layer.size ? source.openBlob(layer, bytes) : readFrom(file, bytes);
+  const label = `layer ${shortDigest(layer.digest)}`;
+  const shown = progress?.show(rest, label, { length: layer.size }, bytes) ?? rest;
   try {
-    await pipeline(checked, createWriteStream('', { fd, autoClose: false, start: bytes }));
+    for await (const chunk of verified(shown, layer, { hash, bytes }))
+      await file.writeFile(chunk).catch((error) => {
+        throw cannotWrite(path, error);
+      });
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === 'ENOSPC' || code === 'EDQUOT' || code === 'EIO') throw cannotWrite(path, error);
     if (!(error instanceof WrongBlob)) throw error;
-    ftruncateSync(fd);
+    await file.truncate();
     if (bytes === 0) throw error;
     // the beginning, from an earlier call, may be what is wrong
-    return fillFile(fd, path, source, layer, show, say);
+    await fillFile(file, path, source, layer, say, progress);
   }
 }
 

@@ -136,7 +136,8 @@ export class Retries {
     const { code = '' } = error as NodeJS.ErrnoException;
     if (/CERT|SIGNATURE|ISSUER/.test(code))
       throw new Failure(`${reason(error)}: NODE_EXTRA_CA_CERTS=FILE adds an authority of your own`);
-    const isHopeless = /ERR_TLS|ERR_INVALID/.test(code) || (isNothing && unreachable.includes(code));
+    const isHopeless =
+      /ERR_TLS|ERR_SSL|EPROTO|ERR_INVALID/.test(code) || (isNothing && unreachable.includes(code));
     this.#failures = movedBytes >= worthwhileBytes ? 1 : this.#failures + 1;
     const pauseSeconds = error instanceof TryLater ? error.seconds : 0;
     const isFinal = error instanceof Final || isHopeless || pauseSeconds > maxPauseSeconds;

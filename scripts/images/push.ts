@@ -1,13 +1,13 @@
 // Pushing an image to a registry. What is there already is not sent again.
 // https://github.com/opencontainers/distribution-spec/blob/main/spec.md#push
 import { createReadStream } from 'node:fs';
-import { Failure, reason } from '../helpers/cli.ts';
+import { Failure } from '../helpers/cli.ts';
 import { formatSize } from '../helpers/units.ts';
 import { Final, follow, Retries } from './http.ts';
 import type { Descriptor, Manifest } from './image.ts';
 import type { Progress } from './progress.ts';
 import { type Reference, showReference } from './reference.ts';
-import { Registry, type RegistryOptions } from './registry.ts';
+import { named, Registry, type RegistryOptions } from './registry.ts';
 import { shortDigest, verified } from './verify.ts';
 
 /** An image to push: `blobs` are the files of its layers by digest. */
@@ -93,11 +93,8 @@ async function repeat<Result>(registry: Registry, attempt: () => Promise<Result>
     try {
       return await attempt();
     } catch (error) {
-      const isNamed = error instanceof Failure;
       await retries.wait(error, 0, true, 'once more').catch((last) => {
-        throw isNamed || last !== error
-          ? last
-          : new Failure(`${registry.host}: ${reason(error)}`, { cause: error });
+        throw named(last, registry);
       });
     }
 }

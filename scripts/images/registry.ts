@@ -335,6 +335,16 @@ function errorIn(text: string): { isKnown: boolean; message: string } {
   return { isKnown: first !== undefined, message: said };
 }
 
+/** An error of the network, with the host that it is about. */
+export function named(error: unknown, { host }: Registry): Failure {
+  if (error instanceof Failure) return error;
+  const isPlain = /EPROTO|ERR_SSL/.test((error as NodeJS.ErrnoException).code ?? '');
+  const why = isPlain
+    ? `${host} does not speak TLS: if you trust the network to it, --insecure-registry ${host}`
+    : `${host}: ${reason(error)}`;
+  return new Failure(why, { cause: error });
+}
+
 /** Opens a registry as a source of an image: mirrors of Docker Hub first, each until it fails. */
 export function openRegistry(
   reference: Reference,
@@ -348,10 +358,7 @@ export function openRegistry(
   /** Goes on with the next registry; the last one's error is the error. */
   const giveUp = (registry: Registry, error: unknown) => {
     if (left[0] !== registry) return; // another blob has met it already
-    if (left.length < 2)
-      throw error instanceof Failure
-        ? error
-        : new Failure(`${registry.host}: ${reason(error)}`, { cause: error });
+    if (left.length < 2) throw named(error, registry);
     left.shift();
     options.say?.(`the mirror ${registry.host} fails: ${reason(error)}: going on without it`);
   };

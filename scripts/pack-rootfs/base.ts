@@ -1,5 +1,5 @@
 // What an image is built upon: the layers of another image as they are, and the root file system that they make.
-import { closeSync, createReadStream, mkdirSync, openSync, readSync } from 'node:fs';
+import { closeSync, constants, copyFileSync, createReadStream, mkdirSync, openSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { Failure, UsageError } from '../helpers/cli.ts';
 import { ofDescriptor } from '../helpers/in-root.ts';
@@ -66,8 +66,13 @@ async function readImage(
     ? await chooseImage(await openArchive(name, scratch), name.reference ?? 'latest', platform)
     : await resolveImage(parseReference(text), { platform, directory, insecure, say });
   const files: string[] = [];
-  for (const layer of image.manifest.layers)
-    files.push(ofDescriptor(await cached(image, layer, { directory, scratch: folder })));
+  for (const layer of image.manifest.layers) {
+    const blob = await cached(image, layer, { directory, scratch: folder });
+    const file = join(folder, layer.digest.slice('sha256:'.length));
+    copyFileSync(ofDescriptor(blob.fd), file, constants.COPYFILE_FICLONE);
+    await blob.close();
+    files.push(file);
+  }
   const root = join(folder, 'base');
   mkdirSync(root);
   const open = files.map((file) => () => createReadStream(file));

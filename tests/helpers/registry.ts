@@ -1,40 +1,42 @@
 // Registries for tests: Debian's docker-registry, and one in this process that serves an image as a test wants it.
-import { execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { writeFileSync } from 'node:fs';
+import { mkdtempSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { after, type TestContext } from 'node:test';
 import { type layer, layoutOf } from './images.ts';
 import { scratchFolder } from './leftovers.ts';
+import { until } from './script.ts';
 
 export const user = 'anna';
 export const password = 'geheim';
 /** htpasswd(1) -B writes such a line */
 const htpasswd = `${user}:$2b$05$abcdefghijklmnopqrstuuVWu8RjbNovPZWAMRdd7iqaaG0mI53Uu\n`;
 
+// at the top: what a before() hook registers is called at the end of the hook
+const scratch = scratchFolder('registry');
+const servers: ChildProcess[] = [];
+after(() => servers.map((server) => server.kill()));
+
 /** Starts docker-registry on a free port of the loopback interface, with or without a login. Returns its HOST:PORT. */
 export async function startRegistry(login = false): Promise<string> {
-  const folder = scratchFolder('registry');
+  const folder = mkdtempSync(join(scratch, 'x-'));
   writeFileSync(join(folder, 'htpasswd'), htpasswd);
   const auth = login ? `auth: {htpasswd: {realm: test, path: ${folder}/htpasswd}}\n` : '';
   writeFileSync(
     join(folder, 'config.yml'),
     `version: 0.1\nlog: {level: info, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: ${folder}/data}}\n${auth}http: {addr: '127.0.0.1:0', secret: test}\n`,
   );
+  // a pipe would fill while this process waits for skopeo
+  const log = join(folder, 'log');
   const server = spawn('docker-registry', ['serve', join(folder, 'config.yml')], {
-    stdio: ['ignore', 'ignore', 'pipe'],
+    stdio: ['ignore', 'ignore', openSync(log, 'w')],
   });
-  after(() => server.kill());
-  for await (const line of createInterface(server.stderr)) {
-    const [, host] = /listening on (127\.0\.0\.1:\d+)/.exec(line) ?? [];
-    if (!host) continue;
-    server.stderr.resume();
-    return host;
-  }
-  throw new Error('docker-registry does not start');
+  servers.push(server);
+  const host = () => /listening on (127\.0\.0\.1:\d+)/.exec(readFileSync(log, 'utf8'))?.[1];
+  return until('docker-registry', host);
 }
 
 /** Copies an OCI layout, DIR:TAG, to a registry. */
@@ -87,7 +89,7 @@ export async function fakeRegistry(
   const server = createServer((request, response) => {
     const path = request.url ?? '';
     requests.push(`${request.method} ${path}`);
-    if (answer(request, response, path) !== false) return;
+    if (answer(request, response, path) !== false || response.headersSent) return;
     const [, kind, reference = ''] = /^\/v2\/team\/app\/(manifests|blobs)\/(.*)$/.exec(path) ?? [];
     const bytes = blobs.get(reference === '1' ? digest : reference);
     if (path === '/v2/') return void response.end('{}');
