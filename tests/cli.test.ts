@@ -56,7 +56,26 @@ test('without options, flags are false, lists empty and the rest undefined', () 
       version: false,
     },
     operands: [],
+    rest: [],
   });
+});
+
+test('words behind -- are operands, or, where a script asks for that, words of their own', () => {
+  const spec = { options: { force: {} }, operands: [0, 1] as [number, number] };
+  const words = ['a', '--force', '--', '-m', 'b', '--', 'c'];
+  const parsed = parseArguments({ ...spec, rest: true }, words);
+  assert.deepEqual(
+    [parsed.values?.force, parsed.operands, parsed.rest],
+    [true, ['a'], ['-m', 'b', '--', 'c']],
+  );
+  assert.deepEqual(parseArguments({ ...spec, operands: [0, 9] }, words).operands, [
+    'a',
+    '-m',
+    'b',
+    '--',
+    'c',
+  ]);
+  assert.throws(() => parseArguments(spec, words), /one operand too many: -m/);
 });
 
 test('words that look like numbers stay words', () => {

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
@@ -100,6 +100,11 @@ const cases: Record<string, [words: string[], code: number][]> = {
   'fetch-rootfs': [
     [['--dry-run', 'host:', join(folder, 'host')], 0],
     [[join(folder, 'no-such-file'), join(folder, 'x')], 1],
+    [['--no-such-option'], 2],
+  ],
+  'pack-rootfs': [
+    [['--dry-run', rootfs, join(folder, 'a.tar')], 0],
+    [[join(folder, 'no-such-rootfs'), join(folder, 'a.tar')], 1],
     [['--no-such-option'], 2],
   ],
   ...Object.fromEntries(
@@ -384,6 +389,15 @@ test('limit-memory.ts --watch --json prints what its page lists', container, asy
     tables('limit-memory')[1],
     lines.map((line) => JSON.parse(line)),
   );
+});
+
+test('pack-rootfs.ts --json prints what its page lists', container, async () => {
+  const tree = join(folder, 'tree');
+  mkdirSync(tree);
+  const made = [[join(folder, 'tree.tar')], ['--oci', join(folder, 'layout')]].map(async (out) =>
+    JSON.parse((await call('pack-rootfs', ['--json', tree, ...out])).stdout),
+  );
+  compare('pack-rootfs', tables('pack-rootfs')[0], await Promise.all(made));
 });
 
 test('network.ts ls --json prints what its page lists', {

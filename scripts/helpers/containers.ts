@@ -1,5 +1,5 @@
 // Containers: finding them among the processes; which of them are ours.
-import { readFileSync, readlinkSync, statSync } from 'node:fs';
+import { readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
 import { isAbsolute, join } from 'node:path';
 import { parent as ownFolder } from './cgroups.ts';
 import { scriptName } from './cli.ts';
@@ -66,6 +66,20 @@ export const notesFolder = (name: string) => join(runFolder(), name);
 
 /** The file in there that holds the labels of a container, KEY=VALUE, one per line. */
 export const labelFile = 'labels';
+
+/** The file in there that holds the words that a container was started with, by run.ts. */
+const argvFile = 'argv';
+
+/** Notes the words that run.ts was called with, for its owner only: they may hold passwords. */
+export const writeArgv = (folder: string, directory: string, words: string[]): void =>
+  writeFileSync(join(folder, argvFile), [directory, ...words].join('\0'), { mode: 0o600 });
+
+/** The words that run.ts was called with, without its own name, and its working directory; undefined: there is no note. */
+export function readArgv(name: string): { directory: string; words: string[] } | undefined {
+  const text = attempt(() => readFileSync(join(notesFolder(name), argvFile), 'utf8'));
+  const [directory, ...words] = text?.split('\0') ?? [];
+  return directory === undefined ? undefined : { directory, words };
+}
 
 /** The labels of a container, if it is ours; the last one of a key counts. */
 export function readLabels({

@@ -16,7 +16,7 @@ import {
   readHierarchies,
 } from '../helpers/cgroups.ts';
 import { Failure, reason } from '../helpers/cli.ts';
-import { labelFile } from '../helpers/containers.ts';
+import { labelFile, writeArgv } from '../helpers/containers.ts';
 import { type Lock, lock } from '../helpers/lock.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
@@ -258,6 +258,7 @@ export async function reserveName(launch: Launch): Promise<ReservedName> {
       if (stopSignal) writeFileSync(join(runDirectory, 'stop-signal'), `${stopSignal}\n`);
       if (umask !== undefined) writeFileSync(join(runDirectory, 'umask'), `${umask}\n`);
       if (labels.length > 0) await perform([labelStep(launch)]);
+      writeArgv(runDirectory, process.cwd(), process.argv.slice(2));
     }
     if (cgroups) await perform(makingSteps(cgroups));
   } catch (error) {

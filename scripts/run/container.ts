@@ -3,6 +3,7 @@
 import type { SeccompLoader } from '../helpers/seccomp/seccomp.ts';
 import { type Command, sh } from '../helpers/shell.ts';
 import type { Step } from '../helpers/steps.ts';
+import type { Limits } from '../limit/table.ts';
 import type { CgroupPlan } from './cgroups.ts';
 import type { User } from './command.ts';
 import type { Device, FoundVolume, Text, Tmpfs } from './furnish.ts';
@@ -49,12 +50,16 @@ export interface Launch {
   /** set-user-ID programs may gain privileges */
   newPrivileges: boolean;
   privileged: boolean;
+  /** a seccomp filter is wanted */
+  isFiltered: boolean;
   /** the command that loads the seccomp filter; undefined: no filter */
   seccomp: SeccompLoader | undefined;
   /** undefined: the network namespace gets no new interface */
   connection: Connection | undefined;
   /** the process whose network namespace the container shares; `label` is what the user called it */
   joins: { pid: number; inode: number; label: string } | undefined;
+  /** the limits that the cgroups have */
+  wanted: Limits;
   /** undefined: no cgroups, since the caller may not make any or needs none */
   cgroups: CgroupPlan | undefined;
   /** the directory for what the kernel does not keep: log, exit status, stop signal */

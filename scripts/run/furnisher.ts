@@ -119,7 +119,7 @@ export class Furnisher {
    * can't be made.
    */
   makeWorkdir(): void {
-    const { workdir, readOnly, rootfs } = this.launch;
+    const { workdir, readOnly, rootfs, ephemeral } = this.launch;
     // whatever is there is for PID 1 to find, which changes to it as the container's user; /proc has its own processes
     if (/^\/+(proc|sys)(\/|$)/.test(workdir)) return;
     const root = this.openFurnishedRoot();
@@ -138,8 +138,13 @@ export class Furnisher {
     } catch (error) {
       const why = reason(error);
       if (why.startsWith("can't cd ")) throw error;
+      const isReadOnly = readOnly && why.includes('EROFS');
+      if (isReadOnly && ephemeral)
+        throw new Failure(
+          `--workdir: there is no ${workdir}, and with --read-only it can't be made: leave that out, for changes are discarded anyway`,
+        );
       throw new Failure(
-        readOnly && why.includes('EROFS')
+        isReadOnly
           ? `--workdir: there is no ${workdir}, and with --read-only it can't be made: mkdir -p ${rootfs}${workdir}`
           : `--workdir: there is no ${workdir}, and ${why}: mkdir -p ${rootfs}${workdir}`,
       );

@@ -6,11 +6,24 @@ import { isPidName } from '../helpers/cgroups.ts';
 import { kebab, reason, UsageError } from '../helpers/cli.ts';
 import { mountOf, readMounts } from '../helpers/mounts.ts';
 import { quote } from '../helpers/shell.ts';
-import { parseNumber, parseSize } from '../helpers/units.ts';
+import { parseNumber, parseSignal, parseSize } from '../helpers/units.ts';
 import { findDisk } from '../limit/disk.ts';
-import { maxId, parsePath, parseVariable } from './command.ts';
+import { parseCpus, parseList } from '../limit/units.ts';
+import { parsePort } from '../network/addresses.ts';
+import { parseCapabilities } from './capabilities.ts';
+import {
+  maxId,
+  parseDescriptors,
+  parseGroup,
+  parsePath,
+  parseUser,
+  parseVariable,
+  parseWorkdir,
+} from './command.ts';
 import { type Device, defaultDevices, type Tmpfs, type Volume } from './furnish.ts';
 import { namespaces } from './hold.ts';
+import type { Pull } from './image-root.ts';
+import { parseNetwork } from './network.ts';
 import type { Sysctl } from './settings.ts';
 import type { Range } from './userns.ts';
 
@@ -339,6 +352,12 @@ export function parseSysctl(text: string): Sysctl {
   );
 }
 
+/** When a registry is asked for an image. */
+export function parsePull(text: string): Pull {
+  if (text === 'always' || text === 'missing' || text === 'never') return text;
+  throw new UsageError(`--pull is always, missing or never, not ${text}`);
+}
+
 /** A file mode creation mask in octal, umask(2). */
 export function parseUmask(text: string): string {
   if (/^0?[0-7]{1,3}$/.test(text)) return text;
@@ -380,4 +399,72 @@ export function parseIsolate(text: string): Set<string> {
     if (!known.includes(word))
       throw new UsageError(`--isolate: unknown word ${word}: use ${known.join(', ')}`);
   return new Set(words);
+}
+
+/** All options of run.ts. Its header tells of each, and so must the manifests of pack-rootfs/manifest.ts. */
+export const options = {
+  name: { parse: parseName },
+  hostname: { parse: parseName },
+  detach: { short: 'd' },
+  logSize: { parse: parseSize },
+  entrypoint: { parse: (text: string) => text },
+  env: { short: 'e', parse: parseVariable, many: true },
+  envFile: { parse: parseVariableFile, many: true },
+  workdir: { short: 'w', parse: parseWorkdir },
+  umask: { parse: parseUmask },
+  user: { short: 'u', parse: parseUser },
+  groupAdd: { parse: parseGroup, many: true },
+  label: { short: 'l', parse: parseLabel, many: true },
+  preserveFds: { parse: parseDescriptors },
+  init: {},
+  stopSignal: { parse: parseSignal },
+  volume: { short: 'v', parse: parseVolume, many: true },
+  mount: { parse: parseMount, many: true },
+  tmpfs: { parse: parseTmpfs, many: true },
+  device: { parse: parseDevice, many: true },
+  shmSize: { parse: parseSize },
+  readOnly: {},
+  ephemeral: {},
+  pull: { parse: parsePull },
+  disk: { parse: parseSize },
+  addHost: { parse: parseHost, many: true },
+  dns: { parse: parseNameserver, many: true },
+  interactive: { short: 'i' },
+  tty: { short: 't' },
+  rm: {},
+  memory: { short: 'm', parse: parseSize },
+  memorySwap: { parse: orUnlimited(parseSize) },
+  memoryReservation: { parse: parseSize },
+  cpus: { parse: parseCpus },
+  cpusetCpus: { parse: (text: string) => parseList('--cpuset-cpus', text) },
+  cpusetMems: { parse: (text: string) => parseList('--cpuset-mems', text) },
+  cpuShares: { short: 'c', parse: (text: string) => parseNumber('--cpu-shares', text, 2, 262_144) },
+  blkioWeight: { parse: (text: string) => parseNumber('--blkio-weight', text, 10, 1000) },
+  pidsLimit: { parse: orUnlimited((text) => parseNumber('--pids-limit', text, 1, 4_194_304)) },
+  deviceReadBps: { parse: parseRate('readBps'), many: true },
+  deviceWriteBps: { parse: parseRate('writeBps'), many: true },
+  deviceReadIops: { parse: parseRate('readIops'), many: true },
+  deviceWriteIops: { parse: parseRate('writeIops'), many: true },
+  oomScoreAdj: { parse: parseOomScore },
+  sysctl: { parse: parseSysctl, many: true },
+  ulimit: { parse: parseLimit, many: true },
+  network: { alias: 'net', parse: parseNetwork },
+  publish: { short: 'p', parse: parsePort, many: true },
+  sandbox: {},
+  userns: {},
+  uidmap: { parse: parseRange('--uidmap'), many: true },
+  gidmap: { parse: parseRange('--gidmap'), many: true },
+  capAdd: { parse: parseCapabilities, many: true },
+  capDrop: { parse: parseCapabilities, many: true },
+  securityOpt: { parse: parseSecurity, many: true },
+  privileged: {},
+  isolate: { parse: parseIsolate },
+  dryRun: {},
+  bundle: { parse: (text: string) => resolve(text) },
+} as const;
+
+/** All of --security-opt: the last one of a kind counts, but for paths, which add up. */
+export function mergeSecurity({ securityOpt }: { securityOpt: Security[] }): Security {
+  const paths = (kind: 'mask' | 'unmask') => securityOpt.flatMap((security) => security[kind] ?? []);
+  return Object.assign({}, ...securityOpt, { mask: paths('mask'), unmask: paths('unmask') });
 }
