@@ -274,7 +274,7 @@ await main(import.meta.url, { options, operands: [1, 2] }, async (values, [opera
         latestSeconds,
         sparse: out.kind === 'tarball',
         changing: container !== undefined && values.noPause,
-        still: (work) => (paused ? whilePaused(paused, work) : work()),
+        still: (work) => (paused ? whilePaused(paused, interrupted, work) : work()),
         interrupted,
         say,
       };
