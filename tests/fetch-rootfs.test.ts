@@ -501,7 +501,10 @@ test('a bare DEST of the script copied alone is in rootfs/ where it is called', 
   });
   assert.equal(code, 0, stderr);
   assert.equal(stdout, `${join(work, 'rootfs/alpine')}\n`);
-  assert.equal(files(join(work, 'rootfs')), 'alpine alpine/bin alpine/bin/sh alpine/etc alpine/etc/motd');
+  assert.equal(
+    files(join(work, 'rootfs')),
+    '.alpine.json alpine alpine/bin alpine/bin/sh alpine/etc alpine/etc/motd',
+  );
 });
 
 test('a DEST whose parent cannot be made is refused at once', root, async (t) => {

@@ -249,6 +249,10 @@ test('ps.ts --json prints what its page lists', container, async () => {
   compare('ps', [...watched, ...inherited], [JSON.parse(line)]);
 });
 
+test('fetch-rootfs.ts ls --json prints what its page lists', async () => {
+  compare('fetch-rootfs', tables('fetch-rootfs')[0], [JSON.parse(await json('fetch-rootfs', 'ls'))]);
+});
+
 test('logs.ts --status --json prints what its page lists', container, async () => {
   const printed = await until('the OOM kill', async () => {
     const object = JSON.parse(await json('logs', '--status', running.name));
