@@ -439,7 +439,6 @@ test('a SOURCE that cannot be read is an error in one line', async (t) => {
     [join(work, 'missing'), /ENOENT: no such file or directory\n$/],
     [work, /EISDIR: it is a directory: pack it: tar -C .* -c \. \| \/.*\/fetch-rootfs\.mjs - \S+\/dest\n$/],
     [`${file('x.tar', small)}/y`, /ENOTDIR: not a directory\n$/],
-    ['ftp://example.org/x.tar', /ENOENT/],
   ] as const) {
     const { code, stderr } = await run([source, dest], { program });
     assert.match(stderr, /^fetch-rootfs: cannot fetch [^\n]+\n$/);
@@ -915,6 +914,19 @@ test('the script runs through a symlink, from anywhere, and prints its help', as
   assert.match(stdout, /^fetch-rootfs\.ts: get a root file system, which is just a tarball/);
 });
 
+test('a SOURCE that looks like a URL, and is none that can be fetched, is wrong usage with the line to type', async () => {
+  for (const [source, message] of [
+    ['ftp://example.org/x.tar', /not ftp:\/\/: type curl -fL ftp:\/\/example\.org\/x\.tar \| \S+ - x\n$/],
+    ['docker:alpine', /is docker:\/\/IMAGE: type \S+ docker:\/\/alpine\n$/],
+    ['docker:/alpine', /is docker:\/\/IMAGE: type \S+ docker:\/\/alpine\n$/],
+    ['docker://Alpine', /not the name of an image: docker:\/\/Alpine: it has no capital letters\n$/],
+  ] as const) {
+    const { code, stderr } = await run([source, 'x'], { program });
+    assert.match(stderr, message);
+    assert.equal(code, 2);
+  }
+});
+
 test('a progress bar is drawn on a terminal, and only there', {
   skip: root.skip || needs('script'),
 }, async (t) => {
@@ -924,7 +936,7 @@ test('a progress bar is drawn on a terminal, and only there', {
     encoding: 'utf8',
   });
   assert.match(stdout, /\rx\.tar \[#+ *\] [\d.]+ [MK]iB of [\d.]+ MiB, [\d.]+ [MGK]iB\/s, \d+ s left\x1b\[K/);
-  assert.match(stdout, /\r\x1b\[K[^\r]*sha256/);
+  assert.match(stdout, /\r\x1b\[J[^\r]*sha256/);
   const quiet = spawnSync('script', ['-qec', `'${program}' -q '${source}' '${dest}2'`, '/dev/null'], {
     encoding: 'utf8',
   });

@@ -305,6 +305,49 @@ test('a call that is killed leaves what it has read, and the next one goes on th
   assert.deepEqual(made.left(), ['dest'], 'what the killed call had begun is gone');
 });
 
+test('on a terminal each layer that is read has a bar', {
+  skip: needs('root', 'namespaces', 'script'),
+}, async (t) => {
+  const two = [base, upper].map(() =>
+    layer(
+      [
+        { name: 'bin', ...directory },
+        { name: 'bin/x', data: randomBytes(9000) },
+      ],
+      compress,
+    ),
+  );
+  const asked: (() => void)[] = [];
+  const fake = await fakeRegistry(t, two, (_, response, path) => {
+    const found = two.find(({ blob }) => path.endsWith(digestOf(blob)));
+    if (!found) return false;
+    const parts = Array.from({ length: 9 }, (_, index) =>
+      found.blob.subarray(index * 1000, (index + 1) * 1000),
+    );
+    response.writeHead(200, { 'Content-Length': found.blob.length });
+    asked.push(() => {
+      const timer = setInterval(() => {
+        response.write(parts.shift() ?? '');
+        if (parts.length === 0) response.end(found.blob.subarray(9000));
+        if (parts.length === 0) clearInterval(timer);
+      }, 150);
+    });
+    // both are under way at the same time
+    return asked.length === 2 ? asked.map((begin) => begin()) : undefined;
+  });
+  const made = sandbox(t);
+  const env = { HOME: made.top, DOCKER_CONFIG: made.top, XDG_CACHE_HOME: join(made.top, 'cache') };
+  const words = ['-qec', `'${program}' 'docker://${fake.image}' '${made.dest}'`, '/dev/null'];
+  const { code, stdout } = await run(words, { program: '/usr/bin/script', env });
+  assert.equal(code, 0, stdout);
+  const bar = (digest = '') =>
+    `${digest.slice(7, 19)} \\[#* *\\] [\\d.]+ [KMi]*B of [\\d.]+ KiB, [^\x1b]*\x1b\\[K`;
+  const [one = '', other = ''] = fake.digests.layers.map(bar);
+  const both = new RegExp(`\r\x1b\\[1A(${one}\r\n${other}|${other}\r\n${one})\x1b\\[J`);
+  assert.match(stdout, both, JSON.stringify(stdout));
+  assert.match(stdout, /\x1b\[J(layer \w{12}: [\d.]+ KiB\r\n[\s\S]*){2}\d+ entries/);
+});
+
 /** An image as pushImage takes it, its layers in files. */
 function packed(name: string, layers: ReturnType<typeof layer>[]) {
   const files = layoutOf(layers, '1');

@@ -48,12 +48,14 @@ const stalePartialMilliseconds = 24 * 3600 * 1000;
 
 const { O_RDONLY, O_RDWR, O_APPEND, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
 
-/** `barehand` in $XDG_CACHE_HOME or ~/.cache. */
+/** `barehand` in $XDG_CACHE_HOME or ~/.cache. Throws a Failure if the user has neither. */
 export function cacheDirectory(env: NodeJS.ProcessEnv = process.env): string {
+  if (env.XDG_CACHE_HOME) return resolve(env.XDG_CACHE_HOME, 'barehand');
   // sudo may leave HOME that of the user
   const isOwn = env.HOME && attempt(() => statSync(env.HOME as string))?.uid === process.geteuid?.();
-  const home = isOwn ? (env.HOME as string) : userInfo().homedir;
-  return resolve(env.XDG_CACHE_HOME || join(home, '.cache'), 'barehand');
+  const home = isOwn ? env.HOME : attempt(() => userInfo().homedir); // passwd(5) need not have this user
+  if (!home) throw new Failure('this user has no home directory for the cache: set XDG_CACHE_HOME');
+  return resolve(home, '.cache/barehand');
 }
 
 /**
@@ -352,7 +354,7 @@ async function fillFile(
   if (bytes > 0) say(`going on at ${formatSize(bytes)}`);
   // all of it is there if only the rename was missing
   const rest = bytes < layer.size ? source.openBlob(layer, bytes) : readFrom(file, bytes);
-  const label = `layer ${shortDigest(layer.digest)}`;
+  const label = shortDigest(layer.digest); // a line of a terminal is short
   const shown = progress?.show(rest, label, { length: layer.size }, bytes) ?? rest;
   try {
     for await (const chunk of verified(shown, layer, { hash, bytes }))

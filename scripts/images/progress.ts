@@ -63,24 +63,21 @@ export class Progress {
 
   /** Removes the bars from the screen. */
   #clear(): void {
-    process.stderr.write(`\r${this.#drawnLines > 1 ? `\x1b[${this.#drawnLines - 1}A` : ''}\x1b[J`);
+    process.stderr.write(`${this.#toTop()}\x1b[J`);
     this.#drawnLines = 0;
   }
 
+  /** What moves the cursor to the first bar. */
+  #toTop = () => `\r${this.#drawnLines > 1 ? `\x1b[${this.#drawnLines - 1}A` : ''}`;
+
+  /** Draws the bars over the ones before. */
   #draw(): void {
-    if (this.#drawnLines > 0) this.#clear();
     const width = process.stderr.columns || 80;
-    const lines = [...this.#bars].map(({ label, total, bytes, startBytes, startMilliseconds }) =>
-      progressLine(
-        label,
-        bytes,
-        total.length,
-        (performance.now() - startMilliseconds) / 1000,
-        width,
-        startBytes,
-      ),
-    );
-    process.stderr.write(lines.join('\n'));
+    const lines = [...this.#bars].map(({ label, total, bytes, startBytes, startMilliseconds }) => {
+      const seconds = (performance.now() - startMilliseconds) / 1000;
+      return `${progressLine(label, bytes, total.length, seconds, width, startBytes)}\x1b[K`;
+    });
+    process.stderr.write(`${this.#toTop()}${lines.join('\n')}\x1b[J`);
     this.#drawnLines = lines.length;
   }
 }
