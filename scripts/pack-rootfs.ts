@@ -290,7 +290,7 @@ await main(import.meta.url, { options, operands: [0, 2], rest: true }, async (va
         latestSeconds,
         sparse: out.kind === 'tarball',
         changing: container !== undefined && values.noPause,
-        still: (work) => (paused ? whilePaused(paused, work) : work()),
+        still: (work) => (paused ? whilePaused(paused, interrupted, work) : work()),
         interrupted,
         say,
       };

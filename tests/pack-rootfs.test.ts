@@ -410,6 +410,21 @@ test('a container goes on after SIGKILL of pack-rootfs.ts, and after each other 
   }
 });
 
+test('two at once pack a container one after the other', { skip: hasFreezer }, async () => {
+  const folder = scratchFolder('pack');
+  const { name } = await start(['--ephemeral'], ['sleep', '1000']);
+  const stuck = spawn(script('pack-rootfs'), [name, '-'], { stdio: ['ignore', 'pipe', 'ignore'] });
+  await until('the pause', () => isPaused(name));
+  const other = pack([name, join(folder, 'a.tar')]);
+  const first = await Promise.race([other, new Promise((resolve) => setTimeout(resolve, 3000, 'waits'))]);
+  assert.equal(first, 'waits');
+  assert(isPaused(name));
+  stuck.kill('SIGKILL');
+  stuck.stdout.destroy();
+  await other;
+  await until('its end', () => !isPaused(name));
+});
+
 test(
   'a container without a freezer of its own is packed only with --no-pause; its PID will do',
   root,

@@ -3,10 +3,12 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import type { Readable, Writable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { scriptPath } from '../helpers/called.ts';
 import { Failure, reason } from '../helpers/cli.ts';
 import { embedded } from '../helpers/embedded.ts';
+import { lock } from '../helpers/lock.ts';
 import { attempt } from '../helpers/pids.ts';
 import { holds, perform } from '../helpers/steps.ts';
 import type { WholeContainer } from '../helpers/target.ts';
@@ -24,27 +26,36 @@ function isPaused(freezer: string): boolean {
 
 /**
  * Does some work while a container is paused. It goes on afterwards, whatever becomes of the work or of this process:
- * a child of its own thaws it. A container that was paused before stays paused. Throws Failure if it can't be paused.
+ * a child of its own thaws it. A container that was paused before stays paused. Throws Failure if it can't be
+ * paused, or what `interrupted` throws.
  */
 export async function whilePaused<Result>(
   container: WholeContainer,
+  interrupted: Promise<never>,
   work: () => Promise<Result>,
 ): Promise<Result> {
   const { label } = container;
   const [freeze, frozen] = pauseSteps(container, true);
-  if (isPaused(freeze.to)) return work();
   const [{ write }, thawed] = pauseSteps(container, false);
+  // another pack-rootfs.ts would let it go on while this one reads
+  const held = await Promise.race([lock(dirname(freeze.to), { waitSeconds: 24 * 3600 }), interrupted]);
+  if (isPaused(freeze.to)) return work().finally(held.release);
   const child = spawn('sh', ['-c', thaw, 'thaw', freeze.to, write], {
-    stdio: 'pipe',
+    stdio: ['pipe', 'pipe', 'pipe', held.descriptor], // the lock is held until it has thawed
     detached: true,
     cwd: '/',
   });
   const ended = once(child, 'close');
-  const said = text(child.stderr);
-  child.stdin.on('error', () => {}); // it has ended, which is told below
+  const [stdin, stdout, stderr] = [
+    child.stdin as Writable,
+    child.stdout as Readable,
+    child.stderr as Readable,
+  ];
+  const said = text(stderr);
+  stdin.on('error', () => {}); // it has ended, which is told below
   try {
     await Promise.race([
-      once(child.stdout, 'data'),
+      once(stdout, 'data'),
       ended.then(() => {
         throw new Failure(`cannot pause ${label}: sh(1) has ended`);
       }),
@@ -56,8 +67,9 @@ export async function whilePaused<Result>(
       );
     return await work();
   } finally {
-    child.stdin.end();
+    stdin.end();
     await ended;
+    held.release();
     // the whole container may have ended meanwhile
     const isGone = attempt(() => readFileSync(freeze.to)) === undefined;
     if (!isGone) await perform([thawed]);

@@ -40,7 +40,12 @@ export function findRootfs(operand: string): { directory: string } | { container
   const directory = join(rootfsFolder, operand);
   const isContainer = /^\d+$/.test(operand) || ownContainers(hierarchies).includes(operand);
   const container = isContainer ? attempt(() => findContainer(hierarchies, operand)) : undefined;
-  if (container?.first) return { container };
+  if (container?.first) {
+    const remark = isDirectory(directory)
+      ? `${operand} is a container that runs; type ${directory} for the folder in rootfs/`
+      : container.remark;
+    return { container: { ...container, remark } };
+  }
   if (isDirectory(directory)) return { directory };
   if (isContainer) return { container: findContainer(hierarchies, operand) };
   const folders = attempt(() => readdirSync(rootfsFolder, { withFileTypes: true })) ?? [];
