@@ -9,8 +9,8 @@ USAGE
   barehand.ts manual DIR
 
   SCRIPT  one of these; "barehand.ts SCRIPT --help" tells more:
-          fetch-rootfs run exec ps inspect logs stop limit-memory limit-cpu
-          limit-pids limit-io network check-host demo
+          fetch-rootfs pack-rootfs run exec ps inspect logs stop limit-memory
+          limit-cpu limit-pids limit-io network check-host demo
 
   completion  print the completion of a shell for this command
   manual      write the manual pages, barehand.1 and barehand-SCRIPT.1, to DIR
@@ -101,7 +101,7 @@ async function readSubcommand(name: string): Promise<Subcommand> {
 
 /** Names for the operands of a script: root file systems for those that take one, else our containers. */
 function operandNames(script: string): string[] {
-  if (!['run', 'fetch-rootfs'].includes(script)) return ownContainers(readHierarchies());
+  if (!['run', 'fetch-rootfs', 'pack-rootfs'].includes(script)) return ownContainers(readHierarchies());
   return (attempt(() => readdirSync(rootfsFolder)) ?? []).filter((name) => !name.startsWith('.'));
 }
 

@@ -117,6 +117,34 @@ test('a bundle holds what the options say', { skip: container.skip }, async () =
   assert.match(said, /^run: to run it, type runc run --detach --bundle \S+ (\S+) >\1\.log 2>&1$/m);
 });
 
+test('only a volume with rslave gets later mounts of the host', { skip: container.skip }, async () => {
+  const directory = join(scratchFolder('bundle-rslave'), 'bundle');
+  const program = 'mount --make-rshared / && exec "$@"';
+  const words = [
+    '--bundle',
+    directory,
+    '--cap-drop',
+    'mknod',
+    '-v',
+    '/usr:/a:rslave',
+    '-v',
+    '/usr:/b',
+    rootfs,
+  ];
+  const { code, stderr } = await execute([
+    ...['unshare', '--mount', 'sh', '-c', program, 'sh', script('run'), ...words, 'true'],
+  ]);
+  assert.equal(code, 0, stderr);
+  const { mounts } = JSON.parse(readFileSync(join(directory, 'config.json'), 'utf8')) as {
+    mounts: { destination: string; options: string[] }[];
+  };
+  const propagation = (path: string) =>
+    mounts
+      .find(({ destination }) => destination === path)
+      ?.options.filter((word) => /slave|private/.test(word));
+  assert.deepEqual([propagation('/a'), propagation('/b')], [['rslave'], ['rprivate']]);
+});
+
 test('a device has the access that was given', { skip: container.skip || needs('cgroup-v1') }, async () => {
   const { config } = await bundle(['--device', '/dev/kmsg:/dev/log-of-it:r']);
   assert.deepEqual(config.linux.resources.devices, [

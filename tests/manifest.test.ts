@@ -102,6 +102,14 @@ const samples: Record<keyof RunOptions, string[] | 'same'> = {
   bundle: ['/tmp/bundle'],
 };
 
+test('a volume that gets later mounts of the host gets them there too', () => {
+  const words = ['--volume', '/tmp:/a:rslave', '--volume', '/tmp:/b'];
+  const pod = JSON.stringify(planWith('kubernetes', words).manifest);
+  assert.deepEqual(pod.match(/"mountPropagation":"\w+"/g), ['"mountPropagation":"HostToContainer"']);
+  const job = JSON.stringify(planWith('nomad', words).manifest);
+  assert.deepEqual(job.match(/"propagation":"\w+"/g), ['"propagation":"rslave"']);
+});
+
 for (const kind of Object.keys(plans))
   test(`no option of run.ts is left out silently: ${kind}`, () => {
     writeFileSync(join(scratch, 'variables'), 'FROM=file\n');

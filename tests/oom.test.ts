@@ -1,16 +1,20 @@
 // What is said when the kernel kills processes of a container for lack of memory, and of limits that are too small.
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { test } from 'node:test';
 import { findHierarchy, readHierarchies } from '../scripts/helpers/cgroups.ts';
+import { attempt } from '../scripts/helpers/pids.ts';
 import { parseLoggedKill } from '../scripts/limit/oom.ts';
 import { describeOomKills, type OomKills, parseOomKills } from '../scripts/limit/oom-kills.ts';
 import { memoryFiles } from '../scripts/limit/table.ts';
 import type { Launch } from '../scripts/run/container.ts';
 import { limitFailure } from '../scripts/run/killed.ts';
 import { backgroundName, ended, kept } from './helpers/background.ts';
-import { cgroups, container, memory, newName, start } from './helpers/container.ts';
+import { cgroups, commandOf, container, memory, newName, start } from './helpers/container.ts';
 import { call, execute, rootfs, script, top, until } from './helpers/script.ts';
 import { test as slow } from './helpers/slow.ts';
 
@@ -164,6 +168,37 @@ test('logs.ts --status tells of a kill after the end, and while the container li
   const calm = await json();
   assert.deepEqual([calm.status, calm.exitCode], ['running', null]);
 });
+
+test(
+  'what a launcher has yet to read is not swept by another launch, nor by stop.ts',
+  container,
+  async () => {
+    const name = newName();
+    const words = ['--name', name, '--memory', '20M', rootfs, 'sh', '-c', 'read _; exec tail /dev/zero'];
+    const launcher = spawn(script('run'), words, { stdio: ['pipe', 'ignore', 'pipe'] });
+    const said = text(launcher.stderr);
+    const end = once(launcher, 'exit');
+    try {
+      const [directory = ''] = cgroups(name);
+      const members = () => attempt(() => readFileSync(join(directory, 'cgroup.procs'), 'utf8').trim());
+      await until('the shell', () => {
+        const pid = members();
+        return pid && commandOf(Number(pid))[2]?.startsWith('read _');
+      });
+      launcher.kill('SIGSTOP');
+      launcher.stdin.end('\n');
+      await until('the kill', () => members() === '');
+      assert.equal((await run(rootfs, 'true')).code, 0);
+      const { stdout } = await call('stop', ['--sweep']);
+      assert(!stdout.includes(name), stdout);
+    } finally {
+      launcher.kill('SIGCONT');
+    }
+    assert.deepEqual(await end, [137, null]);
+    assert.match(await said, line(`run: ${name}: `, '--memory 40M'));
+    assert.deepEqual(cgroups(name).filter(existsSync), []);
+  },
+);
 
 test(
   'of a container in the background without kills the status is its exit code only',

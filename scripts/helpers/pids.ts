@@ -178,3 +178,14 @@ export function printable(text: string): string {
     return code < 0x100 ? `\\x${code.toString(16).padStart(2, '0')}` : `\\u{${code.toString(16)}}`;
   });
 }
+
+/** The paths that processes have open, as far as this user may see them: proc_pid_fd(5). */
+export function openPaths(): Set<string> {
+  const links = readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .flatMap((pid) =>
+      (attempt(() => readdirSync(`/proc/${pid}/fd`)) ?? []).map((fd) => `/proc/${pid}/fd/${fd}`),
+    )
+    .flatMap((link) => attempt(() => readlinkSync(link)) ?? []);
+  return new Set(links);
+}

@@ -231,15 +231,25 @@ export function planPod(launched: Launched): Manifest {
   const added = capabilityNames(values.capAdd);
 
   const mounts: { volume: Record<string, unknown>; mount: Record<string, unknown> }[] = [];
-  const addMount = (kind: string, path: string, source: Record<string, unknown>, readOnly = false) => {
+  const addMount = (
+    kind: string,
+    path: string,
+    source: Record<string, unknown>,
+    readOnly = false,
+    propagation?: string,
+  ) => {
     const volume = `${kind}-${mounts.length}`;
     mounts.push({
       volume: { name: volume, ...source },
-      mount: { name: volume, mountPath: path, ...(readOnly && { readOnly }) },
+      mount: {
+        ...{ name: volume, mountPath: path, ...(readOnly && { readOnly }) },
+        ...(propagation && { mountPropagation: propagation }),
+      },
     });
   };
-  for (const { source, path, options } of volumes) {
-    addMount('host', path, { hostPath: { path: source } }, options.includes('ro'));
+  for (const { source, path, options, receives } of volumes) {
+    const propagation = receives ? 'HostToContainer' : undefined;
+    addMount('host', path, { hostPath: { path: source } }, options.includes('ro'), propagation);
     remarks.push(`--volume ${path}: hostPath ${source} is on whichever node the pod is placed`);
     const others = options.filter((word) => /^no(suid|exec)$/.test(word));
     if (others.length > 0) remarks.push(`--volume ${path}: no counterpart for ${others}`);
@@ -484,11 +494,12 @@ export function planJob(launched: Launched): Manifest {
                 group_add: [...new Set([...(user?.groups ?? []), ...groups])].map(String),
                 labels: labels.length > 0 ? [Object.fromEntries(labels)] : undefined,
                 mount: [
-                  ...volumes.map(({ source, path, options }) => ({
+                  ...volumes.map(({ source, path, options, receives }) => ({
                     type: 'bind',
                     source,
                     target: path,
                     readonly: options.includes('ro') || undefined,
+                    ...(receives && { bind_options: { propagation: 'rslave' } }),
                   })),
                   ...memoryMounts,
                 ],

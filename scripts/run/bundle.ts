@@ -154,16 +154,19 @@ function planMounts(launch: Launch, { covered }: BundleFacts): BundleMount[] {
     { stage: '', cwd: launch.rootfs, terminal: undefined },
   );
   const mounts: BundleMount[] = [];
+  const receiving = launch.volumes.flatMap(({ receives }, index) => (receives ? `/volume${index}` : []));
   for (const { source, target, type, options } of [...plan.earlyMounts, ...plan.lateMounts]) {
-    const words = effective(options.split(',').filter((word) => !/^(X-mount\..*|defaults)$/.test(word)));
+    const words = effective(
+      options.split(',').filter((word) => !/^(X-mount\..*|defaults|r?private)$/.test(word)),
+    );
     const flags = words.filter((word) => word !== 'bind' && word !== 'remount');
     const above = mounts.findLast(({ destination }) => isBelow(target, destination));
     if (!words.includes('remount'))
       mounts.push({
         destination: target,
         ...(type === 'none'
-          ? // private: later mounts of the host stay outside
-            { type: 'bind', source, options: [...words, 'rprivate'] }
+          ? // private: later mounts of the host stay outside, unless they are asked for
+            { type: 'bind', source, options: [...words, receiving.includes(target) ? 'rslave' : 'rprivate'] }
           : { type, source, options: words }),
       });
     else if (above?.destination === target) above.options.push(...flags);

@@ -1,5 +1,14 @@
 // The cgroups of a container, `barehand/NAME` in each hierarchy. They also reserve the container's name.
-import { existsSync, readdirSync, rmdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { typedLine } from '../helpers/called.ts';
@@ -16,9 +25,9 @@ import {
   readHierarchies,
 } from '../helpers/cgroups.ts';
 import { Failure, reason } from '../helpers/cli.ts';
-import { labelFile, writeArgv } from '../helpers/containers.ts';
+import { labelFile, notesFolder, writeArgv } from '../helpers/containers.ts';
 import { type Lock, lock } from '../helpers/lock.ts';
-import { attempt, readProc } from '../helpers/pids.ts';
+import { attempt, openPaths, readProc } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
 import { makeDirectory, perform, type Step } from '../helpers/steps.ts';
 import { findDelegation, whyNoCgroups } from '../limit/delegation.ts';
@@ -197,9 +206,13 @@ export const removingInner = ({ directories }: CgroupPlan): Step => ({
 function sweep(directories: string[]): void {
   const [first = '', ...others] = directories.map((directory) => dirname(directory));
   const entries = attempt(() => readdirSync(first, { withFileTypes: true })) ?? [];
+  let open: Set<string> | undefined;
   for (const { name } of entries.filter((entry) => entry.isDirectory())) {
     // pid-N belongs to limit-*.ts
     if (isPidName(name) || attempt(() => processesIn(join(first, name)).length) !== 0) continue;
+    // its launcher, or the keeper of its log, has yet to read what the kernel has killed
+    open ??= openPaths();
+    if (open.has(join(first, name)) || open.has(notesFolder(name))) continue;
     for (const folder of [first, ...others]) removeTree(join(folder, name));
   }
 }
@@ -230,7 +243,10 @@ export async function reserveName(launch: Launch): Promise<ReservedName> {
     held?.release();
     held = undefined;
   };
+  let claim: number | undefined;
   const giveBack = async () => {
+    if (claim !== undefined) closeSync(claim);
+    claim = undefined;
     if (lockPath) held ??= await lock(lockPath);
     if (cgroups) await removeCgroups(cgroups);
     if (hasNotes) rmSync(runDirectory, { recursive: true, force: true });
@@ -261,6 +277,9 @@ export async function reserveName(launch: Launch): Promise<ReservedName> {
       writeArgv(runDirectory, process.cwd(), process.argv.slice(2));
     }
     if (cgroups) await perform(makingSteps(cgroups));
+    // while it is open, no other launch takes it for one that is left, see sweep
+    const [directory] = cgroups?.directories ?? [];
+    if (directory) claim = openSync(directory, 'r');
   } catch (error) {
     await giveBack();
     throw error;

@@ -6,7 +6,7 @@ import { cgroupsBelow, lockDirectory, parent, processesIn, readHierarchies } fro
 import { Failure, reason } from '../helpers/cli.ts';
 import { notesFolder } from '../helpers/containers.ts';
 import { lock } from '../helpers/lock.ts';
-import { attempt } from '../helpers/pids.ts';
+import { attempt, openPaths } from '../helpers/pids.ts';
 import { requirePrograms } from '../helpers/programs.ts';
 import { sh } from '../helpers/shell.ts';
 import { explain, perform, type Step } from '../helpers/steps.ts';
@@ -79,9 +79,21 @@ export async function remove(container: WholeContainer): Promise<void> {
 /** Whether a container in the background has ended in good order: its keeper has noted the exit status. */
 const hasStatus = (name: string) => existsSync(join(notesFolder(name), 'status'));
 
-/** The containers of ours of which nothing runs, and which have not just ended in the background with a log. */
-const crashedContainers = () =>
-  ourContainers().filter(({ first, cgroups, label }) => !first && (cgroups.length > 0 || !hasStatus(label)));
+/**
+ * The containers of ours of which nothing runs, and which have not just ended: their launcher, or the keeper of their log,
+ * then has one of their directories open.
+ */
+function crashedContainers(): WholeContainer[] {
+  const ended = ourContainers().filter(
+    ({ first, cgroups, label }) => !first && (cgroups.length > 0 || !hasStatus(label)),
+  );
+  if (ended.length === 0) return [];
+  const open = openPaths();
+  return ended.filter(
+    ({ cgroups, label }) =>
+      !open.has(notesFolder(label)) && !cgroups.some(({ directory }) => open.has(directory)),
+  );
+}
 
 /** The step that removes the log of a crashed launch. A launch without cgroups holds a lock on the folder while it runs. */
 const planCrashedNotes = ({ label }: WholeContainer): Step[] =>
