@@ -33,7 +33,7 @@ for name in "${names[@]}"; do
   unshare=$(sed -n 's/^PPid:\t//p' "/proc/$first/status")
   keepers+=("$(sed -n 's/^PPid:\t//p' "/proc/$unshare/status")")
 done
-line 'run.mjs -d (sh, unshare, head)' "${keepers[@]}" $(children "${keepers[@]}")
+line 'run.mjs -d (sh, unshare, head, flock)' "${keepers[@]}" $(children "${keepers[@]}")
 
 if command -v podman conmon >/dev/null; then
   podman="podman --runtime runc --cgroup-manager cgroupfs"

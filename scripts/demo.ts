@@ -14,9 +14,12 @@ USAGE
 
 EXAMPLES
   demo.ts
-  demo.ts --keep
+  demo.ts --pause
+  demo.ts --lang zh
 
 OPTIONS
+* --pause      wait for a key between two chapters
+* --lang LANG  language of the explanations: en (default) or zh
 * --keep       keep the root file system in rootfs/
 * -h, --help   print the usual options; --help all prints all of this
   --version    print name and version
@@ -49,16 +52,23 @@ import {
 import { constants } from 'node:os';
 import { dirname, extname, join, relative } from 'node:path';
 import { createInterface } from 'node:readline';
+import { type Language, texts } from './demo/texts.ts';
 import { findHierarchy, type Hierarchy, parent, processesIn, readHierarchies } from './helpers/cgroups.ts';
-import { Failure, main, reason } from './helpers/cli.ts';
+import { Failure, main, reason, UsageError } from './helpers/cli.ts';
 import { missingPrograms } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
 import { quote, runProgram, sh } from './helpers/shell.ts';
+import { cut, widthOf, wrap } from './helpers/table.ts';
 import { firstOf } from './helpers/target.ts';
 import { readNumber } from './limit/counters.ts';
 import { memoryFiles } from './limit/table.ts';
 
-export const options = { keep: {} } as const;
+export const options = { pause: {}, lang: { parse: parseLanguage }, keep: {} } as const;
+
+function parseLanguage(text: string): Language {
+  if (Object.hasOwn(texts, text)) return text as Language;
+  throw new UsageError(`--lang is one of ${Object.keys(texts).join(', ')}, not ${text}`);
+}
 
 const name = `demo-${process.pid}`;
 const rootfs = join(rootfsFolder, name);
@@ -68,13 +78,33 @@ const shown = (path: string) => (relative('.', path).startsWith('..') ? path : r
 
 const bold = (text: string) => (process.stdout.isTTY ? `\x1b[1m${text}\x1b[0m` : text);
 const say = (text: string) => console.log(text);
+/** The columns for text: those of the terminal, 100 for a file. */
+const columns = () => (process.stdout.isTTY ? process.stdout.columns || 80 : 100);
 let chapters = 0;
 
 /** Prints the heading of a chapter, an explanation, and the commands that do the same by hand. */
-function chapter(title: string, text: string, byHand: string): void {
-  say(`\n${bold(`${++chapters}. ${title}`)}\n${text.replace(/^/gm, '   ')}`);
-  say(`   by hand:  ${byHand.trimEnd().replaceAll('\n', '\n             ')}`);
+function chapter([title, text]: [title: string, text: string], label: string, byHand: string): void {
+  say(`\n${bold(`${++chapters}. ${title}`)}\n${wrap(text, columns() - 3).replace(/^/gm, '   ')}`);
+  const indent = ' '.repeat(3 + widthOf(label));
+  say(`   ${label}${byHand.trimEnd().replaceAll('\n', `\n${indent}`)}`);
 }
+
+/** Waits for a key. Throws Ended for q, Ctrl-C and Ctrl-D, and where the terminal is gone. */
+async function waitForKey(text: string): Promise<void> {
+  const { stdin } = process;
+  say(`\n   [${text}]`);
+  stdin.setRawMode(true).resume();
+  const key = await new Promise((resolve) => {
+    stdin.once('data', (bytes) => resolve(String(bytes)));
+    for (const event of ['end', 'error', 'close']) stdin.once(event, () => resolve('q'));
+  });
+  stdin.pause();
+  if (['q', '\x03', '\x04'].includes(String(key))) throw new Ended('ended by a key');
+  stdin.setRawMode(false);
+}
+
+/** The user has ended the demo. */
+class Ended extends Error {}
 
 /** Prints a command as it is typed, and runs it. Returns its output; throws a Failure with its message if it fails. */
 async function step(...argv: string[]): Promise<string> {
@@ -94,7 +124,9 @@ const show = (output: string | string[]) =>
       .flat()
       .join('\n')
       .trimEnd()
-      .replace(/^(.{0,100}).*$/gm, '   | $1'),
+      .split('\n')
+      .map((line) => `   | ${cut(line, columns() - 5)}`)
+      .join('\n'),
   );
 
 /** What this host lacks to make a container, each with a remedy. */
@@ -150,7 +182,11 @@ const eater = `awk 'BEGIN {
   ten = substr(ten, 1, 10^7)
   for (;;) { hog[n] = ten n++; print n * 10 "mb"; fflush() } }'`;
 
-await main(import.meta.url, { options, operands: [0, 0] }, async ({ keep }) => {
+await main(import.meta.url, { options, operands: [0, 0] }, async ({ keep, pause, lang = 'en' }) => {
+  const t = texts[lang];
+  if (pause && !(process.stdin.isTTY && process.stdout.isTTY))
+    throw new UsageError('--pause waits for a key, which needs a terminal');
+  const next = () => (pause ? waitForKey(t.pressKey) : undefined);
   const memory = findHierarchy(readHierarchies(), 'memory');
   const missing = await findMissing(memory);
   if (missing.length > 0 || !memory) throw new Failure(`this host lacks ${missing.join('; and ')}`);
@@ -159,6 +195,7 @@ await main(import.meta.url, { options, operands: [0, 0] }, async ({ keep }) => {
   let shell: ReturnType<typeof startShell> | undefined;
   let pids: number[] = [];
   const cleanUp = async () => {
+    if (pause && !process.stdin.destroyed) process.stdin.setRawMode(false);
     await shell?.end();
     if (!keep) rmSync(rootfs, { recursive: true, force: true });
   };
@@ -167,78 +204,68 @@ await main(import.meta.url, { options, operands: [0, 0] }, async ({ keep }) => {
 
   try {
     chapter(
-      'A root file system is just a tarball',
-      'Any tarball will do. This root file system is made of programs of this host, and needs no network.',
+      t.tarball,
+      t.byHand,
       'curl -L https://github.com/ericchiang/containers-from-scratch/releases/download/v0.1.0/rootfs.tar.gz | tar -xz',
     );
     await step(script('fetch-rootfs'), 'host:', rootfs);
-    show(await step('ls', '-C', '-w', '90', rootfs));
+    show(await step('ls', '-C', '-w', String(columns() - 5), rootfs));
 
-    chapter(
-      'chroot: another root directory, and nothing else',
-      'The command runs in the new root directory. But ps still shows every process of the host.',
-      `mount -t proc proc ${shown(rootfs)}/proc; chroot ${shown(rootfs)} ps aux`,
-    );
+    await next();
+    chapter(t.chroot, t.byHand, `mount -t proc proc ${shown(rootfs)}/proc; chroot ${shown(rootfs)} ps aux`);
     const all = (await step(script('run'), '--isolate', 'chroot', rootfs, 'ps', 'aux')).trimEnd().split('\n');
-    show([...all.slice(0, 4), `... and ${all.length - 4} more`]);
+    show([...all.slice(0, 4), t.more(all.length - 4)]);
 
+    await next();
     chapter(
-      'Namespaces: the container sees itself alone',
-      'The same ps in new namespaces: it shows the shell, which is PID 1, and ps itself, and no other process.',
-      `unshare --pid --fork --mount-proc=${shown(rootfs)}/proc chroot ${shown(rootfs)} /bin/bash   # as the article does
-${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all steps of the command below`,
+      t.namespaces,
+      t.byHand,
+      `unshare --pid --fork --mount-proc=${shown(rootfs)}/proc chroot ${shown(rootfs)} /bin/bash   # ${t.asArticle}
+${shown(script('run'))} --dry-run ${shown(rootfs)}   # ${t.allSteps}`,
     );
     show(await step(script('run'), rootfs, '/bin/sh', '-c', 'ps aux; true'));
 
-    chapter(
-      'The same process from both sides',
-      'A shell waits in a container. In the container it is PID 1. On the host it is a process like any other.',
-      `ps -e -o pid,ppid,pidns,args; grep NSpid /proc/PID/status`,
-    );
+    await next();
+    chapter(t.sides, t.byHand, `ps -e -o pid,ppid,pidns,args; grep NSpid /proc/PID/status`);
     say(`   $ ${shown(script('run'))} --name ${name} ${shown(rootfs)} /bin/bash &`);
     shell = startShell(script('run'), '--name', name, rootfs, '/bin/bash');
-    show(await shell.run('echo "inside, the shell is PID $$ on $(hostname)"'));
+    show(await shell.run(`echo "${t.inside}"`));
     const cgroup = join(memory.mountPoint, parent, name);
     const first = firstOf(processesIn(cgroup));
     if (!first) throw new Failure(`no process in the cgroup of ${name}`);
     pids = [first.pid, first.ppid];
-    show(`outside, it is NSpid: ${first.nsPids.join(' ')}`);
-    show(`and PID ${first.ppid} is the unshare(1) that made its PID namespace: the two are easily confused`);
+    show(t.outside(first.nsPids.join(' ')));
+    show(t.holder(first.ppid));
     show(await step(script('ps')));
 
+    await next();
     chapter(
-      'A memory limit of 100 MB, from outside, while it runs',
-      'The limit is a value in one file of a cgroup. The processes that it limits are PIDs in another file.',
+      t.limit,
+      t.byHand,
       await capture(script('limit-memory'), '--dry-run', String(first.pid), '100MB'),
     );
     show(await step(script('limit-memory'), String(first.pid), '100MB'));
 
-    chapter(
-      'A program in the container wants more',
-      'The program allocates 10 MB at a time until the kernel kills it:',
-      eater,
-    );
+    await next();
+    chapter(t.eater, t.byHand, eater);
     const { oomKills } = memoryFiles[memory.version];
     const countKills = () => readNumber(join(cgroup, oomKills), 'oom_kill') ?? Number.NaN;
     const killsBefore = countKills();
     const lines = await shell.run(`${eater}\necho "exit code $?"`);
     const isKilled = lines.some((line) => /Killed|^exit code 137$/.test(line));
     const eaten = lines.filter((line) => /^\d+mb$/.test(line));
-    show([...eaten, isKilled ? 'Killed' : '(not killed)'].join(' '));
+    show([...eaten, isKilled ? 'Killed' : t.notKilled].join(' '));
     show(lines.filter((line) => line.startsWith('exit code')));
     const kills = countKills() - killsBefore;
     if (!isKilled || kills < 1)
       throw new Failure(`the program was not killed for its memory: ${lines.slice(-3).join(' | ')}`);
-    say(
-      `   ${oomKills} counts ${kills} oom_kill more than before: the kernel's OOM killer enforced the limit of this cgroup.`,
-    );
-    show(await shell.run('echo "the container lives on: its shell is still PID $$"'));
+    say(wrap(t.kills(oomKills, kills), columns() - 3).replace(/^/gm, '   '));
+    show(await shell.run(`echo "${t.livesOn}"`));
 
-    chapter(
-      'Putting everything back',
-      'The shell ends. It is PID 1: the kernel ends all processes of its PID namespace with it.',
-      await capture(script('stop'), '--dry-run', name),
-    );
+    await next();
+    chapter(t.back, t.byHand, await capture(script('stop'), '--dry-run', name));
+  } catch (error) {
+    if (!(error instanceof Ended)) throw error;
   } finally {
     await cleanUp();
   }
@@ -247,9 +274,17 @@ ${shown(script('run'))} --dry-run ${shown(rootfs)}   # prints all steps of the c
   const cgroups = readHierarchies().map(({ mountPoint }) => join(mountPoint, parent, name));
   const left = [...cgroups, ...pids.map((pid) => `/proc/${pid}`)].filter((path) => existsSync(path));
   if (left.length > 0) throw new Failure(`cgroups or processes are left: ${left.join(', ')}`);
-  say(
-    `   mounts: the same; cgroups: the same; processes of the container: none left${keep ? `; kept: ${shown(rootfs)}` : ''}`,
-  );
-  say(bold('\nThe host is as it was.'));
+  say(`   ${t.left}${keep ? t.kept(shown(rootfs)) : ''}`);
+  say(bold(`\n${t.end}`));
+  const { shell: tryShell, limits, net, inspect, runbook } = t.tries;
+  say(`\n${t.next}`);
+  for (const [remark, command] of [
+    [tryShell, `${shown(script('run'))} -m 100M --cpus 0.5 host`],
+    [limits, `${shown(script('limit-pids'))} $$ 500`],
+    [net, `${shown(script('run'))} --network bridge -p 8080:80 host`],
+    [inspect, shown(script('ps'))],
+    [runbook, 'less docs/runbook.md'],
+  ])
+    say(`   # ${remark}\n   ${command}`);
   return 0;
 });

@@ -12,7 +12,8 @@ USAGE
   argument of COMMAND, not an option of exec.ts.
 
   COMMAND gets the namespaces, root directory, cgroups, resource limits,
-  environment, capabilities and no_new_privs of the container's first process.
+  environment, capabilities and no_new_privs of the container's first process,
+  and the umask of run.ts --umask, else of that process, but 022 at least.
   If a seccomp filter applies to that process, the filter of run.ts applies to
   COMMAND. If standard input and output are a terminal, COMMAND gets a terminal
   of its own. If COMMAND is a shell, its prompt shows user, container and
@@ -40,6 +41,7 @@ OPTIONS
 * -e, --env KEY=VALUE   set an environment variable
                         KEY alone takes the caller's value; may be repeated
 * -w, --workdir DIR     working directory (default: that of the first process)
+  --preserve-fds N      keep N descriptors of the caller from 3 on
 * -d, --detach          run COMMAND in the background, without standard streams
                         exec.ts ends when COMMAND has started
   -i, --interactive     accepted, changes nothing: COMMAND always gets the
@@ -82,12 +84,14 @@ import { isatty } from 'node:tty';
 import { become, canBecome, startAndWait, startDetached } from './exec/become.ts';
 import { type Entry, enterCommand, enterRunbook, type Tool } from './exec/enter.ts';
 import { planInside } from './exec/inside.ts';
+import { checkRoom } from './exec/room.ts';
 import { scriptPath } from './helpers/called.ts';
-import { cgroupDirectory, findHierarchy, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
+import { cgroupDirectory, cgroupIn, type Hierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, refuseLateOptions, UsageError, type Values } from './helpers/cli.ts';
-import { attempt, namespaceInode, readProc, readProcesses, startTicks } from './helpers/pids.ts';
+import { notesFolder } from './helpers/containers.ts';
+import { attempt, namespaceInode, readProc, readProcesses, startTicks, statusField } from './helpers/pids.ts';
 import { installCommand, requirePrograms } from './helpers/programs.ts';
-import { closeInherited, findInPath, findProgram, runProgram, sh } from './helpers/shell.ts';
+import { closeInherited, findInPath, findProgram, runProgram, sh, systemPath } from './helpers/shell.ts';
 import { numberedArchitectures } from './helpers/system-calls.ts';
 import { findContainer } from './helpers/target.ts';
 import {
@@ -98,13 +102,21 @@ import {
   settledOomKills,
 } from './limit/oom-kills.ts';
 import type { Cgroup } from './limit/table.ts';
-import { findHome, parseUser, parseVariable, parseWorkdir } from './run/command.ts';
+import {
+  defaultPath,
+  findHome,
+  parseDescriptors,
+  parseUser,
+  parseVariable,
+  parseWorkdir,
+} from './run/command.ts';
 import { isShell, prompt } from './run/prompt.ts';
 
 export const options = {
   user: { short: 'u', parse: parseUser },
   env: { short: 'e', parse: parseVariable, many: true },
   workdir: { short: 'w', parse: parseWorkdir },
+  preserveFds: { parse: parseDescriptors },
   detach: { short: 'd' },
   interactive: { short: 'i' },
   tty: { short: 't' },
@@ -171,17 +183,32 @@ async function hostnameOf(pid: number, variables: string[], isRoot: boolean): Pr
   return (await runProgram(sh`nsenter --target ${pid} ${user} --uts uname -n`)).stdout.trim();
 }
 
+/**
+ * The umask for a command, in octal: that of run.ts --umask, else that of the first process, if it takes away as much as
+ * 022. A daemon may have cleared its own.
+ */
+function umaskOf(name: string | undefined, pid: number): string {
+  const noted = name && attempt(() => readFileSync(join(notesFolder(name), 'umask'), 'utf8').trim());
+  if (noted) return noted;
+  const own = Number.parseInt(statusField(pid, 'Umask'), 8);
+  return (own & 0o22) === 0o22 ? own.toString(8) : '22';
+}
+
 /** Plans an entry from options and facts. Throws UsageError for options that contradict each other. */
 async function planEntry(
   values: Values<typeof options>,
   [target = '', ...command]: string[],
 ): Promise<Entry> {
-  const { hostTools, user, privileged, env, workdir, detach } = values;
+  const { hostTools, user, privileged, env, workdir, preserveFds = 0, detach } = values;
   if (command.length === 0) throw new UsageError(`COMMAND is missing: type ${scriptPath()} ${target} sh`);
   refuseLateOptions(options, 'TARGET', command);
   if (hostTools && (user !== undefined || privileged))
     throw new UsageError(
       '--host-tools keeps the user and privileges of the caller: leave out -u and --privileged',
+    );
+  if (detach && preserveFds > 0)
+    throw new UsageError(
+      '--preserve-fds does not go with -d: the program that waits for COMMAND would have these descriptors open too: leave out one',
     );
   if (!numberedArchitectures.includes(process.arch))
     throw new Failure(
@@ -193,7 +220,7 @@ async function planEntry(
   requirePrograms(['env', ...shields], 'enter a container');
 
   const hierarchies = readHierarchies();
-  const { first, startTicks: started, remark } = findContainer(hierarchies, target);
+  const { first, startTicks: started, remark, name } = findContainer(hierarchies, target);
   if (!first || started === undefined) throw new Failure(`${target} has no running process`);
   const { pid } = first;
   const parts = planParts(pid, isRoot, hostTools);
@@ -208,7 +235,7 @@ async function planEntry(
     : planInside(pid, parts.includes('ns/user'), !isSet('HOME'), user, privileged);
   const environment = inside
     ? [
-        ...(isSet('PATH') ? [] : ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin']),
+        ...(isSet('PATH') ? [] : [defaultPath]),
         ...(isSet('HOME') && user === undefined ? [] : [`HOME=${inside.user.home}`]),
         ...(isTerminal ? [`TERM=${process.env.TERM ?? 'xterm'}`] : []),
       ]
@@ -235,6 +262,8 @@ async function planEntry(
     environment: [...environment, ...env.filter(Boolean)],
     workdir: workdir ?? (hostTools ? process.cwd() : undefined),
     detach,
+    preserved: preserveFds,
+    umask: umaskOf(name, pid),
     inside,
     isRoot,
   };
@@ -262,9 +291,9 @@ function holdOn({ pid, startTicks: started }: Entry): void {
 
 /** The limited memory cgroup that COMMAND joins; undefined if there is none, and no limit that could be exceeded. */
 function findMemory({ cgroups }: Entry): { place: Cgroup; hierarchy: Hierarchy } | undefined {
-  const hierarchy = findHierarchy(readHierarchies(), 'memory');
-  const directory = hierarchy && cgroups.find((one) => one.startsWith(`${hierarchy.mountPoint}/`));
-  if (!hierarchy || directory === undefined) return undefined;
+  const found = cgroupIn(readHierarchies(), 'memory', cgroups);
+  if (!found) return undefined;
+  const { hierarchy, directory } = found;
   const place = { version: hierarchy.version, directory };
   return hasMemoryLimit(place, hierarchy) ? { place, hierarchy } : undefined;
 }
@@ -285,13 +314,19 @@ async function reportKills(
 }
 
 /** Enters by nsenter(1), and waits. Signals go to the command, which is a child of nsenter. */
-async function enterByNsenter(argv: string[], env: NodeJS.ProcessEnv, passesKeys: boolean): Promise<number> {
+async function enterByNsenter(
+  argv: string[],
+  env: NodeJS.ProcessEnv,
+  passesKeys: boolean,
+  preserved: number,
+): Promise<number> {
   // nsenter(1) passes on all descriptors: those of the caller are closed here, those of node by execve(2)
-  closeInherited();
+  closeInherited(2 + preserved);
   return startAndWait(
     argv,
     env,
     passesKeys,
+    preserved,
     (pid) => [...readProcesses().values()].find(({ ppid }) => ppid === pid)?.pid ?? pid,
   );
 }
@@ -315,22 +350,22 @@ await main(
       process.stdout.write(enterRunbook(entry, tool));
       return 0;
     }
+    checkRoom(entry.cgroups, target);
     holdOn(entry);
     const { PATH } = process.env;
-    const env = entry.inside
-      ? { ...process.env, PATH: `/usr/sbin:/usr/bin:/sbin:/bin:${PATH}` }
-      : process.env;
+    const env = entry.inside ? { ...process.env, PATH: `${systemPath}:${PATH}` } : process.env;
     // a terminal sends SIGINT and SIGQUIT to all its processes; if it is raw, as when it is relayed, it sends none
     const passesKeys = (entry.inside && tool.name !== 'nsenter' && isatty(0) && isatty(1)) || !isatty(0);
     if (entry.detach) return startDetached(enterCommand(entry, tool), env);
     // node stays where a limit of memory can be exceeded: what the kernel kills is told when COMMAND has ended
     const memory = findMemory(entry);
     const killsBefore = (memory && countKills(memory.place)) ?? 0;
-    const waits = memory !== undefined || !canBecome;
+    // execve(2) closes descriptors above 2, which node has marked
+    const waits = memory !== undefined || !canBecome || entry.preserved > 0;
     const words = enterCommand(entry, tool, waits && tool.name !== 'nsenter' ? process.pid : undefined);
     let code: number;
-    if (tool.name === 'nsenter') code = await enterByNsenter(words, env, passesKeys);
-    else code = waits ? await startAndWait(words, env, passesKeys) : become(words, env);
+    if (tool.name === 'nsenter') code = await enterByNsenter(words, env, passesKeys, entry.preserved);
+    else code = waits ? await startAndWait(words, env, passesKeys, entry.preserved) : become(words, env);
     await reportKills(target, memory, killsBefore);
     return code;
   },

@@ -119,7 +119,8 @@ import {
 } from './fetch-rootfs/named.ts';
 import { scriptPath } from './helpers/called.ts';
 import { Failure, HelpNeeded, isGiven, kebab, main, reason, UsageError, type Values } from './helpers/cli.ts';
-import { didYouMean, escapeControls, toJson } from './helpers/messages.ts';
+import { didYouMean, escapeControls } from './helpers/messages.ts';
+import { toJson } from './helpers/output.ts';
 import { attempt } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
@@ -189,7 +190,7 @@ export function planFetch(article: boolean, operands: string[], folder: string):
   if (excess !== undefined) throw new HelpNeeded(`one operand too many: ${excess}`);
   refuseSchemes(source, given);
   const isUrl = /^https?:/i.test(source);
-  if (isUrl && !URL.canParse(source)) throw new UsageError(`no URL: ${source}`);
+  if (isUrl && !URL.canParse(source)) throw new UsageError(`not a URL: ${source}`);
   const url = isUrl ? new URL(source) : undefined;
   const image = /^docker:\/\//i.test(source) ? parseReference(source) : undefined;
   const archive = parseArchiveName(source);
@@ -264,7 +265,10 @@ function openSource(
   const { source, url, dest } = fetch;
   if (url) return download(url, { total, onRetry });
   if (source === '-') {
-    if (process.stdin.isTTY) throw new UsageError('standard input is a terminal, no tarball');
+    if (process.stdin.isTTY)
+      throw new UsageError(
+        'standard input is a terminal: redirect it, as by <FILE, or give the path of a tarball as SOURCE',
+      );
     return process.stdin;
   }
   const stat = statSource(source);
@@ -341,7 +345,7 @@ async function fill(
   const { inspector } = archive;
   const warnings = await unpack(archive.checked, inspector, root, interrupted);
   if (readdirSync(root).length === 0)
-    throw new Failure(`nothing is left of it after --strip ${inspector.strip}`);
+    throw new Failure(`--strip ${inspector.strip} leaves nothing of it: choose a smaller number`);
   for (const warning of warnings) say(warning);
   remark(root, inspector, say);
   const summary = `${inspector.entries} entries, ${formatSize(inspector.bytes)}, sha256 ${archive.sha256}`;

@@ -70,6 +70,7 @@ import { join } from 'node:path';
 import { typedLine } from './helpers/called.ts';
 import { cgroupDirectory, type Hierarchy, processesIn, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
+import { toJson } from './helpers/output.ts';
 import { attempt, printable, readProc, readProcess } from './helpers/pids.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
 import { numberOf } from './limit/counters.ts';
@@ -144,7 +145,7 @@ function tell(text: string, { pid, name, bytes, level, cgroup, logged }: Kill, h
 async function watch(text: string, json: boolean): Promise<void> {
   const hierarchy = hierarchyOf(readHierarchies(), 'memory');
   for await (const kill of watchKills(findTarget(hierarchy, text, []), text))
-    console.log(json ? JSON.stringify(kill) : tell(text, kill, hierarchy));
+    console.log(json ? toJson(kill) : tell(text, kill, hierarchy));
   console.error(`limit-memory: ${text} has ended`);
 }
 

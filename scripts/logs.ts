@@ -13,12 +13,19 @@ USAGE
 EXAMPLES
   logs.ts web
   logs.ts -fn 20 web
+  logs.ts -t --since 10m web
   logs.ts --status backup
 
 OPTIONS
 * -f, --follow    print new output too, until the container ends
 * -n, --tail N    print the last N lines only, also --lines; all: every line
                   new output follows them with --follow
+*     --since TIME  print lines from then on: 10m (ago), 1h30m, 03:15,
+                  2026-01-31, 2026-01-31T12:34:56Z, or seconds since 1970;
+                  local time, unless it ends in Z or an offset, +01:00
+      --until TIME  print lines up to then
+* -t, --timestamps  print in front of each line when it was written, in UTC
+                  to the second; after a silence up to 8 seconds late
 *     --status    print the exit code of the container instead, or "running"
                   on stderr, which processes the kernel has killed for lack of
                   memory, if any
@@ -55,7 +62,7 @@ import { findHierarchy, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { notesFolder, runFolder } from './helpers/containers.ts';
 import { didYouMean } from './helpers/messages.ts';
-import { print } from './helpers/output.ts';
+import { print, toJson } from './helpers/output.ts';
 import { attempt } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { runProgram } from './helpers/shell.ts';
@@ -68,10 +75,14 @@ import {
   raiseCommand,
   settledOomKills,
 } from './limit/oom-kills.ts';
+import { clockOf, formatTime, parseTime, readNotes } from './logs/times.ts';
 
 export const options = {
   follow: { short: 'f' },
   tail: { short: 'n', alias: 'lines', parse: parseLines },
+  since: { parse: parseTime('--since') },
+  until: { parse: parseTime('--until') },
+  timestamps: { short: 't' },
   status: {},
   json: {},
 } as const;
@@ -89,16 +100,113 @@ export function lastLines(text: Buffer, count: number): number {
   return at;
 }
 
+/** Which lines of a log are printed, and whether with their times. */
+interface Choice {
+  since?: number | undefined;
+  until?: number | undefined;
+  stamps: boolean;
+}
+
+/** The lines that are chosen. `timeAt` tells when what ends at an offset had been written, in seconds since 1970. */
+export function selectLines(
+  text: Buffer,
+  timeAt: (end: number) => number,
+  { since = 0, until = Infinity, stamps }: Choice,
+): Buffer {
+  const lines: Buffer[] = [];
+  for (let at = 0, end = 0; at < text.length; at = end) {
+    end = text.indexOf(10, at) + 1 || text.length;
+    const seconds = timeAt(end);
+    if (seconds < Math.floor(since) || seconds > until) continue;
+    if (stamps) lines.push(Buffer.from(`${formatTime(seconds)} `));
+    lines.push(text.subarray(at, end));
+  }
+  return Buffer.concat(lines);
+}
+
 /** Opens the log. It does not exist for a moment after the keeper has renamed it to log.1. */
 async function open(log: string): Promise<number> {
   for (let tries = 0; tries < 100 && !existsSync(log); tries++) await sleep(20);
   return openSync(log, 'r');
 }
 
-/** Prints what comes in an open file after what has been read of it. */
-function printRest(file: number): void {
-  const buffer = Buffer.alloc(65536);
-  for (let length = 1; length > 0; print(buffer.subarray(0, length))) length = readSync(file, buffer);
+/** When a file was written to last, in seconds since 1970. */
+const lastWrite = (file: { mtimeMs: number }) => Math.floor(file.mtimeMs / 1000);
+
+/** The inode of a file now; undefined while there is none. */
+const inodeOf = (path: string) => statSync(path, { throwIfNoEntry: false })?.ino;
+
+/** Reads the log as it is now. `file` is open, at the end of `text`. `timeAt` is undefined if no times are kept. */
+async function readLog(folder: string) {
+  const log = join(folder, 'log');
+  for (;;) {
+    const file = await open(log);
+    const older = attempt(() => readFileSync(`${log}.1`)) ?? Buffer.alloc(0);
+    const olderWrite = attempt(() => lastWrite(statSync(`${log}.1`))) ?? 0;
+    const newer = readFileSync(file);
+    const notes = readNotes(folder);
+    const stats = fstatSync(file);
+    // log.1 is the older half. If the keeper renames log to log.1 while they are read, both are read again
+    if (inodeOf(log) === stats.ino) {
+      const clocks = notes && [clockOf(notes.older, olderWrite), clockOf(notes.newer, lastWrite(stats))];
+      const timeAt = (end: number) =>
+        (end <= older.length ? clocks?.[0]?.(end) : clocks?.[1]?.(end - older.length)) ?? 0;
+      return { file, text: Buffer.concat([older, newer]), timeAt: notes && timeAt };
+    }
+    closeSync(file);
+  }
+}
+
+/** Prints the log and, if `follow`, what comes, until the end of its keeper. */
+async function printLog(
+  name: string,
+  choice: Choice,
+  { follow, tail, hasEnded }: { follow: boolean; tail: number | undefined; hasEnded: () => boolean },
+): Promise<void> {
+  const { since, until, stamps } = choice;
+  const isWhole = !stamps && since === undefined && until === undefined;
+  const folder = notesFolder(name);
+  const log = join(folder, 'log');
+  const reading = await readLog(folder);
+  let { file } = reading;
+  const { text, timeAt } = reading;
+  if (!isWhole && !timeAt)
+    throw new Failure(
+      `the log of ${name} has no times, as an older run.ts started it: leave out --since, --until and -t`,
+    );
+  // a line that has only begun gets its time when it is complete
+  const end = !isWhole && follow ? text.lastIndexOf(10) + 1 : text.length;
+  let begun = text.subarray(end);
+  const shown = isWhole || !timeAt ? text : selectLines(text.subarray(0, end), timeAt, choice);
+  print(tail === undefined ? shown : shown.subarray(lastLines(shown, tail)));
+  if (!follow) return;
+
+  const add = (bytes: Buffer, isLast = false) => {
+    if (isWhole) return print(bytes);
+    const all = Buffer.concat([begun, bytes]);
+    const complete = isLast ? all.length : all.lastIndexOf(10) + 1;
+    begun = all.subarray(complete);
+    print(selectLines(all.subarray(0, complete), () => lastWrite(fstatSync(file)), choice));
+  };
+  const addRest = () => {
+    const buffer = Buffer.alloc(65536);
+    for (let length = 1; length > 0; add(buffer.subarray(0, length))) length = readSync(file, buffer);
+  };
+  let isKept = true;
+  // flock(1) waits for the end of the keeper; setpriv(1) ends it with this process
+  runProgram(['setpriv', '--pdeathsig=TERM', 'flock', folder, 'true']).then(() => (isKept = false));
+  for (;;) {
+    const isLast = hasEnded() || !isKept;
+    addRest();
+    const current = inodeOf(log);
+    if (current !== undefined && current !== fstatSync(file).ino) {
+      addRest();
+      closeSync(file);
+      file = await open(log);
+    } else if (isLast) break;
+    else await sleep(100);
+  }
+  add(Buffer.alloc(0), true);
 }
 
 /** Prints the exit code of a container that has ended, or "running", and which processes the kernel has killed. */
@@ -116,8 +224,8 @@ async function printStatus(name: string, kept: string | undefined, json: boolean
   }
   const count = kills?.count ?? 0;
   if (json)
-    print(
-      `${JSON.stringify(
+    console.log(
+      toJson(
         {
           name,
           status: code === undefined ? 'running' : 'ended',
@@ -125,9 +233,8 @@ async function printStatus(name: string, kept: string | undefined, json: boolean
           oomKilled: count > 0,
           oomKills: count > 0 ? kills : null,
         },
-        null,
         2,
-      )}\n`,
+      ),
     );
   else print(`${code ?? 'running'}\n`);
   if (!kills || count === 0) return;
@@ -136,8 +243,10 @@ async function printStatus(name: string, kept: string | undefined, json: boolean
 }
 
 await main(import.meta.url, { options, operands: [1, 1] }, async (values, [name = '']) => {
-  const { follow, tail, status, json } = values;
-  if (status && (follow || tail !== undefined)) throw new UsageError('--status goes alone, or with --json');
+  const { follow, tail, since, until, timestamps: stamps, status, json } = values;
+  if (status && (follow || stamps || [tail, since, until].some((value) => value !== undefined)))
+    throw new UsageError('--status goes alone, or with --json');
+  if (follow && until !== undefined) throw new UsageError('--until does not go with --follow');
   if (json && !status) throw new UsageError('--json needs --status');
   if (!isName(name)) throw new UsageError(`not a name: "${name}"`);
   const folder = notesFolder(name);
@@ -163,31 +272,7 @@ await main(import.meta.url, { options, operands: [1, 1] }, async (values, [name 
   }
 
   if (follow) requirePrograms(['flock', 'setpriv'], 'follow a log');
-  const inode = () => statSync(log, { throwIfNoEntry: false })?.ino;
-  // log.1 is the older half. If the keeper renames log to log.1 while they are read, both are read again
-  let file = await open(log);
-  let older = attempt(() => readFileSync(`${log}.1`));
-  while (inode() !== fstatSync(file).ino) {
-    closeSync(file);
-    file = await open(log);
-    older = attempt(() => readFileSync(`${log}.1`));
-  }
-  const all = Buffer.concat([older ?? Buffer.alloc(0), readFileSync(file)]);
-  print(tail === undefined ? all : all.subarray(lastLines(all, tail)));
-  let isKept = true;
-  // flock(1) waits for the end of the keeper; setpriv(1) ends it with this process
-  if (follow)
-    runProgram(['setpriv', '--pdeathsig=TERM', 'flock', folder, 'true']).then(() => (isKept = false));
-  while (follow) {
-    const isLast = readStatus() !== undefined || !isKept;
-    printRest(file);
-    const current = inode();
-    if (current !== undefined && current !== fstatSync(file).ino) {
-      printRest(file);
-      closeSync(file);
-      file = await open(log);
-    } else if (isLast) break;
-    else await sleep(100);
-  }
+  const hasEnded = () => readStatus() !== undefined;
+  await printLog(name, { since, until, stamps }, { follow, tail, hasEnded });
   return 0;
 });

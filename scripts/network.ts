@@ -86,6 +86,7 @@ import { scriptPath, typedLine } from './helpers/called.ts';
 import { hasCapability } from './helpers/capabilities.ts';
 import { Failure, HelpNeeded, isGiven, kebab, main, UsageError, type Values } from './helpers/cli.ts';
 import { didYouMean } from './helpers/messages.ts';
+import { toJson } from './helpers/output.ts';
 import { printable } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { runProgram, sh } from './helpers/shell.ts';
@@ -269,7 +270,7 @@ async function detach({ bridge, dryRun }: Given, text: string): Promise<void> {
 
 async function list({ json }: Given): Promise<void> {
   const all = isRoot() ? await readAttachments() : readRootless();
-  if (json) return console.log(JSON.stringify(all, null, 2));
+  if (json) return console.log(toJson(all, 2));
   if (all.length === 0) return say(`no container is attached: type ${scriptPath()} attach TARGET`);
   const head = ['NAME', 'PID', 'BRIDGE', 'INTERFACE', 'ADDRESS', 'ADDRESS6', 'PORTS'];
   const rows = all.map(({ name, pid, bridge, link, address, address6, ports }) => [

@@ -5,7 +5,7 @@ ps.ts: list all containers on this host, or tell what a process belongs to
 
 USAGE
   ps.ts [-a] [--json] [--no-trunc]
-  ps.ts [--json] [--no-trunc] PID|NAME...
+  ps.ts [--json] [--no-trunc] --tree | PID|NAME...
   ps.ts --watch [--interval SECONDS] [--count TICKS] [--json]
 
   A container is any process tree in a PID namespace or with a root directory of
@@ -70,6 +70,9 @@ OPTIONS
                           number of OOM kills, and how long ago; on stderr,
                           which of their processes the kernel has killed for
                           lack of memory
+*     --tree              show containers inside containers, as a tree
+                          and whose their namespaces are: own, the host's, or
+                          shared with which other containers and processes
 *     --watch             show a live table: CPU, memory, I/O, throttling
                           per second, 100% is one CPU; its second line names the
                           keys that sort it and the one that quits. ~ marks sums
@@ -77,7 +80,7 @@ OPTIONS
                           of its own. Without a terminal: print one table for
                           each interval, or with --json one line
 *     --interval SECONDS  with --watch: time between two readings (default: 2)
-*     --count TICKS       with --watch: end after this number of readings
+      --count TICKS       with --watch: end after this number of readings
 *     --json              print an array of objects
                           name, pid, processes, command, rootfs, startedAt,
                           memory (usedBytes, limitBytes, source: "cgroup" or
@@ -96,6 +99,9 @@ OPTIONS
                           limits (limit, device, value, used, level, cgroup,
                           text), usage (memoryBytes, pids, cpuSeconds,
                           memoryCgroup, pidsCgroup)
+                          With --tree: name, pid, engine, command, processes,
+                          namespaces (type, inode, whose, processes,
+                          sharedWith), inside: the containers inside it
 *     --no-trunc          print long commands and paths in full
 * -h, --help              print the usual options; --help all: all of this
       --version           print name and version
@@ -113,39 +119,41 @@ SEE ALSO
   admin-guide/cgroup-v1
 */
 
-import { uptime } from 'node:os';
-import { scriptPath } from './helpers/called.ts';
+import { realpathSync } from 'node:fs';
+import { dirname, extname, join } from 'node:path';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { readLabels } from './helpers/containers.ts';
-import { didYouMean, escapeControls } from './helpers/messages.ts';
+import { escapeControls } from './helpers/messages.ts';
 import { readMounts } from './helpers/mounts.ts';
-import { namespaceInode, printable, startTicks } from './helpers/pids.ts';
-import { gap, table } from './helpers/table.ts';
-import { isName } from './helpers/target.ts';
+import { toJson } from './helpers/output.ts';
+import { commandLine, namespaceInode, printable, readProcess, startTicks, timeOf } from './helpers/pids.ts';
+import { runProgram } from './helpers/shell.ts';
+import { cut, gap, table } from './helpers/table.ts';
 import { formatDuration, formatSize, parseNumber } from './helpers/units.ts';
 import { formatPort, type Port } from './network/addresses.ts';
 import { containerReader, type Shown } from './ps/containers.ts';
-import { endedText, killsText, readAllEnded, readEnded } from './ps/ended.ts';
+import { killsText, readAllEnded, statusText } from './ps/ended.ts';
 import { type Page, pageText, readPage } from './ps/page.ts';
 import { readPorts } from './ps/ports.ts';
 import { rootfsPath } from './ps/rootfs.ts';
 import {
   allowsColour,
   type Column,
-  cut,
   dress,
   fit,
   nearness,
   red,
   shownText,
   speaksUnicode,
-  toJson,
 } from './ps/screen.ts';
+import { checkTargets, processesOf } from './ps/target.ts';
+import { toTree, treeLines } from './ps/tree.ts';
 import { readCounters, readCpuSeconds } from './ps/usage.ts';
-import { formatOomKills, watch } from './ps/watch.ts';
+import { formatOomKills, type Live, watch } from './ps/watch.ts';
 
 export const options = {
   all: { short: 'a' },
+  tree: {},
   watch: {},
   interval: { parse: parseInterval },
   count: { parse: (text: string) => parseNumber('--count', text, 1, 999_999_999) },
@@ -290,10 +298,6 @@ export function toTable(
 
 type EndedContainer = ReturnType<typeof readAllEnded>[number];
 
-/** How a container has ended, and how long ago. `now`: milliseconds, as Date.now(). */
-const statusText = ({ ended }: Pick<EndedContainer, 'ended'>, now: number) =>
-  `${endedText(ended)}${ended.at ? `, ${formatDuration(Math.max(0, (now - Date.parse(ended.at)) / 1000))} ago` : ''}`;
-
 const namespaces = ['mnt', 'pid', 'uts', 'ipc', 'net', 'cgroup', 'user'];
 
 /** The inodes of a process's namespaces. */
@@ -325,39 +329,17 @@ function withEnded(rows: Row[], ended: EndedContainer[]) {
  * the others from being shown. Throws UsageError for what is neither a name nor a PID.
  */
 function readPages(words: string[]): { pages: Page[]; failed: boolean } {
-  const wrong = words.find((word) => !/^\d+$/.test(word) && !isName(word));
-  if (wrong !== undefined) throw new UsageError(`neither a name nor a PID: "${wrong}"`);
+  checkTargets(words);
   // read before all else: it tells a process from a later one with its PID
   const ticks = new Map(words.map((word) => [word, startTicks(Number(word))]));
   const reading = containerReader()();
   const mounts = readMounts('self');
   let failed = false;
   const pages = words.flatMap((word) => {
-    const named = reading.containers.filter(({ shown }) => shown.name === word);
-    const pids: [number, number | undefined][] = ticks.get(word)
-      ? [[Number(word), ticks.get(word)]]
-      : named.map(({ shown }) => [shown.pid, shown.ticks]);
     try {
-      const end = pids.length === 0 ? readEnded(word) : undefined;
-      if (end) {
-        const kills = killsText(end.oomKills);
-        const why = kills ? `; ${kills}` : '';
-        throw new Failure(
-          `${word} has ended, ${statusText(end, Date.now())}: ${scriptPath('logs')} ${word} shows its output${why}`,
-        );
-      }
-      if (pids.length === 0)
-        throw new Failure(
-          /^\d+$/.test(word)
-            ? `there is no process ${word}: ${scriptPath('ps')} shows containers, ps(1) processes`
-            : `there is no container ${word}${
-                didYouMean(
-                  word,
-                  reading.containers.map(({ shown }) => shown.name ?? ''),
-                ) || `: ${scriptPath('ps')} shows those there are`
-              }`,
-        );
-      return pids.map(([pid, started]) => readPage(pid, started, reading, mounts, readCpuSeconds));
+      return processesOf(word, ticks.get(word), reading).map(({ pid, started }) =>
+        readPage(pid, started, reading, mounts, readCpuSeconds),
+      );
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
       console.error(escapeControls(`ps: ${error.message}`));
@@ -368,20 +350,50 @@ function readPages(words: string[]): { pages: Page[]; failed: boolean } {
   return { pages, failed };
 }
 
+const nothing = 'ps: no containers: nothing here runs in a PID namespace or root directory of its own';
+
 function listContainers(
   { containers }: ReturnType<ReturnType<typeof containerReader>>,
   portsOf: Awaited<ReturnType<typeof readPorts>>,
 ): TableRow[] {
   const mounts = readMounts('self');
-  const bootMilliseconds = Date.now() - uptime() * 1000;
   return containers.map(({ container, places, shown: { ticks, ...shown } }) => ({
     ...shown,
     processes: container.members.size,
     rootfs: rootfsPath(container, mounts) ?? null,
-    startedAt: new Date(bootMilliseconds + ticks * 10).toISOString(),
+    startedAt: timeOf(ticks),
     cpuSeconds: readCpuSeconds(places.time),
     ports: portsOf(container),
   }));
+}
+
+/** The page of a container in the live table: what PID prints, and its processes, the largest first. */
+function livePage({ pid, ticks }: Live): string[] {
+  if (startTicks(pid) !== ticks) return ['it has ended'];
+  const reading = containerReader()();
+  const found = reading.containers.find(({ shown }) => shown.pid === pid);
+  const pages = [readPage(pid, ticks, reading, readMounts('self'), readCpuSeconds)];
+  const members = [...(found?.container.members ?? [])].flatMap((member) => readProcess(member) ?? []);
+  const rows = members
+    .sort((one, other) => other.rssBytes - one.rssBytes)
+    .map((one) => [one.pid, formatSize(one.rssBytes), printable(commandLine(one))]);
+  return [
+    ...pages
+      .map((page) => pageText(page, (text) => text))
+      .join('\n\n')
+      .split('\n'),
+    '',
+    ...table(['PID', 'MEMORY', 'COMMAND'], rows, { align: ['right', 'right'] }).split('\n'),
+  ];
+}
+
+/** Stops a container of the live table with stop.ts, and returns what that says. */
+async function stopContainer({ pid, ticks }: Live): Promise<string> {
+  // another process may have its PID by now
+  if (startTicks(pid) !== ticks) return 'it has ended already';
+  const self = realpathSync(process.argv[1] ?? '.');
+  const { stdout, stderr } = await runProgram([join(dirname(self), `stop${extname(self)}`), String(pid)]);
+  return `${stdout}${stderr}`.trim().split('\n').at(-1) ?? '';
 }
 
 await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, words) => {
@@ -391,6 +403,9 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, 
     throw new UsageError('--all goes with the list, not with --watch, PID or NAME');
   if (!given.watch && (given.interval !== undefined || count !== undefined))
     throw new UsageError('--interval and --count need --watch');
+
+  if (given.tree && (given.watch || given.all || words.length > 0))
+    throw new UsageError('--tree goes without --watch, --all, PID and NAME');
 
   if (words.length > 0) {
     if (given.watch) throw new UsageError('--watch takes no PID or NAME');
@@ -413,12 +428,9 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, 
         ...shown,
         counters: readCounters(places, container),
       }));
-    await watch(look, { intervalSeconds, count, json });
+    await watch({ look, page: livePage, stop: stopContainer }, { intervalSeconds, count, json });
     return 0;
   }
-  const rows = listContainers(reading, await readPorts());
-  const running = new Set(rows.map(({ name, engine }) => (engine === 'barehand' ? name : undefined)));
-  const ended = given.all ? readAllEnded().filter(({ name }) => !running.has(name)) : undefined;
   const terminal = process.stdout.isTTY === true;
   const place = {
     width: (terminal && process.stdout.columns) || 120,
@@ -426,9 +438,19 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, 
     colour: terminal && allowsColour(),
     unicode: speaksUnicode(),
   };
+  if (given.tree) {
+    const tree = toTree(reading);
+    const width = terminal && !noTrunc ? place.width : Number.POSITIVE_INFINITY;
+    if (json) console.log(toJson(tree, 2));
+    else if (tree.length > 0) console.log(treeLines(tree, width, place.unicode, !noTrunc).join('\n'));
+    else console.error(nothing);
+    return 0;
+  }
+  const rows = listContainers(reading, await readPorts());
+  const running = new Set(rows.map(({ name, engine }) => (engine === 'barehand' ? name : undefined)));
+  const ended = given.all ? readAllEnded().filter(({ name }) => !running.has(name)) : undefined;
   const isEmpty = rows.length === 0 && !ended?.length;
-  if (isEmpty)
-    console.error('ps: no containers: nothing here runs in a PID namespace or root directory of its own');
+  if (isEmpty) console.error(nothing);
   if (json) {
     const all: Row[] = rows.map((row) => ({
       ...row,

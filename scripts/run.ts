@@ -6,7 +6,8 @@ run.ts: run a command in a container of its own, on a root file system
 USAGE
   run.ts [OPTION...] ROOTFS [COMMAND [ARG...]]
 
-  ROOTFS is a directory, or a name under rootfs/. COMMAND defaults to the
+  ROOTFS is a directory, or a name under rootfs/, or an image: docker://IMAGE,
+  docker-archive:FILE, oci:DIR, oci-archive:FILE. COMMAND defaults to the
   image's, then to /bin/bash if ROOTFS has one, then to /bin/sh. Every word
   after COMMAND is an argument of COMMAND, not an option of run.ts.
 
@@ -43,6 +44,8 @@ CONTAINER OPTIONS
                         repeated
   -l, --label KEY=VALUE a note about the container, for ps.ts --json; may be
                         repeated
+  --preserve-fds N      keep N descriptors of the caller from 3 on: 3<FILE at the
+                        end of the line opens the first (needs bash)
   --init                run a small init as PID 1: it forwards signals to the
                         command's process group, and reaps orphaned processes
   --stop-signal SIGNAL  signal that stop.ts sends first, by name or number: INT,
@@ -56,7 +59,8 @@ CONTAINER OPTIONS
 
 MOUNT OPTIONS
 * -v, --volume SRC:DST[:OPTIONS]  show SRC of the host at DST, :ro read-only
-                        further options: nosuid, noexec; may be repeated
+                        further options: nosuid, noexec; rslave shows what the
+                        host mounts below SRC later; may be repeated
   --mount TYPE,KEY=VALUE...  the same as
                         type=bind,source=SRC,target=DST[,readonly], or a tmpfs
                         as type=tmpfs,target=DST[,tmpfs-size=SIZE]
@@ -70,6 +74,9 @@ MOUNT OPTIONS
   --shm-size SIZE       size of /dev/shm (default: 64M)
   --read-only           mount the root file system read-only
   --ephemeral           keep changes to files in memory, discard them at the end
+                        an image is always started so
+  --pull WHEN           ask the registry of docker://IMAGE: always, never, or if
+                        the image is missing in the cache (default: missing)
   --disk SIZE           with --ephemeral: size limit of these changes
   --add-host NAME:ADDRESS  add an entry to the container's /etc/hosts; may be
                         repeated
@@ -155,6 +162,9 @@ OTHER OPTIONS
                         (default: mount,pid,uts,ipc,cgroup; net if --network
                         asks for it)
 * --dry-run             print the launch as shell, and start nothing
+  --bundle DIR          write an OCI runtime bundle, for runc(8) or crun(1), and
+                        start nothing; DIR is missing or empty; prints what to
+                        type, also for what a bundle cannot hold
   -h, --help            print the usual options; --help all prints all of this
   --version             print name and version
 
@@ -164,6 +174,8 @@ MORE EXAMPLES
   run.ts --init --ephemeral -v /srv/www:/srv:ro rootfs/host sleep infinity
   run.ts --isolate chroot rootfs/host ps aux    ps sees the whole host
   run.ts --isolate pid,mount rootfs/host ps aux  ps sees the container
+  run.ts docker://alpine sh                     an image, unpacked in a cache
+  run.ts --bundle web -m 100M rootfs/host sleep 9; runc run --bundle web web
 
 CHANGES
   A cgroup barehand/NAME in each hierarchy, while the container lives. Without
@@ -175,11 +187,14 @@ CHANGES
   ROOTFS.
   --detach keeps output and exit status in /run/barehand/NAME, or for a user in
   $XDG_RUNTIME_DIR/barehand/NAME.
+  An image is kept in ~/.cache/barehand, or $XDG_CACHE_HOME/barehand: its layers
+  up to 10 GB, unpacked root file systems up to 20 GB; the least recently used
+  go first.
 
 UNDO
   Everything but what --detach keeps is removed when COMMAND ends. stop.ts NAME
   removes that as well. SIGKILL may leave empty cgroups, which the next run.ts
-  removes.
+  removes. Images: rm -rf ~/.cache/barehand
 
 EXIT CODES
   The exit code of COMMAND; 128+n if signal n killed it; 127 if it was not
@@ -195,19 +210,19 @@ import { existsSync, realpathSync } from 'node:fs';
 import { hostname as osHostname } from 'node:os';
 import { basename } from 'node:path';
 import { isatty } from 'node:tty';
+import { scriptPath } from './helpers/called.ts';
 import { capabilities } from './helpers/capabilities.ts';
 import { Failure, isGiven, kebab, main, refuseLateOptions, UsageError, type Values } from './helpers/cli.ts';
 import { notesFolder } from './helpers/containers.ts';
+import { readMounts } from './helpers/mounts.ts';
 import { requirePrograms } from './helpers/programs.ts';
-import { findInPath } from './helpers/shell.ts';
-import { parseNumber, parseSignal, parseSize } from './helpers/units.ts';
+import { findInPath, quote } from './helpers/shell.ts';
+import { parseSignal } from './helpers/units.ts';
 import { checkMemoryToStart, checkPidsToStart } from './limit/smallest.ts';
 import { type Limits, readBfq } from './limit/table.ts';
-import { parseCpus, parseList } from './limit/units.ts';
-import { parsePort } from './network/addresses.ts';
-import { keptCapabilities, parseCapabilities } from './run/capabilities.ts';
+import { keptCapabilities } from './run/capabilities.ts';
 import { findCgroups } from './run/cgroups.ts';
-import { findGroups, findUser, parseGroup, parseUser, parseVariable, parseWorkdir } from './run/command.ts';
+import { defaultPath, findGroups, findUser } from './run/command.ts';
 import type { Launch } from './run/container.ts';
 import type { Volume } from './run/furnish.ts';
 import { changeMasks, findVolumes, launchPrograms, mountFlags, planSeccomp, readHost } from './run/host.ts';
@@ -215,29 +230,8 @@ import { idmapCommand } from './run/idmap.ts';
 import { type ImageConfig, imageUser, readImageConfig } from './run/image.ts';
 import { planInit } from './run/init.ts';
 import { launchContainer } from './run/launch.ts';
-import { parseNetwork, planNetwork } from './run/network.ts';
-import {
-  checkDevices,
-  checkTargets,
-  orUnlimited,
-  parseDevice,
-  parseHost,
-  parseIsolate,
-  parseLabel,
-  parseLimit,
-  parseMount,
-  parseName,
-  parseNameserver,
-  parseOomScore,
-  parseRange,
-  parseRate,
-  parseSecurity,
-  parseSysctl,
-  parseTmpfs,
-  parseUmask,
-  parseVariableFile,
-  parseVolume,
-} from './run/options.ts';
+import { planNetwork } from './run/network.ts';
+import { checkDevices, checkTargets, mergeSecurity, options } from './run/options.ts';
 import { printLaunch } from './run/print.ts';
 import { prompt } from './run/prompt.ts';
 import { hostResolver } from './run/resolver.ts';
@@ -245,63 +239,7 @@ import { defaultShell, findRootfs } from './run/rootfs.ts';
 import { addSandbox, sandboxNamespace } from './run/sandbox.ts';
 import { checkUser, findUserNamespace, type UserNamespace, unreachable } from './run/userns.ts';
 
-export const options = {
-  name: { parse: parseName },
-  hostname: { parse: parseName },
-  detach: { short: 'd' },
-  logSize: { parse: parseSize },
-  entrypoint: { parse: (text: string) => text },
-  env: { short: 'e', parse: parseVariable, many: true },
-  envFile: { parse: parseVariableFile, many: true },
-  workdir: { short: 'w', parse: parseWorkdir },
-  umask: { parse: parseUmask },
-  user: { short: 'u', parse: parseUser },
-  groupAdd: { parse: parseGroup, many: true },
-  label: { short: 'l', parse: parseLabel, many: true },
-  init: {},
-  stopSignal: { parse: parseSignal },
-  volume: { short: 'v', parse: parseVolume, many: true },
-  mount: { parse: parseMount, many: true },
-  tmpfs: { parse: parseTmpfs, many: true },
-  device: { parse: parseDevice, many: true },
-  shmSize: { parse: parseSize },
-  readOnly: {},
-  ephemeral: {},
-  disk: { parse: parseSize },
-  addHost: { parse: parseHost, many: true },
-  dns: { parse: parseNameserver, many: true },
-  interactive: { short: 'i' },
-  tty: { short: 't' },
-  rm: {},
-  memory: { short: 'm', parse: parseSize },
-  memorySwap: { parse: orUnlimited(parseSize) },
-  memoryReservation: { parse: parseSize },
-  cpus: { parse: parseCpus },
-  cpusetCpus: { parse: (text: string) => parseList('--cpuset-cpus', text) },
-  cpusetMems: { parse: (text: string) => parseList('--cpuset-mems', text) },
-  cpuShares: { short: 'c', parse: (text: string) => parseNumber('--cpu-shares', text, 2, 262_144) },
-  blkioWeight: { parse: (text: string) => parseNumber('--blkio-weight', text, 10, 1000) },
-  pidsLimit: { parse: orUnlimited((text) => parseNumber('--pids-limit', text, 1, 4_194_304)) },
-  deviceReadBps: { parse: parseRate('readBps'), many: true },
-  deviceWriteBps: { parse: parseRate('writeBps'), many: true },
-  deviceReadIops: { parse: parseRate('readIops'), many: true },
-  deviceWriteIops: { parse: parseRate('writeIops'), many: true },
-  oomScoreAdj: { parse: parseOomScore },
-  sysctl: { parse: parseSysctl, many: true },
-  ulimit: { parse: parseLimit, many: true },
-  network: { alias: 'net', parse: parseNetwork },
-  publish: { short: 'p', parse: parsePort, many: true },
-  sandbox: {},
-  userns: {},
-  uidmap: { parse: parseRange('--uidmap'), many: true },
-  gidmap: { parse: parseRange('--gidmap'), many: true },
-  capAdd: { parse: parseCapabilities, many: true },
-  capDrop: { parse: parseCapabilities, many: true },
-  securityOpt: { parse: parseSecurity, many: true },
-  privileged: {},
-  isolate: { parse: parseIsolate },
-  dryRun: {},
-} as const;
+export { options };
 
 type Options = Values<typeof options>;
 
@@ -311,12 +249,6 @@ const needMount =
     ' ',
   );
 
-/** All of --security-opt: the last one of a kind counts, but for paths, which add up. */
-function mergeSecurity({ securityOpt }: Options): ReturnType<typeof parseSecurity> {
-  const paths = (kind: 'mask' | 'unmask') => securityOpt.flatMap((security) => security[kind] ?? []);
-  return Object.assign({}, ...securityOpt, { mask: paths('mask'), unmask: paths('unmask') });
-}
-
 /** Throws UsageError for options that contradict each other. */
 function checkOptions(values: Options, isolate: Set<string>): void {
   if (values.network?.kind === 'container' && isolate.has('net'))
@@ -325,6 +257,10 @@ function checkOptions(values: Options, isolate: Set<string>): void {
     );
   if (values.hostname && !isolate.has('uts')) throw new UsageError('--hostname needs --isolate uts');
   if (values.detach && !isolate.has('pid')) throw new UsageError('-d needs --isolate pid');
+  if (values.detach && values.preserveFds)
+    throw new UsageError(
+      '--preserve-fds does not go with -d: the shell that keeps the log would have these descriptors open too: leave out one',
+    );
   if (values.logSize && !values.detach) throw new UsageError('--log-size needs --detach');
   if (values.disk && !values.ephemeral)
     throw new UsageError('--disk needs --ephemeral, whose size it limits');
@@ -339,6 +275,10 @@ function checkOptions(values: Options, isolate: Set<string>): void {
           ? `--sysctl ${name} needs a network namespace of the container's own: --network none, or bridge`
           : `--sysctl ${name} needs --isolate ipc`,
       );
+  if (values.bundle && values.dryRun)
+    throw new UsageError(
+      '--dry-run prints a launch, and --bundle writes one for another program: choose one',
+    );
   const { mask = [] } = mergeSecurity(values);
   if (mask.length > 0 && values.privileged)
     throw new UsageError('--privileged masks nothing: leave out --security-opt mask=');
@@ -389,7 +329,7 @@ function planLimits(values: Options): Limits {
 /** The environment of the command, KEY=VALUE. Of several values for a key, the last one counts. */
 function planEnvironment(values: Options, image: ImageConfig, home: string, hostname: string): string[] {
   const variables = [
-    'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+    defaultPath,
     `HOME=${home}`,
     `TERM=${process.env.TERM ?? 'xterm'}`,
     `HOSTNAME=${hostname}`,
@@ -411,34 +351,81 @@ function planCommand(values: Options, words: string[], image: ImageConfig, rootf
   return command.length > 0 ? command : [defaultShell(rootfs)];
 }
 
-/** The user namespace of the container, if it gets one. Throws Failure if --userns, or the caller, can't have it. */
+/**
+ * Throws UsageError for a volume that gets the host's later mounts, if the container may make device files there: these mounts
+ * lack nodev. Says that the other options of the volume do not apply to them.
+ */
+function checkReceivers(volumes: Volume[], kept: string[], isTrusted: boolean): void {
+  const receivers = volumes.filter(({ receives }) => receives);
+  if (receivers.length > 0 && kept.includes('mknod') && !isTrusted)
+    throw new UsageError(
+      '--volume: rslave lets later mounts of the host in without nodev, where this container could make device files: add --cap-drop mknod, or --userns',
+    );
+  for (const { source, options } of receivers)
+    if (options.length > 0)
+      console.error(
+        `run: --volume: what is mounted below ${source} later comes in without ${options.join(' and ')}: rslave`,
+      );
+}
+
+/**
+ * The user namespace of the container, if it gets one. `image`: what ROOTFS names, if that is an image. Throws Failure if
+ * --userns, or the caller, can't have it.
+ */
 async function planUserNamespace(
   name: string,
   rootfs: string,
   { userns, uidmap, gidmap, sandbox }: Options,
   volumes: Volume[],
+  image: string | undefined,
 ): Promise<UserNamespace | undefined> {
   const isRoot = process.getuid?.() === 0;
+  const explain = (obstacle: string) =>
+    image !== undefined && obstacle.includes(rootfs)
+      ? `the cache of images is closed to all users but root: type ${scriptPath('fetch-rootfs')} ${quote(image)} NAME, then give NAME`
+      : obstacle;
   const sources = volumes.map(({ source }) => source);
   if (sandbox && !userns && uidmap.length + gidmap.length === 0 && isRoot) {
     const found = await sandboxNamespace(name, rootfs, sources);
     if (typeof found !== 'string') return found;
     console.error(
-      `run: --sandbox: without --userns, so root in this container is root for the kernel: ${found}`,
+      `run: --sandbox: without --userns, so root in this container is root for the kernel: ${explain(found)}`,
     );
     return undefined;
   }
   const namespace = findUserNamespace(name, userns, uidmap, gidmap);
   const obstacle = namespace && isRoot ? unreachable([rootfs, ...sources], namespace) : undefined;
-  if (obstacle !== undefined) throw new Failure(`--userns: ${obstacle}`);
+  if (obstacle !== undefined) throw new Failure(`--userns: ${explain(obstacle)}`);
   return namespace;
+}
+
+/** What ROOTFS is where it names an image. */
+const imageForm = /^(docker:\/\/|(docker-archive|oci|oci-archive):)/i;
+
+/** Throws UsageError for options that an image can't have, or that only an image can have. */
+function checkImage(operand: string, isImage: boolean, { pull, bundle, isolate }: Options): void {
+  if (!isImage && pull) throw new UsageError('--pull is for an image as ROOTFS: docker://IMAGE');
+  if (isImage && isolate && !isolate.has('mount'))
+    throw new UsageError(
+      'an image needs --isolate mount: its root file system is shared, and must not change',
+    );
+  if (isImage && bundle)
+    throw new UsageError(
+      `--bundle needs a root file system of its own: type ${scriptPath('fetch-rootfs')} ${quote(operand)} NAME, then give NAME`,
+    );
 }
 
 /** The plan of the launch, from options and facts about the host. Throws UsageError or Failure if it can't be done. */
 async function planLaunch(given: Options, [operand = '', ...words]: string[]): Promise<Launch> {
-  const values = addSandbox(given);
+  const isImage = imageForm.test(operand);
+  // the root file system of an image is shared
+  const values = addSandbox(isImage ? { ...given, ephemeral: true } : given);
   const { privileged, network: choice = { kind: 'host' } } = values;
-  const rootfs = realpathSync(findRootfs(operand));
+  checkImage(operand, isImage, given);
+  const found = isImage
+    ? await (await import('./run/image-root.ts')).openImageRoot(operand, given.pull ?? 'missing')
+    : undefined;
+  const rootfs = realpathSync(found?.rootfs ?? findRootfs(operand));
   if (rootfs === '/')
     throw new UsageError('ROOTFS is /, the root directory of the host: choose another directory');
   const isolate = values.isolate ?? new Set(['mount', 'pid', 'uts', 'ipc', 'cgroup']);
@@ -446,13 +433,13 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
   checkOptions(values, isolate);
   const pivots = isolate.has('mount');
 
-  const name = values.name ?? defaultName(rootfs);
+  const name = values.name ?? defaultName(found?.name ?? rootfs);
   const image = readImageConfig(rootfs);
   const volumes = [
     ...values.volume,
     ...values.mount.flatMap((mount) => ('volume' in mount ? mount.volume : [])),
   ];
-  const userNamespace = await planUserNamespace(name, rootfs, values, volumes);
+  const userNamespace = await planUserNamespace(name, rootfs, values, volumes, isImage ? operand : undefined);
   const limits = planLimits(values);
   if (values.blkioWeight !== undefined && readBfq().isThere && !readBfq().isUsed)
     console.error(
@@ -472,7 +459,9 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
   const kept = privileged ? capabilities : keptCapabilities(values.capAdd.flat(), values.capDrop.flat());
   if (!pivots && !kept.includes('sys_chroot'))
     throw new UsageError('a chroot needs CAP_SYS_CHROOT: do not drop it, or add mount to --isolate');
+  checkReceivers(volumes, kept, userNamespace !== undefined || privileged);
   const security = mergeSecurity(values);
+  const isFiltered = !privileged && security.seccomp !== false;
   const terminal = !values.detach && isatty(0) && isatty(1);
   const command = planCommand(values, words, image, rootfs);
   const tmpfs = [...values.tmpfs, ...values.mount.flatMap((mount) => ('tmpfs' in mount ? mount.tmpfs : []))];
@@ -512,15 +501,16 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
   const resolver =
     sharesNetwork && values.dns.length === 0 ? hostResolver(rootfs, volumes, tmpfs) : undefined;
 
-  const host = readHost(environment);
+  const mounts = readMounts('self');
+  const host = readHost(mounts, environment, values.preserveFds ?? 0);
   checkDevices(values.device);
   return {
     name,
     rootfs,
-    rootFlags: mountFlags(rootfs),
+    rootFlags: mountFlags(mounts, rootfs),
     ephemeral: values.ephemeral ? { sizeBytes: values.disk } : undefined,
     readOnly: values.readOnly,
-    volumes: findVolumes(volumes),
+    volumes: findVolumes(mounts, volumes),
     tmpfs,
     texts: [...network.texts, ...(resolver ? [resolver] : [])],
     devices: values.device,
@@ -532,6 +522,7 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
     environment,
     hostname,
     umask: values.umask,
+    preserved: values.preserveFds ?? 0,
     labels: values.label,
     oomScore: values.oomScoreAdj,
     sysctls: values.sysctl,
@@ -545,10 +536,9 @@ async function planLaunch(given: Options, [operand = '', ...words]: string[]): P
     capabilities: kept,
     newPrivileges: privileged || security.newPrivileges === true,
     privileged,
-    seccomp:
-      privileged || security.seccomp === false
-        ? undefined
-        : planSeccomp(kept, pivots && !security.newPrivileges),
+    isFiltered,
+    seccomp: isFiltered && !values.bundle ? planSeccomp(kept, pivots && !security.newPrivileges) : undefined,
+    wanted: limits,
     cgroups: findCgroups(name, limits, values.device),
     runDirectory: notesFolder(name),
     terminal,
@@ -569,6 +559,11 @@ await main(
       console.error('run: --privileged: root in this container has all privileges of root on the host');
     if (values.dryRun) {
       process.stdout.write(await printLaunch(plan));
+      return 0;
+    }
+    if (values.bundle !== undefined) {
+      const { writeBundle } = await import('./run/bundle.ts');
+      writeBundle(plan, values.bundle, values.publish);
       return 0;
     }
     requirePrograms(launchPrograms(plan), 'start a container');

@@ -80,7 +80,7 @@ import { requirePrograms } from './helpers/programs.ts';
 import { explain, holds, perform, type Step, toShell } from './helpers/steps.ts';
 import { findContainer, type WholeContainer } from './helpers/target.ts';
 import { parseSignal, signalNumber } from './helpers/units.ts';
-import { planThawOthers } from './stop/frozen.ts';
+import { planFreeze, planThawOthers } from './stop/frozen.ts';
 import { hierarchies, ourContainers, planRemoval, planSweep, remove, sweep } from './stop/remove.ts';
 
 export const options = {
@@ -122,26 +122,6 @@ function handles(first: Process, signal: string): boolean {
   if (readProc(first.pid, 'wchan')?.includes('sigtimedwait')) return true;
   const number = signalNumber(signal);
   return hasSignal(first.pid, 'SigCgt', number) || hasSignal(first.pid, 'SigBlk', number);
-}
-
-type Wait = Extract<Step, { until: unknown }>;
-
-/** The steps that freeze or thaw a container. Throws Failure if it has no cgroup with a freezer. */
-function planFreeze({ cgroups, label }: WholeContainer, frozen: boolean): [Step, Wait] {
-  const v1State = frozen ? 'FROZEN' : 'THAWED';
-  const v2State = frozen ? '1' : '0';
-  const freezers = [
-    { file: 'cgroup.freeze', value: v2State, done: { line: `frozen ${v2State}`, of: 'cgroup.events' } },
-    { file: 'freezer.state', value: v1State, done: { line: v1State, of: 'freezer.state' } },
-  ];
-  for (const { directory } of cgroups)
-    for (const { file, value, done } of freezers)
-      if (existsSync(join(directory, file)))
-        return [
-          { write: value, to: join(directory, file) },
-          { until: { line: done.line, of: join(directory, done.of) }, seconds: 5 },
-        ];
-  throw new Failure(`${label} has no cgroup to itself with a freezer: kill -STOP stops single processes`);
 }
 
 /** Freezes or thaws a container. Throws Failure if that is not possible, or takes too long. */

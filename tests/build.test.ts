@@ -8,6 +8,7 @@ import { before, test } from 'node:test';
 import { container, newName } from './helpers/container.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { rootfs, top } from './helpers/script.ts';
+import { test as slow } from './helpers/slow.ts';
 
 const scripts = readdirSync(join(top, 'scripts')).filter((name) => name.endsWith('.ts'));
 const nodes = [process.execPath, process.env.BAREHAND_NODE ?? ''].filter(Boolean);
@@ -76,13 +77,13 @@ for (const script of scripts) {
       assert.deepEqual(start(node, alone(name), '--help', 'all'), { status: 0, stdout, stderr: '' });
     });
 
-    test(`dist/${name}.mjs, alone in a folder, knows its version, on ${versionOf(node)}`, () => {
+    slow(`dist/${name}.mjs, alone in a folder, knows its version, on ${versionOf(node)}`, () => {
       const { version } = JSON.parse(readFileSync(join(top, 'package.json'), 'utf8'));
       const expected = { status: 0, stdout: `barehand ${version}\n`, stderr: '' };
       assert.deepEqual(start(node, alone(name), '--version'), expected);
     });
 
-    test(`dist/${name}.mjs, alone in a folder, refuses what it does not know, on ${versionOf(node)}`, () => {
+    slow(`dist/${name}.mjs, alone in a folder, refuses what it does not know, on ${versionOf(node)}`, () => {
       const file = alone(name);
       const { status, stdout, stderr } = start(node, file, '--no-such-option');
       assert.equal(status, ['run', 'exec'].includes(name) ? 125 : 2);

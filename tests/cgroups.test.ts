@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import {
@@ -12,8 +12,10 @@ import {
   readHierarchies,
 } from '../scripts/helpers/cgroups.ts';
 import { unescapeMountinfo } from '../scripts/helpers/mounts.ts';
+import { perform } from '../scripts/helpers/steps.ts';
 import { memoryFiles, readBytes } from '../scripts/limit/table.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
+import { needs } from './helpers/needs.ts';
 
 const folder = scratchFolder('cgroup');
 
@@ -152,4 +154,32 @@ test("on this host, this process is in a directory of every hierarchy, and memor
   const directory = cgroupDirectory(memory, path) as string;
   assert.notEqual(readBytes(join(directory, memoryFiles[memory.version].usage)), undefined);
   assert.notEqual(readBytes(join(directory, memoryFiles[memory.version].limit)), undefined);
+});
+
+test('a limit for the number or depth of cgroups is named with its file, and what lifts it', {
+  skip:
+    needs('root', 'cgroup') ||
+    (readHierarchies().some(({ version }) => version === 2) ? false : 'needs cgroup v2'),
+}, async () => {
+  const { mountPoint = '' } = readHierarchies().find(({ version }) => version === 2) ?? {};
+  const top = join(mountPoint, `test-full-${process.pid}`);
+  const below = ['one', 'one/two', 'three'].map((name) => join(top, name));
+  const [one = '', two = '', three = ''] = below;
+  for (const directory of [top, one]) mkdirSync(directory);
+  try {
+    for (const [file, limit, refused, words] of [
+      ['cgroup.max.descendants', '1', three, 'cgroups below it'],
+      ['cgroup.max.depth', '1', two, 'levels of cgroups below it'],
+    ] as const) {
+      const path = join(top, file);
+      writeFileSync(path, limit);
+      await assert.rejects(perform([{ mkdir: refused }]), {
+        message: `cannot make the directory ${refused}: ${path} allows only 1 ${words}: echo max >${path}`,
+      });
+      writeFileSync(path, 'max');
+      await perform([{ mkdir: refused }]);
+    }
+  } finally {
+    for (const directory of [three, two, one, top]) rmdirSync(directory);
+  }
 });

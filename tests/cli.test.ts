@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { Failure, parseArguments, reason, refuseLateOptions, UsageError } from '../scripts/helpers/cli.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
+import { stripTypes } from './helpers/script.ts';
 
 const options = {
   memory: { short: 'm', alias: 'storage', parse: (text: string) => text },
@@ -55,7 +56,26 @@ test('without options, flags are false, lists empty and the rest undefined', () 
       version: false,
     },
     operands: [],
+    rest: [],
   });
+});
+
+test('words behind -- are operands, or, where a script asks for that, words of their own', () => {
+  const spec = { options: { force: {} }, operands: [0, 1] as [number, number] };
+  const words = ['a', '--force', '--', '-m', 'b', '--', 'c'];
+  const parsed = parseArguments({ ...spec, rest: true }, words);
+  assert.deepEqual(
+    [parsed.values?.force, parsed.operands, parsed.rest],
+    [true, ['a'], ['-m', 'b', '--', 'c']],
+  );
+  assert.deepEqual(parseArguments({ ...spec, operands: [0, 9] }, words).operands, [
+    'a',
+    '-m',
+    'b',
+    '--',
+    'c',
+  ]);
+  assert.throws(() => parseArguments(spec, words), /one operand too many: -m/);
 });
 
 test('words that look like numbers stay words', () => {
@@ -285,17 +305,16 @@ test("an error is told in the kernel's words, once", () => {
 // The rest starts a script of its own, in a folder beside nothing.
 const folder = scratchFolder('cli');
 const cli = new URL('../scripts/helpers/cli.ts', import.meta.url).href;
-const stripTypes = new URL('../scripts/helpers/strip-types.mjs', import.meta.url).href;
 
 function start(body: string, words: string[], spec = '', env = {}) {
-  const file = join(folder, 'sample.ts');
+  const file = join(folder, 'sample.mjs');
   writeFileSync(
     file,
-    `/*\nsample.ts: help of the sample\n*/
+    `/*\nsample.mjs: help of the sample\n*/
 import { Failure, main, UsageError } from '${cli}';
 await main(import.meta.url, { options: {}, operands: [0, 9]${spec} }, async (_, operands) => { ${body} });`,
   );
-  return spawnSync(process.execPath, ['--import', stripTypes, file, ...words], {
+  return spawnSync(process.execPath, [...stripTypes, file, ...words], {
     encoding: 'utf8',
     env: { ...process.env, ...env },
   });
@@ -318,7 +337,7 @@ test('wrong usage is a line on stderr that may tell of --help, and exit code 2, 
   const wrong = start('return 0', ['--nope']);
   assert.deepEqual(
     [wrong.status, wrong.stdout, wrong.stderr],
-    [2, '', `sample: unknown option --nope: type ${join(folder, 'sample.ts')} --help\n`],
+    [2, '', `sample: unknown option --nope: type ${join(folder, 'sample.mjs')} --help\n`],
   );
   assert.equal(start('return 0', ['--nope'], pass).status, 125);
 });
@@ -336,12 +355,12 @@ test('a failure may have an exit code of its own', () => {
 test('an error that nobody expected is one line too, and BAREHAND_TRACE shows where it came from', () => {
   const body = 'null.x; return 0';
   assert.match(start(body, []).stderr, /^sample: Cannot read [^\n]*\n$/);
-  assert.match(start(body, [], '', { BAREHAND_TRACE: '1' }).stderr, /at .*sample\.ts/);
+  assert.match(start(body, [], '', { BAREHAND_TRACE: '1' }).stderr, /at .*sample\.mjs/);
 });
 
 test('--help prints the header comment on stdout', () => {
   const help = start('return 1', ['--help']);
-  assert.deepEqual([help.status, help.stdout, help.stderr], [0, 'sample.ts: help of the sample\n', '']);
+  assert.deepEqual([help.status, help.stdout, help.stderr], [0, 'sample.mjs: help of the sample\n', '']);
 });
 
 test('a reader that has seen enough is no error', () => {
@@ -355,9 +374,8 @@ test('a reader that has seen enough is no error', () => {
       '"$@" | head -n 1',
       '-',
       process.execPath,
-      '--import',
-      stripTypes,
-      join(folder, 'sample.ts'),
+      ...stripTypes,
+      join(folder, 'sample.mjs'),
     ],
     { encoding: 'utf8' },
   );
@@ -367,7 +385,7 @@ test('a reader that has seen enough is no error', () => {
 test('a script that is imported does nothing', () => {
   start('console.log("ran"); return 0', []);
   const importer = join(folder, 'importer.mjs');
-  writeFileSync(importer, "await import('./sample.ts'); console.log('imported');");
-  const { stdout } = spawnSync(process.execPath, ['--import', stripTypes, importer], { encoding: 'utf8' });
+  writeFileSync(importer, "await import('./sample.mjs'); console.log('imported');");
+  const { stdout } = spawnSync(process.execPath, [...stripTypes, importer], { encoding: 'utf8' });
   assert.equal(stdout, 'imported\n');
 });

@@ -102,6 +102,7 @@ test('a volume is SRC:DST[:OPTIONS], where SRC is on this host and found without
     [`${file}:/mnt:ro,nodev`, volume(file, '/mnt', 'ro', 'nodev')],
     // sysfs(5) has no other times
     ['/sys:/mnt:relatime,ro', volume('/sys', '/mnt', 'ro')],
+    ['/tmp:/x:ro,rslave', { ...volume('/tmp', '/x', 'ro'), receives: true }],
     ['/tmp:/x:ro,Z', { ...volume('/tmp', '/x', 'ro'), relabels: true }],
     [`${odd.replace(':', '\\:')}:/a\\:b`, volume(odd, '/a:b')],
     ['./link:/x', volume(odd, '/x')],
@@ -123,14 +124,15 @@ test('a volume is SRC:DST[:OPTIONS], where SRC is on this host and found without
   refuse(options.parseVolume, /^--volume: there is no \/no on this host: mkdir -p \/no$/, '/no:/x');
   refuse(
     options.parseVolume,
-    /^--volume: unknown option .*: use ro, nosuid or noexec; rw, nodev, .* are accepted/,
+    /^--volume: unknown option .*: use ro, nosuid, noexec or rslave; rw, nodev, .* are accepted/,
     '/tmp:/x:exec|/tmp:/x:|/tmp:/x:ro,|/tmp:/x:dev|/tmp:/x:zZ|/tmp:/x:noatime',
   );
   refuse(
     options.parseVolume,
-    /^--volume: r?(slave|shared) would let the host's later mounts in, without nodev: /,
-    '/tmp:/x:slave|/tmp:/x:ro,rslave|/tmp:/x:shared|/tmp:/x:rshared',
+    /^--volume: r?shared would show the container's mounts on the host: rslave /,
+    '/tmp:/x:shared|/tmp:/x:ro,rshared',
   );
+  refuse(options.parseVolume, /^--volume: slave is for one mount .*: type rslave$/, '/tmp:/x:slave');
   refuse(options.parseVolume, /^--volume: ro and rw exclude each other$/, '/tmp:/x:ro,rw');
 });
 
@@ -217,7 +219,11 @@ test('a host is NAME:ADDRESS, a name server an address', () => {
 test('a signal is a name, with or without SIG, or a number', () => {
   for (const text of 'TERM SIGTERM sigterm term 15'.split(' ')) assert.equal(parseSignal(text), 'TERM');
   assert.equal(parseSignal('9'), 'KILL');
-  refuse(parseSignal, /^no such signal: .*: see signal\(7\)$/, '|SIG|0|99|-1|TERMINATE|TERM ');
+  refuse(
+    parseSignal,
+    /^no such signal: .*: (kill -l lists their names|did you mean \S+\?)$/,
+    '|SIG|0|99|-1|TERMINATE|TERM ',
+  );
 });
 
 test('--security-opt takes what Docker has for lifting a restriction, and for what is on anyway', () => {

@@ -8,7 +8,8 @@ import { test } from 'node:test';
 import { parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { container } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
-import { call, execute, script, top } from './helpers/script.ts';
+import { call, execute, script, top, until } from './helpers/script.ts';
+import { test as slow } from './helpers/slow.ts';
 
 const left = () => readdirSync(join(top, 'rootfs')).filter((name) => /^\.?demo-/.test(name));
 
@@ -56,7 +57,7 @@ test('the walk shows each step, kills at the limit, and leaves the host as it wa
   assert.match(eater as string, /counts [1-9]\d* oom_kill more/);
   assert.match(eater as string, /lives on: its shell is still PID 1/);
   assert.match(back as string, /by hand: {2}[\s\S]*\brmdir "?\/sys\/fs\/cgroup\//);
-  assert.match(back as string, /The host is as it was\.\n$/);
+  assert.match(back as string, /The host is as it was\.\n\nWhat to try next:\n( {3}# .*\n {3}\S.*\n){5}$/);
 
   assert.equal(readFileSync('/proc/self/mountinfo', 'utf8'), mounts);
   assert.equal(existsSync(`/proc/${pid}`), false);
@@ -69,42 +70,89 @@ test('the walk shows each step, kills at the limit, and leaves the host as it wa
   }
 });
 
-test('what the demo prints as a command can be typed', {
-  skip: container.skip || needs('speed', 'ps'),
-}, async () => {
-  const { stdout } = await call('demo', ['--keep']);
-  const kept = /kept: (\S+)/.exec(stdout)?.[1];
-  assert.ok(kept);
-  try {
-    const commands = [...stdout.matchAll(/^ {3}\$ (\S*run\S* (?!--name).*)$/gm)].map(
-      ([, command]) => command as string,
-    );
-    assert.equal(commands.length, 2);
-    for (const command of commands) {
-      const { code, stdout } = await execute(['sh', '-c', command]);
-      assert.equal(code, 0, command);
-      assert.match(stdout, /ps aux/);
+slow(
+  'what the demo prints as a command can be typed',
+  {
+    skip: container.skip || needs('speed', 'ps'),
+  },
+  async () => {
+    const { stdout } = await call('demo', ['--keep']);
+    const kept = /kept: (\S+)/.exec(stdout)?.[1];
+    assert.ok(kept);
+    try {
+      const commands = [...stdout.matchAll(/^ {3}\$ (\S*run\S* (?!--name).*)$/gm)].map(
+        ([, command]) => command as string,
+      );
+      assert.equal(commands.length, 2);
+      for (const command of commands) {
+        const { code, stdout } = await execute(['sh', '-c', command]);
+        assert.equal(code, 0, command);
+        assert.match(stdout, /ps aux/);
+      }
+    } finally {
+      await execute(['rm', '-rf', join(top, kept)]);
     }
-  } finally {
-    await execute(['rm', '-rf', join(top, kept)]);
-  }
+  },
+);
+
+slow('it speaks Chinese, with the same commands', { skip: container.skip || needs('ps') }, async () => {
+  const { code, stdout } = await call('demo', ['--lang', 'zh']);
+  assert.equal(code, 0);
+  assert.equal(stdout.split(/^\d\. .*\p{Script=Han}/mu).length, 8);
+  const commands = [...stdout.matchAll(/^ {3}\$ \S*\/(\w[\w-]*)\.\w+/gm)].map(([, name]) => name);
+  assert.deepEqual(commands, ['fetch-rootfs', 'run', 'run', 'run', 'ps', 'limit-memory']);
+  // nothing is left in English but commands and what the scripts print
+  const told = stdout.split('\n').filter((line) => /^ {3}[^\s|$#]/.test(line));
+  for (const line of told.filter((line) => !/手工|\.m?[jt]s|docs\//.test(line)))
+    assert.match(line, /\p{Script=Han}/u);
+  const { stderr, code: refused } = await call('demo', ['--lang', 'de']);
+  assert.deepEqual([refused, stderr], [2, 'demo: --lang is one of en, zh, not de\n']);
 });
 
-test('interrupted in the middle it cleans up all the same', {
-  skip: container.skip || needs('speed', 'ps'),
-}, async () => {
-  const demo = spawn(script('demo'), { stdio: ['ignore', 'pipe', 'inherit'] });
-  const lines = createInterface({ input: demo.stdout })[Symbol.asyncIterator]();
-  for (let line = await lines.next(); !line.done && !/and PID \d+ is the unshare/.test(line.value); )
-    line = await lines.next();
-  const end = once(demo, 'exit');
-  demo.kill('SIGTERM');
-  assert.deepEqual(await end, [143, null]);
-  assert.deepEqual(left(), []);
-  const name = `demo-${demo.pid}`;
-  for (const { mountPoint } of readHierarchies())
-    assert.equal(existsSync(join(mountPoint, parent, name)), false);
-});
+slow(
+  '--pause waits for a key before each further chapter, and fits the terminal',
+  {
+    skip: container.skip || needs('speed', 'ps', 'expect'),
+  },
+  async () => {
+    const keys = (...pressed: string[]) =>
+      execute(['expect', join(top, 'tests/helpers/demo-keys.exp'), script('demo'), ...pressed]);
+    const whole = await keys(' ', ' ', ' ', ' ', ' ', ' ');
+    assert.equal(whole.code, 0, whole.stdout);
+    assert.match(whole.stdout, /The host is as it was\./);
+    const lines = whole.stdout.replaceAll(/\x1b\[\d*[mK]/g, '').split(/\r?\n|\r/);
+    for (const line of lines.filter((text) => /^ {3}(\||[A-Z])/.test(text))) assert(line.length <= 60, line);
+    const ended = await keys(' ', 'q');
+    assert.equal(ended.code, 0, ended.stdout);
+    assert.match(ended.stdout, /2\. chroot/);
+    assert.doesNotMatch(ended.stdout, /3\. Namespaces/);
+    assert.match(ended.stdout, /The host is as it was\./);
+    await keys(' ', ' ', ' ', ' ', 'HANGUP');
+    await until('the end of what lost its terminal', () => left().length === 0);
+    const { code, stderr } = await call('demo', ['--pause']);
+    assert.deepEqual([code, stderr], [2, 'demo: --pause waits for a key, which needs a terminal\n']);
+  },
+);
+
+slow(
+  'interrupted in the middle it cleans up all the same',
+  {
+    skip: container.skip || needs('speed', 'ps'),
+  },
+  async () => {
+    const demo = spawn(script('demo'), { stdio: ['ignore', 'pipe', 'inherit'] });
+    const lines = createInterface({ input: demo.stdout })[Symbol.asyncIterator]();
+    for (let line = await lines.next(); !line.done && !/and PID \d+ is the unshare/.test(line.value); )
+      line = await lines.next();
+    const end = once(demo, 'exit');
+    demo.kill('SIGTERM');
+    assert.deepEqual(await end, [143, null]);
+    assert.deepEqual(left(), []);
+    const name = `demo-${demo.pid}`;
+    for (const { mountPoint } of readHierarchies())
+      assert.equal(existsSync(join(mountPoint, parent, name)), false);
+  },
+);
 
 test('where namespaces are not allowed it says exactly what is missing', {
   skip: needs('root', 'setpriv', 'speed'),

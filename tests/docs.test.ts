@@ -7,15 +7,21 @@ import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { test } from 'node:test';
+import { test as quick } from 'node:test';
 import { parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { top } from './helpers/script.ts';
+import { test as slow } from './helpers/slow.ts';
 
-const pages = ['README.md', ...readdirSync(join(top, 'docs')).map((name) => join('docs', name))].filter(
-  (name) => name.endsWith('.md'),
-);
+const pages = [
+  ...readdirSync(top),
+  ...readdirSync(join(top, 'docs')).map((name) => join('docs', name)),
+].filter((name) => name.endsWith('.md'));
+const isTranslation = (page: string) => page.endsWith('.zh-CN.md');
+
+/** What pages tell people to type takes long in all: the scripts have tests of their own. */
+const isLong = (page: string) => !['README.md', 'docs/limit-cpu.md', 'docs/security.md'].includes(page);
 
 const mark = 'BAREHAND_TEST_PAGE';
 
@@ -95,21 +101,21 @@ function projectFiles(folder: string): string[] {
 /** Waits for what is there beyond `before` to go: tests beside this one make and remove things too. */
 async function left(before: string[], session: number, page: string): Promise<string[]> {
   let rest: string[] | undefined;
-  for (let waited = 0; waited < 30; waited++) {
+  for (let waited = 0; waited < 150; waited++) {
     const now = traces(session, page).filter((trace) => !before.includes(trace));
     rest = (rest ?? now).filter((trace) => now.includes(trace));
     if (rest.length === 0) break;
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await new Promise((resolve) => setTimeout(resolve, 200));
   }
   return rest ?? [];
 }
 
 for (const page of pages) {
-  test(`${page}: every block is to be run, or says why not`, () => {
+  quick(`${page}: every block is to be run, or says why not`, () => {
     for (const { line, info, code } of blocks(page)) {
       assert.match(
         info,
-        /^(sh|sh no-run: \S.*|sh needs: [\w-]+(, [\w-]+)*|text|json|ts)$/,
+        /^(sh|sh no-run: \S.*|sh needs: [\w-]+(, [\w-]+)*|text|json|ts|mermaid)$/,
         `${page}:${line}`,
       );
       assert(info !== 'text' || !/^[$#] /m.test(code), `${page}:${line}: commands at a prompt are not run`);
@@ -118,45 +124,64 @@ for (const page of pages) {
     assert.doesNotMatch(readFileSync(join(top, page), 'utf8'), /^[ \t]+```|^[ \t]*~~~/m);
   });
 
+  if (isTranslation(page))
+    quick(`${page}: its blocks and the targets of its links are those of the page that it translates`, () => {
+      const original = page.replace('.zh-CN', '');
+      const parts = ({ info, code }: Block) => ({ info, code });
+      assert.deepEqual(blocks(page).map(parts), blocks(original).map(parts));
+      const links = (name: string) =>
+        [...readFileSync(join(top, name), 'utf8').matchAll(/\]\((\w[^)#]*)/g)]
+          .map(([, target = '']) => target.replace('.zh-CN', ''))
+          .sort();
+      assert.deepEqual(links(page), links(original));
+    });
+
   const toRun: Block[] = [];
-  for (const block of blocks(page).filter(({ info }) => /^sh($| needs:)/.test(info))) {
+  // those of a translation are run once already
+  for (const block of isTranslation(page)
+    ? []
+    : blocks(page).filter(({ info }) => /^sh($| needs:)/.test(info))) {
     const missing = needs(...(block.info.match(/[\w-]+/g) ?? []).slice(2));
-    if (missing) test(`${page}:${block.line} works`, { skip: missing });
+    if (missing) quick(`${page}:${block.line} works`, { skip: missing });
     else toRun.push(block);
   }
   if (toRun.length > 0)
-    test(`${page}: what it says to type works, and leaves nothing behind`, {
-      skip: needs('root', 'namespaces', 'cgroup'),
-    }, async () => {
-      const home = scratchFolder('docs');
-      const before = traces(0, page);
-      const script = `export ${mark}=$$\n${toRun.map(({ line, code }) => `echo '== ${page}:${line}' >&2\n${code}`).join('')}`;
-      // a session of its own tells its processes from those of other tests
-      const shell = spawn('sh', ['-eu', '-c', script], {
-        cwd: top,
-        detached: true,
-        env: { ...process.env, HOME: home, TMPDIR: home },
-        stdio: ['ignore', 'pipe', 'pipe'],
-      });
-      const session = shell.pid as number;
-      const timer = setTimeout(() => process.kill(-session, 'SIGKILL'), 180_000);
-      try {
-        // streams are read to their end only where nothing that is left behind holds them open
-        const output = Promise.all([text(shell.stdout), text(shell.stderr)]);
-        const [code, signal] = await once(shell, 'exit');
-        const rest = await left(before, session, page);
-        if (rest.length > 0) killSession(session);
-        const [stdout, stderr] = await output;
-        assert.deepEqual([code, signal], [0, null], `${stdout}\n${stderr}`);
-        assert.deepEqual(rest, [], `left behind:\n${stderr}`);
-        assert.deepEqual(readdirSync(home), [], 'files left in $HOME or $TMPDIR');
-      } finally {
-        clearTimeout(timer);
-        killSession(session);
-      }
-    });
+    (isLong(page) ? slow : quick)(
+      `${page}: what it says to type works, and leaves nothing behind`,
+      {
+        skip: needs('root', 'namespaces', 'cgroup'),
+      },
+      async () => {
+        const home = scratchFolder('docs');
+        const before = traces(0, page);
+        const script = `export ${mark}=$$\n${toRun.map(({ line, code }) => `echo '== ${page}:${line}' >&2\n${code}`).join('')}`;
+        // a session of its own tells its processes from those of other tests
+        const shell = spawn('sh', ['-eu', '-c', script], {
+          cwd: top,
+          detached: true,
+          env: { ...process.env, HOME: home, TMPDIR: home },
+          stdio: ['ignore', 'pipe', 'pipe'],
+        });
+        const session = shell.pid as number;
+        const timer = setTimeout(() => process.kill(-session, 'SIGKILL'), 180_000);
+        try {
+          // streams are read to their end only where nothing that is left behind holds them open
+          const output = Promise.all([text(shell.stdout), text(shell.stderr)]);
+          const [code, signal] = await once(shell, 'exit');
+          const rest = await left(before, session, page);
+          if (rest.length > 0) killSession(session);
+          const [stdout, stderr] = await output;
+          assert.deepEqual([code, signal], [0, null], `${stdout}\n${stderr}`);
+          assert.deepEqual(rest, [], `left behind:\n${stderr}`);
+          assert.deepEqual(readdirSync(home), [], 'files left in $HOME or $TMPDIR');
+        } finally {
+          clearTimeout(timer);
+          killSession(session);
+        }
+      },
+    );
 
-  test(`${page}: its links lead somewhere`, () => {
+  quick(`${page}: its links lead somewhere`, () => {
     const written = readFileSync(join(top, page), 'utf8').replace(/^```[\s\S]*?^```/gm, '');
     for (const [, target = ''] of written.matchAll(/\]\(([^)\s#]+)[^)]*\)/g)) {
       if (/^[a-z]+:/.test(target)) continue;
@@ -176,7 +201,7 @@ function killSession(session: number): void {
       }
 }
 
-test('docs/architecture.md tells of every helper and every package', () => {
+quick('docs/architecture.md tells of every helper and every package', () => {
   const written = readFileSync(join(top, 'docs/architecture.md'), 'utf8');
   const { dependencies, devDependencies } = JSON.parse(readFileSync(join(top, 'package.json'), 'utf8'));
   for (const name of [...Object.keys(dependencies), ...Object.keys(devDependencies)])

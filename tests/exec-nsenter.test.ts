@@ -21,6 +21,12 @@ before(async () => {
 
 const exec = (...words: string[]) => execute([...launch, ...words]);
 
+test('nsenter: a command has the umask of the container', container, async () => {
+  const { name } = await start(['--umask', '007'], ['sleep', '1000']);
+  const { stdout } = await exec(name, 'sh', '-c', 'umask');
+  assert.equal(stdout, '0007\n');
+});
+
 test(
   'nsenter: a command is where the first process is, in its cgroups, and has its capabilities',
   container,

@@ -4,16 +4,19 @@ import { once } from 'node:events';
 import {
   cpSync,
   existsSync,
+  mkdirSync,
   readdirSync,
   readFileSync,
   readlinkSync,
   realpathSync,
+  rmdirSync,
   rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { before, test } from 'node:test';
+import { before, test as quick } from 'node:test';
+import { checkRoom } from '../scripts/exec/room.ts';
 import { attempt, readProcesses, statusField } from '../scripts/helpers/pids.ts';
 import { findProgram, quote } from '../scripts/helpers/shell.ts';
 import {
@@ -38,6 +41,7 @@ import { hiding } from './helpers/inside.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, call, execute, rootfs, script, top, until } from './helpers/script.ts';
+import { test as slow } from './helpers/slow.ts';
 
 const scratch = scratchFolder('exec', 0o755);
 
@@ -46,6 +50,9 @@ const tool = process.env.BAREHAND_LACKS === 'perl' ? 'python3' : 'perl';
 const toolPath = attempt(() => realpathSync(findProgram(tool) as string)) ?? tool;
 const launch = tool === 'perl' ? [script('exec')] : hiding(['perl'], [script('exec')]);
 const container = { skip: hosts.skip || needs(tool) };
+
+/** `npm test` asks little of python3: most hosts have perl. */
+const test = tool === 'perl' ? quick : slow;
 
 /** The same as one word, for a shell. */
 const starter = join(scratch, 'start');
@@ -107,7 +114,7 @@ async function assertAlike(target: string, first: number, expected = standing(fi
   assert.ok(!alive(pid));
 }
 
-test(
+quick(
   'a command is where the first process of the container is, and may do what that one may',
   container,
   async () => {
@@ -121,6 +128,60 @@ test(
     await assertAlike(String(web.unshare), web.first);
   },
 );
+
+test(
+  "a command has the umask of --umask, else the first process's, but none that permits more",
+  container,
+  async () => {
+    for (const [options, program, expected] of [
+      [['--umask', '007'], 'umask 0', '0007'],
+      [[], 'umask 077', '0077'],
+      [[], 'umask 0', '0022'],
+      [[], 'umask 0002', '0022'],
+    ] as const) {
+      const seconds = newSeconds();
+      const name = newName();
+      const run = ['-d', '--name', name, ...options, rootfs, 'sh', '-c', `${program}; exec sleep ${seconds}`];
+      assert.equal((await call('run', run)).code, 0);
+      try {
+        await until('its command', () => findCommand('sleep', seconds));
+        const { stdout, stderr } = await exec(name, 'sh', '-c', 'umask');
+        assert.deepEqual([stdout, stderr], [`${expected}\n`, ''], program);
+        await paste(launch, name, 'umask', expected);
+      } finally {
+        await call('stop', ['--signal', 'KILL', name]);
+      }
+    }
+  },
+);
+
+test('a container without room for another process is named, with what makes room', container, async () => {
+  const seconds = newSeconds();
+  const { name } = await start(['--pids-limit', '2'], ['sleep', seconds]);
+  const pids = cgroups(name).find((directory) => existsSync(join(directory, 'pids.max'))) as string;
+  const { code, stderr } = await exec(name, 'true');
+  assert.equal(code, 125);
+  const [, command] =
+    /^exec: no room for COMMAND: \S+ has 1 of at most 2 processes, and entering takes 2: type (.*)\n$/.exec(
+      stderr,
+    ) ?? [];
+  assert.ok(command, stderr);
+  assert.equal((await execute(['sh', '-c', command])).code, 0, command);
+  assert.equal((await exec(name, 'true')).code, 0);
+  // the limit of one above it
+  const inner = join(pids, 'inner');
+  mkdirSync(inner);
+  try {
+    writeFileSync(join(pids, 'pids.max'), '2');
+    assert.throws(
+      () => checkRoom([inner], 'web'),
+      (error: Error) =>
+        error.message.includes(`the cgroup ${pids}, around web, has 1 of at most 2 processes`),
+    );
+  } finally {
+    rmdirSync(inner);
+  }
+});
 
 test('-d returns when the command runs, which stays; what cannot be started is told', container, async () => {
   const seconds = newSeconds();
@@ -144,7 +205,7 @@ test('-d returns when the command runs, which stays; what cannot be started is t
   ]);
 });
 
-test('it has nothing of the caller: descriptors, environment, signals, keys', container, async () => {
+quick('it has nothing of the caller: descriptors, environment, signals, keys', container, async () => {
   const inherited = ['bash', '-c', 'trap "" TERM; exec 5</etc/passwd 200</etc/passwd; exec "$0" "$@"'];
   const program = '/bin/ls /proc/self/fd | xargs; env | sort; grep -E "^Sig(Blk|Ign)" /proc/self/status';
   const { stdout } = await execute(
@@ -189,7 +250,7 @@ async function assertEnds(calls: [words: string[], code: number, message: string
   }
 }
 
-test("the exit code is the command's own, and tells what could not be", container, async () => {
+quick("the exit code is the command's own, and tells what could not be", container, async () => {
   const calls: [words: string[], code: number, message: string][] = [
     [[web.name, '/bin/sh', '-c', 'exit 42'], 42, ''],
     [[web.name, '/bin/sh', '-c', 'kill -KILL $$'], 137, ''],
@@ -231,10 +292,10 @@ for (const node of [process.execPath, process.env.BAREHAND_NODE ?? ''].filter(Bo
     const start = [...launch.slice(0, -1), node, script('exec')].map(quote).join(' ');
     const run = (program: string) => inShell(program.replace('$EXEC', start));
     const late = await run(
-      'head -c 3000000 /dev/zero | { $EXEC $NAME cat; head -c 1000000 /dev/zero; } | (sleep 1; wc -c)',
+      'head -c 3000000 /dev/zero | { $EXEC $NAME cat; head -c 1000000 /dev/zero; } | (sleep 0.5; wc -c)',
     );
     assert.deepEqual([late.stdout, late.stderr], ['4000000\n', '']);
-    const waits = await run('(sleep 1; echo late) | { $EXEC $NAME cat; }');
+    const waits = await run('(sleep 0.5; echo late) | { $EXEC $NAME cat; }');
     assert.deepEqual([waits.stdout, waits.stderr], ['late\n', '']);
   });
 
@@ -382,47 +443,58 @@ test('--host-tools: the programs of the host, in the network and among the proce
   await until('its end', () => !alive(pid));
 });
 
-test('once it is in the container, what enters opens nothing there', {
-  skip: container.skip || needs('strace'),
-}, async () => {
-  const trace = join(scratch, 'trace');
-  for (const words of [['true'], ['no-such'], ['-w', '/no/such', 'true']]) {
-    const command = words.pop() as string;
-    const strace = ['strace', '-f', '-o', trace, '-e', 'trace=open,openat,openat2,execve,chroot'];
-    await execute([...strace, ...launch, '-u', 'nobody', ...words, web.name, command]);
-    const lines = readFileSync(trace, 'utf8').split('\n');
-    const entered = lines.findIndex((line) => line.includes('chroot(".")'));
-    assert.ok(entered > 0, 'it is in the container at some time');
-    const executed = lines.findIndex((line, index) => index > entered && / execve\(.* = 0$/.test(line));
-    const within = lines.slice(entered, executed < 0 ? undefined : executed);
-    assert.deepEqual(
-      within.filter((line) => / open/.test(line)),
-      [],
+slow(
+  'once it is in the container, what enters opens nothing there',
+  {
+    skip: container.skip || needs('strace'),
+  },
+  async () => {
+    const trace = join(scratch, 'trace');
+    for (const words of [['true'], ['no-such'], ['-w', '/no/such', 'true']]) {
+      const command = words.pop() as string;
+      const strace = ['strace', '-f', '-o', trace, '-e', 'trace=open,openat,openat2,execve,chroot'];
+      await execute([...strace, ...launch, '-u', 'nobody', ...words, web.name, command]);
+      const lines = readFileSync(trace, 'utf8').split('\n');
+      const entered = lines.findIndex((line) => line.includes('chroot(".")'));
+      assert.ok(entered > 0, 'it is in the container at some time');
+      const executed = lines.findIndex((line, index) => index > entered && / execve\(.* = 0$/.test(line));
+      const within = lines.slice(entered, executed < 0 ? undefined : executed);
+      assert.deepEqual(
+        within.filter((line) => / open/.test(line)),
+        [],
+      );
+    }
+  },
+);
+
+slow(
+  'what has lost its parent on the way in starts nothing',
+  {
+    skip: container.skip || needs('speed'),
+  },
+  async () => {
+    const { stdout } = await exec('--dry-run', web.name, 'sh', '-c', 'echo started');
+    const orphan = stdout.replace('\n  enter=', '\n  parent=1 enter=');
+    assert.notEqual(orphan, stdout);
+    const { code, stdout: said } = await execute(['sh', '-c', orphan]);
+    assert.deepEqual([code, said], [125, '']);
+
+    const seconds = newSeconds();
+    for (let delay = 0; delay < 200; delay += 10) {
+      const [program = '', ...words] = [...launch, web.name, 'sleep', seconds];
+      const child = spawn(program, words, { stdio: 'ignore' });
+      const end = once(child, 'exit');
+      await new Promise((resolve) => setTimeout(resolve, delay));
+      child.kill('SIGKILL');
+      await end;
+    }
+    const isOurs = (pid: number) => commandOf(pid).includes(seconds);
+    await until(
+      'the end of all',
+      () => ![...readProcesses().keys()].some((pid) => alive(pid) && isOurs(pid)),
     );
-  }
-});
-
-test('what has lost its parent on the way in starts nothing', {
-  skip: container.skip || needs('speed'),
-}, async () => {
-  const { stdout } = await exec('--dry-run', web.name, 'sh', '-c', 'echo started');
-  const orphan = stdout.replace('\n  enter=', '\n  parent=1 enter=');
-  assert.notEqual(orphan, stdout);
-  const { code, stdout: said } = await execute(['sh', '-c', orphan]);
-  assert.deepEqual([code, said], [125, '']);
-
-  const seconds = newSeconds();
-  for (let delay = 0; delay < 200; delay += 10) {
-    const [program = '', ...words] = [...launch, web.name, 'sleep', seconds];
-    const child = spawn(program, words, { stdio: 'ignore' });
-    const end = once(child, 'exit');
-    await new Promise((resolve) => setTimeout(resolve, delay));
-    child.kill('SIGKILL');
-    await end;
-  }
-  const isOurs = (pid: number) => commandOf(pid).includes(seconds);
-  await until('the end of all', () => ![...readProcesses().keys()].some((pid) => alive(pid) && isOurs(pid)));
-});
+  },
+);
 
 test('containers made by hand: their first process has more, and so has the command', container, async () => {
   const chroot = spawn('chroot', [rootfs, 'sleep', '1001'], { stdio: 'ignore' });
@@ -514,7 +586,7 @@ async function startHostile(options: string[]): Promise<Running & { root: string
 /** A hostile container with no more capabilities than others. */
 let plain: Pick<Running & { root: string }, 'name' | 'root'>;
 
-test('a hostile container: none of its programs but COMMAND is run', container, async () => {
+quick('a hostile container: none of its programs but COMMAND is run', container, async () => {
   const { name, root } = await startHostile([]);
   plain = { name, root };
   for (const program of 'sh env setpriv nsenter unshare mount chroot setsid perl python3 script'.split(' ')) {

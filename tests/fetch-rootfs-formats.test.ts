@@ -3,12 +3,12 @@ import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { archive, type Member } from './helpers/archives.ts';
 import { loneBundle, run, type Sandbox, sandbox, script } from './helpers/fetch.ts';
 import { needs } from './helpers/needs.ts';
 import { top } from './helpers/script.ts';
+import { test } from './helpers/slow.ts';
 
 const program = loneBundle();
 
@@ -50,7 +50,7 @@ for (const [what, bytes, name, command] of formats)
   test(`${what} is named, with a command that makes a tarball of it`, root, async (t) => {
     const made = sandbox(t);
     for (const message of [await refusal(made, bytes), await refusal(made, bytes, '--dry-run')]) {
-      assert.ok(message.includes(`: it is ${name}, no tarball: try: `), message);
+      assert.ok(message.includes(`: it is ${name}, not a tarball: try: `), message);
       assert.match(message.replaceAll(`'${join(made.top, 'a b')}'`, 'FILE'), command);
       assert.ok(
         message.endsWith(` | ./fetch-rootfs.mjs - ${made.dest}\n`) || message.includes(program),
@@ -59,7 +59,7 @@ for (const [what, bytes, name, command] of formats)
     }
     const packed = await refusal(made, gzipSync(bytes));
     assert.ok(
-      packed.includes(`: it is ${name}, no tarball: try: gzip -dc <'${made.top}/a b' >decompressed && `),
+      packed.includes(`: it is ${name}, not a tarball: try: gzip -dc <'${made.top}/a b' >decompressed && `),
     );
     assert.match(packed.replaceAll('>decompressed &&', ':').replaceAll('decompressed', 'FILE'), command);
   });
@@ -282,7 +282,7 @@ test('of V7 headers, what GNU tar would read otherwise is refused', root, async 
   // the prefix and the device numbers are those of later formats
   for (const type of ['3', '4', 'x', 'g', 'L', 'K', 'S', '6'])
     assert.match(await refusal(made, archive({ name: 'etc/x', type, magic })), /unknown type/, type);
-  assert.match(await refusal(made, archive({ name: '../up', magic })), /leads upwards/);
+  assert.match(await refusal(made, archive({ name: '../up', magic })), /has \.\. in it/);
   assert.match(await refusal(made, archive({ name: 'etc/', magic, data: 'x' })), /only files have data/);
   const prefixed = archive({ name: 'sh', prefix: 'bin', magic });
   const { code } = await run(['--strip=0', made.file('x', prefixed), made.dest], { program });

@@ -85,6 +85,7 @@ done
 
 # what tests share is made here, once; each host makes its own rootfs/host of its own programs
 npm run --silent build
+node tests/strip/strip.mjs
 
 make_run_folder
 job_pid=
@@ -128,7 +129,7 @@ trap 'stop_job; exit 143' TERM
 # shellcheck disable=SC2016
 tests='
 scripts/fetch-rootfs.ts --quiet host: rootfs/host >/dev/null
-exec node --import ./scripts/helpers/strip-types.mjs --test --test-reporter=spec --test-concurrency=2 "$@"
+exec tests/all.sh --test-concurrency=2 "$@"
 '
 
 prepare_root() { # ROOT VARIANT
@@ -143,17 +144,15 @@ prepare_root() { # ROOT VARIANT
 }
 
 run_job() { # JOB: its output into $log
-  local host node variant environment root=$run/root
+  local host node variant root=$run/root
   IFS=: read -r host node variant <<<"$1"
   rm -rf --one-file-system "$root" "$run/rootfs"
   mkdir "$run/rootfs"
   prepare_root "$root" "$variant"
-  environment=(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=dumb)
-  environment+=("BAREHAND_REQUIRE=root,namespaces,cgroup" "BAREHAND_HOSTS=$run" ${BAREHAND_CI:+"BAREHAND_CI=$BAREHAND_CI"})
   timeout --kill-after=10 "${BAREHAND_HOSTS_TIMEOUT:-1800}" unshare --mount --propagation private \
     tests/helpers/enter-root.sh "$root" "$project" "$project" "$project" "$run/rootfs" "$project/rootfs" \
     "$cache/node-$node/node_modules/node/bin" /usr/local/bin -- \
-    env -i "${environment[@]}" bash -ec "$tests" tests "${options[@]}" "${files[@]}" </dev/null >"$log" 2>&1 8>&- &
+    env -i "${environment[@]}" BAREHAND_HOSTS="$run" bash -ec "$tests" tests "${options[@]}" "${files[@]}" </dev/null >"$log" 2>&1 8>&- &
   job_pid=$!
   wait "$job_pid"
 }

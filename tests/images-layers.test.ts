@@ -7,7 +7,7 @@ import { test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import type { Member } from './helpers/archives.ts';
 import { loneBundle, run, Sandbox } from './helpers/fetch.ts';
-import { type Layer, layer, layoutOf, treeOf, writeFiles } from './helpers/images.ts';
+import { archiveOf, type Layer, layer, layoutOf, treeOf, writeFiles } from './helpers/images.ts';
 import { needs } from './helpers/needs.ts';
 
 const program = loneBundle();
@@ -222,6 +222,39 @@ test('an opaque whiteout of the root hides all layers below', { skip }, async ()
     ours.map((line) => line.split(' ')[0]),
     ['', 'x'],
   );
+});
+
+test('the tree is the one that podman load makes', {
+  skip: needs('root', 'namespaces', 'getfattr', 'podman'),
+}, () => {
+  const made = new Sandbox();
+  // unlike tar(1), podman gives a file the owner and mode that the entry of its hard link has
+  const owned = (entry: Member) => (entry.type === '1' ? { ...entry, mode: 0o640, uid: 33 } : entry);
+  const upper = [
+    top,
+    folder('etc/'),
+    whiteout('etc/.wh.a'),
+    hard('etc/b3', 'etc/b'),
+    folder('d/'),
+    whiteout('d/.wh..wh..opq'),
+    file('d/new'),
+    link('empty', 'etc'),
+    file('l', 'new'),
+    whiteout('.wh.\xff'),
+  ];
+  const layers = [[...base, file('\xff')], upper].map((entries) => layer(entries.map(owned), gzipSync));
+  const path = made.file('image.tar', archiveOf(layoutOf(layers)));
+  const store = ['--root', join(made.top, 'store'), '--runroot', join(made.top, 'run')];
+  const podman = (...words: string[]) =>
+    execFileSync('podman', [...store, '--storage-driver=vfs', ...words], { encoding: 'utf8', stdio: 'pipe' });
+  const id = podman('load', '--quiet', '--input', path).trim().replace(/^.*: /s, '');
+  const mounted = podman('image', 'mount', id).trim();
+  execFileSync(program, ['--quiet', `oci-archive:${path}`, made.dest]);
+  const [ours, theirs] = [made.dest, mounted].map(treeOf);
+  podman('image', 'umount', id);
+  // the root directory has the time of podman's copy
+  assert.deepEqual(ours?.slice(1), theirs?.slice(1));
+  assert(ours && ours.length > 10);
 });
 
 test('extended attributes, capabilities and sparse files are as in the layers', { skip }, async () => {

@@ -11,18 +11,27 @@ import { top } from './helpers/script.ts';
  * imports are these.
  */
 const crossings: Record<string, string> = {
+  'pack-rootfs -> images': 'it confines tar(1), and writes, reads and pushes images',
+  'pack-rootfs -> stop': 'it pauses a container as stop.ts --pause does',
   'fetch-rootfs -> images': 'it reads images, and downloads tarballs, as other scripts do',
   'run -> network':
     'it attaches a network while the container starts, and takes the name servers of the host',
   'run -> limit': 'the limits of a container are those of limit-*.ts',
+  'run -> images': 'an image may be the root file system',
   'stop -> network': 'it detaches the network of the container',
   'stop -> limit': 'it removes what limit-*.ts have left',
   'exec -> run': 'it gives a command its user, variables and working directory by the same options',
+  'pack-rootfs -> run': 'it makes manifests of the options of run.ts',
   'exec -> limit': 'it tells which processes the kernel has killed at the limit of memory',
   'logs -> limit': 'the same, for --status',
   'ps -> network': 'it shows published ports',
   'ps -> limit': 'it shows the limits, and the processes that the kernel has killed',
+  'inspect -> ps':
+    'it finds containers as ps.ts does, and its facts begin with the page that ps.ts makes of a process',
+  'inspect -> limit': 'it tells which limits limit-*.ts have set, and the numbers of devices',
   'demo -> limit': 'it shows the files of a limit',
+  'check-host -> run': 'it names the sysctl that forbids user namespaces',
+  'check-host -> limit': 'it tells where cgroups can be made',
 };
 
 const scripts = join(top, 'scripts');

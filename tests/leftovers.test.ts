@@ -8,11 +8,11 @@ import { parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { attempt, readProcesses, readStat } from '../scripts/helpers/pids.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
-import { top, until } from './helpers/script.ts';
+import { stripTypes, top, until } from './helpers/script.ts';
 import { test } from './helpers/slow.ts';
 
 const scratch = scratchFolder('leftovers');
-const runner = ['--import', join(top, 'scripts/helpers/strip-types.mjs'), '--test'];
+const runner = [...stripTypes, '--test'];
 const hanging = join(top, 'tests/helpers/hanging.ts');
 
 /** Starts a test runner with a test that hangs; returns the PIDs of both, when all that it starts is there. */

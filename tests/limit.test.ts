@@ -573,7 +573,7 @@ test('a user without root limits what is in a cgroup that was delegated to him',
   const uid = 65_534;
   const { top, leaf } = delegate(`test-${process.pid}-delegated`, uid);
   const runtime = join(folder, 'runtime');
-  mkdirSync(runtime);
+  mkdirSync(runtime, { mode: 0o700 });
   chownSync(runtime, uid, uid);
   // who else is in there keeps it from being the tree's own
   const other = await startTree(`echo $$ >${leaf}/cgroup.procs; echo complete; sleep 100; true`);
@@ -622,7 +622,7 @@ test('run.ts without root limits a container where a cgroup was delegated, and s
   const uid = 65_533;
   const { top, leaf } = delegate(`test-${process.pid}-delegated-run`, uid);
   const own = join(folder, 'own');
-  mkdirSync(own);
+  mkdirSync(own, { mode: 0o700 });
   await execute(['cp', '-a', rootfs, join(own, 'root')]);
   await execute(['chown', '-R', `${uid}:${uid}`, own]);
   const program = 'for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do sleep 5 & done; echo all';

@@ -8,7 +8,7 @@ import { after, test } from 'node:test';
 import { Failure } from '../scripts/helpers/cli.ts';
 import { lock } from '../scripts/helpers/lock.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
-import { execute, top, until } from './helpers/script.ts';
+import { execute, stripTypes, top, until } from './helpers/script.ts';
 
 const folder = scratchFolder('lock');
 const children: ChildProcess[] = [];
@@ -18,7 +18,7 @@ after(() => {
 
 const isFree = async (path = folder) => (await execute(['flock', '--nonblock', path, 'true'])).code === 0;
 const module = (body: string) => [
-  ...[process.execPath, '--import', join(top, 'scripts/helpers/strip-types.mjs'), '--input-type=module'],
+  ...[process.execPath, ...stripTypes, '--input-type=module'],
   ...['--eval', `import { lock } from '${join(top, 'scripts/helpers/lock.ts')}';\n${body}`],
 ];
 

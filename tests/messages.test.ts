@@ -8,6 +8,7 @@ import { didYouMean, escapeControls } from '../scripts/helpers/messages.ts';
 import { container, newName } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs, top } from './helpers/script.ts';
+import { test as slow } from './helpers/slow.ts';
 
 /** A folder with a short path: a line of a message has at most 200 characters. */
 const folder = mkdtempSync(join(tmpdir(), 'bh-'));
@@ -66,7 +67,20 @@ after(async () => {
 const root = relative(top, rootfs);
 const noContainer = 'there is no container nowhere: dist/ps.mjs shows those there are';
 
-test('run: options and operands', async () => {
+slow('inspect: what is not there, and what does not go together', async () => {
+  await check('inspect', [
+    [['nowhere'], 1, noContainer],
+    [['4194305'], 1, 'there is no process 4194305: dist/ps.mjs shows containers, ps(1) processes'],
+    [['a b'], 2, 'neither a name nor a PID: "a b"'],
+    [['--dif', '1', '1'], 2, 'unknown option --dif: did you mean --diff?'],
+    [['--svg'], 2, '--svg needs a value: type dist/inspect.mjs --help'],
+    [['--svg', '/no/such/x.svg', '1'], 1, 'cannot write /no/such/x.svg: ENOENT: no such file or directory'],
+    [['--svg', '-', '--json', '1'], 2, '--json cannot be combined with --svg'],
+    [[mistyped], 1, new RegExp(`there is no container ${mistyped}: did you mean ${web}\\?$`), isRoot],
+  ]);
+});
+
+slow('run: options and operands', async () => {
   writeFileSync(join(folder, 'a:b'), '');
   writeFileSync(join(folder, 'file'), '');
   await check('run', [
@@ -100,6 +114,22 @@ test('run: options and operands', async () => {
     [['-e', '=x', root], 125, 'not KEY=VALUE: "=x"'],
     [['--network', 'bride', root], 125, /not bride: did you mean bridge\?$/],
     [['--cap-add', 'net_amdin', root], 125, 'no such capability: net_amdin: did you mean net_admin?'],
+    [['--stop-signal', 'TREM', root], 125, 'no such signal: TREM: did you mean TERM?'],
+    [
+      ['--preserve-fds', '1', root],
+      125,
+      '--preserve-fds 1: descriptor 3 is not open: open it in the shell, as by 3<FILE at the end of the line',
+    ],
+    [
+      ['-u', 'a:b:c', root],
+      125,
+      'not USER[:GROUP]: "a:b:c": a name has no control character, and there is one colon at most',
+    ],
+    [
+      ['-v', '/tmp:/x:slave', root],
+      125,
+      '--volume: slave is for one mount without those below it, and volumes have all of them: type rslave',
+    ],
     [['--disk', '1M', root], 125, '--disk needs --ephemeral, whose size it limits'],
     [['--isolate', 'pid,mnt', root], 125, /^run: --isolate: unknown word mnt: use chroot, mount, pid/],
     [
@@ -144,7 +174,7 @@ test('run: a root file system that is not there', async () => {
   ]);
 });
 
-test('run: what cannot be started', { skip: isRoot }, async () => {
+slow('run: what cannot be started', { skip: isRoot }, async () => {
   const script = (name: string, text: string, mode = 0o755) => {
     writeFileSync(join(folder, name), text, { mode });
     return `/v/${name}`;
@@ -195,6 +225,12 @@ test('run: what cannot be started', { skip: isRoot }, async () => {
       ['-v', '/etc:/etc/passwd', root, 'true'],
       125,
       '--volume: /etc is a directory, and /etc/passwd is a file in the container: type -v /etc/passwd:/etc/passwd',
+    ],
+    [
+      ['--tmpfs', '/proc/fs', root, 'true'],
+      125,
+      'cannot mount at /proc/fs: choose a target other than /, and not in /proc',
+      needs('speed'),
     ],
     [
       ['--tmpfs', '/etc/passwd', root, 'true'],
@@ -261,6 +297,12 @@ test('ps and logs', async () => {
   await check('logs', [
     [['--folow', 'x'], 2, 'unknown option --folow: did you mean --follow?'],
     [['a/b'], 2, 'not a name: "a/b"'],
+    [
+      ['--since', 'yesterday', 'x'],
+      2,
+      '--since is 10m, 03:15, 2026-01-31 or 2026-01-31T12:34:56Z, not "yesterday"',
+    ],
+    [['-f', '--until', '1h', 'x'], 2, '--until does not go with --follow'],
     [['nowhere'], 1, /^logs: there is no log of nowhere: dist\/ps\.mjs shows containers, ls \S+ shows logs$/],
     [[mistyped], 1, `there is no log of ${mistyped}: did you mean ${web}?`, isRoot],
     [
@@ -275,7 +317,10 @@ test('stop', async () => {
   await check('stop', [
     [[], 2, 'name a TARGET, or give --all or --sweep: dist/ps.mjs shows containers'],
     [['--signla', 'TERM', 'x'], 2, 'unknown option --signla: did you mean --signal?'],
-    [['--signal', 'FOO', 'x'], 2, 'no such signal: FOO: see signal(7)'],
+    [['--signal', 'FOO', 'x'], 2, 'no such signal: FOO: kill -l lists their names'],
+    [['-s', 'HPU', 'x'], 2, 'no such signal: HPU: did you mean HUP?'],
+    [['-s', 'sigtrem', 'x'], 2, 'no such signal: sigtrem: did you mean SIGTERM?'],
+    [['-s', 'RTMN+3', 'x'], 2, 'no such signal: RTMN+3: did you mean RTMIN+3?'],
     [['nowhere'], 1, noContainer],
     [[mistyped], 1, `there is no container ${mistyped}: did you mean ${web}?`, isRoot],
     [['a\nb'], 2, 'neither a name nor a PID: "a\\nb"'],
@@ -352,7 +397,7 @@ test('fetch-rootfs and demo', async () => {
       2,
       'no name for a root file system: ".hidden": type dist/fetch-rootfs.mjs host: NAME',
     ],
-    [['http://', `${folder}/new`], 2, 'no URL: http://'],
+    [['http://', `${folder}/new`], 2, 'not a URL: http://'],
   ]);
   assert.equal(readdirSync(top).length, length, 'nothing was made');
   await check('demo', [

@@ -31,7 +31,7 @@ import {
   start,
   withIptables,
 } from './helpers/network-lab.ts';
-import { become, execute, rootfs, script, top, until } from './helpers/script.ts';
+import { become, execute, rootfs, script, stripTypes, top, until } from './helpers/script.ts';
 import { test as long } from './helpers/slow.ts';
 
 test(
@@ -347,7 +347,7 @@ long(
   },
 );
 
-test('limit: so much and no more, each way', { skip: skip || needs('iperf3', 'tc', 'speed') }, async () => {
+long('limit: so much and no more, each way', { skip: skip || needs('iperf3', 'tc', 'speed') }, async () => {
   const [one, other] = [await container(), await container()];
   await done('attach', String(one));
   await done('attach', String(other));
@@ -371,27 +371,31 @@ test('limit: so much and no more, each way', { skip: skip || needs('iperf3', 'tc
   for (const pid of [one, other]) await done('detach', String(pid));
 });
 
-test('a firewall that drops what is forwarded is named, with the command that mends it', lab, async () => {
+type Wall = [make: string, owner: RegExp, unmake: string];
+const nftWall: Wall = [
+  'nft add table inet wall; nft "add chain inet wall through { type filter hook forward priority 0; policy drop; }"',
+  /nft's table inet wall drops/,
+  'nft delete table inet wall',
+];
+const wallsOf = (iptables: string): Wall[] => [
+  [
+    `${iptables} -N DOCKER-USER; ${iptables} -A DOCKER-USER -j RETURN; ${iptables} -A FORWARD -j DOCKER-USER; ${iptables} -P FORWARD DROP`,
+    /Docker drops/,
+    `${iptables} -P FORWARD ACCEPT; ${iptables} -F; ${iptables} -X`,
+  ],
+  [`${iptables} -A FORWARD -j REJECT`, /iptables(-legacy)? drops/, `${iptables} -F`],
+];
+
+test('a firewall that drops what is forwarded is named, with the command that mends it', lab, () =>
+  isNamed([nftWall]),
+);
+for (const { flavour, missing } of flavours)
+  long(`so are those of ${flavour}`, { skip: missing }, () => isNamed(wallsOf(flavour)));
+
+async function isNamed(walls: Wall[]): Promise<void> {
   const clean = await snapshot();
   const one = await container();
   const program = 'ping -c 1 -W 1 203.0.113.1';
-  const walls: [make: string, owner: RegExp, unmake: string][] = [
-    [
-      'nft add table inet wall; nft "add chain inet wall through { type filter hook forward priority 0; policy drop; }"',
-      /nft's table inet wall drops/,
-      'nft delete table inet wall',
-    ],
-    ...flavours
-      .filter(({ missing }) => !missing)
-      .flatMap(({ flavour: iptables }): [string, RegExp, string][] => [
-        [
-          `${iptables} -N DOCKER-USER; ${iptables} -A DOCKER-USER -j RETURN; ${iptables} -A FORWARD -j DOCKER-USER; ${iptables} -P FORWARD DROP`,
-          /Docker drops/,
-          `${iptables} -P FORWARD ACCEPT; ${iptables} -F; ${iptables} -X`,
-        ],
-        [`${iptables} -A FORWARD -j REJECT`, /iptables(-legacy)? drops/, `${iptables} -F`],
-      ]),
-  ];
   for (const [make, owner, unmake] of walls) {
     await sh(host, make);
     const { code, stderr } = await network('attach', String(one));
@@ -409,7 +413,7 @@ test('a firewall that drops what is forwarded is named, with the command that me
   // iptables' own empty tables stay
   await sh(host, 'nft delete table ip filter; nft delete table ip6 filter; nft delete table ip nat');
   same(await snapshot(), clean);
-});
+}
 
 /** Types a shell program on the host, which has to end well and without a word. */
 async function type(text: string): Promise<void> {
@@ -502,8 +506,7 @@ long('what is printed for a container that is not there yet attaches it', slow, 
 
 /** Runs a module in the host's place, which has to end well and without a word on stderr. */
 async function inModule(text: string): Promise<string> {
-  const loader = join(top, 'scripts/helpers/strip-types.mjs');
-  const node = [process.execPath, '--import', loader, '--input-type=module', '--eval', text];
+  const node = [process.execPath, ...stripTypes, '--input-type=module', '--eval', text];
   const { code, stdout, stderr } = await execute([...enter(host), ...node]);
   assert.deepEqual([code, stderr], [0, '']);
   return stdout;
@@ -628,7 +631,7 @@ test('forwarding that was on stays on, and so does what a router told', lab, asy
 });
 
 for (const { flavour, missing } of flavours)
-  test(`without nft it is done with ${flavour}`, { skip: missing }, () => withIptables(flavour, withoutNft));
+  long(`without nft it is done with ${flavour}`, { skip: missing }, () => withIptables(flavour, withoutNft));
 
 async function withoutNft(): Promise<void> {
   const rules = () => sh(host, 'iptables-save; ip6tables-save');
@@ -727,7 +730,7 @@ test('without root pasta carries the packets', {
   await until('it to end with the container', isOver);
 });
 
-test('wrong usage is refused in a line', slow, async () => {
+long('wrong usage is refused in a line', slow, async () => {
   const own = String(host);
   const wrong: [string[], RegExp][] = [
     [['frobnicate'], /there is no command frobnicate: attach, publish/],

@@ -12,6 +12,7 @@ import { limitFailure } from '../scripts/run/killed.ts';
 import { backgroundName, ended, kept } from './helpers/background.ts';
 import { cgroups, container, memory, newName, start } from './helpers/container.ts';
 import { call, execute, rootfs, script, top, until } from './helpers/script.ts';
+import { test as slow } from './helpers/slow.ts';
 
 const kill: OomKills = {
   count: 1,
@@ -154,6 +155,10 @@ test('logs.ts --status tells of a kill after the end, and while the container li
   assert.equal(running.stdout, 'running\n');
   const [, remedy] = /raise it with (.*)\n$/.exec(running.stderr) ?? [];
   assert.match(running.stderr, line(`logs: ${living}: `, `\\S*limit-memory\\.\\w+ ${living} 40M`));
+  // exec.ts says it too, by the relative path that was typed, though it leaves the working directory
+  const relative = await execute(['scripts/exec.ts', living, 'tail', '/dev/zero']);
+  assert.equal(relative.code, 137, relative.stderr);
+  assert.match(relative.stderr, line(`exec: ${living}: `, `scripts/limit-memory\\.ts ${living} 40M`));
   const { code, stderr: failed } = await execute(['sh', '-c', remedy as string]);
   assert.equal(code, 0, failed);
   const calm = await json();
@@ -241,7 +246,7 @@ test('a limit in which nothing starts is refused, and nothing is made', containe
   await refused(/^run: --pids-limit 1 with --init: .* 2 processes/, '--pids-limit', '1', '--init');
 });
 
-test('a container starts in the smallest limits', container, async () => {
+slow('a container starts in the smallest limits', container, async () => {
   for (const words of [
     ['--memory', '6M', '--init'],
     ['--pids-limit', '2', '--init'],

@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { before, test } from 'node:test';
@@ -11,7 +12,7 @@ import { findDisk } from '../scripts/limit/disk.ts';
 import { container, found, newName, type Running } from './helpers/container.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { cgroupVersion, needs } from './helpers/needs.ts';
-import { call, execute, rootfs, script, top, until } from './helpers/script.ts';
+import { become, call, execute, rootfs, script, top, until } from './helpers/script.ts';
 
 /** A section of the page of a script; '' if it has none. */
 function section(name: string, heading: string): string {
@@ -67,6 +68,11 @@ const cases: Record<string, [words: string[], code: number][]> = {
     [[], 0],
     [['--no-such-option'], 2],
   ],
+  inspect: [
+    [['NAME'], 0],
+    [['no-such-container'], 1],
+    [[], 2],
+  ],
   logs: [
     [['NAME'], 0],
     [['no-such-container'], 1],
@@ -82,9 +88,23 @@ const cases: Record<string, [words: string[], code: number][]> = {
     [['attach', 'no-such-container'], 1],
     [['no-such-command'], 2],
   ],
+  barehand: [
+    [['ps'], 0],
+    [['logs', 'no-such-container'], 1],
+    [['no-such-script'], 2],
+  ],
+  'check-host': [
+    [['--quiet', 'run'], 0],
+    [['no-such-script'], 2],
+  ],
   'fetch-rootfs': [
     [['--dry-run', 'host:', join(folder, 'host')], 0],
     [[join(folder, 'no-such-file'), join(folder, 'x')], 1],
+    [['--no-such-option'], 2],
+  ],
+  'pack-rootfs': [
+    [['--dry-run', rootfs, join(folder, 'a.tar')], 0],
+    [[join(folder, 'no-such-rootfs'), join(folder, 'a.tar')], 1],
     [['--no-such-option'], 2],
   ],
   ...Object.fromEntries(
@@ -113,7 +133,7 @@ let running: Running;
 before(async () => {
   if (container.skip) return;
   const name = newName();
-  const words = ['/bin/sh', '-c', 'head -c 60M /dev/zero | tail; sleep 100'];
+  const words = ['/bin/sh', '-c', 'head -c 60M /dev/zero | tail; sleep 1000'];
   const launcher = spawn(script('run'), ['-d', '--name', name, '--memory', '20M', rootfs, ...words], {
     stdio: 'ignore',
   });
@@ -121,37 +141,38 @@ before(async () => {
 });
 
 for (const [name, lines] of Object.entries(cases))
-  test(
-    `${name}.ts ends with the exit codes that its page lists, and lists no others`,
-    container,
-    async () => {
-      const listed = rows(section(name, 'Exit codes')).flatMap(([cell = '']) =>
-        /^\d/.test(cell) ? cell : [],
+  test(`${name}.ts ends with the exit codes that its page lists, and lists no others`, {
+    skip: container.skip || (name === 'network' && needs('ip')),
+  }, async () => {
+    const listed = rows(section(name, 'Exit codes')).flatMap(([cell = '']) => (/^\d/.test(cell) ? cell : []));
+    const seen: number[] = [];
+    for (const [words, expected] of lines) {
+      const given = words.map((word) => (word === 'NAME' ? running.name : word));
+      const { code, stderr } = await call(name, given);
+      assert.equal(code, expected, `${name} ${given.join(' ')}: ${stderr}`);
+      assert(
+        listed.some((cell) => covers(cell, expected)),
+        `${expected} is not on the page: ${given.join(' ')}`,
       );
-      const seen: number[] = [];
-      for (const [words, expected] of lines) {
-        const given = words.map((word) => (word === 'NAME' ? running.name : word));
-        const { code, stderr } = await call(name, given);
-        assert.equal(code, expected, `${name} ${given.join(' ')}: ${stderr}`);
-        assert(
-          listed.some((cell) => covers(cell, expected)),
-          `${expected} is not on the page: ${given.join(' ')}`,
-        );
-        seen.push(expected);
-      }
-      // what makes ps.ts fail is hard to bring about: a full disk does
-      if (name === 'ps') {
-        const { code } = await execute(['sh', '-c', `'${script('ps')}' >/dev/full`]);
-        assert.equal(code, 1);
-        seen.push(1);
-      }
-      for (const cell of listed)
-        assert(
-          seen.some((code) => covers(cell, code)),
-          `never seen: ${cell}`,
-        );
-    },
-  );
+      seen.push(expected);
+    }
+    // what makes ps.ts fail is hard to bring about: a full disk does
+    if (name === 'ps') {
+      const { code } = await execute(['sh', '-c', `'${script('ps')}' >/dev/full`]);
+      assert.equal(code, 1);
+      seen.push(1);
+    }
+    if (name === 'check-host') {
+      const { code } = await execute([...become(23457), script(name), '--quiet', 'limit-memory']);
+      assert.equal(code, 1);
+      seen.push(1);
+    }
+    for (const cell of listed)
+      assert(
+        seen.some((code) => covers(cell, code)),
+        `never seen: ${cell}`,
+      );
+  });
 
 /** The names of all fields in a value as JSON, `memory.usedBytes`; those in arrays are called as if in the array. */
 function fields(value: unknown, prefix = ''): string[] {
@@ -159,8 +180,8 @@ function fields(value: unknown, prefix = ''): string[] {
   if (value === null || typeof value !== 'object') return [];
   return Object.entries(value).flatMap(([key, inner]) => {
     const name = prefix + key.replace(/^\d+:\d+$/, 'MAJOR:MINOR');
-    // the limits before a change have the fields of those after it, and all ancestors have the same
-    return ['before', 'parents'].includes(name) || name.endsWith('labels')
+    // the limits before a change have the fields of those after it; ancestors, and containers inside, have the same
+    return ['before', 'parents', 'inside'].includes(name) || name.endsWith('labels')
       ? name
       : [name, ...fields(inner, `${name}.`)];
   });
@@ -214,12 +235,33 @@ test('every script with --json has its fields on its page', async () => {
 test('ps.ts --json prints what its page lists', container, async () => {
   const ended = newName();
   const published = newName();
+  const shares = newName();
+  let treeJson: string;
   const noNetwork = needs('ip', 'nft');
   const port = ['--network', 'bridge', '-p', '127.0.0.1:18098:80'];
   let all: { name: string; oomKills: { process: unknown } | null; ended: unknown }[];
   try {
     await call('run', ['-d', '--name', ended, rootfs, 'false']);
-    await call('run', ['-d', '--name', published, ...(noNetwork ? [] : port), rootfs, 'sleep', '100']);
+    await call('run', [
+      '-d',
+      '--name',
+      published,
+      ...(noNetwork ? ['--network', 'none'] : port),
+      rootfs,
+      'sleep',
+      '100',
+    ]);
+    await call('run', [
+      '-d',
+      '--name',
+      shares,
+      '--network',
+      `container:${published}`,
+      rootfs,
+      'sleep',
+      '100',
+    ]);
+    treeJson = await json('ps', '--tree');
     all = await until('the OOM kill and the end', async () => {
       const rows = JSON.parse(await json('ps', '--all')) as typeof all;
       const find = (name: string) => rows.find((row) => row.name === name);
@@ -228,11 +270,16 @@ test('ps.ts --json prints what its page lists', container, async () => {
         : undefined;
     });
   } finally {
-    await call('stop', [ended, published]);
+    await call('stop', [ended, published, shares]);
   }
-  const [list, one, watched = []] = tables('ps');
-  compare('ps', noNetwork ? list?.filter(({ field }) => !field.startsWith('ports.')) : list, all);
+  const [list, one, tree, watched = []] = tables('ps');
+  // without a network no port is published: an empty list has no fields
+  const withoutPorts = list?.map((row) =>
+    row.field.startsWith('ports.') ? { ...row, field: 'ports' } : row,
+  );
+  compare('ps', noNetwork ? withoutPorts : list, all);
   compare('ps', one, JSON.parse(await json('ps', String(running.first))));
+  compare('ps', tree, JSON.parse(treeJson));
   const line = await json('ps', '--watch', '--count', '1', '--interval', '1');
   // the line has fields of the list too
   const shared = [...section('ps', 'JSON').matchAll(/with the fields (.*?) from above/gs)]
@@ -242,6 +289,50 @@ test('ps.ts --json prints what its page lists', container, async () => {
     .filter(({ field }) => shared.includes(field.split('.')[0]))
     .map((row) => ({ ...row, field: `containers.${row.field}` }));
   compare('ps', [...watched, ...inherited], [JSON.parse(line)]);
+});
+
+test('inspect.ts --json prints what its page lists', container, async () => {
+  const [open, shares] = [newName(), newName()];
+  const socket = join(folder, 'docker.sock');
+  const server = createServer().listen(socket);
+  await once(server, 'listening');
+  try {
+    const volume = `${socket}:/run/docker.sock`;
+    await call('run', [
+      '-d',
+      '--name',
+      open,
+      '--privileged',
+      '--network',
+      'none',
+      '-v',
+      volume,
+      rootfs,
+      'sleep',
+      '100',
+    ]);
+    await call('run', ['-d', '--name', shares, '--network', `container:${open}`, rootfs, 'sleep', '100']);
+    // a descriptor of a directory outside
+    const entered = spawn('sh', ['-c', `exec 7</etc; exec chroot '${rootfs}' sleep 100`], {
+      stdio: 'ignore',
+    });
+    const end = once(entered, 'exit');
+    try {
+      const pid = String(entered.pid);
+      await until('the chroot', () => readlinkSync(`/proc/${pid}/root`) !== '/');
+      const all = [];
+      for (const word of [running.name, open, pid]) all.push(JSON.parse(await json('inspect', word)));
+      const [facts, difference] = tables('inspect');
+      compare('inspect', facts, all);
+      compare('inspect', difference, [JSON.parse(await json('inspect', '--diff', open, running.name))]);
+    } finally {
+      entered.kill('SIGKILL');
+      await end;
+    }
+  } finally {
+    await call('stop', [open, shares]);
+    server.close();
+  }
 });
 
 test('fetch-rootfs.ts ls --json prints what its page lists', async () => {
@@ -266,6 +357,11 @@ test('limit-*.ts --json prints what their pages list', container, async () => {
   );
   compare('limit-cpu', tables('limit-cpu')[0], [cpu]);
   compare('limit-pids', tables('limit-pids')[0], [JSON.parse(await json('limit-pids', name, '50'))]);
+});
+
+test('check-host.ts --json prints what its page lists', async () => {
+  const { stdout } = await call('check-host', ['--json']);
+  compare('check-host', tables('check-host')[0], [JSON.parse(stdout)]);
 });
 
 /** Whether a limit on the root directory's disk is possible: it may lie on a file system without one. */
@@ -293,6 +389,15 @@ test('limit-memory.ts --watch --json prints what its page lists', container, asy
     tables('limit-memory')[1],
     lines.map((line) => JSON.parse(line)),
   );
+});
+
+test('pack-rootfs.ts --json prints what its page lists', container, async () => {
+  const tree = join(folder, 'tree');
+  mkdirSync(tree);
+  const made = [[join(folder, 'tree.tar')], ['--oci', join(folder, 'layout')]].map(async (out) =>
+    JSON.parse((await call('pack-rootfs', ['--json', tree, ...out])).stdout),
+  );
+  compare('pack-rootfs', tables('pack-rootfs')[0], await Promise.all(made));
 });
 
 test('network.ts ls --json prints what its page lists', {

@@ -6,10 +6,13 @@ import { constants } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { findHierarchy, parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
-import { widthOf } from '../scripts/helpers/table.ts';
-import { bar, cut, layout, sparkline, speaksUnicode, toJson } from '../scripts/ps/screen.ts';
+import { toJson } from '../scripts/helpers/output.ts';
+import { cut, widthOf } from '../scripts/helpers/table.ts';
+import { parseCpuTicks, parseMeminfo, parsePressure } from '../scripts/ps/host.ts';
+import { keyOf, passes, press, prompt, start as startState } from '../scripts/ps/keys.ts';
+import { bar, keysIn, layout, sparkline, speaksUnicode } from '../scripts/ps/screen.ts';
 import { type Counters, parseIo, rates } from '../scripts/ps/usage.ts';
-import { frame, type Live, type Look, sortRows, track, type View } from '../scripts/ps/watch.ts';
+import { frame, hostLine, type Live, type Look, sortRows, track, type View } from '../scripts/ps/watch.ts';
 import { container, start, startByHand, stat } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, script, until } from './helpers/script.ts';
@@ -242,7 +245,7 @@ const view: View = {
 test('a frame has all there is to see where there is room', () => {
   const [head, keys, title, row, ...rest] = frame([live2], view);
   assert.equal(head, '12:30:05  1 container, every 2 s, by CPU');
-  assert.equal(keys, 'c CPU  m memory  p PIDs  i I/O  t throttled  o OOM  n name  r reverse  q quit');
+  assert.equal(keys, 'c CPU  m memory  p PIDs  i I/O  t throttled  o OOM  n name  ? keys  q quit');
   assert.deepEqual(rest, []);
   assert.deepEqual(title?.trim().split(/ +/), [
     ...[
@@ -297,9 +300,9 @@ test('on a narrow screen columns go in one order, and the line of keys stays who
   assert.deepEqual(gone, ['READ/s', 'WRITE/s', 'THROTTLED', 'HISTORY', 'PIDS', 'CPU%']);
   for (let width = 6; width <= 120; width++) {
     const [, keys = ''] = frame([live2], { ...view, width });
-    assert.match(keys, /^([cmpiton] [\w/]+ {2})*(r reverse {2})?q quit$/, `${width}`);
+    assert.match(keys, /^([cmpiton] [\w/]+ {2})*(\? keys {2})?q quit$/, `${width}`);
     assert.ok(keys.length <= width);
-    if (width >= 79) assert.match(keys, /^c .* o OOM {2}n name {2}r reverse {2}q quit$/);
+    if (width >= 79) assert.match(keys, /^c .* o OOM {2}n name {2}\? keys {2}q quit$/);
   }
 });
 
@@ -340,6 +343,112 @@ test('without a UTF-8 locale all is ASCII', () => {
 test('what a container calls itself does not reach the terminal', () => {
   const row = { ...live2, name: 'a\x1b[2Jb', command: 'x\ny\x9b' };
   for (const line of frame([row], view)) assert.doesNotMatch(line, /[\x00-\x1f\x7f-\x9f]/);
+});
+
+test('the host is read: CPU time, memory, swap, pressure', () => {
+  const stat = 'cpu  100 0 50 800 40 5 5 0 30 0\ncpu0 50 0 0 0\ncpu1 50 0 0 0\nintr 1\n';
+  assert.deepEqual(parseCpuTicks(stat), { busy: 160, total: 1000, cpus: 2 });
+  assert.equal(parsePressure('some avg10=1.53 avg60=0.87 avg300=0.29 total=1\nfull avg10=0.00\n'), 1.53);
+  assert.equal(parsePressure(undefined), null);
+  const meminfo =
+    'MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: 400 kB\nSwapTotal: 50 kB\nSwapFree: 20 kB\n';
+  assert.deepEqual(parseMeminfo(meminfo), {
+    memory: { usedBytes: 600 * 1024, totalBytes: 1000 * 1024 },
+    swap: { usedBytes: 30 * 1024, totalBytes: 50 * 1024 },
+  });
+  const line = hostLine({
+    ...{ cpuPercent: 25, cpus: 2, ...parseMeminfo(meminfo) },
+    pressure: { cpu: 1.5, memory: 0, io: 0 },
+  });
+  assert.equal(
+    line,
+    'host: CPU 25.0 / 200  memory 600K / 1000K  swap 30K / 50K  pressure: CPU 1.5% memory 0% I/O 0%',
+  );
+});
+
+/** Presses keys one after the other. */
+function pressAll(keys: string[], rows = [live, other]) {
+  let state = startState;
+  let action: string | undefined;
+  for (const key of keys) ({ state, action } = press(state, key, rows) as never);
+  return { ...state, action };
+}
+const other = { ...live, pid: 200, name: 'db', command: 'postgres' };
+
+test('keys mark, open, filter, and stop only after a question', () => {
+  const [one, two] = [keyOf(live), keyOf(other)];
+  const selected = (...keys: string[]) => pressAll(keys).selected;
+  assert.deepEqual([selected('down'), selected('down', 'down'), selected('up')], [one, two, one]);
+  assert.equal(selected('down', 'down', 'down'), two, 'the last one');
+  assert.equal(selected('down', 'escape'), undefined);
+  assert.deepEqual([pressAll(['enter']).mode, pressAll(['enter']).selected], ['page', one]);
+  assert.equal(pressAll(['enter', 'x']).mode, 'table');
+  assert.equal(pressAll(['?']).mode, 'keys');
+  assert.equal(pressAll(['?', 'escape']).mode, 'table');
+  assert.equal(pressAll(['m', 'r']).order, 'memory');
+  assert.equal(pressAll(['m', 'r']).reversed, true);
+  for (const key of ['q', '\x03', '\x04', '']) assert.equal(pressAll([key]).action, 'quit');
+
+  assert.equal(pressAll(['/', 'D', 'b', 'x', 'backspace']).filter, 'Db');
+  assert.equal(pressAll(['/', 'q']).action, undefined, 'q is a letter of the filter');
+  assert.deepEqual(
+    [pressAll(['/', 'd', 'enter']).mode, pressAll(['/', 'd', 'enter']).filter],
+    ['table', 'd'],
+  );
+  assert.equal(pressAll(['/', 'd', 'escape']).filter, '');
+  assert.equal(pressAll(['/', '\x03']).action, 'quit');
+  assert(passes('POST', other) && passes('bare', other) && !passes('post', live));
+
+  assert.deepEqual([pressAll(['k']).mode, pressAll(['k']).action], ['question', undefined]);
+  assert.equal(
+    prompt(pressAll(['down', 'down', 'k']), [live, other]),
+    'stop db (PID 200)? y: yes  any other key: no',
+  );
+  assert.deepEqual([pressAll(['k', 'y']).action, pressAll(['k', 'y']).mode], ['stop', 'table']);
+  for (const key of ['n', 'enter', 'escape', 'k', 'q'])
+    assert.equal(pressAll(['k', key]).action, undefined, key);
+  assert.equal(
+    press({ ...startState, mode: 'question', selected: one }, 'y', [other]).action,
+    undefined,
+    'it is gone',
+  );
+  assert.equal(pressAll(['k', 'y'], []).action, undefined, 'there is none');
+});
+
+test('a terminal sends keys as characters and sequences', () => {
+  assert.deepEqual(keysIn('a\x1b[A\x1bOB\r'), ['a', 'up', 'down', 'enter']);
+  assert.deepEqual(keysIn('\x1b'), ['escape']);
+  assert.deepEqual(keysIn('\x1b[1;5C\x1b[3~\x1b[15~x'), ['x'], 'others are no keys of the table');
+  assert.deepEqual(keysIn('ü\x7f'), ['ü', 'backspace']);
+});
+
+test('a frame shows the marked row, also below the end of the screen, and only rows that pass the filter', () => {
+  const rows = Array.from({ length: 30 }, (_, index) => ({
+    ...live2,
+    name: `box-${index}`,
+    pid: 100 + index,
+  }));
+  const shown = (more: Partial<View>) => frame(rows, { ...view, order: 'name', height: 10, ...more });
+  const last = rows.find(({ name }) => name === 'box-9') as Live;
+  assert.equal(shown({}).filter((line) => line.startsWith('box-')).length, 6);
+  const lines = shown({ selected: keyOf(last) });
+  assert.match(lines.find((line) => line.startsWith('> ')) ?? '', /^> box-9 /);
+  assert.equal(lines.length, 10);
+  const styled = shown({ selected: keyOf(last), styled: true });
+  assert(styled.some((line) => line.startsWith('\x1b[7mbox-9 ') && line.endsWith('\x1b[m')));
+  const some = shown({ filter: 'BOX-2' });
+  assert.match(some[0] ?? '', /11 containers, .*, only those with "BOX-2"$/);
+  assert.equal(some.filter((line) => /^box-/.test(line)).length, 6);
+  assert(some.every((line) => !/^box-1/.test(line)));
+  assert.match(frame(rows, { ...view, prompt: 'stop x?' })[1] ?? '', /^stop x\?$/);
+});
+
+test('columns stay where they are when values get shorter', () => {
+  const widths: number[] = [];
+  const at = (row: Live) => frame([row], { ...view, widths })[2]?.indexOf('COMMAND');
+  const wide = at({ ...live2, name: 'a-long-name-for-a-container' });
+  assert.equal(at({ ...live2, name: 'b', pids: 1 }), wide);
+  assert(Number(frame([{ ...live2, name: 'b' }], view)[2]?.indexOf('COMMAND')) < Number(wide));
 });
 
 /** One look as `--watch --json` prints it. */
@@ -412,7 +521,7 @@ test(
     }
     const { stdout } = await call('ps', ['--watch', '--count', '1', '--interval', '0.5']);
     assert.doesNotMatch(stdout, /\x1b/);
-    assert.match(stdout, / container.*, every 0\.5 s, by CPU\nNAME +PID +CPU% +MEMORY /);
+    assert.match(stdout, / container.*, every 0\.5 s, by CPU\nhost: .*\nNAME +PID +CPU% +MEMORY /);
     assert.match(
       stdout,
       new RegExp(`^${limited.name} +${limited.first} +[\\d.]+ / 5 +[\\d.]+[KM] / 50M `, 'm'),
@@ -546,7 +655,8 @@ test('in a terminal it fills the screen, follows keys and size, and gives it bac
   try {
     const lines = await screen.shows(new RegExp(`${one.name} +${one.first} +\\d`));
     assert.match(lines[0] ?? '', /^\d\d:\d\d:\d\d {2}\d+ containers, every [\d.]+ s, by CPU$/);
-    assert.match(lines[1] ?? '', /^c CPU {2}m memory .* q quit$/);
+    assert.match(lines[1] ?? '', /^host: CPU [\d.-]+ \/ \d+00 {2}memory [\d.]+[MG] \/ [\d.]+G {2}swap /);
+    assert.match(lines[2] ?? '', /^c CPU {2}m memory .* q quit$/);
     assert.match(lines.find((line) => line.startsWith(one.name)) ?? '', /[KM] \/ 40M {2}▕.*▏ /);
     assert.match(lines.join('\n'), /[▁▂▃▄▅▆▇█]{2}/);
     const order = (lines: string[]) =>
@@ -569,7 +679,6 @@ test('in a terminal it fills the screen, follows keys and size, and gives it bac
       screen.type(key as string);
       await screen.shows(new RegExp(`by ${name}`));
     }
-    screen.type('\x1b[A?');
     screen.tell('size 4 40');
     const small = await screen.shows(/^[^\n]{1,39}\n[^\n]{1,39}\nNAME[^\n]*\n…/);
     assert.equal(small.length, 4);
@@ -587,6 +696,44 @@ test('in a terminal it fills the screen, follows keys and size, and gives it bac
     screen.kill();
   }
 });
+
+test(
+  'on a terminal: the keys, a page, a filter, and a container stopped after a question',
+  inTerminal,
+  async () => {
+    const one = await start(['--memory', '40M'], ['sleep', '100']);
+    const screen = terminal(['--interval', String(slowly(0.5))]);
+    try {
+      await screen.shows(new RegExp(`${one.name} `));
+      screen.type('?');
+      await screen.shows(/stop the marked container.*any other key: back/s);
+      screen.type(' ');
+      await screen.shows(/^host: /m);
+      screen.type(`/${one.name}`);
+      await screen.shows(new RegExp(`^show only: ${one.name}_`, 'm'));
+      screen.type('\r');
+      await screen.shows(new RegExp(`1 container, [^\n]*only those with "${one.name}"`));
+      screen.type('\r');
+      const page = (await screen.shows(/^memory: .* 40/m)).join('\n');
+      assert.match(page, new RegExp(`^container: ${one.name}, made by barehand`, 'm'));
+      assert.match(page, new RegExp(`^ *${one.first} +[\\d.]+ [KM]iB +sleep 100$`, 'm'));
+      screen.type('x');
+      await screen.shows(/^host: /m);
+      screen.type('kn');
+      await screen.shows(/\? keys/);
+      assert.equal(existsSync(`/proc/${one.first}`), true, 'n is no');
+      screen.type('k');
+      await screen.shows(new RegExp(`^stop ${one.name} \\(PID ${one.first}\\)\\? y: yes`, 'm'));
+      screen.type('y');
+      await screen.shows(new RegExp(`^${one.first}: killed, for its first process`, 'm'));
+      await one.end;
+      screen.type('q');
+      assert.deepEqual(await screen.end(), { code: 0, restored: true });
+    } finally {
+      screen.kill();
+    }
+  },
+);
 
 test('however it ends, the terminal is as it was', inTerminal, async () => {
   const ends = async (

@@ -48,7 +48,7 @@ before(async () => {
   mkdirSync(join(source, 'below'), { recursive: true });
   writeFileSync(join(source, 'file'), 'of the host\n');
   await execute(['chown', '-R', `${id}:${id}`, folder]);
-  await execute(['chmod', '755', folder]);
+  await execute(['chmod', '700', folder]);
 });
 
 test("without root the exit code is the command's", rootless, async () => {
@@ -130,7 +130,7 @@ test('volumes, files and memory are mounted; what is below keeps its flags', roo
   // with the root in it: some of its mounts are covered by others
   await says('ls /mnt/root/usr | grep bin', [[`-v ${folder}:/mnt:ro`, 'bin', 'sbin']], how);
   for (const path of ['/proc/x', '/'])
-    await refused(/no place for a mount|mkdir: cannot create/, `-v ${source}:${path}`, how);
+    await refused(/cannot mount at |mkdir: cannot create/, `-v ${source}:${path}`, how);
 });
 
 test('--ephemeral leaves the root as it was, and may replace its directories', {
@@ -208,6 +208,9 @@ test(
     const open = join(folder, 'open');
     mkdirSync(open);
     await execute(['chown', String(id), open]);
+    const shown = join(folder, 'shown');
+    mkdirSync(shown, { mode: 0o755 });
+    await execute(['chown', String(id), shown]);
     await execute(['chmod', '777', open]);
     const instead = `: /run/user/${id} is used instead\n`;
     for (const [path, obstacle] of [
@@ -215,7 +218,8 @@ test(
       ['relative', 'it is not an absolute path: relative'],
       ['/', `/ belongs to user 0, not to ${id}`],
       ['/dev/null', '/dev/null is not a directory'],
-      [open, `others may write to ${open}`],
+      [open, `${open} has mode 777, and must have 700`],
+      [shown, `${shown} has mode 755, and must have 700`],
     ]) {
       const { code, stderr } = await inside('', 'exit 3', {
         root,

@@ -92,7 +92,7 @@ test("a delegated cgroup that the caller's shell is in: used, or told what to ty
   const uid = 65_532;
   const mine = delegate(uid);
   const own = join(folder, 'own');
-  mkdirSync(own);
+  mkdirSync(own, { mode: 0o700 });
   await execute(['cp', '-a', rootfs, join(own, 'root')]);
   await execute(['chown', '-R', `${uid}:${uid}`, own]);
   const program = 'for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do sleep 5 & done; echo all';
@@ -138,7 +138,7 @@ test('limit-pids.ts, too, says what to type where a shell is in the delegated cg
   const uid = 65_531;
   const mine = delegate(uid);
   const runtime = join(folder, 'runtime');
-  mkdirSync(runtime);
+  mkdirSync(runtime, { mode: 0o700 });
   chownSync(runtime, uid, uid);
   const become_ = `setpriv --reuid=${uid} --regid=${uid} --clear-groups`;
   const join_ = `echo $$ >${mine}/cgroup.procs; exec ${become_}`;

@@ -3,17 +3,26 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chownSync, copyFileSync, existsSync, mkdirSync, readdirSync, readlinkSync, rmSync } from 'node:fs';
+import {
+  chownSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { after } from 'node:test';
 import { lockDirectory, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { attempt, readProc } from '../scripts/helpers/pids.ts';
-import { commandOf, container, newName, processesWith, stat } from './helpers/container.ts';
-import { mounted } from './helpers/inside.ts';
+import { commandOf, container, newName, processesWith, start, stat } from './helpers/container.ts';
+import { hiding, mounted } from './helpers/inside.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, call, execute, onTerminal, rootfs, script, top, until } from './helpers/script.ts';
-import { test as slow } from './helpers/slow.ts';
+import { test } from './helpers/slow.ts';
 import { needsMappedIds } from './helpers/userns.ts';
 
 const mappedIds = await needsMappedIds();
@@ -113,7 +122,9 @@ for (const [what, { words, terminal, detached, user, skip }] of Object.entries(c
         const said = `${pid} ${commandOf(pid).join(' ').slice(0, 100)}`;
         const isNode = /node/.test(attempt(() => readlinkSync(`/proc/${pid}/exe`)) ?? '');
         const isLauncher = launching.includes(pid) || commandOf(pid).includes(`run.ts ${name}`) || isNode;
-        const open = opened(pid);
+        // head(1) holds a lock on the log that it writes, for the keeper alone
+        const isOfLog = ([, to]: readonly [string, string]) => to.endsWith(`/barehand/${name}/log`);
+        const open = opened(pid).filter((one) => !isOfLog(one));
         if (detached || !isLauncher)
           assert.deepEqual(
             open.filter(([, to]) => to === '/etc/passwd'),
@@ -122,7 +133,11 @@ for (const [what, { words, terminal, detached, user, skip }] of Object.entries(c
           );
         // one keeps the log of what is in the background, and holds a lock on its folder until all is written
         if (isLauncher) continue;
-        assert.deepEqual(locks(pid), [], said);
+        assert.deepEqual(
+          locks(pid).filter((one) => !isOfLog(one)),
+          [],
+          said,
+        );
         // what carries packets has files and pipes of its own
         const elsewhere = new Set(
           others.filter((one) => !carries(one)).flatMap((one) => opened(one).map(([, to]) => to)),
@@ -211,7 +226,7 @@ async function hold(seconds: number): Promise<ChildProcess> {
   return holder;
 }
 
-slow('who waits for a lock says for whom, and not for ever', container, async () => {
+test('who waits for a lock says for whom, and not for ever', container, async () => {
   const name = newName();
   mkdirSync(ownLock);
   mkdirSync(place);
@@ -256,3 +271,85 @@ slow('who waits for a lock says for whom, and not for ever', container, async ()
   assert.equal((await stop('--sweep')).code, 0);
   rmSync(`/run/barehand/${name}`, { recursive: true, force: true });
 });
+
+test(
+  '--preserve-fds: the command gets these descriptors of the caller, and no other one',
+  container,
+  async () => {
+    const file = (number: number) => join(scratch, `preserved-${number}`);
+    const numbers = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18];
+    for (const number of numbers) writeFileSync(file(number), `${number}\n`);
+    const opening = numbers.map((number) => `exec ${number}<${file(number)}`).join('; ');
+    const caller = (words: string[]) =>
+      execute(['bash', '-c', `${opening}; exec 200</etc/passwd; "$@"`, 'bash', ...words]);
+    // the shell of the container sees what it has itself, before it opens anything
+    const program = 'for fd in /proc/self/fd/*; do echo ${fd##*/}; done; for fd; do eval "cat <&$fd"; done';
+    const expected = (count: number) => {
+      const kept = numbers.slice(0, count);
+      return `${[0, 1, 2, ...kept].sort().join('\n')}\n${kept.map((number) => `${number}\n`).join('')}`;
+    };
+    const command = (count: number) => [
+      'bash',
+      '-c',
+      program,
+      'bash',
+      ...numbers.slice(0, count).map(String),
+    ];
+    const seen = (text: string, count: number) =>
+      // the directory that the shell reads is open too
+      text
+        .split('\n')
+        .filter((line, index, all) => Number(line) < 3 + count || all.indexOf(line) !== index)
+        .join('\n');
+    for (const [count, ...options] of [
+      [0],
+      [2],
+      [16],
+      [6, '--userns', '--ephemeral'],
+      [1, '--init', '--network', 'none'],
+      [1, '--isolate', 'chroot'],
+    ] as [number, ...string[]][]) {
+      if (options.includes('--userns') && mappedIds) continue;
+      const words = [...options, '--preserve-fds', String(count), rootfs];
+      const { code, stdout, stderr } = await caller([script('run'), ...words, ...command(count)]);
+      assert.deepEqual([code, seen(stdout, count), stderr], [0, expected(count), ''], words.join(' '));
+    }
+    const { name } = await start([], ['sleep', '1000']);
+    for (const [count, ...launch] of [
+      [0, script('exec')],
+      [2, script('exec')],
+      [16, script('exec')],
+      [2, ...hiding(['perl'], [script('exec')])],
+      [2, ...hiding(['perl', 'python3'], [script('exec')])],
+    ] as [number, ...string[]][]) {
+      const words = ['--preserve-fds', String(count), name, ...command(count)];
+      const { code, stdout } = await caller([...launch, ...words]);
+      assert.deepEqual([code, seen(stdout, count)], [0, expected(count)], launch.join(' '));
+    }
+    const terminal = await caller(
+      onTerminal([script('run'), '--preserve-fds', '1', rootfs, 'cat', '/proc/self/fd/3']),
+    );
+    assert.deepEqual([terminal.code, terminal.stdout.replace('^@', '')], [0, '3\r\n']);
+    for (const [name_, words, message] of [
+      ['run', ['--preserve-fds', '1', rootfs, 'true'], /^run: --preserve-fds 1: descriptor 3 is not open: /],
+      [
+        'run',
+        ['--preserve-fds', 'x', rootfs, 'true'],
+        /^run: --preserve-fds is a whole number from 0 to 100/,
+      ],
+      ['exec', ['--preserve-fds', '2', name, 'true'], /^exec: --preserve-fds 2: descriptor 3 is not open: /],
+    ] as const) {
+      const { code, stderr } = await call(name_, [...words]);
+      assert.equal(code, 125);
+      assert.match(stderr, message);
+    }
+    for (const words of [
+      [script('run'), '-d', '--preserve-fds', '1', rootfs, 'true'],
+      [script('exec'), '-d', '--preserve-fds', '1', name, 'true'],
+    ]) {
+      const { code, stderr } = await caller(words);
+      assert.equal(code, 125);
+      assert.match(stderr, /^\w+: --preserve-fds does not go with -d: /);
+    }
+  },
+);

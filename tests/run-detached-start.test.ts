@@ -6,6 +6,7 @@ import { backgroundName, ended, kept, keptFile } from './helpers/background.ts';
 import { cgroups, container } from './helpers/container.ts';
 import { without } from './helpers/inside.ts';
 import { call, execute, rootfs, script, until } from './helpers/script.ts';
+import { test as slow } from './helpers/slow.ts';
 import { needsMappedIds } from './helpers/userns.ts';
 
 const mappedIds = await needsMappedIds();
@@ -24,15 +25,19 @@ for (const [options, command, code] of [
   [['--isolate', 'pid,chroot'], ['no-such-command'], 127],
   [['-e', 'a.b=c'], ['no-such-command'], 127],
 ] as [string[], string[], number][])
-  test(`-d ${[...options, ...command].join(' ')} ends with ${code} and leaves nothing`, {
-    skip: options[0] === '--userns' ? mappedIds : container.skip,
-  }, async () => {
-    const name = backgroundName();
-    const result = await call('run', ['-d', '--name', name, ...options, rootfs, ...command]);
-    assert.deepEqual([result.code, result.stdout], [code, ''], result.stderr);
-    assert.match(result.stderr, new RegExp(`${options[0] === '-w' ? options[1] : command[0]}`));
-    await until('its end', () => [keptFile(name, ''), ...cgroups(name)].every((path) => !existsSync(path)));
-  });
+  (options.length === 0 ? test : slow)(
+    `-d ${[...options, ...command].join(' ')} ends with ${code} and leaves nothing`,
+    {
+      skip: options[0] === '--userns' ? mappedIds : container.skip,
+    },
+    async () => {
+      const name = backgroundName();
+      const result = await call('run', ['-d', '--name', name, ...options, rootfs, ...command]);
+      assert.deepEqual([result.code, result.stdout], [code, ''], result.stderr);
+      assert.match(result.stderr, new RegExp(`${options[0] === '-w' ? options[1] : command[0]}`));
+      await until('its end', () => [keptFile(name, ''), ...cgroups(name)].every((path) => !existsSync(path)));
+    },
+  );
 
 test(
   '-d with an init of the shell: 127 where the command is missing, its name where it runs',

@@ -6,13 +6,12 @@ import { once } from 'node:events';
 import { existsSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { test as quick } from 'node:test';
 import { cgroups, container, newName, processesWith } from './helpers/container.ts';
 import { mounted } from './helpers/inside.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { call, onTerminal, rootfs, top, until } from './helpers/script.ts';
-import { test as slow } from './helpers/slow.ts';
+import { test } from './helpers/slow.ts';
 import { needsMappedIds } from './helpers/userns.ts';
 
 const mappedIds = await needsMappedIds();
@@ -32,12 +31,12 @@ const programs =
     ' ',
   );
 
-for (const [what, options, terminal, skip, test] of [
-  ['without a terminal', [], false, container.skip, quick],
-  ['on a terminal', [], true, container.skip || needs('script'), slow],
-  ['in the background', ['-d'], false, container.skip, slow],
-  ['as root of its own', ['--userns'], false, mappedIds, slow],
-] as [string, string[], boolean, string | false, typeof quick][])
+for (const [what, options, terminal, skip] of [
+  ['without a terminal', [], false, container.skip],
+  ['on a terminal', [], true, container.skip || needs('script')],
+  ['in the background', ['-d'], false, container.skip],
+  ['as root of its own', ['--userns'], false, mappedIds],
+] as [string, string[], boolean, string | false][])
   test(`${what}: a launch in which a program fails ends, and says so`, {
     skip: skip || needs('speed'),
   }, async (t) => {

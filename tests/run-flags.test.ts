@@ -147,8 +147,8 @@ test('--mount is --volume and --tmpfs in other words; z and Z are accepted', con
     ['type=bind,source=/tmp,target=/x,consistency=cached', /has no consistency/],
     ['type=bind,source=/tmp,target=/x,ro=maybe', /readonly is true or false/],
     [
-      'type=bind,source=/tmp,target=/x,bind-propagation=rslave',
-      /rslave would let the host's later mounts in/,
+      'type=bind,source=/tmp,target=/x,bind-propagation=rshared',
+      /rshared would show the container's mounts on the host/,
     ],
     ['type=tmpfs,target=/x,source=/tmp', /type=tmpfs has no source/],
   ] as const)

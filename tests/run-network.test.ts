@@ -196,7 +196,8 @@ async function prepareUser(): Promise<void> {
     cpSync(join(top, `dist/${name}.mjs`), join(own, `${name}.mjs`));
   await execute(['cp', '-a', rootfs, join(own, 'root')]);
   await execute(['chown', '-R', `${id}:${id}`, own]);
-  await execute(['chmod', '755', folder, own]);
+  await execute(['chmod', '755', folder]);
+  await execute(['chmod', '700', own]);
   // some hosts have it for root alone; a name server that only the host itself can reach
   await sh(
     host,

@@ -20,9 +20,11 @@ import { link, needsAttributes, state } from './helpers/folders.ts';
 import { each, inside, launch, mounted, refused, said, says, without } from './helpers/inside.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
-import { call, execute, rootfs, until } from './helpers/script.ts';
+import { call, execute, rootfs, script, until } from './helpers/script.ts';
 import { before, test } from './helpers/slow.ts';
+import { needsMappedIds } from './helpers/userns.ts';
 
+const mappedIds = await needsMappedIds();
 const scratch = scratchFolder('run-options');
 const slow = { skip: container.skip || needs('speed') };
 
@@ -123,15 +125,15 @@ test('where nothing can be mounted is refused, and what was to be shown stays wh
   const how = { root, launch: ['timeout', '-k', '1', '60', ...launch] };
   const paths = '/ /etc/.. /proc /proc/sys /proc/self/root/x /to-proc/1/x';
   for (const path of paths.split(' ')) {
-    await refused(/is no place for a mount|mkdir: cannot create/, `-v ${source}:${path}`, how);
+    await refused(/cannot mount at |mkdir: cannot create/, `-v ${source}:${path}`, how);
     assert.equal(await state(source), before, path);
   }
-  await refused(/is no place for a mount/, '--tmpfs /proc/fs', how);
+  await refused(/cannot mount at /, '--tmpfs /proc/fs', how);
   await refused(/: \/loop\/x: too many symlinks/, `-v ${source}:/loop/x`, how);
   await refused(/passwd/, `-v ${source}:/etc/passwd`, how);
   for (const path of ['/', '/etc', '/fifo', '/proc/version'])
     await refused(
-      /is no place for a mount|is a file, and .* is a directory in the container|nothing can be mounted there/,
+      /cannot mount at |is a file, and .* is a directory in the container|nothing can be mounted there/,
       `-v ${source}/file:${path}`,
       how,
     );
@@ -479,7 +481,7 @@ test("-d outlives the caller's terminal, and ends when it is asked to", containe
 
 test('-d says at once why it fails, if it does before the command starts', container, async () => {
   const failing = backgroundName();
-  await refused(/no place for a mount/, `-d --name ${failing} -v ${source}:/`);
+  await refused(/cannot mount at /, `-d --name ${failing} -v ${source}:/`);
   assert.equal(existsSync(keptFile(failing, '')), false);
 
   await refused(/\/etc\/passwd/, `-d --name ${failing} -w /etc/passwd`);
@@ -567,4 +569,35 @@ test('limits are in its cgroups before it runs, as Docker names them', container
   }
   await refused(/--memory-swap limits memory and swap together/, '--memory 50M --memory-swap 40M', {});
   await refused(/PATH:RATE/, '--device-read-bps nonsense', {});
+});
+
+test('with rslave a volume shows what the host mounts later, and nothing else does', container, async () => {
+  const seen = join(scratchFolder('rslave', 0o755), 'seen');
+  mkdirSync(seen);
+  // a host whose mounts are shared, as systemd makes them
+  const program = `set -e
+    mount --make-rprivate /; mount -t tmpfs source ${seen}; mount --make-rshared ${seen}
+    mkdir ${seen}/sub; cp -a ${rootfs} ${seen}/root; mkdir -p ${seen}/root/sub
+    chmod 1777 ${seen}; chmod 755 ${seen}/root
+    "$@" -v ${seen}:/a:rslave -v ${seen}:/b ${seen}/root sh -c 'touch /a/ready
+      until [ -e /a/sub/later ]; do sleep 0.1; done; ls /b/sub /sub
+      while [ -e /a/sub/later ]; do sleep 0.1; done; echo gone' &
+    until [ -e ${seen}/ready ]; do kill -0 $!; sleep 0.1; done
+    for folder in root/sub sub; do mount -t tmpfs later ${seen}/$folder; touch ${seen}/$folder/later; done
+    sleep 1; umount ${seen}/sub; wait`;
+  for (const options of ['--cap-drop mknod', '--userns --ephemeral', '--privileged']) {
+    if (options.startsWith('--userns') && mappedIds) continue;
+    const words = ['sh', '-c', program, 'sh', script('run'), ...options.split(' ')];
+    const { code, stdout, stderr } = await execute(['unshare', '--mount', ...words]);
+    assert.deepEqual([code, stdout], [0, '/b/sub:\n\n/sub:\ngone\n'], `${options}: ${stderr}`);
+  }
+  await refused(
+    /^run: --volume: rslave lets later mounts .*: add --cap-drop mknod, or --userns$/m,
+    '-v /tmp:/x:rslave',
+  );
+  await refused(
+    /^run: --volume: rslave: \/ is a private mount, .*: mount --make-rshared \/$/m,
+    '-v /usr:/x:rslave --cap-drop mknod',
+    { launch: mounted('mount --make-rprivate /') },
+  );
 });

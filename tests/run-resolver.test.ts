@@ -2,13 +2,14 @@
 import assert from 'node:assert/strict';
 import { mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { before, test } from 'node:test';
+import { before, test as quick } from 'node:test';
 import { container, newName } from './helpers/container.ts';
 import { state } from './helpers/folders.ts';
 import { inside, launch, mounted, said, without } from './helpers/inside.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, call, execute, rootfs } from './helpers/script.ts';
+import { test } from './helpers/slow.ts';
 
 const scratch = scratchFolder('run-resolver');
 const root = join(scratch, 'root');
@@ -76,15 +77,19 @@ test(
   },
 );
 
-test('a link to nowhere, on a host without perl: the same', {
-  skip: container.skip || needs('python3'),
-}, async () => {
-  await make(stub);
-  const other = host('nameserver 192.0.2.2', undefined, without('perl'));
-  assert.equal(await shows('', other), 'nameserver 192.0.2.2\n');
-});
+quick(
+  'a link to nowhere, on a host without perl: the same',
+  {
+    skip: container.skip || needs('python3'),
+  },
+  async () => {
+    await make(stub);
+    const other = host('nameserver 192.0.2.2', undefined, without('perl'));
+    assert.equal(await shows('', other), 'nameserver 192.0.2.2\n');
+  },
+);
 
-test('a file without a name server that answers is covered, another stays', container, async () => {
+quick('a file without a name server that answers is covered, another stays', container, async () => {
   const wrong = [
     '',
     '# nothing\\n',

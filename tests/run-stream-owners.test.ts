@@ -2,13 +2,13 @@
 import assert from 'node:assert/strict';
 import { chownSync, copyFileSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { test } from 'node:test';
 import { detach, ended, kept } from './helpers/background.ts';
 import { container } from './helpers/container.ts';
 import { mounted } from './helpers/inside.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, execute, rootfs, script, top } from './helpers/script.ts';
+import { test } from './helpers/slow.ts';
 import { needsMappedIds } from './helpers/userns.ts';
 
 const mappedIds = await needsMappedIds();

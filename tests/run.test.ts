@@ -13,7 +13,7 @@ import {
 } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
-import { test } from 'node:test';
+import { test as quick, test } from 'node:test';
 import { cgroupDirectory, cgroupPath, parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { memoryFiles } from '../scripts/limit/table.ts';
 import {
@@ -32,6 +32,7 @@ import {
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs, script, until } from './helpers/script.ts';
+import { shells, test as slow } from './helpers/slow.ts';
 
 const scratch = scratchFolder('run');
 
@@ -358,15 +359,19 @@ test('a name is taken once, and the error says by which PID', container, async (
   assert.ok(alive(first), 'the first one lives on');
 });
 
-test('of many that want a name at the same moment one gets it', {
-  skip: container.skip || needs('speed'),
-}, async () => {
-  const name = newName();
-  const results = await Promise.all(
-    Array.from({ length: 6 }, () => run('--name', name, rootfs, 'sleep', '3')),
-  );
-  assert.deepEqual(results.map(({ code }) => code).sort(), [0, 125, 125, 125, 125, 125]);
-});
+slow(
+  'of many that want a name at the same moment one gets it',
+  {
+    skip: container.skip || needs('speed'),
+  },
+  async () => {
+    const name = newName();
+    const results = await Promise.all(
+      Array.from({ length: 6 }, () => run('--name', name, rootfs, 'sleep', '3')),
+    );
+    assert.deepEqual(results.map(({ code }) => code).sort(), [0, 125, 125, 125, 125, 125]);
+  },
+);
 
 test('SIGTERM ends a command that has no handler with 143, and reaches one that has', container, async () => {
   const plain = await start([], ['sleep', '100']);
@@ -376,14 +381,17 @@ test('SIGTERM ends a command that has no handler with 143, and reaches one that 
   await until('the handler', () => signals(handler.first, 'SigCgt').has(constants.signals.SIGTERM));
   handler.launcher.kill('SIGTERM');
   assert.deepEqual(await handler.end, [9, null]);
-  const ignoring = await start([], ['/bin/sh', '-c', 'trap "" HUP; sleep 1; sleep 1; exit 5']);
+  const ignoring = await start([], ['/bin/sh', '-c', 'trap "" HUP; sleep 0.7; sleep 0.7; exit 5']);
   await until('it to be ignored', () => signals(ignoring.first, 'SigIgn').has(constants.signals.SIGHUP));
   ignoring.launcher.kill('SIGHUP');
   assert.deepEqual(await ignoring.end, [5, null]);
 });
 
 for (const victim of ['launcher', 'shell', 'unshare', 'first'] as const) {
-  for (const options of [[], ['-u', '1000']]) {
+  for (const [test, options] of [
+    [quick, []],
+    [slow, ['-u', '1000']],
+  ] as [typeof quick, string[]][]) {
     test(`SIGKILL of the ${victim} ends all of a container ${options.join(' ')}`, container, async () => {
       const mounts = readFileSync('/proc/self/mountinfo', 'utf8');
       const { name, first, unshare, launcher, end } = await start(options, [
@@ -478,7 +486,7 @@ test('what a command without a PID namespace leaves running ends with it', conta
   );
 });
 
-test('--dry-run prints what has the same effect when it is pasted', container, async () => {
+slow('--dry-run prints what has the same effect when it is pasted', container, async () => {
   const words = [
     '--memory',
     '50M',
@@ -518,7 +526,7 @@ test('--dry-run prints what has the same effect when it is pasted', container, a
     directory: readlinkSync(`/proc/${first}/cwd`),
   });
   const launched = state(await start(words, command));
-  for (const shell of ['dash', 'bash']) {
+  for (const shell of shells) {
     const name = newName();
     const { stdout: program } = await run('--dry-run', '--name', name, ...words, rootfs, ...command);
     // what else is open here is this test's, and not for the shell to hand on
@@ -538,21 +546,25 @@ test('--dry-run changes nothing', container, async () => {
   assert.equal(existsSync(cgroups(name)[0] as string), false);
 });
 
-test('a chroot escape from a privileged container ends in its own root', {
-  skip: needs('root', 'namespaces', 'cgroup', 'perl'),
-}, async () => {
-  const withPerl = join(scratch, 'with-perl');
-  assert.equal((await call('fetch-rootfs', ['host:perl', withPerl])).code, 0);
-  writeFileSync(join(withPerl, 'inside'), '');
-  // chroot(2): root may escape by staying outside of a second root and climbing up from there
-  const climb =
-    'mkdir "/x"; opendir(my $out, "/"); chroot "/x" or die; chdir $out or die; chdir ".." for 1 .. 100; chroot "." or die; opendir($out, "/"); print join " ", sort readdir $out';
-  const inside = await stdout('--privileged', withPerl, 'perl', '-e', climb);
-  assert.match(inside, /\binside\b/);
-  // it does work where there is only a chroot
-  const control = await stdout('--privileged', '--isolate', 'chroot', withPerl, 'perl', '-e', climb);
-  assert.doesNotMatch(control, /\binside\b/);
-});
+slow(
+  'a chroot escape from a privileged container ends in its own root',
+  {
+    skip: needs('root', 'namespaces', 'cgroup', 'perl'),
+  },
+  async () => {
+    const withPerl = join(scratch, 'with-perl');
+    assert.equal((await call('fetch-rootfs', ['host:perl', withPerl])).code, 0);
+    writeFileSync(join(withPerl, 'inside'), '');
+    // chroot(2): root may escape by staying outside of a second root and climbing up from there
+    const climb =
+      'mkdir "/x"; opendir(my $out, "/"); chroot "/x" or die; chdir $out or die; chdir ".." for 1 .. 100; chroot "." or die; opendir($out, "/"); print join " ", sort readdir $out';
+    const inside = await stdout('--privileged', withPerl, 'perl', '-e', climb);
+    assert.match(inside, /\binside\b/);
+    // it does work where there is only a chroot
+    const control = await stdout('--privileged', '--isolate', 'chroot', withPerl, 'perl', '-e', climb);
+    assert.doesNotMatch(control, /\binside\b/);
+  },
+);
 
 test(
   'a rootfs whose /proc is a symlink is refused, and what it points to is not touched',
@@ -598,13 +610,13 @@ test('in a terminal of its own Ctrl-C, Ctrl-Z, job control and the exit code wor
     set stty_init "rows 33 cols 77"
     spawn ${script('run')} ${rootfs}
     need "# "; send "stty size\\r"; need "33 77"
-    need "# "; send "sleep 100\\r"; sleep 2; send "\\003"
+    need "# "; send "sleep 100\\r"; sleep 1; send "\\003"
     need "# "; send "echo code=$?\\r"; need "code=130"
-    need "# "; send "sleep 100\\r"; sleep 2; send "\\032"; need "Stopped"
-    need "# "; send "kill -9 %1; sleep 1; exit 7\\r"; need eof
+    need "# "; send "sleep 100\\r"; sleep 1; send "\\032"; need "Stopped"
+    need "# "; send "kill -9 %1; sleep 0.5; exit 7\\r"; need eof
     if {[lindex [wait] 3] != 7} { puts "wrong exit code"; exit 1 }
-    spawn ${script('run')} ${rootfs} sleep 100
-    sleep 4; send "\\003"; need eof
+    spawn ${script('run')} ${rootfs} sh -c "echo ready; exec sleep 100"
+    need "ready"; sleep 0.5; send "\\003"; need eof
     if {[lindex [wait] 3] != 130} { puts "Ctrl-C did not end it"; exit 1 }
     spawn ${script('run')} ${rootfs} sh -c "tty; echo here >/dev/console; stty -a </dev/tty"
     need "/dev/console"; need "here"; need "rows 33; columns 77"; need eof

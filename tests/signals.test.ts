@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { constants } from 'node:os';
-import { test } from 'node:test';
+import { after, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { canBecome } from '../scripts/exec/become.ts';
 import { findProgram } from '../scripts/helpers/shell.ts';
@@ -24,10 +24,16 @@ const realTime = [34, 37, 64];
 /** run.ts stays a node; exec.ts becomes another program where node can do that. */
 const caught = [...numbers, ...(findSignalClass() ? realTime : [])];
 
-/** Starts a program, and gives what it prints as it comes. */
+const children: ChildProcess[] = [];
+after(() => {
+  for (const child of children) child.kill('SIGKILL');
+});
+
+/** Starts a program, which is ended with the test file, and gives what it prints as it comes. */
 function started(argv: string[]) {
   const [program = '', ...words] = argv;
   const child = spawn(program, words, { stdio: ['ignore', 'pipe', 'ignore'] });
+  children.push(child);
   const printed = { text: '' };
   child.stdout.on('data', (data) => {
     printed.text += data;
@@ -71,8 +77,11 @@ test('run.ts passes on all signals that it can catch', container, async () => {
   // it stops with the command, and both go on
   process.kill(child.pid as number, 'SIGTSTP');
   await until('its stop', () => stat(child.pid as number)[0] === 'T');
+  // SIGCONT takes back a SIGTSTP that the command has not had yet (POSIX, signal generation)
+  const has = (number: string) => printed.text.split('\n').includes(number);
+  await until('SIGTSTP', () => has('20'));
   process.kill(child.pid as number, 'SIGCONT');
-  await until('both signals', () => ['18', '20'].every((number) => printed.text.includes(number)));
+  await until('SIGCONT', () => has('18'));
   child.kill('SIGKILL');
   await end;
 });
@@ -80,7 +89,7 @@ test('run.ts passes on all signals that it can catch', container, async () => {
 test('a signal that the command does not handle does what it does by default', container, async () => {
   for (const [number, code] of [
     [constants.signals.SIGALRM, 142],
-    [37, 165],
+    ...(findSignalClass() ? [[37, 165] as const] : []), // else a node can't catch it
   ] as const) {
     const { launcher, end } = await start([], ['sleep', '100']);
     for (const harmless of [SIGWINCH, SIGCONT]) process.kill(launcher.pid as number, harmless);

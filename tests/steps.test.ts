@@ -10,11 +10,11 @@ import { quote, sh, variable } from '../scripts/helpers/shell.ts';
 import { perform, type Step, toShell } from '../scripts/helpers/steps.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
+import { stripTypes } from './helpers/script.ts';
 
 const folder = scratchFolder('plan');
 
 /** Options of node that let it run the project's TypeScript. */
-const stripTypes = ['--import', new URL('../scripts/helpers/strip-types.mjs', import.meta.url).href];
 
 const hostile = [
   '',

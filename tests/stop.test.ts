@@ -16,6 +16,7 @@ import {
 } from './helpers/container.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs, script, until } from './helpers/script.ts';
+import { shells } from './helpers/slow.ts';
 
 const stop = (...words: string[]) => call('stop', words);
 const isGone = (name: string) => !cgroups(name).some((path) => existsSync(path));
@@ -201,7 +202,7 @@ async function paste(words: string[], shell = 'sh') {
   return stdout;
 }
 
-for (const shell of ['dash', 'bash'])
+for (const shell of shells)
   test(`--dry-run changes nothing; ${shell} ends with it what stop.ts ends, and leaves nothing`, {
     skip: container.skip || needs(shell),
   }, async () => {

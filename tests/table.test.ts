@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { table, widthOf } from '../scripts/helpers/table.ts';
+import { table, widthOf, wrap } from '../scripts/helpers/table.ts';
 
 test('columns stand below each other, whatever is in them and however many rows there are', () => {
   const rows = Array.from({ length: 40 }, (_, index) => [
@@ -29,4 +29,13 @@ test('a cell may be empty, and no line ends with blanks', () => {
     ),
     'A      B\n       1\nlong',
   );
+});
+
+test('text is wrapped at blanks, and in Chinese after any character', () => {
+  assert.equal(wrap('one two three', 7), 'one two\nthree');
+  assert.equal(wrap('one two', 80), 'one two');
+  assert.equal(wrap('unbreakable words', 5), 'unbreakable\nwords');
+  assert.equal(wrap('根文件系统只是 tar 包。', 8), '根文件系\n统只是\ntar 包。');
+  for (const line of wrap('命令在新的根目录中运行，但 ps 仍然能看到主机上的所有进程。', 20).split('\n'))
+    assert(widthOf(line) <= 20, line);
 });

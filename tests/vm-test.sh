@@ -43,13 +43,13 @@ trap 'rm -rf "$results"' EXIT
 # no VM must outlive this
 trap 'kill $(jobs -pr) 2>/dev/null; wait; exit 130' INT
 trap 'kill $(jobs -pr) 2>/dev/null; wait; exit 143' TERM
-node tests/vm/strip.mjs "$results/stripped"
+node tests/strip/strip.mjs
 node=$(command -v node)
 
 run() { # KIND FILE: its output into $log
-  tests/vm-run.sh --cgroup "$1" --timeout 2400 --share "$results" --env BAREHAND_STRIPPED="$results/stripped" \
+  tests/vm-run.sh --cgroup "$1" --timeout 2400 \
     --env "BAREHAND_REQUIRE=root,namespaces,cgroup-${1/hybrid/v1}" --env BAREHAND_SLOW=1 \
-    --env "PATH=${node%/*}:$PATH" -- node --jitless --import ./tests/vm/stripped.mjs --test-reporter=spec \
+    --env "PATH=${node%/*}:$PATH" -- node --jitless --import ./tests/strip/stripped.mjs --test-reporter=spec \
     "${options[@]}" "$2" >"$log" 2>&1 &
   vm=$!
   wait $vm

@@ -12,16 +12,18 @@ import { onSignals } from '../helpers/signals.ts';
  * Starts a program on node's own standard streams, passes on signals, and returns the exit code. Not through zx: what
  * comes and goes on the streams is the program's own business, and nothing here may touch them, as node would make them
  * non-blocking for all who have them. `passesKeys`: SIGINT and SIGQUIT are passed on too, which a terminal sends to all
- * its processes. `target`: who gets the signals, if it is not the program itself.
+ * its processes. `preserved`: the program keeps so many more of the caller's descriptors. `target`: who gets the signals, if it is not the program itself.
  */
 export async function startAndWait(
   [program = '', ...words]: Command,
   env: NodeJS.ProcessEnv,
   passesKeys: boolean,
+  preserved: number,
   target = (pid: number) => pid,
 ): Promise<number> {
   const { spawn } = await import('node:child_process'); // not loaded where it is not needed
-  const child = spawn(program, words, { stdio: 'inherit', env });
+  const stdio = Array.from({ length: 3 + preserved }, (_, fd) => fd);
+  const child = spawn(program, words, { stdio, env });
   const { SIGCONT, SIGINT, SIGQUIT, SIGTSTP, SIGWINCH } = constants.signals;
   const send = (signal: number) => {
     try {

@@ -9,7 +9,9 @@
 #   environment=KEY=VALUE *   for the command
 #   workdir=DIR           where the command starts; otherwise where the first process is
 #   detach=yes            standard error ends when the command runs; it gets the standard output in its place
+#   preserve=N            N descriptors from 3 on are the command's too
 #   inside=yes            the command is who the others say; otherwise it stays who the caller is
+#   umask=OCTAL
 #   cgroup=DIR *          joins it
 #   uid=N gid=N group=N * as the container numbers them
 #   host-uid=N            the same user outside
@@ -42,9 +44,9 @@ sub die_with { prctl(1, 9); getppid() == $_[0] or exit 125 }
 die_with(value("parent")) if value("parent");
 $0 = "exec.ts: @ARGV";    # for ps(1)
 
-# the container gets no descriptor of the caller but 0, 1 and 2, and may not trace this process, ptrace(2)
+# the container gets no other descriptor of the caller, and may not trace this process, ptrace(2)
 opendir my $descriptors, "/proc/self/fd" or fail("read /proc/self/fd");
-my @open = grep { $_ > 2 } readdir $descriptors;
+my @open = grep { $_ > 2 + (value("preserve") // 0) } readdir $descriptors;
 closedir $descriptors;
 for (@open) { open my $file, "<&=", $_ or next; close $file }
 prctl(4, 0);
@@ -102,7 +104,7 @@ sub enter {
     $entered or fail("enter the container's $path");
   }
   if ($inside) {
-    umask 022;
+    umask oct value("umask");
     give_streams(value("uid")) if !$as_root;
     drop_privileges();
   }

@@ -131,7 +131,7 @@ def enter():
                 call("setns", file, 0)
         os.close(file)
     if inside:
-        os.umask(0o022)
+        os.umask(int(value("umask"), 8))
         if not as_root:
             give_streams(int(value("uid")))
         drop_privileges()
@@ -409,10 +409,10 @@ if value("parent"):
     die_with(int(value("parent")))
 set_title()
 
-# the container gets no descriptor of the caller but 0, 1 and 2, and may not trace this process, ptrace(2)
+# the container gets no other descriptor of the caller, and may not trace this process, ptrace(2)
 for descriptor in os.listdir("/proc/self/fd"):
     try:
-        if int(descriptor) > 2:
+        if int(descriptor) > 2 + int(value("preserve") or 0):
             os.close(int(descriptor))
     except OSError:
         pass

@@ -1,11 +1,12 @@
 // Entering a container: the program of the host that enters, and its arguments. docs/exec.md explains it.
 import { basename } from 'node:path';
-import { capabilities } from '../helpers/capabilities.ts';
+import { boundingOptions, capabilities } from '../helpers/capabilities.ts';
 import { embedded } from '../helpers/embedded.ts';
 import { callsPerl, callsPython } from '../helpers/seccomp/seccomp.ts';
-import { type Command, sh, variable } from '../helpers/shell.ts';
+import { type Command, sh, systemPath, variable } from '../helpers/shell.ts';
 import { printCommand } from '../helpers/steps.ts';
 import { callWords } from '../helpers/system-calls.ts';
+import { userOptions } from '../run/command.ts';
 import type { Inside } from './inside.ts';
 
 /** The command to run, and the container. */
@@ -26,6 +27,10 @@ export interface Entry {
   workdir: string | undefined;
   /** the command runs in the background, without standard streams */
   detach: boolean;
+  /** how many descriptors of the caller, from 3 on, the command keeps */
+  preserved: number;
+  /** in octal; the command gets it if it is inside */
+  umask: string;
   /** undefined: the command keeps the host's root directory, and the caller's user and privileges */
   inside: Inside | undefined;
   /** the caller is root, whose programs the container must not write to */
@@ -50,7 +55,7 @@ const calls = 'capset clone keyctl prctl prlimit64 setgroups setns setresgid set
 
 /** The parameters that enter.pl describes: words NAME=VALUE, several for a list. `parent`: PID of the parent, if any. */
 function parameters(
-  { parts, cgroups, inside, environment, workdir, detach }: Entry,
+  { parts, cgroups, inside, environment, workdir, detach, preserved, umask }: Entry,
   parent?: number,
 ): string[] {
   const limits = inside?.limits && {
@@ -62,6 +67,7 @@ function parameters(
   };
   const who = inside && {
     inside: 'yes',
+    umask,
     cgroup: cgroups,
     uid: inside.user.uid,
     gid: inside.user.gid,
@@ -70,7 +76,7 @@ function parameters(
     setgroups: inside.setgroupsDenied ? 'deny' : [],
     ...limits,
   };
-  const how = { workdir: workdir ?? [], detach: detach ? 'yes' : [] };
+  const how = { workdir: workdir ?? [], detach: detach ? 'yes' : [], preserve: preserved || [] };
   const all = { parent: parent ?? [], enter: parts, ...who, environment, ...how };
   return Object.entries(all).flatMap(([name, values]) => [values].flat().map((value) => `${name}=${value}`));
 }
@@ -83,18 +89,15 @@ const shield = ({ inside, isRoot }: Entry, path: string): Command[] => {
 
 /** The command by which the container's own setpriv(1) drops privileges. */
 function setprivWords({ user, setgroupsDenied, limits }: Inside): Command {
-  const groups = user.groups.length > 0 ? `--groups=${user.groups}` : '--clear-groups';
-  const words = sh`setpriv --pdeathsig=KILL --reuid=${user.uid} --regid=${user.gid}`;
-  words.push(setgroupsDenied ? '--keep-groups' : groups);
+  const words = ['setpriv', ...userOptions(user, setgroupsDenied)];
   if (!limits) return words;
   if (limits.noNewPrivileges) words.push('--no-new-privs');
-  const kept = limits.bounding.flatMap((bit) => capabilities[bit] ?? []);
-  return [...words, '--inh-caps=-all', `--bounding-set=-all${kept.map((name) => `,+${name}`).join('')}`];
+  return [...words, ...boundingOptions(limits.bounding.flatMap((bit) => capabilities[bit] ?? []))];
 }
 
 /** The words of nsenter(1), without perl and python: the container's own programs drop the privileges. */
 function nsenterLists(entry: Entry, path: string): Command[] {
-  const { pid, parts, cgroups, inside, isRoot, workdir, command, environment } = entry;
+  const { pid, parts, cgroups, inside, isRoot, workdir, command, environment, umask } = entry;
   const options = parts.map((path) => `--${path === 'ns/mnt' ? 'mount' : basename(path)}`);
   const nsenter = sh`setpriv --pdeathsig=KILL ${path} --target ${pid} ${options}`;
   if (!isRoot && parts.includes('ns/user')) nsenter.push('--preserve-credentials');
@@ -102,12 +105,12 @@ function nsenterLists(entry: Entry, path: string): Command[] {
   const start = workdir === undefined ? [] : [[...change, workdir]];
   if (!inside) return [nsenter, ...start, ['env', ...environment], command];
   const join =
-    'while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs" || exit 125; shift; done; shift; exec "$@"';
+    'umask "$0"; while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs" || exit 125; shift; done; shift; exec "$@"';
   return [
     ...shield(entry, path),
-    ['sh', '-c', join, 'exec', ...cgroups, '--'],
+    ['sh', '-c', join, umask, ...cgroups, '--'],
     // no variable of the caller enters; PATH finds the container's own programs
-    ['env', '-i', 'PATH=/usr/sbin:/usr/bin:/sbin:/bin', ...nsenter, '--wd'],
+    sh`env -i PATH=${systemPath} ${nsenter} --wd`,
     setprivWords(inside),
     ...start,
     ['env', '-i', ...entry.variables, ...environment],
@@ -139,13 +142,12 @@ export const enterCommand = (entry: Entry, tool: Tool, parent?: number): Command
 /** The runbook: all of it as shell, in a subshell. */
 export function enterRunbook(entry: Entry, tool: Tool): string {
   const { pid, startTicks, inside, detach } = entry;
-  const system = '/usr/sbin:/usr/bin:/sbin:/bin';
   const text = programs[tool.name];
   const program =
     text && `# what enters, in ${tool.name}\nprogram() {\ncat <<'EOF'\n${text}EOF\n}\nenter=$(program)\n`;
   const lines = enterLists(entry, tool, variable('enter')).map((words) => printCommand(words, 110));
   return `(
-PATH=${inside ? `${system}:$PATH` : `$PATH:${system}`}
+PATH=${inside ? `${systemPath}:$PATH` : `$PATH:${systemPath}`}
 # what is opened from this directory is of this very process: once it has ended there is nothing to open, proc(5)
 cd /proc/${pid} 2>/dev/null && stat=$(cat stat) || { echo 'exec: process ${pid} has ended' >&2; exit 125; }
 set -- \${stat##*) }

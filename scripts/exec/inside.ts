@@ -1,28 +1,22 @@
 // Who a command in a container is, and what it may do: what the container's first process is and may do.
 import { capabilities } from '../helpers/capabilities.ts';
 import { Failure } from '../helpers/cli.ts';
-import { hasBit, readProc, statusField } from '../helpers/pids.ts';
+import { fieldOf, hasBit, readProc } from '../helpers/pids.ts';
 import { seccompRules } from '../helpers/seccomp/seccomp.ts';
 import { findHome, findUser, type User, type UserChoice } from '../run/command.ts';
+import { containerId, hostId, parseIdMap } from '../run/userns.ts';
 
-/** Maps an ID by the text of a uid_map, user_namespaces(7); undefined if the map does not have it. */
-function mapped(map: string, id: number, from: 'inside' | 'outside'): number | undefined {
-  for (const line of map.trim().split('\n')) {
-    const [inside = 0, outside = 0, count = 0] = line.trim().split(/\s+/).map(Number);
-    const [first, other] = from === 'inside' ? [inside, outside] : [outside, inside];
-    if (id >= first && id < first + count) return id - first + other;
-  }
-  return undefined;
-}
-
-/** Limits of a command's privileges. `isRoot`: the first process and the command are root in the container. */
-function planLimits(pid: number, isRoot: boolean) {
+/**
+ * Limits of a command's privileges: those of the first process, whose /proc/PID/status is `status`. `isRoot`: that process
+ * and the command are root in the container.
+ */
+function planLimits(pid: number, status: string, isRoot: boolean) {
   // root gets the whole bounding set at each execve(2): if the first process is root and has less, that is the limit
-  const sets = ['CapBnd', ...(isRoot ? ['CapPrm'] : [])].map((name) => statusField(pid, name));
+  const sets = ['CapBnd', ...(isRoot ? ['CapPrm'] : [])].map((name) => fieldOf(status, name));
   const bits = Array.from({ length: 64 }, (_, bit) => bit);
   const bounding = bits.filter((bit) => sets.every((set) => hasBit(set, bit)));
   const names = bounding.flatMap((bit) => capabilities[bit] ?? []);
-  const rules = statusField(pid, 'Seccomp') === '2' ? seccompRules(process.arch, names) : [];
+  const rules = fieldOf(status, 'Seccomp') === '2' ? seccompRules(process.arch, names) : [];
   if (!rules)
     throw new Failure(
       `the container has a seccomp filter, and exec.ts has none for ${process.arch}: --privileged runs COMMAND without one`,
@@ -31,7 +25,7 @@ function planLimits(pid: number, isRoot: boolean) {
   return {
     /** the capabilities of the bounding set, by their bits */
     bounding,
-    noNewPrivileges: statusField(pid, 'NoNewPrivs') === '1',
+    noNewPrivileges: fieldOf(status, 'NoNewPrivs') === '1',
     /** rules of the seccomp filter; none: no filter */
     rules,
     /** the first process has another profile of AppArmor or label of SELinux than the caller */
@@ -51,19 +45,22 @@ export function planInside(
   privileged: boolean,
 ) {
   const root = `/proc/${pid}/root`;
-  const numbers = (name: string) => statusField(pid, name).split(/\s+/).filter(Boolean).map(Number);
+  const status = readProc(pid, 'status') ?? '';
+  const numbers = (name: string) => fieldOf(status, name).split(/\s+/).filter(Boolean).map(Number);
   const [, ownUid] = numbers('Uid');
   const [, ownGid] = numbers('Gid');
   if (ownUid === undefined || ownGid === undefined) throw new Failure(`process ${pid} has ended`);
-  const map = (file: 'uid_map' | 'gid_map', id: number, from: 'inside' | 'outside') =>
-    inUserNamespace ? mapped(readProc(pid, file) ?? '', id, from) : id;
+  // user_namespaces(7); without a user namespace of its own, the IDs are those of the host
+  const readMap = (file: 'uid_map' | 'gid_map') =>
+    inUserNamespace ? parseIdMap(readProc(pid, file) ?? '') : undefined;
+  const [uids, gids] = [readMap('uid_map'), readMap('gid_map')];
   const ownUser = (): User => {
-    const [uid, gid] = [map('uid_map', ownUid, 'outside'), map('gid_map', ownGid, 'outside')];
+    const [uid, gid] = [containerId(uids, ownUid), containerId(gids, ownGid)];
     if (uid === undefined || gid === undefined)
       throw new Failure(
         `the user of process ${pid} has no ID in its own user namespace: choose another with -u`,
       );
-    const groups = numbers('Groups').flatMap((group) => map('gid_map', group, 'outside') ?? []);
+    const groups = numbers('Groups').flatMap((group) => containerId(gids, group) ?? []);
     return { uid, gid, groups, home: needsHome ? findHome(root, uid) : '' };
   };
   const chosenUser = (): User | undefined => {
@@ -74,19 +71,19 @@ export function planInside(
     }
   };
   const user = chosenUser() ?? ownUser();
-  const hostUid = map('uid_map', user.uid, 'inside');
-  if (hostUid === undefined || map('gid_map', user.gid, 'inside') === undefined)
+  const hostUid = hostId(uids, user.uid);
+  if (hostUid === undefined || hostId(gids, user.gid) === undefined)
     throw new Failure(
       `user ${user.uid}:${user.gid} is not mapped in the container's user namespace: see /proc/${pid}/uid_map`,
     );
-  const isRoot = ownUid === hostUid && ownUid === map('uid_map', 0, 'inside');
+  const isRoot = ownUid === hostUid && ownUid === hostId(uids, 0);
   return {
     /** IDs in the container; `hostUid` is the same user on the host */
     user,
     hostUid,
     /** user_namespaces(7): setgroups(2) is denied in the namespace */
     setgroupsDenied: inUserNamespace && readProc(pid, 'setgroups')?.trim() === 'deny',
-    limits: privileged ? undefined : planLimits(pid, isRoot),
+    limits: privileged ? undefined : planLimits(pid, status, isRoot),
   };
 }
 

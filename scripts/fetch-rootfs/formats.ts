@@ -61,7 +61,7 @@ export function refuseOthers(start: Buffer, operands: Operands, outer?: Compress
   const text = start.toString('latin1');
   const other = others.find(({ magic }) => magic.test(text));
   if (other)
-    throw new Failure(`it is ${other.name}, no tarball: try: ${unpackBy(other.command, operands, outer)}`);
+    throw new Failure(`it is ${other.name}, not a tarball: try: ${unpackBy(other.command, operands, outer)}`);
   const inner = findCompression(start);
   if (outer && inner) {
     const once = (file: string) => `${outer.command.join(' ')} <${file}`;

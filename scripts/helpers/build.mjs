@@ -47,6 +47,25 @@ const embedding = {
     })),
 };
 
+/**
+ * Modules of Node that take long to load, where scripts/images/ imports them: a script that loads images by import() loads
+ * these with them. An import of an ES module would stand at the top of the built file, and cost each start.
+ */
+const lateBuiltins = {
+  name: 'late',
+  setup({ onResolve, onLoad }) {
+    const filter = /^node:(crypto|fs\/promises|https?|stream\/promises|tls|zlib)$/;
+    onResolve({ filter }, ({ path, importer }) =>
+      importer.startsWith(join(top, 'scripts/images/')) ? { path, namespace: 'late' } : undefined,
+    );
+    onLoad({ filter: /.*/, namespace: 'late' }, ({ path }) => ({
+      // under another name, else esbuild takes it for an import
+      contents: `const load = require; module.exports = load(${JSON.stringify(path)})`,
+      loader: 'js',
+    }));
+  },
+};
+
 /** The script as one ES module. Not minified: it starts as fast, and whoever runs it as root can read it. */
 async function bundle(name) {
   const path = join(top, 'scripts', name);
@@ -63,7 +82,7 @@ async function bundle(name) {
     },
     absWorkingDir: top,
     bundle: true,
-    plugins: [embedding],
+    plugins: [embedding, lateBuiltins],
     // its ES module imports node:process, which opens the standard streams and makes pipes non-blocking
     alias: { 'zx/core': join(top, 'node_modules/zx/build/core.cjs') },
     platform: 'node',
@@ -90,7 +109,7 @@ process.env.PATH = [process.env.PATH, '/usr/local/sbin:/usr/local/bin:/usr/sbin:
   });
   if (outputFiles[0].text.includes('embedded(import.meta'))
     throw new Error(`${name}: embedded() is not called as build.mjs expects it`);
-  const inputs = Object.keys(metafile.inputs);
+  const inputs = Object.keys(metafile.inputs).filter((input) => !input.startsWith('late:'));
   const files = inputs.flatMap((input) => [
     input,
     ...(embedded.get(join(top, input)) ?? []).map((file) => relative(top, file)),

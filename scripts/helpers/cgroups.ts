@@ -99,6 +99,35 @@ export function cgroupDirectory(hierarchy: Hierarchy, path: string): string | un
   return join(hierarchy.mountPoint, hierarchy.root === '/' ? path : path.slice(hierarchy.root.length));
 }
 
+/** The one of these cgroups that is in the hierarchy of a controller, and the hierarchy; undefined if none of them is. */
+export function cgroupIn(hierarchies: Hierarchy[], controller: string, directories: string[]) {
+  const hierarchy = findHierarchy(hierarchies, controller);
+  const directory = hierarchy && directories.find((one) => isBelow(one, hierarchy.mountPoint));
+  return hierarchy && directory !== undefined ? { hierarchy, directory } : undefined;
+}
+
+/**
+ * Why the kernel makes no cgroup in a directory, EAGAIN, and what lets it: the number or the depth of the cgroups below one
+ * that is there, or one above it, is limited, cgroups(7). undefined if none of these limits is reached.
+ */
+export function fullCgroup(directory: string): string | undefined {
+  const read = (at: string, file: string) => attempt(() => readFileSync(join(at, file), 'utf8')) ?? '';
+  let depth = 1;
+  for (let at = directory; at !== dirname(at); at = dirname(at), depth++) {
+    const [, count] = /^nr_descendants (\d+)/m.exec(read(at, 'cgroup.stat')) ?? [];
+    for (const [file, found, what] of [
+      ['cgroup.max.descendants', Number(count ?? Number.NaN) + 1, 'cgroups below it'],
+      ['cgroup.max.depth', depth, 'levels of cgroups below it'],
+    ] as const) {
+      const limit = read(at, file).trim();
+      // NaN: it has no limit, or is no cgroup
+      if (limit !== '' && found > Number(limit))
+        return `${join(at, file)} allows only ${limit} ${what}: echo max >${join(at, file)}`;
+    }
+  }
+  return undefined;
+}
+
 /** The directories of all cgroups below one, outer ones before inner ones. */
 export function cgroupsBelow(directory: string): string[] {
   // the link count of a cgroupfs directory counts its subdirectories: reading it is faster than listing the many files

@@ -23,7 +23,9 @@ const checkers = [
       'import sys; compile(open(sys.argv[1]).read(), sys.argv[1], "exec")',
     ],
   },
-  { files: /\.sh$|\/node-ts$/, words: ['shellcheck'] },
+  { files: /\.(ba)?sh$|\/node-ts$/, words: ['shellcheck'] },
+  { files: /\.zsh$/, words: ['zsh', '-n'] },
+  { files: /\.fish$/, words: ['fish', '--no-execute'] },
 ];
 
 let failed = false;

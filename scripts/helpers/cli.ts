@@ -4,7 +4,7 @@ import { createRequire } from 'node:module';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import minimist from 'minimist';
-import { scriptPath, typedWords } from './called.ts';
+import { asCalled, scriptPath, typedWords } from './called.ts';
 import { embedded } from './embedded.ts';
 import { page, shortHelp, wholeHelp } from './help.ts';
 import { didYouMean, escapeControls } from './messages.ts';
@@ -38,6 +38,8 @@ interface Spec<Table> {
   operands: [min: number, max: number];
   /** true: options end at the first operand, and what follows the operands is a command with its own */
   command?: boolean;
+  /** true: the words behind `--` are no operands, but the third parameter of the script's body */
+  rest?: boolean;
   /** exit code of a failure and of wrong usage; 125 for scripts that pass on a command's own code */
   exitCodes?: { failed: number; usage: number };
 }
@@ -89,13 +91,13 @@ export const kebab = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${le
 export const isGiven = (value: unknown) => [value].flat().some((one) => one !== undefined && one !== false);
 
 /** The options of a script, with those that every script has. */
-const tableOf = (options: Record<string, Option>): [key: string, Option][] =>
+export const tableOf = (options: Record<string, Option>): [key: string, Option][] =>
   Object.entries({ ...options, help: { short: 'h' }, version: {} });
 
 /**
  * Parses argv (without node and the script) by the table. `dryRun` in the table is `--dry-run`, `noTrunc` is
- * `--no-trunc`. Returns the values of the options and the operands, including the words of a command; or, if --help or
- * --version is asked for, which of them, and for `--help all` `help: 'all'`.
+ * `--no-trunc`. Returns the values of the options, the operands, including the words of a command, and those behind
+ * `--` where they are none; or, if --help or --version is asked for, which of them, and for `--help all` `help: 'all'`.
  * Throws UsageError for an unknown option, a missing or unwanted value, or a wrong number of operands.
  */
 export function parseArguments<Table extends Record<string, Option>>(spec: Spec<Table>, argv: string[]) {
@@ -124,10 +126,10 @@ export function parseArguments<Table extends Record<string, Option>>(spec: Spec<
   const after = parsed['--'] ?? [];
   // a `--` among a command's own words belongs to the command
   const keepDashes = spec.command && before.length > max && argv.includes('--');
-  const operands = keepDashes ? [...before, '--', ...after] : [...before, ...after];
+  const operands = keepDashes ? [...before, '--', ...after] : [...before, ...(spec.rest ? [] : after)];
   if (operands.length < min) throw new HelpNeeded('an operand is missing');
   if (operands.length > max && !spec.command) throw new HelpNeeded(`one operand too many: ${operands[max]}`);
-  return { values: values as Values<Table>, operands } as const;
+  return { values: values as Values<Table>, operands, rest: spec.rest ? after : [] } as const;
 }
 
 /**
@@ -255,7 +257,11 @@ function refuseTakenWords(): void {
 export async function main<Table extends Record<string, Option>>(
   url: string,
   spec: Spec<Table>,
-  body: (values: Values<Table>, operands: string[]) => Promise<number | undefined> | number | undefined,
+  body: (
+    values: Values<Table>,
+    operands: string[],
+    rest: string[],
+  ) => Promise<number | undefined> | number | undefined,
 ): Promise<void> {
   if (!isStartedScript(url)) return;
   const script = basename(fileURLToPath(url)).replace(/\.\w+$/, '');
@@ -278,10 +284,10 @@ export async function main<Table extends Record<string, Option>>(
     refuseTakenWords();
     const parsed = parseArguments(spec, process.argv.slice(2));
     const source = () => readFileSync(fileURLToPath(url), 'utf8');
-    if (parsed.help === 'all') page(wholeHelp(source()));
-    else if (parsed.help) print(shortHelp(source()));
+    if (parsed.help === 'all') page(asCalled(wholeHelp(source())));
+    else if (parsed.help) print(asCalled(shortHelp(source())));
     else if (parsed.version) print(versionText());
-    else process.exitCode = (await body(parsed.values, parsed.operands)) ?? 0;
+    else process.exitCode = (await body(parsed.values, parsed.operands, parsed.rest)) ?? 0;
   } catch (error) {
     process.exitCode = fail(error);
   }

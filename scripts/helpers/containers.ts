@@ -1,5 +1,5 @@
 // Containers: finding them among the processes; which of them are ours.
-import { readFileSync, readlinkSync, statSync } from 'node:fs';
+import { readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
 import { isAbsolute, join } from 'node:path';
 import { parent as ownFolder } from './cgroups.ts';
 import { scriptName } from './cli.ts';
@@ -27,8 +27,8 @@ export interface Container {
 }
 
 /**
- * Why XDG_RUNTIME_DIR of a user can't be used: it must be absolute, belong to the user, and be open to nobody else, XDG
- * Base Directory Specification. A missing one may yet be made.
+ * Why XDG_RUNTIME_DIR of a user can't be used: it must be absolute, belong to the user, and have mode 0700, XDG Base
+ * Directory Specification. A missing one may yet be made.
  */
 function runtimeObstacle(path: string, uid: number): string | undefined {
   if (path === '') return 'it is empty';
@@ -37,7 +37,8 @@ function runtimeObstacle(path: string, uid: number): string | undefined {
   if (!stats) return undefined;
   if (!stats.isDirectory()) return `${printable(path)} is not a directory`;
   if (stats.uid !== uid) return `${printable(path)} belongs to user ${stats.uid}, not to ${uid}`;
-  return stats.mode & 0o022 ? `others may write to ${printable(path)}` : undefined;
+  const mode = stats.mode & 0o777;
+  return mode === 0o700 ? undefined : `${printable(path)} has mode ${mode.toString(8)}, and must have 700`;
 }
 
 let userFolder: string | undefined;
@@ -65,6 +66,20 @@ export const notesFolder = (name: string) => join(runFolder(), name);
 
 /** The file in there that holds the labels of a container, KEY=VALUE, one per line. */
 export const labelFile = 'labels';
+
+/** The file in there that holds the words that a container was started with, by run.ts. */
+const argvFile = 'argv';
+
+/** Notes the words that run.ts was called with, for its owner only: they may hold passwords. */
+export const writeArgv = (folder: string, directory: string, words: string[]): void =>
+  writeFileSync(join(folder, argvFile), [directory, ...words].join('\0'), { mode: 0o600 });
+
+/** The words that run.ts was called with, without its own name, and its working directory; undefined: there is no note. */
+export function readArgv(name: string): { directory: string; words: string[] } | undefined {
+  const text = attempt(() => readFileSync(join(notesFolder(name), argvFile), 'utf8'));
+  const [directory, ...words] = text?.split('\0') ?? [];
+  return directory === undefined ? undefined : { directory, words };
+}
 
 /** The labels of a container, if it is ours; the last one of a key counts. */
 export function readLabels({

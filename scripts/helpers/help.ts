@@ -8,7 +8,7 @@ import { findInPath } from './shell.ts';
 const screenLines = 23;
 
 /** The header comment in the text of a script. A line that begins with an asterisk is one of a usual option. */
-const headerOf = (source: string) => /\/\*\n([\s\S]*?)\*\//.exec(source)?.[1] ?? '';
+export const headerOf = (source: string) => /\/\*\n([\s\S]*?)\*\//.exec(source)?.[1] ?? '';
 
 /** The whole help in the text of a script: its header without the marks of usual options. */
 export const wholeHelp = (source: string) => headerOf(source).replace(/^\*/gm, ' ');

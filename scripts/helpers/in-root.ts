@@ -156,14 +156,14 @@ function openOrMake(directory: number, name: string, make: Walk['make'], path: s
         throw new Failure(`cannot make ${path}: ${reason(error)}`);
     }
   }
-  throw new Failure(`${path} changes while it is looked at`);
+  throw new Failure(`${path} is being replaced by another process: try again`);
 }
 
 function readLink(directory: number, name: string, path: string): string {
   try {
     return readlinkSync(ofDescriptor(directory, name));
   } catch {
-    throw new Failure(`${path} changes while it is looked at`);
+    throw new Failure(`${path} is being replaced by another process: try again`);
   }
 }
 

@@ -43,12 +43,3 @@ export function didYouMean(word: string, names: string[], prefix = ''): string {
   if (!near || near.edits > most) return '';
   return `: did you mean ${printable(prefix + near.name)}?`;
 }
-
-/** JSON that is safe on a terminal: JSON.stringify escapes control characters, but not DEL, C1 and invisible ones. */
-export const toJson = (value: unknown, indent?: number) =>
-  JSON.stringify(value, null, indent).replace(/[\x7f-\x9f\p{Cf}\p{Zl}\p{Zp}]/gu, (character) =>
-    character
-      .split('') // those beyond U+FFFF are two units
-      .map((unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
-      .join(''),
-  );

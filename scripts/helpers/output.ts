@@ -35,6 +35,15 @@ export function print(text: string | Uint8Array): void {
   }
 }
 
+/** JSON that is safe on a terminal: JSON.stringify escapes control characters, but not DEL, C1 and invisible ones. */
+export const toJson = (value: unknown, indent?: number) =>
+  JSON.stringify(value, null, indent).replace(/[\x7f-\x9f\p{Cf}\p{Zl}\p{Zp}]/gu, (character) =>
+    character
+      .split('') // those beyond U+FFFF are two units
+      .map((unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
+      .join(''),
+  );
+
 /**
  * Writes to standard error. A failure is ignored: it can't be reported, and should not keep the script from its work.
  */

@@ -1,5 +1,6 @@
 // Processes: readers of /proc/PID, and the tree of processes. See proc(5).
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { uptime } from 'node:os';
 
 /** A process: facts from /proc/PID/status, which every user may read. */
 export interface Process {
@@ -40,7 +41,7 @@ export function readProc(pid: number | 'self', file: string): string | undefined
 /**
  * A field in the text of /proc/PID/status, proc(5); '' if there is none. indexOf is faster than a regular expression.
  */
-function fieldOf(status: string, name: string): string {
+export function fieldOf(status: string, name: string): string {
   const start = status.indexOf(`\n${name}:\t`) + name.length + 3;
   return start < name.length + 3 ? '' : status.slice(start, status.indexOf('\n', start));
 }
@@ -107,6 +108,8 @@ export interface Stat {
   ppid: number;
   group: number;
   session: number;
+  /** device number of its controlling terminal; 0: it has none */
+  terminal: number;
   cpuTicks: number;
   startTicks: number;
   zombie: boolean;
@@ -123,6 +126,7 @@ export function readStat(pid: number): Stat | undefined {
     ppid: field(4),
     group: field(5),
     session: field(6),
+    terminal: field(7),
     cpuTicks: field(14) + field(15),
     startTicks: field(22),
     // as in readProcess
@@ -132,6 +136,14 @@ export function readStat(pid: number): Stat | undefined {
 
 /** The start time of a process. With the PID it identifies the process, since a PID can be reused. */
 export const startTicks = (pid: number): number | undefined => readStat(pid)?.startTicks;
+
+let bootMilliseconds: number | undefined;
+
+/** A time in ticks since boot, as that of a start, in ISO 8601. */
+export function timeOf(ticks: number): string {
+  bootMilliseconds ??= Date.now() - uptime() * 1000;
+  return new Date(bootMilliseconds + ticks * 10).toISOString();
+}
 
 /** A field of /proc/PID/status, proc(5); '' if there is none, or no such process. */
 export const statusField = (pid: number | 'self', name: string): string =>
@@ -147,7 +159,7 @@ export function hasSignal(pid: number, set: 'SigCgt' | 'SigBlk' | 'SigIgn', sign
 }
 
 /** The inode of a namespace, such as `mnt` or `pid_for_children`; undefined if this user may not see it. */
-export function namespaceInode(pid: number, type: string): number | undefined {
+export function namespaceInode(pid: number | 'self', type: string): number | undefined {
   const link = attempt(() => readlinkSync(`/proc/${pid}/ns/${type}`));
   return link === undefined ? undefined : Number(/\[(\d+)\]/.exec(link)?.[1]);
 }

@@ -1,9 +1,13 @@
 // Programs of the host: finding, quoting, running.
-import { closeSync, constants, readdirSync, readFileSync, statSync } from 'node:fs';
+import { closeSync, constants, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
+import { attempt } from './pids.ts';
 
 /** The directories of the distribution's programs. PATH may lead to wrappers that work only on this host. */
 export const systemDirectories = ['/usr/bin', '/bin', '/usr/sbin', '/sbin'];
+
+/** The same as a PATH. */
+export const systemPath = '/usr/sbin:/usr/bin:/sbin:/bin';
 
 /** The directories of PATH. */
 export const pathDirectories = () => (process.env.PATH ?? '').split(delimiter);
@@ -35,17 +39,28 @@ export const variable = (name: string) => `\0${name}\0`;
 
 const O_CLOEXEC = 0o2000000; // open(2), on x86-64 and arm64
 
-/** Closes the descriptors above 2 that the caller left open, which a child would inherit. node's own have O_CLOEXEC. */
-export function closeInherited(): void {
+/**
+ * Closes the descriptors above `last` that a child would inherit: those that the caller left open. node's own have O_CLOEXEC,
+ * and so have the caller's up to 15, uv_disable_stdio_inheritance().
+ */
+export function closeInherited(last = 2): void {
   for (const fd of readdirSync('/proc/self/fd')
     .map(Number)
-    .filter((fd) => fd > 2)) {
+    .filter((fd) => fd > last)) {
     let flags = O_CLOEXEC;
     try {
       flags = descriptorFlags(fd);
     } catch {} // readdir(3) had it open, and it is closed by now
     if ((flags & O_CLOEXEC) === 0) closeSync(fd);
   }
+}
+
+/** How many descriptors from 3 on the caller has opened. The first one that was free is node's own epoll(7). */
+export function countInherited(): number {
+  let fd = 3;
+  while (![undefined, 'anon_inode:[eventpoll]'].includes(attempt(() => readlinkSync(`/proc/self/fd/${fd}`))))
+    fd++;
+  return fd - 3;
 }
 
 /** Quotes a word for any POSIX shell. zx's own quote() writes $'…', which dash does not know. */

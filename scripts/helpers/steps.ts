@@ -14,7 +14,7 @@ import {
 } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { moveAll, moveTree, processesIn } from './cgroups.ts';
+import { fullCgroup, moveAll, moveTree, processesIn } from './cgroups.ts';
 import { Failure, reason } from './cli.ts';
 import { ofDescriptor } from './in-root.ts';
 import { attempt, readProcess } from './pids.ts';
@@ -276,7 +276,9 @@ export async function perform(steps: Step[]): Promise<void> {
     try {
       await performOne(step);
     } catch (error) {
-      throw new Failure(`cannot ${doing(step)}: ${reason(error)}`, { cause: error });
+      const isFull = 'mkdir' in step && (error as NodeJS.ErrnoException).code === 'EAGAIN';
+      const why = (isFull && fullCgroup(dirname(step.mkdir))) || reason(error);
+      throw new Failure(`cannot ${doing(step)}: ${why}`, { cause: error });
     }
   }
 }

@@ -42,3 +42,32 @@ export function table(
   }
   return text.replace(/ +$/gm, '').trimEnd();
 }
+
+/** A text truncated to a width, at its end or front, with an ellipsis; without Unicode with `>` or `<`, as less(1) does. */
+export function cut(text: string, width: number, front = false, unicode = true): string {
+  if (widthOf(text) <= width) return text;
+  const mark = unicode ? '…' : front ? '<' : '>';
+  const characters = front ? [...text].reverse() : [...text];
+  let left = width - 1;
+  const end = characters.findIndex((character) => {
+    left -= widthOf(character);
+    return left < 0;
+  });
+  const kept = characters.slice(0, end);
+  return width < 1 ? '' : front ? `${mark}${kept.reverse().join('')}` : `${kept.join('')}${mark}`;
+}
+
+/**
+ * A text in lines that are at most `width` wide. Lines break at blanks; in Chinese, which has none, after any character but
+ * before no punctuation.
+ */
+export function wrap(text: string, width: number): string {
+  const lines: string[] = [''];
+  for (const [word = ''] of text.matchAll(/\p{Script=Han}\p{P}*|[^\s\p{Script=Han}]+|\s+/gu)) {
+    const line = lines.at(-1) as string;
+    const isFull = line !== '' && widthOf(line + word.trimEnd()) > width;
+    lines[lines.length - 1] = isFull ? line.trimEnd() : line + word;
+    if (isFull) lines.push(word.trimStart());
+  }
+  return lines.join('\n');
+}

@@ -83,6 +83,15 @@ export function firstOf(pids: number[]): Process | undefined {
   );
 }
 
+/** Throws UsageError for a word that is no name. */
+export function checkName(text: string): void {
+  if (!isName(text)) throw new UsageError(`neither a name nor a PID: "${text}"`);
+}
+
+/** The error for a PID that no process has. */
+export const noProcess = (pid: number | string): Failure =>
+  new Failure(`there is no process ${pid}: ${scriptPath('ps')} shows containers, ps(1) processes`);
+
 /** The error for a name that no container of ours has. */
 export const noContainer = (hierarchies: Hierarchy[], name: string): Failure =>
   new Failure(
@@ -130,8 +139,7 @@ export const belongsTo = (pid: number, name: string | undefined, first: Process)
 export function whileRuns<Found>(pid: number, find: (table: Table) => Found): Found {
   const started = startTicks(pid);
   const process_ = readProcess(pid);
-  if (started === undefined || !process_ || process_.zombie)
-    throw new Failure(`there is no process ${pid}: ${scriptPath('ps')} shows containers, ps(1) processes`);
+  if (started === undefined || !process_ || process_.zombie) throw noProcess(pid);
   const found = find(readProcesses());
   if (startTicks(pid) !== started) throw new Failure(`process ${pid} has ended`);
   return found;
@@ -143,7 +151,7 @@ export function whileRuns<Found>(pid: number, find: (table: Table) => Found): Fo
  */
 export function findContainer(hierarchies: Hierarchy[], text: string): WholeContainer {
   if (!/^\d+$/.test(text)) {
-    if (!isName(text)) throw new UsageError(`neither a name nor a PID: "${text}"`);
+    checkName(text);
     return namedContainer(hierarchies, text);
   }
   const pid = Number(text);

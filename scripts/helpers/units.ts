@@ -1,6 +1,7 @@
 // Sizes, numbers and signals as people write them, and as they read them.
 import { constants } from 'node:os';
 import { UsageError } from './cli.ts';
+import { didYouMean } from './messages.ts';
 import { realTime } from './signals.ts';
 
 const [firstRealTime, lastRealTime] = realTime;
@@ -77,7 +78,12 @@ export function parseSignal(text: string): string {
       : Number(distance) + (start === 'RTMIN' ? firstRealTime : 0);
   if (start !== undefined && number >= firstRealTime && number <= lastRealTime)
     return number === firstRealTime ? 'RTMIN' : `RTMIN+${number - firstRealTime}`;
-  throw new UsageError(`no such signal: ${text}: see signal(7)`);
+  const prefix = /^sig/i.test(text) ? 'SIG' : '';
+  const usual = Object.keys(constants.signals).map((name) => name.slice('SIG'.length));
+  const known = [...usual, 'RTMIN', 'RTMAX', ...Array.from({ length: 30 }, (_, at) => `RTMIN+${at + 1}`)];
+  throw new UsageError(
+    `no such signal: ${text}${didYouMean(word, known, prefix) || ': kill -l lists their names'}`,
+  );
 }
 
 /** The number of a signal that parseSignal has returned. */

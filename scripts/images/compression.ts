@@ -96,7 +96,7 @@ async function* gunzip(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
     throw code?.startsWith('Z_') ? new Failure(`the gzip data is damaged: ${message}`) : error;
   }
   // zlib ignores all data after the last member
-  if (unzip.bytesWritten !== fed) throw new Failure('something follows the end of the gzip data');
+  if (unzip.bytesWritten !== fed) throw new Failure('other data follow the end of the gzip data');
   await feeding;
 }
 

@@ -131,7 +131,8 @@ export class TarInspector {
         this.#zeroBlocks++;
         at += block;
       } else {
-        if (this.#zeroBlocks > 0) throw new Failure('data follow a lone block of zeros');
+        if (this.#zeroBlocks > 0)
+          throw new Failure('data follow a single block of zeros, where an archive ends with two');
         const entry = this.#read(buffer, at);
         if (!entry) break;
         const isWanted = this.#judge(entry);
@@ -200,13 +201,13 @@ export class TarInspector {
     if (name.length > maxPathBytes || link.length > maxPathBytes)
       refuse(`a name longer than ${maxPathBytes} bytes`);
     const parts = name.split('/').filter(Boolean);
-    if (parts.includes('..')) refuse('its name leads upwards');
+    if (parts.includes('..')) refuse('its name has .. in it');
     const isRoot = parts.every((part) => part === '.');
     if (isRoot && type !== '5') refuse('the root must be a directory');
     if (type === '1' && link.split('/').includes('..'))
-      refuse(`a hard link to ${show(link)}, which leads upwards`);
-    if ('12'.includes(type) && link === '') refuse('a link to nothing');
-    if (type !== '0' && size > 0) refuse('data where none can be: only files have data');
+      refuse(`a hard link to ${show(link)}, which has .. in it`);
+    if ('12'.includes(type) && link === '') refuse('a link without a target');
+    if (type !== '0' && size > 0) refuse('it has data, but only files have data');
     if (type === '0' && name.endsWith('/')) refuse('a file whose name ends in /');
 
     const path = parts.filter((part) => part !== '.').join('/');
@@ -272,7 +273,7 @@ function readEntry(buffer: Buffer, start: number): Entry | undefined {
     at += block;
     if (!what) return completeEntry(buffer, header, at, extras);
     if (size > maxMetadataBytes) throw new Failure(`a ${type} header of ${formatSize(size)}`);
-    if (extras.has(what)) throw new Failure(`two ${what}s for one entry`);
+    if (extras.has(what)) throw new Failure(`one entry has two ${what}s`);
     extras.set(what, buffer.subarray(at, at + size));
     at += Math.ceil(size / block) * block;
   }
@@ -312,7 +313,8 @@ function completeEntry(
     for (let more = header[482]; more; more = buffer[end - block + 504]) {
       if (buffer.length < end + block) return undefined;
       end += block;
-      if (end - dataStart > maxMetadataBytes) throw new Failure(`entry ${show(name)}: an endless sparse map`);
+      if (end - dataStart > maxMetadataBytes)
+        throw new Failure(`entry ${show(name)}: a sparse map without an end`);
     }
   }
   return {
@@ -340,9 +342,9 @@ function agreeing(
   const payload = extras.get(`GNU long ${what}`);
   if (!payload) return pax ?? short;
   const [, gnu] = /^([^\0]+)\0*$/.exec(payload.toString('latin1')) ?? [];
-  if (gnu === undefined) throw new Failure(`a GNU long ${what} that is none`);
+  if (gnu === undefined) throw new Failure(`a GNU long ${what} that is empty or has a zero byte in it`);
   if (pax !== undefined && gnu !== pax)
-    throw new Failure(`two ${what}s for one entry: ${show(gnu)} and ${show(pax)}`);
+    throw new Failure(`one entry has two ${what}s: ${show(gnu)} and ${show(pax)}`);
   return gnu;
 }
 
@@ -357,7 +359,7 @@ export function checkHeader(header: Buffer): void {
   if (sum !== expected && header.reduce((sum, byte) => sum - (byte & 0x80) * 2, sum) !== expected)
     throw new Failure('a header with a wrong checksum');
   if (!['ustar\x0000', 'ustar  \0', noMagic].includes(header.toString('latin1', 257, 265)))
-    throw new Failure('a header neither POSIX nor GNU');
+    throw new Failure('a header in neither the POSIX nor the GNU format');
 }
 
 /** As tars before POSIX wrote them: files, links, and directories, whose names end in /. */
@@ -371,7 +373,7 @@ function parseNumber(header: Buffer, offset: number, length: number, what: strin
     value = Number(BigInt.asIntN(8 * length - 1, BigInt(`0x${field.toString('hex')}`)));
   } else {
     const [, digits] = /^ *([0-7]*)[ \0]*$/.exec(field.toString('latin1')) ?? [];
-    if (digits === undefined) throw new Failure(`a header whose ${what} is no number`);
+    if (digits === undefined) throw new Failure(`a header whose ${what} is not a number`);
     value = Number.parseInt(digits || '0', 8);
   }
   return inRange(value, what, `a header whose ${what}`);
@@ -399,9 +401,10 @@ function parsePax(payload: Buffer = none): Map<string, string> {
     const value = payload.toString('latin1', equals + 1, end - 1);
     if (decisive.test(key)) {
       if (records.has(key)) throw new Failure(`a pax header that sets ${key} twice`);
-      if (value === '' || value.includes('\0')) throw new Failure(`a pax header whose ${key} is none`);
+      if (value === '' || value.includes('\0'))
+        throw new Failure(`a pax header whose ${key} is empty or has a zero byte in it`);
       if (key === 'mtime' && !/^-?\d{1,12}(\.\d+)?$/.test(value))
-        throw new Failure('a pax header whose mtime is none');
+        throw new Failure('a pax header whose mtime is not a number');
     }
     records.set(key, value);
     at = end;

@@ -4,6 +4,7 @@ import { basename, dirname } from 'node:path';
 import { processesIn } from '../helpers/cgroups.ts';
 import { Failure } from '../helpers/cli.ts';
 import { isBelow } from '../helpers/mounts.ts';
+import { toJson } from '../helpers/output.ts';
 import { attempt, groupBy, startTicks } from '../helpers/pids.ts';
 import { perform, toShell } from '../helpers/steps.ts';
 import { formatSize } from '../helpers/units.ts';
@@ -127,10 +128,10 @@ export function report(text: string, changes: Change[], json: boolean, usage = '
       cgroups: changes.map(({ directory }) => directory),
       processes,
       ...fields,
-      ...toJson(values.map(({ version, to }) => [version, to])),
-      before: toJson(values.map(({ version, from }) => [version, from])),
+      ...limitFields(values.map(({ version, to }) => [version, to])),
+      before: limitFields(values.map(({ version, from }) => [version, from])),
     };
-    console.log(JSON.stringify(object, null, 2));
+    console.log(toJson(object, 2));
     return;
   }
   const lines = values.flatMap(({ version, from, to }) => {
@@ -156,7 +157,7 @@ function whereNow(change: Change) {
 }
 
 /** Limits as --json prints them: numbers, or null for no limit. Those of a device are under its number. */
-function toJson(values: [version: 1 | 2, setting: Setting][]): Record<string, unknown> {
+function limitFields(values: [version: 1 | 2, setting: Setting][]): Record<string, unknown> {
   const object: Record<string, unknown> = {};
   for (const [version, setting] of values) {
     const number = amount(version, setting);

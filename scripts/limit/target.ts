@@ -1,7 +1,6 @@
 // The cgroup to limit: that of a container, given by its name or a PID, or of any process with its descendants.
 import { existsSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { scriptPath } from '../helpers/called.ts';
 import {
   cgroupDirectory,
   cgroupPath,
@@ -11,7 +10,7 @@ import {
   parent,
   processesIn,
 } from '../helpers/cgroups.ts';
-import { Failure, UsageError } from '../helpers/cli.ts';
+import { Failure } from '../helpers/cli.ts';
 import {
   type Container,
   findContainers,
@@ -30,7 +29,7 @@ import {
   startTicks,
   type Table,
 } from '../helpers/pids.ts';
-import { containerAround, firstOf, isName, noContainer, ownName } from '../helpers/target.ts';
+import { checkName, containerAround, firstOf, noContainer, noProcess, ownName } from '../helpers/target.ts';
 import { type Delegation, findDelegation, findWithin, isWritable } from './delegation.ts';
 import { type Place, placesOf, readOrigin } from './notes.ts';
 import { controllersOf, type LimitName, limitPath } from './table.ts';
@@ -60,8 +59,7 @@ export interface Target extends Hierarchy {
  */
 function findProcess(containers: Container[], pid: number) {
   const process_ = readProcess(pid);
-  if (!process_ || process_.zombie)
-    throw new Failure(`there is no process ${pid}: ${scriptPath('ps')} shows containers, ps(1) processes`);
+  if (!process_ || process_.zombie) throw noProcess(pid);
   if (process_.kernelThread)
     throw new Failure(`${pid} (${process_.name}) is a thread of the kernel: no cgroup limits it`);
   if (process_.pid === 1)
@@ -144,7 +142,7 @@ function inCgroup(hierarchy: Hierarchy, directory: string, text: string, process
 export function findTarget(hierarchy: Hierarchy, text: string, limits: LimitName[]): Target {
   const named = (name: string) => join(hierarchy.mountPoint, parent, name);
   if (!/^\d+$/.test(text)) {
-    if (!isName(text)) throw new UsageError(`neither a name nor a PID: "${text}"`);
+    checkName(text);
     if (!existsSync(named(text))) throw noContainer([hierarchy], text);
     return inCgroup(hierarchy, named(text), text);
   }

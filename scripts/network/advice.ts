@@ -1,5 +1,5 @@
-// Firewalls of others that drop forwarded packets: a rule of ours that accepts cannot overrule them, nft(8). So they are
-// named, with the command that lets the packets of a bridge through.
+// Firewalls of others that drop forwarded packets. Our rules cannot overrule them, nft(8), so the user is told which they
+// are, and the commands that let the packets of a bridge through.
 import { readFileSync } from 'node:fs';
 import { attempt, groupBy } from '../helpers/pids.ts';
 import { findInPath, runProgram } from '../helpers/shell.ts';
@@ -96,8 +96,8 @@ async function readLegacy(family: 'ip' | 'ip6'): Promise<NftObject[]> {
 const legacy = 'iptables-legacy';
 
 /**
- * What the user has to know about this host's firewall: nothing if it lets a bridge through, or has rules for the bridge
- * already. If the firewall is iptables, our own rules are before the others and accept.
+ * Lines for the user about this host's firewall; none if it lets a bridge through, or has rules for the bridge already.
+ * Under iptables our own rules come before those of others, and accept.
  */
 export async function firewallAdvice(bridge: string, { objects }: Rules): Promise<string[]> {
   if (!objects) return [];

@@ -20,7 +20,7 @@ export interface Edit {
   change: (old: string) => string;
 }
 
-/** Larger than any such file should be: reading a larger one could fill this host's memory. */
+/** The largest file that is read: a larger one could fill this host's memory. */
 const maximumBytes = 1024 ** 2;
 
 /**
@@ -80,7 +80,8 @@ const isHostRoot = ({ dev, ino }: { dev: number; ino: number }) => {
 export const hasHostRoot = (pid: Id) => attempt(() => isHostRoot(statSync(`/proc/${pid}/root`))) ?? false;
 
 const linesOf = (text: string) => (text === '' ? [] : text.replace(/\n$/, '').split('\n'));
-const textOf = (lines: string[]) => lines.map((line) => `${line}\n`).join('');
+/** Lines as a text. */
+export const textOf = (lines: string[]) => lines.map((line) => `${line}\n`).join('');
 
 /** /etc/hosts with these lines of a bridge instead of the earlier ones: our lines end with the bridge's name. */
 export const changeHosts = (old: string, bridge: string, lines: string[]) =>

@@ -4,6 +4,7 @@ import { Failure, UsageError } from '../helpers/cli.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
 import type { Port } from './addresses.ts';
+import { textOf } from './files.ts';
 import { group, output, portsOf, type Rules, readRules } from './rules.ts';
 
 /** A network interface, as `ip -j -d address show` has it. */
@@ -62,14 +63,11 @@ export interface Facts {
   deadRules: string[];
 }
 
-/** Reads them, with ip(8) once and the firewall's program at the same time. Throws Failure if this process may not. */
+/** Reads the facts by one call of ip(8), and by the firewall's program meanwhile. Throws Failure if this process may not. */
 export async function readFacts(): Promise<Facts> {
   // a prefix of 0.0.0.0/0 or ::/0 chooses the version of IP
   const commands = ['address show', 'route show table all root 0.0.0.0/0', 'route show table all root ::/0'];
-  const [rules, json] = await Promise.all([
-    readRules(),
-    output(sh`ip -j -d -batch -`, commands.map((line) => `${line}\n`).join('')),
-  ]);
+  const [rules, json] = await Promise.all([readRules(), output(sh`ip -j -d -batch -`, textOf(commands))]);
   const [addresses, routes, routes6] = json.trim().split('\n');
   const all = rows<Link>(addresses);
   const halves = all.filter(
@@ -102,7 +100,7 @@ const rows = <Row>(json = '[]') =>
 const isLink = (name: string) => /^bh\d+(-\d)?$/.test(name);
 export const inodeOf = ({ link }: { link: string }) => link.replace(/^bh|-\d$/g, '');
 
-/** The alias of the outer end of a pair: all that the kernel does not keep elsewhere. */
+/** The alias of the outer end of a pair: what the kernel keeps nowhere else. */
 export const aliasOf = ({ name, pid, interface: inside, noFiles, address, address6 }: Attachment) =>
   ['barehand', name, pid, inside + (noFiles ? ':' : ''), address, ...(address6 ? [address6] : [])].join(' ');
 
@@ -158,7 +156,7 @@ export interface Inside {
   hasRoute6: boolean;
 }
 
-/** Reads that from /proc/PID/net, proc(5), without a program. A container that is not started yet has nothing. */
+/** Reads /proc/PID/net, proc(5). All is empty for a PID that is a shell variable. */
 export function readInside(pid: Id): Inside {
   const read = (name: string) => readProc(Number(pid), `net/${name}`) ?? '';
   return {

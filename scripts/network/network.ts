@@ -5,16 +5,16 @@ import { closeSync, fstatSync, openSync } from 'node:fs';
 import { Failure } from '../helpers/cli.ts';
 import { lock } from '../helpers/lock.ts';
 import { attempt } from '../helpers/pids.ts';
-import { findInPath, variable } from '../helpers/shell.ts';
+import { type Command, findInPath, sh } from '../helpers/shell.ts';
 import { perform, type Step } from '../helpers/steps.ts';
-import { type Edit, type EtcFile, performEdit, printEdit } from './files.ts';
+import { type Edit, type EtcFile, performEdit, printEdit, textOf } from './files.ts';
 import { type Facts, type Id, readFacts } from './host.ts';
 import { type Action, leftovers, planAttach, planLeave, planSweep, type Request } from './plan.ts';
 import type { NetworkTarget } from './target.ts';
 
 /**
- * Reads the facts while nobody else of this project changes them, and holds the lock during `work`. The lock is on the
- * network namespace of the host itself: so each namespace that stands for a host has a lock of its own.
+ * Takes the lock, reads the facts, and calls `work`. The lock is on the network namespace of this process, so that each
+ * namespace that stands for a host has a lock of its own.
  */
 async function locked<Result>(work: (facts: Facts) => Result | Promise<Result>): Promise<Result> {
   const { release } = await lock('/proc/self/ns/net');
@@ -27,19 +27,39 @@ async function locked<Result>(work: (facts: Facts) => Result | Promise<Result>):
 
 const isEdit = (action: Action): action is Edit => 'edit' in action;
 
-/** Performs what is planned. Returns the changes of files that were not possible. */
+/** A plan to be performed: commands of ip(8) that follow one another become one call of it. */
+function inBatches(actions: Action[]): Action[] {
+  const batched: Action[] = [];
+  let batch: { run: Command; input: string } | undefined;
+  for (const action of actions) {
+    const [program, ...words] = 'run' in action ? action.run : [];
+    if (program !== 'ip') {
+      batched.push(action);
+      batch = undefined;
+      continue;
+    }
+    if (!batch) {
+      batch = { run: sh`ip -batch -`, input: '' };
+      batched.push(batch);
+    }
+    batch.input += textOf([words.map((word) => (word.includes(' ') ? `"${word}"` : word)).join(' ')]);
+  }
+  return batched;
+}
+
+/** Performs a plan. Returns the changes of files that could not be made. */
 async function performAll(actions: Action[]): Promise<Edit[]> {
   const refused: Edit[] = [];
-  for (const action of actions)
+  for (const action of inBatches(actions))
     if (!isEdit(action)) await perform([action]);
     else if (!performEdit(action)) refused.push(action);
   return refused;
 }
 
-/** What is to be done, given the facts. */
+/** Plans from facts. */
 export type Plan = (facts: Facts) => Action[] | Promise<Action[]>;
 
-/** Plans and performs under the lock; again if that fails, as an interface goes when its container ends. */
+/** Plans and performs under the lock. Up to three times, since an interface disappears when its container ends. */
 export const change = (plan: Plan): Promise<void> =>
   locked(async (first) => {
     for (let facts = first, tries = 1; ; tries++, facts = await readFacts()) {
@@ -53,24 +73,24 @@ export const change = (plan: Plan): Promise<void> =>
     }
   });
 
-/** The steps of a plan, to be printed. `textOf`: what a file is going to have, if reading it now does not tell. */
+/** The steps of a plan, to be printed. `contentOf`: the text that a file will have by then; undefined: it has that now. */
 export const print = (
   plan: Plan,
-  textOf: (file: EtcFile) => string | undefined = () => undefined,
+  contentOf: (file: EtcFile) => string | undefined = () => undefined,
 ): Promise<Step[]> =>
   locked(async (facts) =>
     (await plan(facts)).flatMap((action) =>
-      isEdit(action) ? printEdit(action, textOf(action.edit)) : [action],
+      isEdit(action) ? printEdit(action, contentOf(action.edit)) : [action],
     ),
   );
 
-/** The interfaces that containers have, in the order in which they were attached. */
+/** The attachments of all containers, in the order in which they were made. */
 export const readAttachments = () => locked(({ attachments }) => attachments);
 
 /**
- * Gives a container an interface, an address, routes, ports and names. To be called when it has its root directory; the
- * files of a container whose root directory is the host's stay the same. Throws Failure, and has then left nothing behind.
- * Returns also the firewall as it was before, and warnings about files that could not be changed.
+ * Attaches a container that has its root directory already: interface, address, routes, ports and names. Files in the host's
+ * root directory stay as they are. Returns also the firewall as it was before, and warnings about files that could not be
+ * changed. Throws Failure; then nothing stays.
  */
 export const attach = (request: Request, target: NetworkTarget) =>
   locked(async (facts) => {
@@ -83,7 +103,6 @@ export const attach = (request: Request, target: NetworkTarget) =>
       const { actions, ...plan } = planAttach(facts, request, {
         ...target,
         namespace: `/proc/${process.pid}/fd/${namespace}`,
-        hostPid: process.pid,
       });
       const refused = await performAll(actions).catch(async (error) => {
         await performAll(planSweep(await readFacts())).catch(() => {});
@@ -111,19 +130,14 @@ export const printAttach = (
   files: { [name in EtcFile['name']]?: string | undefined } = {},
 ): Promise<Step[]> =>
   print(
-    (facts) =>
-      planAttach(facts, request, {
-        ...target,
-        namespace: `/proc/${target.pid}/ns/net`,
-        hostPid: variable('$'),
-      }).actions,
+    (facts) => planAttach(facts, request, { ...target, namespace: `/proc/${target.pid}/ns/net` }).actions,
     ({ pid, name }) => (pid === target.pid ? files[name] : undefined),
   );
 
-/** Removes all that a container with this network namespace had; it may have ended long ago. */
+/** Removes all interfaces and rules of a network namespace, by its inode; it may not exist any more. */
 export const leave = (inode: number): Promise<void> => change((facts) => planLeave(facts, inode));
 
-/** Whether there can be networks of ours: only root makes them, and with these programs only. */
+/** Whether networks of ours can exist: only root makes them, with these programs. */
 const canHaveNetworks = () =>
   process.getuid?.() === 0 && findInPath('ip') && (findInPath('nft') || findInPath('iptables'));
 

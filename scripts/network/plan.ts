@@ -1,10 +1,10 @@
-// What a network needs, as steps: pure functions of what the caller asks for, and of the facts about this host.
+// Networks as steps: pure functions of a request and of facts about this host.
 import { readdirSync, readFileSync } from 'node:fs';
 import { scriptPath } from '../helpers/called.ts';
 import { Failure } from '../helpers/cli.ts';
 import { attempt } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
-import type { Step } from '../helpers/steps.ts';
+import { explain, type Step, toShell } from '../helpers/steps.ts';
 import {
   addressAt,
   formatSubnet,
@@ -38,7 +38,7 @@ import type { NetworkTarget } from './target.ts';
 /** A step, or a change of a file in a container. */
 export type Action = Step | Edit;
 
-/** What a container is to get. What is left out is as the bridge has it already, or a default. */
+/** What a caller asks for. Values that are left out are those of an existing bridge, or defaults. */
 export interface Request {
   bridge: string;
   subnet?: Subnet | undefined;
@@ -56,7 +56,7 @@ export interface Request {
   noFiles?: boolean;
 }
 
-/** A container that is to be attached. */
+/** The container to attach. */
 export interface Container {
   name: string;
   pid: Id;
@@ -64,13 +64,14 @@ export interface Container {
   inode: Id;
   /** the path of its network namespace */
   namespace: string;
-  /** a process in the network namespace of the host */
-  hostPid: Id;
 }
 
 export const defaultBridge = 'barehand0';
 
-/** What the network is like, or will be. Throws Failure for a bridge that is not ours, or differs from the request. */
+/**
+ * The network as it is, or as it will be if the bridge is missing. Throws Failure for a bridge of others, or one that differs
+ * from the request.
+ */
 function planNetwork(request: Request, { links, routes, routes6, rules }: Facts) {
   const { bridge } = request;
   const own = links.find(({ ifname }) => ifname === bridge);
@@ -133,11 +134,11 @@ const subnetOf = ({ addr_info = [] }: Link, version: 4 | 6) =>
     .flatMap(({ local, prefixlen }) => parseSubnet(`${local}/${prefixlen}`) ?? [])
     .find((subnet) => subnet.version === version);
 
-/** The steps that attach a container, and what it has then. Throws Failure for what it cannot have. */
+/** The steps that attach a container, with its attachment and network. Throws Failure if the request can't be met. */
 export function planAttach(facts: Facts, request: Request, container: Container) {
   const network = planNetwork(request, facts);
   const { bridge, subnet, subnet6, internal, mtu } = network;
-  const { name, pid, inode, namespace, hostPid } = container;
+  const { name, pid, inode, namespace } = container;
   const { ports, isolated = false } = request;
   const noFiles = request.noFiles === true || hasHostRoot(pid);
   const inside = readInside(pid);
@@ -159,71 +160,58 @@ export function planAttach(facts: Facts, request: Request, container: Container)
   const gateway6 =
     subnet6 && network.outside6 && !internal && !inside.hasRoute6 ? addressAt(subnet6, 1) : undefined;
   const resolver = resolverLines(network.nameservers, network.search);
-  const slave = [...(isolated ? ['isolated on'] : []), ...(ports.length > 0 ? [hairpin] : [])];
-  // its interface takes no router advertisements: nobody on the bridge is its router, the kernel's networking/ip-sysctl
-  const batch = hasIpv6()
-    ? sh`sh -c ${'ip -batch - && echo 0 >"$0"'} ${settingPath(`net/ipv6/conf/${dev}/accept_ra`)}`
-    : sh`ip -batch -`;
+  const port = [
+    ...(hasIpv6() ? sh`addrgenmode none` : []),
+    ...(isolated || ports.length > 0 ? sh`type bridge_slave` : []),
+    ...(isolated ? sh`isolated on` : []),
+    ...(ports.length > 0 ? hairpin : []),
+  ];
+  const inner: Step[] = [
+    // nobody on the bridge is its router, the kernel's networking/ip-sysctl
+    ...(hasIpv6() ? [setTo(`net/ipv6/conf/${dev}/accept_ra=0`)] : []),
+    { run: sh`ip link set dev lo up` },
+    { run: sh`ip address add ${address}/${subnet.prefix} dev ${dev}` },
+    ...(address6 ? [{ run: sh`ip address add ${address6}/${subnet6.prefix} dev ${dev} nodad` }] : []),
+    { run: sh`ip link set dev ${dev} up` },
+    ...[gateway, gateway6].flatMap((router) =>
+      router ? [{ run: sh`ip route add default via ${router} dev ${dev}` }] : [],
+    ),
+  ];
+  const pair: Step[] = [
+    {
+      run: sh`ip link add name ${link} mtu ${mtu} master ${bridge} type veth peer name ${dev} mtu ${mtu} netns ${namespace}`,
+    },
+    { run: sh`nsenter --net=${namespace} sh -e`, input: toShell(inner) },
+    ...(port.length > 0 ? [{ run: sh`ip link set dev ${link} ${port}` }] : []),
+    // the alias comes last: an interface without one is only half made
+    { run: sh`ip link set dev ${link} alias ${aliasOf(attachment)} up` },
+  ];
   const actions: Action[] = [
-    ...ip(facts.halves.map(deletion)),
+    ...facts.halves.map(deletion),
     ...planForget(facts.rules, facts.deadRules),
     ...planRules(facts.rules, made.rules, ports.length > 0 ? attachment : undefined),
     ...made.steps,
-    {
-      why: `a pair of interfaces: ${dev} in ${name}, ${link} here; nothing gets in until ${link} is up`,
-      run: sh`nsenter --net=${namespace} ${batch}`,
-      input: textOf([
-        'link set dev lo up',
-        `link add name ${dev} mtu ${mtu} type veth peer name ${link} mtu ${mtu} netns /proc/${hostPid}/ns/net`,
-        `address add ${address}/${subnet.prefix} dev ${dev}`,
-        address6 && `address add ${address6}/${subnet6.prefix} dev ${dev} nodad`,
-        `link set dev ${dev} up`,
-        gateway && `route add default via ${gateway} dev ${dev}`,
-        gateway6 && `route add default via ${gateway6} dev ${dev}`,
-      ]),
-    },
+    ...explain(
+      `a pair of interfaces: ${dev} in ${name}, ${link} here; nothing gets in until ${link} is up`,
+      pair,
+    ),
     ...(noFiles || resolver.length === 0
       ? []
       : [
           {
-            why: `name servers of ${name}`,
             edit: { name: 'resolv.conf' as const, pid, inode },
             change: (text: string) => changeResolv(text, bridge, resolver),
           },
         ]),
-    ...ip(
-      [
-        `link set dev ${link} master ${bridge}${hasIpv6() ? ' addrgenmode none' : ''}`,
-        slave.length > 0 && `link set dev ${link} type bridge_slave ${slave.join(' ')}`,
-        `link set dev ${link} alias "${aliasOf(attachment)}" up`,
-      ],
-      'the alias comes last: an interface without one is only half made',
-    ),
     ...planHosts(bridge, [...members, attachment]),
   ];
   return { actions, attachment, network };
 }
 
 // with br_netfilter what a container sends to its own published port goes out where it came in
-const hairpin = 'hairpin on';
+const hairpin = sh`hairpin on`;
 
-/** One call of ip(8) for these commands; none of them: no call. */
-function ip(lines: (string | false | undefined)[], why?: string): Step[] {
-  const [only, ...more] = lines.filter((line) => typeof line === 'string');
-  if (only === undefined) return [];
-  const single = more.length === 0;
-  return [
-    {
-      ...(why && { why }),
-      ...(single ? { run: ['ip', ...only.split(' ')] } : { run: sh`ip -batch -`, input: textOf(lines) }),
-    },
-  ];
-}
-
-const textOf = (lines: (string | false | undefined)[]) =>
-  lines.map((line) => (line ? `${line}\n` : '')).join('');
-
-const deletion = (link: string) => `link delete dev ${link}`;
+const deletion = (link: string): Step => ({ run: sh`ip link delete dev ${link}` });
 
 /** The first of so many names that is not taken. */
 const firstFree = (taken: string[], count: number, name: (index: number) => string) =>
@@ -232,7 +220,7 @@ const firstFree = (taken: string[], count: number, name: (index: number) => stri
 const membersOf = (attachments: Attachment[], bridge: string) =>
   attachments.filter((member) => member.bridge === bridge);
 
-/** Where in the subnet the container's address is. Throws Failure if it is not free, or none is. */
+/** The position of the container's address in the subnet, see addressAt. Throws Failure if `ip`, or each one, is in use. */
 function choosePosition(subnet: Subnet, ip: string | undefined, members: Attachment[]): number {
   const used = new Set(members.map(({ address }) => address));
   const last = Number(sizeOf(subnet)) - 2;
@@ -251,7 +239,7 @@ function choosePosition(subnet: Subnet, ip: string | undefined, members: Attachm
   return position;
 }
 
-/** Throws Failure for a port of the host that is forwarded already, or cannot be forwarded. */
+/** Throws Failure for a port of the host that is published already, or can't be. */
 function checkForwarded(facts: Facts, ports: Port[], internal: boolean, address6: string | undefined): void {
   if (internal && ports.length > 0)
     throw new Failure('an --internal network has no way in from outside: leave out --publish');
@@ -274,14 +262,16 @@ function checkForwarded(facts: Facts, ports: Port[], internal: boolean, address6
   }
 }
 
-/** What makes a bridge that is missing, or whose rules are: the rules come first, for they keep the note of the settings. */
+/**
+ * Rules and steps for a bridge that is missing, or whose rules are. The rules are made first, since they hold the note of the
+ * earlier settings.
+ */
 function planBridge({ rules }: Facts, network: Network) {
   const { bridge, exists, subnet, subnet6, internal, mtu } = network;
   if (exists && rules.tables.has(bridge)) return { rules: undefined, steps: [] };
   // of all bridges that need forwarding the last one restores the settings
   const note = notesOf(rules, internal ? [bridge] : [...rules.tables.keys()]);
   const forwarding = planForwarding(network, note);
-  if (forwarding[0]) forwarding[0].why = 'the host forwards packets';
   // without an address of its own a bridge takes that of a member, and changes it with them
   const octets = (localSubnet(bridge).first >> 80n).toString(16).slice(2, 12).match(/../g) ?? [];
   const mac = ['02', ...octets].join(':');
@@ -291,13 +281,16 @@ function planBridge({ rules }: Facts, network: Network) {
     // published ports are reached from 127.0.0.1, see the rules
     `net/ipv4/conf/${bridge}/route_localnet=1`,
   ];
-  const at = (net: Subnet) => `address add ${addressAt(net, 1)}/${net.prefix} dev ${bridge}`;
-  const made = [
-    ...ip([`link add name ${bridge} address ${mac} mtu ${mtu} group ${group} type bridge`], 'the bridge'),
+  const made: Step[] = [
+    { run: sh`ip link add name ${bridge} up address ${mac} mtu ${mtu} group ${group} type bridge` },
     ...settings.map(setTo),
-    ...ip([at(subnet), subnet6 && `${at(subnet6)} nodad`, `link set dev ${bridge} up`]),
+    { run: sh`ip address add ${addressAt(subnet, 1)}/${subnet.prefix} dev ${bridge}` },
+    ...(subnet6
+      ? [{ run: sh`ip address add ${addressAt(subnet6, 1)}/${subnet6.prefix} dev ${bridge} nodad` }]
+      : []),
   ];
-  return { rules: { ...network, note }, steps: [...forwarding, ...(exists ? [] : made)] };
+  const steps = [...forwarding, ...(exists ? [] : made)];
+  return { rules: { ...network, note }, steps: explain('the bridge, and forwarding of its packets', steps) };
 }
 
 /** The step that gives a setting of the kernel its value: `net/ipv4/ip_forward=1`. */
@@ -306,7 +299,7 @@ function setTo(setting: string): Step {
   return { write: value, to: settingPath(name) };
 }
 
-/** The steps that switch forwarding on where it is off. What changes with it is added to `note`, as it is before. */
+/** The steps that switch on forwarding where it is off. Adds the present values of all settings that change to `note`. */
 function planForwarding({ internal, subnet6, outside6, acceptRa }: Network, note: string[]): Step[] {
   if (internal) return [];
   const accepting = acceptRa
@@ -350,22 +343,22 @@ function planHosts(bridge: string, members: Attachment[]): Edit[] {
   return members
     .filter(({ noFiles }) => !noFiles)
     .map((member) => ({
-      why: `names of all members of the bridge, for ${member.name}`,
+      ...(members.length > 1 && { why: `names of all members of the bridge, for ${member.name}` }),
       edit: { name: 'hosts', pid: member.pid, inode: inodeOf(member) },
       change: (text) => changeHosts(text, bridge, linesFor(member.isolated ? [member] : members)),
     }));
 }
 
-/** The bridges of ours on which nobody is, without these links. */
+/** Our bridges that have no member, or no other members than these links. */
 const emptyBridges = ({ bridges, links }: Facts, without: string[] = []) =>
   bridges.filter(
     (bridge) => !links.some(({ ifname, master }) => master === bridge && !without.includes(ifname)),
   );
 
 /**
- * The steps that remove these interfaces, what killed calls and ended containers have left, and the bridges on which
- * nobody is then. The order is: interfaces and bridges, settings, and at last the rules, which have the note of the
- * settings: so whenever a call is killed, the next one knows the earlier settings.
+ * The steps that remove these interfaces, what killed calls and ended containers have left, and the bridges that have no
+ * member then. The order is: interfaces and bridges, settings, rules. The rules hold the note of the earlier settings, so
+ * that a later call can restore them if this one is killed.
  */
 function planRemoval(facts: Facts, gone: Attachment[]): Action[] {
   const { attachments, halves, deadRules, rules, bridges } = facts;
@@ -379,7 +372,7 @@ function planRemoval(facts: Facts, gone: Attachment[]): Action[] {
   );
   const left = attachments.filter((attachment) => !gone.includes(attachment));
   return [
-    ...ip([...links, ...halves, ...present].map(deletion)),
+    ...[...links, ...halves, ...present].map(deletion),
     ...settings.map(setTo),
     ...planForget(rules, [...links, ...deadRules, ...emptied]),
     ...used.flatMap((bridge) => planHosts(bridge, membersOf(left, bridge))),
@@ -413,11 +406,11 @@ export function planDetach(facts: Facts, target: NetworkTarget, bridge?: string)
   return [...edits, ...planRemoval(facts, own)];
 }
 
-/** The steps that remove all that the container with this network namespace had; it may have ended long ago. */
+/** The steps that remove all interfaces and rules of a network namespace, by its inode; it may not exist any more. */
 export const planLeave = (facts: Facts, inode: number): Action[] =>
   planRemoval(facts, inNamespace(facts, inode));
 
-/** The steps that remove what killed calls and ended containers have left, and what that is. */
+/** The steps that remove what killed calls and ended containers have left, and a list of what that is. */
 export const planSweep = (facts: Facts): Action[] => planRemoval(facts, []);
 export const leftovers = (facts: Facts): string[] => [
   ...facts.deadRules.map((name) => `rules of ${name}`),
@@ -425,12 +418,12 @@ export const leftovers = (facts: Facts): string[] => [
   ...emptyBridges(facts),
 ];
 
-/** The steps that publish ports of a container, on this bridge or its first one. Throws Failure for ports that cannot be. */
+/** The steps that publish ports of a container, on this bridge or its first one. Throws Failure, see checkForwarded. */
 export function planPublish(facts: Facts, target: NetworkTarget, ports: Port[], bridge?: string): Step[] {
   const [first] = attachmentsOf(facts, target, bridge) as [Attachment];
   checkForwarded(facts, ports, isInternal(facts.rules, first.bridge ?? ''), first.address6);
   return [
-    ...ip([`link set dev ${first.link} type bridge_slave ${hairpin}`]),
+    { run: sh`ip link set dev ${first.link} type bridge_slave ${hairpin}` },
     ...planRules(facts.rules, undefined, { ...first, ports }),
   ];
 }

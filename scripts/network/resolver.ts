@@ -18,7 +18,7 @@ export function readResolver(): string {
   return isStub && existsSync(upstream) ? read(upstream) : text;
 }
 
-/** The host's name servers that a container can reach, those that are not on its loopback; and its search domains. */
+/** The host's name servers that a container can reach, which are those not on the host's loopback; and search domains. */
 export function readNameservers(): { nameservers: string[]; search: string[] } {
   const isLoopback = (server: string) => /^127\.|^::1$|%/.test(server);
   const text = readResolver();

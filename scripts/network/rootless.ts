@@ -1,5 +1,5 @@
-// The network of a container without root: pasta(1) or slirp4netns(1), a process that carries the packets over sockets of
-// the user. It is found again by its command line, and ends when the container has ended.
+// The network of a container without root: pasta(1) or slirp4netns(1) carries the packets over sockets of the user. Such a
+// process, a carrier, is found again by its command line, and ends when the container has ended.
 import { accessSync, constants } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { scriptPath } from '../helpers/called.ts';
@@ -20,14 +20,14 @@ import { namedContainer, ownContainers } from '../helpers/target.ts';
 import type { Port } from './addresses.ts';
 import { type Attachment, readInside, readSetting } from './host.ts';
 
-/** What can carry packets here. */
+/** The programs that can carry packets. */
 type Carrier = 'pasta' | 'slirp4netns';
 export const findCarrier = (): Carrier | undefined =>
   (['pasta', 'slirp4netns'] as const).find((program) => findInPath(program) !== undefined);
 export const noCarrier = () =>
   `without root it needs pasta(1) or slirp4netns(1): ${installCommand(['pasta'])}`;
 
-/** Where a carrier answers as a name server: it asks those of the host, also on the host's loopback. */
+/** The address at which a carrier answers as a name server. It asks those of the host, also on the host's loopback. */
 export const forwarder: Record<Carrier, string> = { pasta: '169.254.1.1', slirp4netns: '10.0.2.3' };
 
 /**
@@ -78,7 +78,7 @@ export const planCarry = (carrier: Carrier, ports: Port[], pid: string): Step =>
 const watch =
   'exec </dev/null >/dev/null 2>&1; "$@" & tail --pid="$0" --sleep-interval=0.2 -f /dev/null; kill $!';
 
-/** The carriers of this user, and the processes that they are for. */
+/** The carriers of this user, with the PIDs of their containers. */
 const carriers = () =>
   [...readProcesses().values()].flatMap((process_) => {
     const command = readProc(process_.pid, 'cmdline')?.split('\0') ?? [];

@@ -1,16 +1,17 @@
-// The firewall of a network: NAT for a bridge, published ports, and a note of the earlier sysctls. With nft(8) each bridge,
-// and each container with published ports, has a table; without it, chains of iptables(8). Their names begin with
-// barehand-, and the comments of their rules are the record of what they are for.
+// The firewall of a network: NAT for a bridge, published ports, and a note of the earlier sysctls. Each bridge, and each
+// container with published ports, has a table of nft(8), or chains of iptables(8) on hosts without nft. Their names begin
+// with barehand-. The comments of rules hold ports and sysctls, and are read back.
 import { existsSync } from 'node:fs';
 import { Failure } from '../helpers/cli.ts';
 import { attempt, groupBy } from '../helpers/pids.ts';
 import { installCommand, requirePrograms } from '../helpers/programs.ts';
 import { findInPath, runProgram, sh } from '../helpers/shell.ts';
-import type { Step } from '../helpers/steps.ts';
+import { packWords, type Step } from '../helpers/steps.ts';
 import { formatPort, formatSubnet, type Port, parsePort, type Subnet } from './addresses.ts';
+import { textOf } from './files.ts';
 import type { Attachment } from './host.ts';
 
-/** What the rules of a bridge depend on. */
+/** A bridge, as its rules need it. */
 interface BridgeRules {
   bridge: string;
   subnet: Subnet;
@@ -38,7 +39,7 @@ interface Line {
 
 /** The firewall as it is. */
 export interface Rules {
-  /** the name of each table, or chain, of ours without barehand-, and the last words of the comments in it */
+  /** the name of each table, or chain, of ours without barehand-, and the words of the comments in it */
   tables: Map<string, string[]>;
   /** all objects of nft; undefined: the firewall is iptables */
   objects: NftObject[] | undefined;
@@ -46,12 +47,12 @@ export interface Rules {
   saved: Line[];
 }
 
-/** The interface group of all bridges of ours, by which a rule means all of them: ip-link(8), group. */
+/** The interface group of all our bridges, ip-link(8): a rule can match all of them. */
 export const group = 24842;
 
 export const prefix = 'barehand-';
 
-/** Runs a program that reads something, and returns its output. Throws Failure with the program's own reason. */
+/** Runs a program and returns its output. Throws Failure with the program's own reason. */
 export async function output(argv: string[], input?: string): Promise<string> {
   const { exitCode, stdout, stderr } = await runProgram(argv, input);
   if (exitCode === 0) return stdout;
@@ -107,14 +108,14 @@ function tablesOf(found: Found[]): Rules['tables'] {
   const tables: Rules['tables'] = new Map();
   for (const [name, comment = ''] of found) {
     if (!name?.startsWith(prefix)) continue;
-    const word = /^barehand (?:.* )?(\S+)$/.exec(comment)?.[1] ?? [];
-    const words = tables.get(name.slice(prefix.length)) ?? [];
-    tables.set(name.slice(prefix.length), [...new Set([...words, ...[word].flat()])]);
+    const words = /^barehand (.+)$/.exec(comment)?.[1]?.split(' ') ?? [];
+    const known = tables.get(name.slice(prefix.length)) ?? [];
+    tables.set(name.slice(prefix.length), [...new Set([...known, ...words])]);
   }
   return tables;
 }
 
-/** What the comments in the table of a bridge, or of a container, say. */
+/** Facts from the comments in the table of a bridge, or of a container. */
 export const isInternal = ({ tables }: Rules, bridge: string) =>
   tables.get(bridge)?.includes('internal') === true;
 export const notesOf = ({ tables }: Rules, bridges: string[]): string[] => [
@@ -123,13 +124,13 @@ export const notesOf = ({ tables }: Rules, bridges: string[]): string[] => [
 export const portsOf = ({ tables }: Rules, link: string): Port[] =>
   (tables.get(link) ?? []).flatMap((word) => attempt(() => parsePort(word)) ?? []);
 
-/** The versions of IP: what nft calls them, and the program of iptables for each. */
+/** The versions of IP, with nft's word and the program of iptables for each. */
 const versions = [
   { version: 4, ip: 'ip', program: 'iptables' },
   { version: 6, ip: 'ip6', program: 'ip6tables' },
 ] as const;
 
-/** A chain of one hook or more, with its rules in nft's syntax; `forIptables`: rules that iptables needs as well. */
+/** A chain for one hook or more, with its rules in nft's syntax. `forIptables`: rules that only iptables needs. */
 interface Chain {
   name: string;
   table: 'raw' | 'nat' | 'filter';
@@ -141,22 +142,23 @@ interface Chain {
 function bridgeChains({ bridge: name, subnet, subnet6, internal, note }: BridgeRules): Chain[] {
   const [from, to] = [`iifname "${name}"`, `oifname "${name}"`];
   const [fromOthers, toOthers] = [`iifname != "${name}"`, `oifname != "${name}"`];
-  const nets = [subnet, subnet6].flatMap((net) =>
-    net ? `${net.version === 4 ? 'ip' : 'ip6'} saddr ${formatSubnet(net)}` : [],
-  );
-  const raw = [
-    `${from} ip daddr 127.0.0.0/8 drop`,
-    ...note.map((setting) => `return comment "barehand note ${setting}"`),
-  ];
+  const net = `ip saddr ${formatSubnet(subnet)}`;
+  const net6 = subnet6 ? [`ip6 saddr ${formatSubnet(subnet6)}`] : [];
+  // a comment of nft(8) has at most 128 bytes
+  const notes = packWords(note, 110).map((settings) => `return comment "barehand note ${settings}"`);
+  const raw = [`${from} ip daddr 127.0.0.0/8 drop`];
   const nat = [
-    `ip saddr 127.0.0.0/8 ${to} masquerade`,
-    ...nets.map((net) => `${net} ${to} ct status dnat masquerade`),
-    ...(internal ? [] : nets.map((net) => `${net} ${toOthers} masquerade`)),
+    // published ports, from this host and from the members themselves
+    ...[`ip saddr {127.0.0.0/8,${formatSubnet(subnet)}}`, ...net6].map(
+      (from) => `${from} ${to} ct status dnat masquerade`,
+    ),
+    ...(internal ? [] : [net, ...net6].map((from) => `${from} ${toOthers} masquerade`)),
+    ...notes,
   ];
   const filter = internal
     ? [`${from} ${toOthers}`, `${to} ${fromOthers}`].map((both) => `${both} drop comment "barehand internal"`)
     : [`${to} ${fromOthers} iifgroup ${group} ct state new ct status & dnat == 0 drop`];
-  // before the rules of others, which may drop; what goes to another bridge of ours, the chain of that one may drop
+  // accepted before rules of others may drop them; packets to another bridge of ours are left to that one's chain
   const accepted = [
     `${from} ${to}`,
     `${from} oifgroup != ${group}`,
@@ -177,8 +179,7 @@ function portChains({ link: name, address, address6, ports }: Attachment): Chain
     return ports
       .filter(({ host }) => to && (host === undefined || host.includes(':') === (version === 6)))
       .map((port) => {
-        const all = `meta nfproto ipv${version} fib daddr type local`;
-        const at = port.host === undefined ? all : `${ip} daddr ${port.host}`;
+        const at = port.host === undefined ? 'fib daddr type local' : `${ip} daddr ${port.host}`;
         const target = `dnat ${ip} to ${to}:${port.port} comment "barehand port ${formatPort(port)}"`;
         return `${at} ${port.protocol} dport ${port.hostPort} ${target}`;
       });
@@ -186,7 +187,7 @@ function portChains({ link: name, address, address6, ports }: Attachment): Chain
   return [{ name, table: 'nat', hooks: ['prerouting', 'output'], rules }];
 }
 
-/** The steps that make the rules of a bridge, instead of those that it had, and those of ports: whichever is given. */
+/** The steps that make the rules of a bridge, in place of those that it has, and of ports; undefined: none of these. */
 export function planRules(
   rules: Rules,
   bridge: BridgeRules | undefined,
@@ -197,7 +198,7 @@ export function planRules(
   const isNew = ({ name }: Chain) => old.includes(name) || !rules.tables.has(name);
   const has6 = (bridge?.subnet6 ?? ports?.address6) !== undefined;
   const steps = rules.objects
-    ? nft(nftDeletions(rules, old) + nftTables(chains))
+    ? nft(nftDeletions(rules, old) + nftTables(chains, isNew))
     : [
         ...planForget(rules, old),
         ...restore(chains.flatMap((chain) => iptablesLines(chain, isNew(chain), has6))),
@@ -228,32 +229,43 @@ const nftDeletions = ({ tables }: Rules, names: string[]) =>
     .map((name) => `delete table inet ${prefix}${name}\n`)
     .join('');
 
-/** The tables of these chains. nft adds to a table and to chains that are there already. */
-function nftTables(chains: Chain[]): string {
-  const chainText = ({ table, rules }: Chain, hook: string) => {
+/** The tables of these chains, for nft(8), which adds them to a table and to chains that exist. */
+function nftTables(chains: Chain[], isNew: (chain: Chain) => boolean): string {
+  const chainText = (name: string, type: string, rules: string[]) => {
+    const short = `  chain ${name} {${type} ${rules.join('; ')}; }\n`;
+    // several rules, or a long one, are a line each
+    if (type && rules.length === 1 && short.length <= 160) return short;
+    return `  chain ${name} {${type}\n${rules.map((rule) => `    ${rule}\n`).join('')}  }\n`;
+  };
+  const hookText = (table: Chain['table'], hook: string, rules: string[]) => {
     // the priorities of iptables' own hooks
     const priority = { raw: -300, nat: hook === 'postrouting' ? 100 : -100, filter: 0 }[table];
-    const type = `type ${table === 'nat' ? 'nat' : 'filter'} hook ${hook} priority ${priority};`;
-    const short = `  chain ${hook} { ${type} ${rules.map((rule) => `${rule};`).join(' ')} }\n`;
-    // several rules, or a long one, are a line each
-    if (rules.length === 1 && short.length <= 160) return short;
-    return `  chain ${hook} { ${type}\n${rules.map((rule) => `    ${rule}\n`).join('')}  }\n`;
+    return chainText(
+      hook,
+      ` type ${table === 'nat' ? 'nat' : 'filter'} hook ${hook} priority ${priority};`,
+      rules,
+    );
   };
   const tables = [...groupBy(chains, ({ name }) => name)].map(([name, own]) => {
-    const texts = own.flatMap((chain) => chain.hooks.map((hook) => chainText(chain, hook)));
+    const texts = own.flatMap((chain) => {
+      const { table, hooks, rules } = chain;
+      const [only = '', ...more] = hooks;
+      if (more.length === 0) return hookText(table, only, rules);
+      const jumps = isNew(chain) ? hooks.map((hook) => hookText(table, hook, ['jump rules'])) : [];
+      return [chainText('rules', '', rules), ...jumps];
+    });
     return `table inet ${prefix}${name} {\n${texts.join('')}}\n`;
   });
   return tables.join('');
 }
 
-/** What iptables-extensions(8) calls what nft(8) says of a packet, and what becomes of it. */
+/** Matches and targets of nft(8), and their words in iptables-extensions(8). */
 const translations: [nft: RegExp, iptables: string][] = [
   [/([io])ifname != "(\S+)"/, '! -$1 $2'],
   [/([io])ifname "(\S+)"/g, '-$1 $2'],
   [/iifgroup (\d+)/, '-m devgroup --src-group $1'],
   [/oifgroup != (\d+)/, '-m devgroup ! --dst-group $1'],
-  [/meta nfproto ipv\d /, ''],
-  [/ip6? ([sd])addr (\S+)/, '-$1 $2'],
+  [/ip6? ([sd])addr \{?([^\s}]+)\}?/, '-$1 $2'],
   [/fib daddr type local/, '-m addrtype --dst-type LOCAL'],
   [/(tcp|udp) dport (\d+)/, '-p $1 --dport $2'],
   [/ct state (\S+)/, '-m conntrack --ctstate $1'],
@@ -275,7 +287,7 @@ function iptablesLines({ name, table, hooks, rules, forIptables = [] }: Chain, m
   // declaring a chain empties it
   const head = [`:${chain} - [0:0]`, ...hooks.map((hook) => `-I ${hook.toUpperCase()} -j ${chain}`)];
   return versions.slice(0, has6 ? 2 : 1).flatMap(({ version, program }): Line[] => {
-    const other = version === 4 ? /\bip6 |nfproto ipv6/ : /\bip |nfproto ipv4/;
+    const other = version === 4 ? /\bip6 / : /\bip /;
     const own = [...rules, ...forIptables].filter((rule) => !other.test(rule));
     const lines = [...(made ? head : []), ...own.map((rule) => `-A ${chain} ${toIptables(rule)}`)];
     return lines.map((line) => ({ program, table, line }));
@@ -288,6 +300,6 @@ const restore = (lines: Line[]): Step[] =>
     // somebody else's call may have the lock: -w waits
     run: [`${program}-restore`, '-w', '--noflush'],
     input: [...groupBy(own, ({ table }) => table)]
-      .map(([table, its]) => `*${table}\n${its.map(({ line }) => `${line}\n`).join('')}COMMIT\n`)
+      .map(([table, its]) => `*${table}\n${textOf(its.map(({ line }) => line))}COMMIT\n`)
       .join(''),
   }));

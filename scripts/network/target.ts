@@ -1,11 +1,11 @@
-// Whose network is meant: a container by its name, or the PID of any process with a network namespace of its own.
+// The target of network.ts: a container by its name, or any process with a network namespace of its own by its PID.
 import { scriptPath } from '../helpers/called.ts';
 import { readHierarchies } from '../helpers/cgroups.ts';
-import { Failure, UsageError } from '../helpers/cli.ts';
+import { Failure } from '../helpers/cli.ts';
 import { type Container, findContainers } from '../helpers/containers.ts';
 import { identify } from '../helpers/engine.ts';
 import { namespaceInode } from '../helpers/pids.ts';
-import { belongsTo, isName, namedContainer, whileRuns } from '../helpers/target.ts';
+import { belongsTo, checkName, isName, namedContainer, whileRuns } from '../helpers/target.ts';
 
 /** A process with a network namespace of its own, which the user calls `text`. */
 export interface NetworkTarget {
@@ -20,7 +20,7 @@ export interface NetworkTarget {
 
 type Found = Pick<NetworkTarget, 'pid' | 'name' | 'remark'>;
 
-/** Finds the process whose network namespace is meant. Throws Failure if there is none, or it has the host's network. */
+/** Finds the target. Throws Failure if there is none, or if it has the host's network. */
 export function findNetwork(text: string): NetworkTarget {
   const found = /^\d+$/.test(text) ? findByPid(Number(text)) : findByName(text);
   const { pid } = found;
@@ -35,7 +35,7 @@ export function findNetwork(text: string): NetworkTarget {
 }
 
 /**
- * The first process of the container that the process is in, or that it holds, if both have the same network. Else the
+ * The first process of the container that this process is in or holds, if both are in the same network namespace. Else the
  * process itself.
  */
 function findByPid(pid: number): Found {
@@ -61,7 +61,7 @@ function findByPid(pid: number): Found {
 }
 
 function findByName(name: string): Found {
-  if (!isName(name)) throw new UsageError(`neither a name nor a PID: "${name}"`);
+  checkName(name);
   const { first } = namedContainer(readHierarchies(), name);
   if (!first)
     throw new Failure(

@@ -6,6 +6,7 @@ import { findHierarchy, readHierarchies } from '../helpers/cgroups.ts';
 import { notesFolder } from '../helpers/containers.ts';
 import { attempt } from '../helpers/pids.ts';
 import { namedContainer, ownContainers } from '../helpers/target.ts';
+import { formatDuration } from '../helpers/units.ts';
 import { describeOomKills, type OomKills, parseOomKills } from '../limit/oom-kills.ts';
 
 /** How a container has ended. */
@@ -73,6 +74,10 @@ export function endedText({ code, signal, oomKills }: Omit<Ended, 'oomKilled'>):
   const oom = oomKills ? `, ${oomKills} OOM kill${oomKills > 1 ? 's' : ''}` : '';
   return (signal ? `killed by ${signal} (${code})` : `exited (${code})`) + oom;
 }
+
+/** How a container has ended, and how long ago. `now`: milliseconds, as Date.now(). */
+export const statusText = ({ ended }: { ended: Ended }, now: number) =>
+  `${endedText(ended)}${ended.at ? `, ${formatDuration(Math.max(0, (now - Date.parse(ended.at)) / 1000))} ago` : ''}`;
 
 /** One line about the processes that the kernel has killed in a container that has ended; undefined if there are none. */
 export const killsText = (oomKills: OomKills | null): string | undefined =>

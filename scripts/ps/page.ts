@@ -1,7 +1,6 @@
 // One process on a page: its container, who started that, and the limits in force.
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { scriptPath } from '../helpers/called.ts';
 import {
   cgroupDirectory,
   cgroupPath,
@@ -21,7 +20,7 @@ import {
   readStat,
   startTicks,
 } from '../helpers/pids.ts';
-import { containerAround } from '../helpers/target.ts';
+import { containerAround, noProcess } from '../helpers/target.ts';
 import { formatSize } from '../helpers/units.ts';
 import { pathOf } from '../limit/oom.ts';
 import { showLimit } from '../limit/perform.ts';
@@ -31,7 +30,7 @@ import { rootfsPath } from './rootfs.ts';
 import type { Places } from './usage.ts';
 
 /** A process that has started another. */
-interface Ancestor {
+export interface Ancestor {
   pid: number;
   command: string;
   /** the service or scope of systemd whose cgroup it is in */
@@ -45,7 +44,7 @@ interface Ancestor {
 type LimitLevel = 'own' | 'parent' | 'inside' | 'other';
 
 /** A limit in force, and how much is used of it. */
-interface LimitInForce {
+export interface LimitInForce {
   limit: LimitName;
   /** MAJ:MIN of a disk */
   device: string | null;
@@ -221,8 +220,7 @@ export function readPage(
   cpuSecondsOf: (place: Places['time']) => number | null,
 ): Page {
   const process_ = readProcess(pid);
-  if (started === undefined || !process_ || process_.zombie)
-    throw new Failure(`there is no process ${pid}: ${scriptPath('ps')} shows containers, ps(1) processes`);
+  if (started === undefined || !process_ || process_.zombie) throw noProcess(pid);
   const containers = reading.containers.map(({ container }) => container);
   const held = heldContainer(containers, pid);
   const around = held ?? containerAround(containers, pid);
@@ -289,9 +287,44 @@ export function readPage(
   return page;
 }
 
+/**
+ * The limits in force and the usage, as keys and values. `whose` tells whose a limit is, by default its level and cgroup.
+ */
+export function limitLines<Limit extends LimitInForce>(
+  { container, usage, limits: inForce }: Pick<Page, 'container' | 'usage'> & { limits: Limit[] },
+  whose: (limit: Limit) => string = ({ level, cgroup }) => `${level}: ${cgroup}`,
+): [key: string, value: string][] {
+  const lines: [key: string, value: string][] = [];
+  const kind = (keys: LimitName[]) => inForce.filter(({ limit }) => keys.includes(limit));
+  const add = (key: string, its: Limit[], format: (used: number) => string, none: string) => {
+    for (const one of its) {
+      const { used, text, device, limit } = one;
+      const what = device ? `${device} ${limits[limit].label} ` : '';
+      const value = used === null ? text : `${format(used)} / ${text}`;
+      lines.push([key, `${what}${value} (${printable(whose(one))})`]);
+    }
+    if (its.length === 0 && none) lines.push([key, none]);
+  };
+  const none = (used: string, cgroup: string | null) => {
+    const where = cgroup ? ` (${cgroup})` : '';
+    return `${cgroup || !container ? '' : '~'}${used} / none${where}`;
+  };
+  const { memoryBytes, memoryCgroup, pids, pidsCgroup, cpuSeconds } = usage;
+  add('memory', kind(['memory']), formatSize, none(formatSize(memoryBytes ?? 0), memoryCgroup));
+  add('memory high', kind(['high']), formatSize, '');
+  add('swap', kind(['swap']), formatSize, 'no limit');
+  add('cpu', kind(['cpu']), String, 'no limit');
+  if (cpuSeconds !== null) lines.push(['cpu time', `${cpuSeconds.toFixed(2)} s`]);
+  add('cpuset', kind(['cpuset']), String, 'no limit');
+  add('memory nodes', kind(['mems']), String, '');
+  add('pids', kind(['pids']), String, none(`${pids ?? '?'}`, pidsCgroup));
+  add('io', kind(['readBps', 'writeBps', 'readIops', 'writeIops']), String, 'no limit');
+  return lines;
+}
+
 /** The page as lines `key: value`, a key of several values in several lines. `short` truncates a long command. */
 export function pageText(page: Page, short: (command: string) => string): string {
-  const { pid, container, usage, limits: inForce } = page;
+  const { pid, container } = page;
   const command = (text: string) => printable(short(text));
   const one = (ancestor: Ancestor) =>
     `${ancestor.pid} ${command(ancestor.command)}${ancestor.unit ? ` (${ancestor.unit})` : ''}`;
@@ -319,28 +352,7 @@ export function pageText(page: Page, short: (command: string) => string): string
   for (const { controllers, path } of page.cgroups)
     lines.push(['cgroup', printable(path) + (controllers.length > 0 ? ` (${controllers.join(', ')})` : '')]);
 
-  const kind = (keys: LimitName[]) => inForce.filter(({ limit }) => keys.includes(limit));
-  const add = (key: string, its: LimitInForce[], format: (used: number) => string, none: string) => {
-    for (const { used, text, level, cgroup, device, limit } of its) {
-      const what = device ? `${device} ${limits[limit].label} ` : '';
-      const value = used === null ? text : `${format(used)} / ${text}`;
-      lines.push([key, `${what}${value} (${level}: ${cgroup})`]);
-    }
-    if (its.length === 0 && none) lines.push([key, none]);
-  };
-  const none = (used: string, cgroup: string | null) => {
-    const where = cgroup ? ` (${cgroup})` : '';
-    return `${cgroup || !container ? '' : '~'}${used} / none${where}`;
-  };
-  const { memoryBytes, memoryCgroup, pids, pidsCgroup, cpuSeconds } = usage;
-  add('memory', kind(['memory']), formatSize, none(formatSize(memoryBytes ?? 0), memoryCgroup));
-  add('memory high', kind(['high']), formatSize, '');
-  add('swap', kind(['swap']), formatSize, 'no limit');
-  add('cpu', kind(['cpu']), String, 'no limit');
-  if (cpuSeconds !== null) lines.push(['cpu time', `${cpuSeconds.toFixed(2)} s`]);
-  add('cpuset', kind(['cpuset']), String, 'no limit');
-  add('memory nodes', kind(['mems']), String, '');
-  add('pids', kind(['pids']), String, none(`${pids ?? '?'}`, pidsCgroup));
-  add('io', kind(['readBps', 'writeBps', 'readIops', 'writeIops']), String, 'no limit');
-  return lines.map(([key, value]) => `${key}: ${value}`).join('\n');
+  lines.push(...limitLines(page));
+  // a cgroup, and so a unit, may have any name
+  return lines.map(([key, value]) => `${key}: ${printable(value)}`).join('\n');
 }

@@ -2,7 +2,7 @@
 import { type Stats, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Container, readRoot } from '../helpers/containers.ts';
-import { isBelow, type Mount, overlayDirectory, readMounts } from '../helpers/mounts.ts';
+import { type Mount, overlayDirectory, pathsOnHost, readMounts } from '../helpers/mounts.ts';
 import { attempt } from '../helpers/pids.ts';
 
 /**
@@ -27,10 +27,7 @@ export function rootfsPath(container: Container, hostMounts: Mount[]): string | 
   // pivot_root(2): the root is a mount; the host may have the same directory of the same file system at another path
   const mount = readMounts(pid).findLast(({ mountPoint }) => mountPoint === '/');
   if (!mount) return undefined;
-  const path = hostMounts
-    .filter((host) => host.device === mount.device && isBelow(mount.root, host.root))
-    .map((host) => join(host.mountPoint, host.root === '/' ? mount.root : mount.root.slice(host.root.length)))
-    .find(isRoot);
+  const path = pathsOnHost(mount, hostMounts).find(isRoot);
   return path ?? (mount.type === 'overlay' ? overlayPath(mount) : undefined);
 }
 

@@ -1,6 +1,6 @@
 // Text on a terminal: columns, bars, and the alternate screen. See console_codes(4).
 import { writeSync } from 'node:fs';
-import { columnWidths, widthOf } from '../helpers/table.ts';
+import { columnWidths, cut, widthOf } from '../helpers/table.ts';
 
 /** A column of text: its title, and how it shrinks on a narrow screen. */
 export interface Column {
@@ -24,20 +24,6 @@ export interface Cell {
   text: string;
   /** a parameter of the terminal's SGR sequence: 31 is red */
   style?: number | undefined;
-}
-
-/** A text truncated to a width, at its end or front, with an ellipsis; without Unicode with `>` or `<`, as less(1) does. */
-export function cut(text: string, width: number, front = false, unicode = true): string {
-  if (widthOf(text) <= width) return text;
-  const mark = unicode ? '…' : front ? '<' : '>';
-  const characters = front ? [...text].reverse() : [...text];
-  let left = width - 1;
-  const end = characters.findIndex((character) => {
-    left -= widthOf(character);
-    return left < 0;
-  });
-  const kept = characters.slice(0, end);
-  return width < 1 ? '' : front ? `${mark}${kept.reverse().join('')}` : `${kept.join('')}${mark}`;
 }
 
 /** The text for a terminal that may not show it: without Unicode, `?` takes the place of every other character. */
@@ -138,11 +124,21 @@ export function sparkline(values: number[], most: number, width: number, unicode
     .join('');
 }
 
-export { toJson } from '../helpers/messages.ts';
-
 /** Whether the locale uses UTF-8, locale(7). */
 export const speaksUnicode = ({ LC_ALL, LC_CTYPE, LANG }: NodeJS.ProcessEnv = process.env) =>
   /utf-?8/i.test(LC_ALL || LC_CTYPE || LANG || '');
+
+/** Keys that send more than a character, or one that does not show, console_codes(4). */
+const keyNames: Record<string, string> = {
+  ...{ '\x1b[A': 'up', '\x1b[B': 'down', '\x1bOA': 'up', '\x1bOB': 'down' },
+  ...{ '\r': 'enter', '\n': 'enter', '\x1b': 'escape', '\x7f': 'backspace', '\b': 'backspace' },
+};
+
+/** The keys that were typed: characters, or names of keyNames. Other sequences that begin with ESC are left out. */
+export const keysIn = (typed: string): string[] =>
+  (typed.match(/\x1b\[[\d;?]*[ -/]*[@-~]|\x1bO.|./gsu) ?? []).flatMap(
+    (key) => keyNames[key] ?? (key.length > 2 ? [] : key),
+  );
 
 /**
  * Switches the terminal to its alternate screen, without cursor, in raw mode. `close` restores it, and so does the end of
@@ -188,8 +184,7 @@ export function openScreen(onKey: (key: string) => void, onResize: () => void) {
   if (stdin.isTTY) {
     stdin.setEncoding('utf8');
     stdin.on('data', (typed: string) => {
-      // function and cursor keys send sequences that begin with ESC: no commands
-      for (const key of typed.startsWith('\x1b') ? '' : typed) {
+      for (const key of keysIn(typed)) {
         if (key === '\x1a') {
           leave();
           process.kill(process.pid, 'SIGTSTP'); // here it waits for SIGCONT, or goes on if nobody could send that

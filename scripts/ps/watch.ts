@@ -1,15 +1,18 @@
 // The live table of ps.ts: reads counters at intervals and shows rates.
 import { setTimeout as sleep } from 'node:timers/promises';
+import { toJson } from '../helpers/output.ts';
 import { printable } from '../helpers/pids.ts';
+import { columnWidths, cut } from '../helpers/table.ts';
 import { formatSize } from '../helpers/units.ts';
 import type { OomKills } from '../limit/oom-kills.ts';
 import type { Shown } from './containers.ts';
+import { type Host, hostReader } from './host.ts';
+import { callIt, keyHelp, keyLine, keyOf, passes, press, prompt, start } from './keys.ts';
 import {
   allowsColour,
   bar,
   type Cell,
   type Column,
-  cut,
   layout,
   nearness,
   openScreen,
@@ -17,7 +20,6 @@ import {
   shownText,
   sparkline,
   speaksUnicode,
-  toJson,
   yellow,
 } from './screen.ts';
 import { type Counters, type Rates, rates } from './usage.ts';
@@ -39,7 +41,7 @@ export interface Live extends Look, Rates {
 export function track(previous: Map<string, Live>, looks: Look[]): Map<string, Live> {
   return new Map(
     looks.map((look) => {
-      const key = `${look.pid} ${look.ticks}`;
+      const key = keyOf(look);
       const before = previous.get(key);
       const { counters, memory, oomKills } = look;
       const live: Live = {
@@ -58,20 +60,20 @@ export function track(previous: Map<string, Live>, looks: Look[]): Map<string, L
   );
 }
 
-/** Sort orders of the table: the key that selects one, and the value that is sorted by, ascending. */
-const orders: Record<string, { key: string; by: (row: Live) => number | string }> = {
-  CPU: { key: 'c', by: ({ cpuPercent }) => -(cpuPercent ?? -1) },
-  memory: { key: 'm', by: ({ memory }) => -memory.usedBytes },
-  PIDs: { key: 'p', by: ({ pids }) => -pids },
-  'I/O': { key: 'i', by: (row) => -((row.readBytesPerSecond ?? 0) + (row.writeBytesPerSecond ?? 0)) },
-  throttled: { key: 't', by: ({ throttledPercent }) => -(throttledPercent ?? -1) },
-  OOM: { key: 'o', by: ({ oomKills }) => -(oomKills?.count ?? -1) },
-  name: { key: 'n', by: ({ name, pid }) => name ?? `\u{10ffff}${String(pid).padStart(10)}` },
+/** The value that each order sorts by, ascending. */
+const orders: Record<string, (row: Live) => number | string> = {
+  CPU: ({ cpuPercent }) => -(cpuPercent ?? -1),
+  memory: ({ memory }) => -memory.usedBytes,
+  PIDs: ({ pids }) => -pids,
+  'I/O': (row) => -((row.readBytesPerSecond ?? 0) + (row.writeBytesPerSecond ?? 0)),
+  throttled: ({ throttledPercent }) => -(throttledPercent ?? -1),
+  OOM: ({ oomKills }) => -(oomKills?.count ?? -1),
+  name: ({ name, pid }) => name ?? `\u{10ffff}${String(pid).padStart(10)}`,
 };
 
 /** Sorts rows; rows that compare equal keep their order. */
 export function sortRows(rows: Live[], order: string, reversed: boolean): Live[] {
-  const sortValue = (row: Live) => orders[order]?.by(row) ?? 0;
+  const sortValue = (row: Live) => orders[order]?.(row) ?? 0;
   const less = reversed ? 1 : -1;
   return rows.toSorted((one, other) => {
     const [a, b] = [sortValue(one), sortValue(other)];
@@ -105,6 +107,15 @@ export interface View {
   unicode: boolean;
   time: Date;
   intervalSeconds: number;
+  host?: Host;
+  /** only rows that it lets through are shown */
+  filter?: string;
+  /** the row that is marked, see keyOf */
+  selected?: string | undefined;
+  /** stands in place of the line of keys */
+  prompt?: string;
+  /** the greatest width of each column so far: columns do not move when values get shorter */
+  widths?: number[];
 }
 
 /**
@@ -179,48 +190,103 @@ const columns: [Column, (row: Live, view: View) => string | Cell][] = [
 
 const isRoomy = ({ width }: View) => width >= 110;
 
-/** The line of keys. On a narrow screen keys are left out, the last orders first; how to quit stays. */
-function keyLine(width: number): string {
-  const always = ['r reverse', 'q quit'];
-  const keys = Object.entries(orders).map(([name, { key }]) => `${key} ${name}`);
-  const line = () => [...keys, ...always].join('  ');
-  while (line().length > width && keys.length > 0) keys.pop();
-  if (line().length > width) always.shift();
-  return line();
+/** The line about the host: `host: CPU 25.0 / 200  memory 1.2G / 23G  swap 0 / 0  pressure: CPU 1.5% memory 0% I/O 0%`. */
+export function hostLine({ cpuPercent, cpus, memory, swap, pressure }: Host): string {
+  const part = ({ usedBytes, totalBytes }: Host['memory']) => `${short(usedBytes)} / ${short(totalBytes)}`;
+  const waits = [`CPU ${pressure.cpu}%`, `memory ${pressure.memory}%`, `I/O ${pressure.io}%`];
+  return [
+    `host: CPU ${percent(cpuPercent) ?? '-'} / ${cpus * 100}`,
+    `memory ${part(memory)}`,
+    `swap ${part(swap)}`,
+    ...(pressure.cpu === null ? [] : [`pressure: ${waits.join(' ')}`]),
+  ].join('  ');
+}
+
+/** The containers that a view shows, in its order. */
+export const shownRows = (
+  rows: Live[],
+  { filter = '', order, reversed }: Pick<View, 'filter' | 'order' | 'reversed'>,
+) =>
+  sortRows(
+    rows.filter((row) => passes(filter, row)),
+    order,
+    reversed,
+  );
+
+/** The part of the rows that fits: the marked one is in it. */
+function windowOf(rows: Live[], space: number, selected: string | undefined) {
+  const at = rows.findIndex((row) => keyOf(row) === selected);
+  // the last line counts the rows that are left out
+  const size = rows.length <= space ? rows.length : Math.max(0, space - 1);
+  const first = Math.max(0, Math.min(at - size + 1, rows.length - size));
+  return { rows: rows.slice(first, first + size), marked: at - first, leftOut: rows.length - size };
+}
+
+/** The lines above the table. A screen of few lines has no line about the host. */
+function heading(count: number, view: View): string[] {
+  const { order, reversed, width, height, time, intervalSeconds, host, filter } = view;
+  const clock = time.toTimeString().slice(0, 8);
+  const many = `${count} container${count === 1 ? '' : 's'}`;
+  const only = filter ? `, only those with ${JSON.stringify(filter)}` : '';
+  return [
+    `${clock}  ${many}, every ${intervalSeconds} s, by ${order}${reversed ? ', reversed' : ''}${printable(only)}`,
+    ...(host && (height === null || height >= 8) ? [hostLine(host)] : []),
+    ...(height === null ? [] : [view.prompt || keyLine(width)]),
+  ];
 }
 
 /** One frame: a heading, a line of keys if on a screen, the table, and the number of rows that did not fit. */
-export function frame(rows: Live[], view: View): string[] {
-  const { order, reversed, width, height, styled, unicode, time, intervalSeconds } = view;
-  const count = `${rows.length} container${rows.length === 1 ? '' : 's'}`;
-  const clock = time.toTimeString().slice(0, 8);
-  const head = [
-    `${clock}  ${count}, every ${intervalSeconds} s, by ${order}${reversed ? ', reversed' : ''}`,
-    ...(height === null ? [] : [keyLine(width)]),
-  ];
-  const space = height === null ? rows.length : Math.max(0, height - head.length - 1);
-  // the last line counts the rows that are left out
-  const shown = rows.length <= space ? rows.length : Math.max(0, space - 1);
-  const cells = sortRows(rows, order, reversed)
-    .slice(0, shown)
+export function frame(all: Live[], view: View): string[] {
+  const { width, height, styled, unicode, widths = [] } = view;
+  const found = shownRows(all, view);
+  const head = heading(found.length, view);
+  const space = height === null ? found.length : Math.max(0, height - head.length - 1);
+  const { rows, marked, leftOut } = windowOf(found, space, view.selected);
+  const cells = rows
     .map((row) => columns.map(([, cell]) => cell(row, view)))
     .map((row) => row.map((cell) => (typeof cell === 'string' ? { text: cell } : cell)))
     .map((row) => row.map((cell) => ({ ...cell, text: shownText(cell.text, unicode) })));
+  const natural = columnWidths(cells.map((row) => row.map(({ text }) => text)));
+  for (const [at, widest] of natural.slice(0, -1).entries()) widths[at] = Math.max(widths[at] ?? 0, widest);
   const [title = '', ...table] = layout(
-    columns.map(([column]) => column),
+    columns.map(([column], at) => ({ ...column, atLeast: Math.max(column.atLeast ?? 0, widths[at] ?? 0) })),
     cells,
     width,
     styled,
     unicode,
   );
-  const more = `${unicode ? '…' : '...'} and ${rows.length - shown} more`;
+  const inverse = (text: string) => `\x1b[7m${text.replace(/\x1b\[\d*m/g, '').padEnd(width)}\x1b[m`;
+  const more = `${unicode ? '…' : '...'} and ${leftOut} more`;
   const lines = [
-    ...head.map((line) => cut(line, width, false, unicode)),
-    styled ? `\x1b[7m${title.padEnd(width)}\x1b[m` : title,
-    ...table,
-    ...(shown < rows.length ? [cut(more, width, false, unicode)] : []),
+    ...head.map((line) => cut(shownText(line, unicode), width, false, unicode)),
+    styled ? inverse(title) : title,
+    ...table.map((line, at) =>
+      at === marked ? (styled ? inverse(line) : cut(`> ${line}`, width, false, unicode)) : line,
+    ),
+    ...(leftOut > 0 ? [cut(more, width, false, unicode)] : []),
   ];
   return height === null ? lines : lines.slice(0, height);
+}
+
+/** A page in place of the table: as many of its lines as fit. */
+function pageFrame(lines: string[], { width, height, unicode }: View): string[] {
+  const space = (height ?? lines.length + 2) - 2;
+  const shown =
+    lines.length <= space
+      ? lines
+      : [...lines.slice(0, space - 1), `... ${lines.length - space + 1} more lines`];
+  return [...shown, '', 'q quit, any other key: back'].map((line) =>
+    cut(shownText(line, unicode), width, false, unicode),
+  );
+}
+
+/** What the live table needs of its script. */
+export interface Source {
+  look: () => Look[];
+  /** the lines of the page of a container */
+  page: (row: Live) => string[];
+  /** stops a container, and returns what there is to say of it */
+  stop: (row: Live) => Promise<string>;
 }
 
 /**
@@ -229,41 +295,63 @@ export function frame(rows: Live[], view: View): string[] {
  * ends it.
  */
 export async function watch(
-  look: () => Look[],
+  { look, page, stop }: Source,
   { intervalSeconds, count, json }: { intervalSeconds: number; count: number | undefined; json: boolean },
 ): Promise<void> {
   const quit = new AbortController();
-  let order = 'CPU';
-  let reversed = false;
+  const readHost = hostReader();
+  let state = start;
   let tracks = track(new Map(), look());
+  let host = readHost();
   let time = new Date();
+  let widths: number[] = [];
 
   const show = () => {
     const rows = [...tracks.values()];
     if (json) {
       const containers = rows.map(({ history, newKills, counters, ticks, ...row }) => row);
-      process.stdout.write(`${toJson({ time: time.toISOString(), containers })}\n`);
+      process.stdout.write(`${toJson({ time: time.toISOString(), host, containers })}\n`);
       return;
     }
-    const lines = frame(rows, {
-      ...{ order, reversed, time, intervalSeconds },
+    const view: View = {
+      ...{ ...state, prompt: prompt(state, rows), time, intervalSeconds, host, widths },
       // without a terminal, wide enough for all columns
       width: screen?.width() ?? 160,
       height: screen?.height() ?? null,
       styled: screen !== undefined && allowsColour(),
       unicode: speaksUnicode(),
-    });
+    };
+    const row = tracks.get(state.selected ?? '');
+    const lines =
+      state.mode === 'keys'
+        ? pageFrame(keyHelp, view)
+        : state.mode === 'page'
+          ? pageFrame(row ? page(row) : ['it has ended'], view)
+          : frame(rows, view);
     if (screen) screen.draw(lines);
     else process.stdout.write(`${lines.join('\n')}\n\n`);
   };
+  const tell = (message: string) => {
+    state = { ...state, message };
+    if (!quit.signal.aborted) show();
+  };
   const onKey = (key: string) => {
-    const asked = Object.keys(orders).find((name) => orders[name]?.key === key);
-    if (asked) order = asked;
-    else if (key === 'r') reversed = !reversed;
-    else if (['q', 'Q', '\x03', '\x04', ''].includes(key)) return quit.abort();
+    const before = state;
+    const result = press(state, key, shownRows([...tracks.values()], state));
+    state = result.state;
+    if (result.action === 'quit') return quit.abort();
+    const row = tracks.get(before.selected ?? '');
+    if (result.action === 'stop' && row) {
+      tell(`stopping ${callIt(row)}`);
+      stop(row).then(tell, (error) => tell(String(error.message)));
+    }
     show();
   };
-  const screen = json || !process.stdout.isTTY ? undefined : openScreen(onKey, () => show());
+  const onResize = () => {
+    widths = [];
+    show();
+  };
+  const screen = json || !process.stdout.isTTY ? undefined : openScreen(onKey, onResize);
 
   try {
     if (screen) show();
@@ -273,6 +361,7 @@ export async function watch(
       next = Math.max(next + intervalSeconds * 1000, performance.now());
       await sleep(next - performance.now(), undefined, { signal: quit.signal });
       tracks = track(tracks, look());
+      host = readHost();
       time = new Date();
       show();
     }

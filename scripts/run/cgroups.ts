@@ -16,7 +16,7 @@ import {
   readHierarchies,
 } from '../helpers/cgroups.ts';
 import { Failure, reason } from '../helpers/cli.ts';
-import { labelFile } from '../helpers/containers.ts';
+import { labelFile, writeArgv } from '../helpers/containers.ts';
 import { type Lock, lock } from '../helpers/lock.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
@@ -50,8 +50,8 @@ export interface CgroupPlan {
 const hindering = /^(cpu\.max|cpu\.cfs_|io\.max|blkio\.throttle|pids\.max)/;
 
 /**
- * What denies a container what it may not do with devices: v1's devices controller, admin-guide/cgroup-v1/devices. Throws
- * Failure where there is none: v2 has a BPF program in its place.
+ * Values for v1's devices controller that deny the container access to its devices, admin-guide/cgroup-v1/devices. Throws
+ * Failure if access is to be denied and that controller is missing: v2 takes a BPF program in its place.
  */
 function denials(hierarchies: Hierarchy[], name: string, devices: Device[]): Write[] {
   const v1 = hierarchies.find(({ controllers }) => controllers.includes('devices'));
@@ -219,7 +219,7 @@ export interface ReservedName {
  * the name is in use, or if the directories can't be made.
  */
 export async function reserveName(launch: Launch): Promise<ReservedName> {
-  const { name, cgroups, runDirectory, stopSignal, labels } = launch;
+  const { name, cgroups, runDirectory, stopSignal, umask, labels } = launch;
   const hasNotes = needsNotes(launch);
   const lockPath = cgroups?.lock;
   let held: Lock | undefined;
@@ -256,7 +256,9 @@ export async function reserveName(launch: Launch): Promise<ReservedName> {
       makeRunDirectory(runDirectory);
       for (const file of readdirSync(runDirectory)) rmSync(join(runDirectory, file));
       if (stopSignal) writeFileSync(join(runDirectory, 'stop-signal'), `${stopSignal}\n`);
+      if (umask !== undefined) writeFileSync(join(runDirectory, 'umask'), `${umask}\n`);
       if (labels.length > 0) await perform([labelStep(launch)]);
+      writeArgv(runDirectory, process.cwd(), process.argv.slice(2));
     }
     if (cgroups) await perform(makingSteps(cgroups));
   } catch (error) {

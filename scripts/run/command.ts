@@ -1,6 +1,11 @@
 // The user, variables and working directory of a command in a container, as options give them.
 import { Failure, UsageError } from '../helpers/cli.ts';
 import { readTextInRoot, withRoot } from '../helpers/in-root.ts';
+import { countInherited } from '../helpers/shell.ts';
+import { parseNumber } from '../helpers/units.ts';
+
+/** The PATH of a command whose container has none. */
+export const defaultPath = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 /** `KEY=VALUE`, or `KEY` for the caller's variable of that name; '' if the caller has none. */
 export function parseVariable(text: string): string {
@@ -22,6 +27,16 @@ export function parsePath(option: string, text: string): string {
 /** The working directory of a command in the container. */
 export const parseWorkdir = (text: string) => parsePath('workdir', text);
 
+/** The number of descriptors, from 3 on, that a command keeps. Throws UsageError if the caller has not opened one of them. */
+export function parseDescriptors(text: string): number {
+  const count = parseNumber('--preserve-fds', text, 0, 100);
+  const missing = 3 + countInherited();
+  if (missing >= 3 + count) return count;
+  throw new UsageError(
+    `--preserve-fds ${count}: descriptor ${missing} is not open: open it in the shell, as by ${missing}<FILE at the end of the line`,
+  );
+}
+
 /** The text of a small file inside `rootfs`; '' if there is none. */
 export const readInRoot = (rootfs: string, path: string): string =>
   withRoot(rootfs, (root) => readTextInRoot(root, path)) ?? '';
@@ -32,6 +47,15 @@ export interface User {
   gid: number;
   groups: number[];
   home: string;
+}
+
+/**
+ * The options of setpriv(1) by which a command becomes a user. `keepsGroups`: setgroups(2) is denied, as in some user
+ * namespaces. The change of user clears the death signal, prctl(2); setpriv(1) sets it after that.
+ */
+export function userOptions({ uid, gid, groups }: User, keepsGroups: boolean): string[] {
+  const others = groups.length > 0 ? `--groups=${groups}` : '--clear-groups';
+  return [`--reuid=${uid}`, `--regid=${gid}`, keepsGroups ? '--keep-groups' : others, '--pdeathsig=KILL'];
 }
 
 /** `USER[:GROUP]` as the user gave it: numbers are IDs, strings are names. */
@@ -59,7 +83,8 @@ function parseId(word: string | undefined): number | undefined {
 export function parseUser(text: string): UserChoice {
   const [user = '', group, ...more] = text.split(':');
   const wrong = (what: string) => new UsageError(`not USER[:GROUP]: "${text}": ${what}`);
-  if (more.length > 0 || /[\0-\x1f\x7f]/.test(text)) throw wrong('no name has such a character');
+  if (more.length > 0 || /[\0-\x1f\x7f]/.test(text))
+    throw wrong('a name has no control character, and there is one colon at most');
   const read = (what: string, word: string) => {
     if (word === '') throw wrong(`the ${what} is empty`);
     if (!/^[-+]?\d+$/.test(word)) return word;

@@ -3,6 +3,7 @@
 import type { SeccompLoader } from '../helpers/seccomp/seccomp.ts';
 import { type Command, sh } from '../helpers/shell.ts';
 import type { Step } from '../helpers/steps.ts';
+import type { Limits } from '../limit/table.ts';
 import type { CgroupPlan } from './cgroups.ts';
 import type { User } from './command.ts';
 import type { Device, FoundVolume, Text, Tmpfs } from './furnish.ts';
@@ -38,6 +39,8 @@ export interface Launch {
   /** of the command, in octal; undefined: the caller's */
   umask: string | undefined;
   user: User;
+  /** how many descriptors of the caller, from 3 on, the command keeps */
+  preserved: number;
   /** options of prlimit(1) */
   limits: string[];
   /** the words of --isolate: with `mount` the launch uses pivot_root(2), otherwise chroot(2) */
@@ -47,12 +50,16 @@ export interface Launch {
   /** set-user-ID programs may gain privileges */
   newPrivileges: boolean;
   privileged: boolean;
+  /** a seccomp filter is wanted */
+  isFiltered: boolean;
   /** the command that loads the seccomp filter; undefined: no filter */
   seccomp: SeccompLoader | undefined;
   /** undefined: the network namespace gets no new interface */
   connection: Connection | undefined;
   /** the process whose network namespace the container shares; `label` is what the user called it */
   joins: { pid: number; inode: number; label: string } | undefined;
+  /** the limits that the cgroups have */
+  wanted: Limits;
   /** undefined: no cgroups, since the caller may not make any or needs none */
   cgroups: CgroupPlan | undefined;
   /** the directory for what the kernel does not keep: log, exit status, stop signal */
@@ -91,8 +98,8 @@ export interface Connection {
 }
 
 /** Whether the container needs a directory in /run. */
-export const needsNotes = ({ detached, stopSignal, labels }: Launch) =>
-  detached !== undefined || stopSignal !== undefined || labels.length > 0;
+export const needsNotes = ({ detached, stopSignal, umask, labels }: Launch) =>
+  [detached, stopSignal, umask].some((value) => value !== undefined) || labels.length > 0;
 
 /**
  * The nsenter(1) command that enters the container's namespaces. `hasCgroups`: PID 1 already has its cgroup namespace.

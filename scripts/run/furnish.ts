@@ -5,7 +5,6 @@
 // are prepared on the stage; then each one is bind-mounted at its place in the root. Mounts are grouped into tables in
 // the format of fstab(5): one mount(8) makes all mounts of a table.
 import { basename, dirname } from 'node:path';
-import { groupBy } from '../helpers/pids.ts';
 import { type Command, sh } from '../helpers/shell.ts';
 import type { Launch } from './container.ts';
 import { hostId } from './userns.ts';
@@ -17,6 +16,8 @@ export interface Volume {
   options: string[];
   /** its options have z or Z, Docker's words for a label of SELinux */
   relabels?: boolean;
+  /** the host's later mounts below `source` come in: rslave of mount(8) */
+  receives?: boolean;
 }
 
 /** A volume and its mounts on this host: the mount that `source` lies on, then those below `source`. */
@@ -84,11 +85,11 @@ export interface Furnishing {
   overlayDirectories: string[];
   /** mounts that are made before PID 1 joins its cgroups */
   earlyMounts: Mount[];
-  /** mount points and directories of device nodes; paths are relative to the stage */
+  /** commands that copy device nodes of the host to the store */
+  copies: Command[];
+  /** mount points; paths are relative to the stage */
   directories: string[];
   files: StageFile[];
-  /** devices of the host whose nodes are copied to the store */
-  deviceNodes: Device[];
   /** mounts on the stage that are made when PID 1 has its cgroup namespace */
   lateMounts: Mount[];
   /** proc, sys and dev come first; the others follow, outer paths before inner ones */
@@ -140,6 +141,11 @@ const mount = (source: string, target: string, type: string, options: string | s
   type,
   options: [options].flat().filter(Boolean).join() || 'defaults',
 });
+/** Whether a volume of the container gets later mounts: then the container's copy of the host's mounts gets them too. */
+export const receivesMounts = ({ volumes }: Launch) => volumes.some(({ receives }) => receives);
+/** The option that keeps the host's later mounts out of a bind mount of a directory of the host. */
+const closed = (launch: Launch, word: 'private' | 'rprivate') => (receivesMounts(launch) ? [word] : []);
+
 const bind = (source: string, target: string, ...options: string[]) =>
   mount(source, target, 'none', ['bind', ...options]);
 
@@ -162,7 +168,7 @@ export function planFurnishing(
     earlyMounts: [],
     directories: [],
     files: [],
-    deviceNodes: [],
+    copies: [],
     lateMounts: [],
     bindings: [],
     finalMounts: [],
@@ -171,7 +177,7 @@ export function planFurnishing(
 
   if (ephemeral) {
     plan.overlayDirectories.push('store/upper', 'store/work');
-    earlyMounts.push(bind(cwd, `${stage}/lower`, mkdir));
+    earlyMounts.push(bind(cwd, `${stage}/lower`, ...closed(launch, 'private'), mkdir));
     const layers = ['lower', ...plan.overlayDirectories].map(
       (path) => `${basename(path)}dir=${overlayPath(`${stage}/${path}`)}`,
     );
@@ -180,7 +186,7 @@ export function planFurnishing(
     const writable = flags.filter((flag) => flag !== 'ro');
     // overlayfs ignores the source: ps.ts finds ROOTFS there, which the layers, by descriptors, do not tell
     earlyMounts.push(mount(launch.rootfs, root, 'overlay', [...writable, attributes, ...layers, mkdir]));
-  } else earlyMounts.push(bind(cwd, root, ...flags, mkdir));
+  } else earlyMounts.push(bind(cwd, root, ...flags, ...closed(launch, 'private'), mkdir));
 
   // CVE-2019-5736: the container can open the host's program that becomes its command, by /proc/self/exe, so that
   // program is executed from a read-only mount. By its plain path mount(8) would skip it as mounted already.
@@ -227,7 +233,7 @@ function planSys(launch: Launch, { earlyMounts, lateMounts }: Furnishing, stage:
   const flags = [privileged ? 'rw' : 'ro', 'nosuid,nodev,noexec'];
   // only the owner of a network namespace can mount its sysfs(5): the container gets a bind mount of the host's
   if (userNamespace && !isolate.has('net')) {
-    earlyMounts.push(mount('/sys', sys, 'none', ['rbind', mkdir]));
+    earlyMounts.push(mount('/sys', sys, 'none', ['rbind', ...closed(launch, 'rprivate'), mkdir]));
     for (const path of ['', ...sysMounts])
       earlyMounts.push(mount('none', sys + path, 'none', ['remount,bind', ...flags]));
     // with the source of the host's tmpfs there, mount(8) could skip it as mounted already
@@ -256,18 +262,23 @@ function planDev(launch: Launch, plan: Furnishing, stage: string, terminal: stri
     earlyMounts.push(mount('mqueue', `${dev}/mqueue`, 'mqueue', ['nodev,nosuid,noexec', mkdir]));
 
   files.push(...devLinks.map(([name, link]) => ({ path: `dev/${name}`, link })));
-  const nodes = [...defaultDevices, ...devices];
-  for (const { source, path } of nodes) {
+  // copies on the store, which has no directory for them
+  const nodes = defaultDevices.map(({ source, path }) => ({ source, path, copy: `store/${basename(path)}` }));
+  nodes.push(...devices.map(({ source, path }, index) => ({ source, path, copy: `store/device${index}` })));
+  for (const { source, path, copy } of nodes) {
     files.push({ path: path.slice(1), text: '' });
     // a bind mount of a copy: chmod(2) through a mount of the host's node would change that one. A user namespace gets
     // the host's node, since mknod(2) fails there.
     if (userNamespace) lateMounts.push(bind(source, stage + path));
-    else lateMounts.push(bind(`${stage}/store${path}`, stage + path, 'nosuid,noexec'));
+    else lateMounts.push(bind(`${stage}/${copy}`, stage + path, 'nosuid,noexec'));
   }
-  if (!userNamespace) {
-    plan.deviceNodes.push(...nodes);
-    plan.directories.push(...new Set(nodes.map(({ path }) => `store${dirname(path)}`)));
-  }
+  if (!userNamespace)
+    plan.copies.push(
+      sh`cp -a -- ${defaultDevices.map(({ source }) => source)} ${stage}/store/`,
+      ...nodes
+        .slice(defaultDevices.length)
+        .map(({ source, copy }) => sh`cp -a -- ${source} ${stage}/${copy}`),
+    );
   if (terminal !== undefined) {
     files.push({ path: 'dev/console', text: '' });
     lateMounts.push(bind(terminal, `${dev}/console`));
@@ -278,11 +289,13 @@ function planDev(launch: Launch, plan: Furnishing, stage: string, terminal: stri
 function planVolumes(launch: Launch, plan: Furnishing, stage: string): void {
   const { directories, files, lateMounts } = plan;
   const bindings: Binding[] = [];
-  for (const [index, { source, path, options, isDirectory, mountPoints }] of launch.volumes.entries()) {
+  for (const [index, volume] of launch.volumes.entries()) {
+    const { source, path, options, isDirectory, mountPoints, receives } = volume;
     const from = `volume${index}`;
     if (isDirectory) directories.push(from);
     else files.push({ path: from, text: '' });
-    lateMounts.push(mount(source, `${stage}/${from}`, 'none', 'rbind'));
+    const propagation = receives ? [] : closed(launch, 'rprivate');
+    lateMounts.push(mount(source, `${stage}/${from}`, 'none', ['rbind', ...propagation]));
     const requested = [...options, ...nodevOf(launch)];
     // rbind ignores other options, so each submount is remounted. It keeps the options that it has: a remount clears
     // all options that it does not name.
@@ -300,29 +313,13 @@ function planVolumes(launch: Launch, plan: Furnishing, stage: string): void {
     const copied = { mode: isMissing('mode'), uid: isMissing('uid'), gid: isMissing('gid') };
     bindings.push({ from, to: path, kind: 'directory', copied });
   }
-  for (const [index, { path, text }] of launch.texts.entries()) {
-    const from = `store/text${index}`;
-    files.push({ path: from, text: `${text}\n` });
+  directories.push(...new Set(launch.texts.map(({ path }) => `store${dirname(path)}`)));
+  for (const { path, text } of launch.texts) {
+    const from = `store${path}`;
+    files.push({ path: from, text: text && `${text}\n` });
     lateMounts.push(bind(`${stage}/${from}`, `${stage}/${from}`, 'nosuid,nodev,noexec'));
     bindings.push({ from, to: path, kind: 'file', coversLink: true });
   }
   const depth = (path: string) => path.split('/').filter(Boolean).length;
   plan.bindings.push(...bindings.sort((one, other) => depth(one.to) - depth(other.to)));
-}
-
-/**
- * Commands that copy device nodes into the directory `store`: one command for all nodes of a directory that keep their
- * names, and one for each node that gets another name.
- */
-export function copyCommands(devices: Device[], store: string): Command[] {
-  const keepsName = ({ source, path }: Device) => basename(source) === basename(path);
-  const byDirectory = groupBy(devices.filter(keepsName), ({ path }) => dirname(path));
-  return [
-    ...[...byDirectory].map(
-      ([directory, group]) => sh`cp -a -- ${group.map(({ source }) => source)} ${store}${directory}/`,
-    ),
-    ...devices
-      .filter((device) => !keepsName(device))
-      .map(({ source, path }) => sh`cp -a -- ${source} ${store}${path}`),
-  ];
 }

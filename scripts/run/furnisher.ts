@@ -18,16 +18,19 @@ import { basename, dirname, join } from 'node:path';
 import { Failure, reason } from '../helpers/cli.ts';
 import { type InRoot, O_PATH, ofDescriptor, openInRoot, openRoot } from '../helpers/in-root.ts';
 import { attempt, readProc } from '../helpers/pids.ts';
-import { quote, sh } from '../helpers/shell.ts';
+import { type Command, quote, sh } from '../helpers/shell.ts';
 import { makeDirectory } from '../helpers/steps.ts';
 import { enterCommand, type Launch } from './container.ts';
-import { type Binding, copyCommands, fstab, type Mount, planFurnishing, type StageFile } from './furnish.ts';
-import { hostShell, unnamedFile } from './held.ts';
+import { type Binding, fstab, type Mount, planFurnishing, type StageFile } from './furnish.ts';
+import { type HostShell, hostShell, unnamedFile } from './held.ts';
 import { findObstacle } from './program.ts';
 import { asContainerRoot } from './userns.ts';
 
 /** The path of the stage for host programs: they get it as descriptor 3. */
 const stage = ofDescriptor(3);
+
+/** Runs a command of mount(8), and others after it in the same shell. */
+type Continuation = ($: HostShell, mount: Command) => Promise<void>;
 
 /** Furnishes the root of a held process. It reaches all files through descriptors of the process's mount namespace. */
 export class Furnisher {
@@ -36,6 +39,7 @@ export class Furnisher {
   private readonly plan: ReturnType<typeof planFurnishing>;
   private readonly launch: Launch;
   private readonly pid: number;
+  private isShutIn = false;
 
   constructor(launch: Launch, pid: number) {
     this.launch = launch;
@@ -45,35 +49,48 @@ export class Furnisher {
     this.plan = planFurnishing(launch, { stage, cwd: `/proc/${pid}/cwd/.`, terminal });
   }
 
-  /** Makes the mounts that PID 1 needs before it drops privileges, among them the read-only mount of its shell. */
+  /**
+   * Makes the mounts that PID 1 needs before it drops privileges, among them the read-only mount of its shell, and copies
+   * device nodes to the store.
+   */
   async mountEarly(): Promise<void> {
-    const { store, overlayDirectories, earlyMounts } = this.plan;
-    if (overlayDirectories.length === 0) return this.mount([store, ...earlyMounts]);
-    await this.mount([store]);
+    const { store, overlayDirectories, earlyMounts, copies } = this.plan;
+    const [copy, ...others] = copies;
+    const andCopy: Continuation | undefined = copy && (($, mount) => $`${mount} && exec ${copy}`);
+    if (overlayDirectories.length === 0) await this.mount([store, ...earlyMounts], { andThen: andCopy });
+    else {
+      await this.mount([store]);
+      this.makeOverlayDirectories();
+      await this.mount(earlyMounts, { andThen: andCopy });
+    }
+    for (const command of others) await (await hostShell({ descriptors: [this.stage] }))`exec ${command}`;
+  }
+
+  private makeOverlayDirectories(): void {
     const rootfs = statSync(`/proc/${this.pid}/cwd`);
-    for (const name of overlayDirectories) {
+    for (const name of this.plan.overlayDirectories) {
       const path = this.makeDirectory(name);
       // fails for an owner that the user namespace does not map
       attempt(() => chownSync(path, rootfs.uid, rootfs.gid));
       chmodSync(path, rootfs.mode & 0o7777);
     }
-    await this.mount(earlyMounts);
   }
 
-  /** Makes the directories, files and device nodes on the stage. */
-  async makeFiles(): Promise<void> {
-    const { directories, files, deviceNodes } = this.plan;
+  /** Makes the directories and files on the stage. */
+  makeFiles(): void {
+    const { directories, files } = this.plan;
     for (const name of directories) this.makeDirectory(name);
     for (const file of files) this.makeFile(file);
-    const $ = await hostShell({ descriptors: [this.stage] });
-    await Promise.all(copyCommands(deviceNodes, `${stage}/store`).map((command) => $`exec ${command}`));
   }
 
-  /** Makes the mounts that show PID 1's cgroup namespace, and bind-mounts everything from the stage to the root. */
+  /**
+   * Makes the mounts that show PID 1's cgroup namespace, and bind-mounts everything from the stage to the root. Then shuts
+   * PID 1 in.
+   */
   async mountLate(): Promise<void> {
     const { lateMounts, bindings, finalMounts } = this.plan;
-    // proc, sys and dev are mounted by one table. Any other target may lie inside an earlier mount, so it is opened only
-    // after that mount is made.
+    // proc, sys and dev are mounted by one table, after all mounts on the stage. Any other target may lie inside an
+    // earlier mount, so it is opened only after that mount is made.
     const batches = [
       bindings.filter(({ refusesLinks }) => refusesLinks),
       ...bindings.filter(({ refusesLinks }) => !refusesLinks).map((binding) => [binding]),
@@ -87,10 +104,13 @@ export class Furnisher {
         options: 'rbind',
       }));
       const before = index === 0 ? lateMounts : [];
-      const after = index === batches.length - 1 ? finalMounts : [];
-      await this.mount([...before, ...binds, ...after], targets);
+      const isLast = index === batches.length - 1;
+      const mounts = [...before, ...binds, ...(isLast ? finalMounts : [])];
+      // the stage is out of reach when PID 1 is shut in
       for (const [at, binding] of batch.entries())
         this.copyAttributes(binding, (targets[at] as InRoot).stats);
+      await this.mount(mounts, { targets, andThen: isLast ? this.pivotRoot() : undefined });
+      this.isShutIn = isLast && this.launch.isolate.has('mount');
     }
   }
 
@@ -99,7 +119,7 @@ export class Furnisher {
    * can't be made.
    */
   makeWorkdir(): void {
-    const { workdir, readOnly, rootfs } = this.launch;
+    const { workdir, readOnly, rootfs, ephemeral } = this.launch;
     // whatever is there is for PID 1 to find, which changes to it as the container's user; /proc has its own processes
     if (/^\/+(proc|sys)(\/|$)/.test(workdir)) return;
     const root = this.openFurnishedRoot();
@@ -118,8 +138,13 @@ export class Furnisher {
     } catch (error) {
       const why = reason(error);
       if (why.startsWith("can't cd ")) throw error;
+      const isReadOnly = readOnly && why.includes('EROFS');
+      if (isReadOnly && ephemeral)
+        throw new Failure(
+          `--workdir: there is no ${workdir}, and with --read-only it can't be made: leave that out, for changes are discarded anyway`,
+        );
       throw new Failure(
-        readOnly && why.includes('EROFS')
+        isReadOnly
           ? `--workdir: there is no ${workdir}, and with --read-only it can't be made: mkdir -p ${rootfs}${workdir}`
           : `--workdir: there is no ${workdir}, and ${why}: mkdir -p ${rootfs}${workdir}`,
       );
@@ -135,16 +160,19 @@ export class Furnisher {
     }
   }
 
-  /** Makes the furnished root the root of PID 1 and of its mount namespace, and detaches the host's root. */
-  async pivotRoot(): Promise<void> {
-    const { userNamespace } = this.launch;
+  /**
+   * Makes the furnished root the root of PID 1 and of its mount namespace, and detaches the host's root. undefined: PID 1
+   * becomes chroot(1).
+   */
+  private pivotRoot(): Continuation | undefined {
+    const { userNamespace, isolate } = this.launch;
+    if (!isolate.has('mount')) return undefined;
     const enter = enterCommand({ ...this.launch, isolate: new Set() }, String(this.pid));
     // pivot_root(2) changes the root directory of PID 1 too, and mounts the host's root on top of the new root
     const detach = userNamespace
       ? sh`${enter} umount --lazy /`
       : sh`umount --lazy --namespace /proc/${this.pid}/ns/mnt /`;
-    const $ = await hostShell({ descriptors: [this.openFurnishedRoot()] });
-    await $`${enter} --wd=/proc/self/fd/3 pivot_root . . && exec ${detach}`;
+    return ($, mount) => $`${mount} && ${enter} --wd=${stage}/root pivot_root . . && exec ${detach}`;
   }
 
   /** Closes all descriptors. */
@@ -172,7 +200,7 @@ export class Furnisher {
     });
   }
 
-  /** Copies mode and owner of a directory to the tmpfs that now covers it, except those that options set. */
+  /** Copies mode and owner of a directory to the tmpfs that is going to cover it, except those that options set. */
   private copyAttributes({ from, copied }: Binding, { uid, gid, mode }: Stats): void {
     const path = ofDescriptor(this.stage, from);
     // fails for an owner that the user namespace does not map
@@ -188,7 +216,8 @@ export class Furnisher {
 
   /** The root as it is now. It is opened again for each use, since a descriptor does not follow later mounts on top. */
   private openFurnishedRoot(): number {
-    return this.keep(openSync(ofDescriptor(this.stage, 'root'), O_PATH));
+    const path = this.isShutIn ? `/proc/${this.pid}/root` : ofDescriptor(this.stage, 'root');
+    return this.keep(openSync(path, O_PATH));
   }
 
   /** Opens the target of a binding, which is made if it is missing. Throws Failure if nothing can be mounted there. */
@@ -205,13 +234,13 @@ export class Furnisher {
           if (made && copied) chmodSync(ofDescriptor(made.fd), 0o1777);
           return made && { ...made, stats: fstatSync(made.fd) };
         });
-      if (!target) throw new Failure('it can not be made');
+      if (!target) throw new Failure('it cannot be made');
     } catch (error) {
-      throw new Failure(`${to} is no place for a mount: ${reason(error)}`);
+      throw new Failure(`cannot mount at ${to}: ${reason(error)}`);
     }
     this.keep(target.fd);
     if (links && /^\/(proc(\/.*)?)?$/.test(target.path))
-      throw new Failure(`${to} is no place for a mount: not / and not in /proc`);
+      throw new Failure(`cannot mount at ${to}: choose a target other than /, and not in /proc`);
     const { stats } = target;
     if (!stats.isSymbolicLink() && !(kind === 'file' ? stats.isFile() : stats.isDirectory()))
       throw new Failure(this.otherKind(to, kind, stats));
@@ -233,7 +262,10 @@ export class Furnisher {
   }
 
   /** Makes mounts by one mount(8) in the namespaces of PID 1. `targets` become its descriptors from 4 on. */
-  private async mount(mounts: Mount[], targets?: InRoot[]): Promise<void> {
+  private async mount(
+    mounts: Mount[],
+    { targets, andThen }: { targets?: InRoot[]; andThen?: Continuation | undefined } = {},
+  ): Promise<void> {
     // a file, as node's pipes are sockets, from which mount(8) can't read a table
     const table = this.asContainerRoot(() =>
       unnamedFile(ofDescriptor(this.stage), Buffer.from(fstab(mounts))),
@@ -243,7 +275,8 @@ export class Furnisher {
       const enter = enterCommand(this.launch, String(this.pid), targets !== undefined);
       const descriptors = [this.stage, ...(targets ?? []).map(({ fd }) => fd)];
       const $ = await hostShell({ input: table, descriptors });
-      await $`exec ${enter} mount --no-mtab --no-canonicalize --all --fstab /proc/self/fd/0`;
+      const command = sh`${enter} mount --no-mtab --no-canonicalize --all --fstab /proc/self/fd/0`;
+      await (andThen ? andThen($, command) : $`exec ${command}`);
     } catch (error) {
       // messages name the paths in the container instead of descriptors
       const containerPath = (_: string, fd: string, rest = '') =>
@@ -279,7 +312,7 @@ function openStage(pid: number, rootfs: string): number {
     const [, mountId] = /^mnt_id:\s*(\d+)/m.exec(fdinfo) ?? [];
     const newestMount = readProc(pid, 'mountinfo')?.trimEnd().split('\n').at(-1) ?? '';
     if (found && newestMount.startsWith(`${mountId} `) && / - tmpfs /.test(newestMount)) return found.fd;
-    throw new Failure(`${rootfs} changes while it is looked at`);
+    throw new Failure(`${rootfs} was replaced by another process during the launch: try again`);
   } finally {
     closeSync(root);
   }

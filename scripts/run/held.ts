@@ -6,14 +6,14 @@ import { closeSync, constants as fileConstants, openSync, writeFileSync, writeSy
 import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { Failure, reason } from '../helpers/cli.ts';
-import { blockStreams, quote, sh, zx } from '../helpers/shell.ts';
+import { blockStreams, quote, sh, systemPath, zx } from '../helpers/shell.ts';
 import type { Launch } from './container.ts';
 import { consoleShell, holdCommand, keepShell } from './hold.ts';
 import { mapText, mapWords, type UserNamespace } from './userns.ts';
 
 const O_TMPFILE = 0o20200000; // open(2), on x86-64 and arm64
 
-/** What programs and the kernel say while a launch fails, and that in words, with what to do about it. */
+/** Messages of programs and of the kernel about a launch that fails, each with its cause and what to do about it. */
 const explanations: [said: RegExp, words: string][] = [
   [
     /cannot fork|fork(ing)? failed|Resource temporarily unavailable/i,
@@ -38,7 +38,7 @@ const explanations: [said: RegExp, words: string][] = [
   ],
 ];
 
-/** What programs have said about a launch that failed, as a sentence. */
+/** The messages of programs about a launch that has failed, as one sentence. */
 export function explain(said: string): string {
   const known = explanations.find(([form]) => form.test(said));
   if (known) return known[1];
@@ -133,7 +133,7 @@ export class HeldProcess {
 const hostEnvironment = () => ({
   ...process.env,
   // the distribution's programs come before others of the same name, and print English messages
-  PATH: `/usr/sbin:/usr/bin:/sbin:/bin:${process.env.PATH ?? ''}`,
+  PATH: `${systemPath}:${process.env.PATH ?? ''}`,
   LC_ALL: 'C',
   SHELL: '/bin/sh',
   // mount(2) follows /proc/self/fd/N to a file; mount_setattr(2) and move_mount(2) do not
@@ -145,7 +145,8 @@ const hostEnvironment = () => ({
  * of the network namespace that the container shares. `folder` is a descriptor of the directory of log and exit status.
  *
  * Descriptors of the new process: 0 resumes it, 2 is for messages, 3 and 4 are standard input and error of the command,
- * 5 is `network`, 6 is the seccomp filter for setpriv(1), 7 is `folder`, which keep.sh keeps locked while it runs.
+ * 5 is `network`, 6 is the seccomp filter for setpriv(1), 7 is `folder`, which keep.sh keeps locked while it runs. Those
+ * of --preserve-fds follow from 9 on, as console.sh uses 8: release.sh moves them to 3 and on.
  */
 export function hold(
   launch: Launch,
@@ -166,12 +167,13 @@ export function hold(
     words = sh`setpriv --pdeathsig=KILL env --default-signal=INT,QUIT script -q -e -f -c ${line} /dev/null`;
     streams = ['inherit', 'inherit', 'inherit', 'pipe', 'pipe'];
   }
+  const callers = Array.from({ length: launch.preserved }, (_, index) => 3 + index);
   const filter = seccomp?.file && unnamedFile(tmpdir(), seccomp.file);
   blockStreams();
   const [program = '', ...args] = words;
   const child = spawn(program, args, {
     env: { ...hostEnvironment(), parent: String(process.pid) },
-    stdio: [...streams, network ?? 'ignore', filter ?? 'ignore', folder ?? 'ignore'],
+    stdio: [...streams, network ?? 'ignore', filter ?? 'ignore', folder ?? 'ignore', 'ignore', ...callers],
     cwd: '/',
     // a new session, setsid(2): a terminal among the streams is not its controlling terminal
     detached: !terminal,
@@ -220,6 +222,7 @@ export async function holdUserNamespace({ uids, gids, byRoot, single }: UserName
  * zx's `$` for the host's programs. A command that fails throws Failure with the program's messages. The program gets
  * `input` as its descriptor 0, and `descriptors` from 3 on.
  */
+export type HostShell = Awaited<ReturnType<typeof hostShell>>;
 export async function hostShell({
   input,
   descriptors = [],

@@ -2,9 +2,12 @@
 // the namespaces, drop privileges, and wait; the last one is the container's command. docs/run.md explains the order.
 import { realpathSync } from 'node:fs';
 import { basename } from 'node:path';
+import { boundingOptions } from '../helpers/capabilities.ts';
 import { embedded } from '../helpers/embedded.ts';
 import { type Command, sh } from '../helpers/shell.ts';
+import { userOptions } from './command.ts';
 import type { Launch } from './container.ts';
+import { receivesMounts } from './furnish.ts';
 
 /** Removes the comments of a program that is passed as an argument, since ps(1) shows it. */
 export const withoutComments = (text: string) => text.replace(/^# .*\n/gm, '').trim();
@@ -34,24 +37,14 @@ const shellCommand = (shell: string): Command =>
  */
 export function dropLists(launch: Launch, release = releaseShell): Command[] {
   const { isolate, rootfs, user, capabilities, privileged, newPrivileges, seccomp, limits } = launch;
-  const { environment, workdir, umask, command, shell, chroot, userNamespace, terminal } = launch;
+  const { environment, workdir, umask, command, shell, chroot, userNamespace, terminal, preserved } = launch;
   const pivots = isolate.has('mount');
-  const setpriv: string[] = [];
-  if (pivots) {
-    const groups = user.groups.length > 0 ? `--groups=${user.groups}` : '--clear-groups';
-    setpriv.push(
-      `--reuid=${user.uid}`,
-      `--regid=${user.gid}`,
-      // with a single user, setgroups(2) is denied, user_namespaces(7)
-      userNamespace?.single ? '--keep-groups' : groups,
-      // the change of user clears the death signal, prctl(2); setpriv(1) sets it after that
-      '--pdeathsig=KILL',
-    );
-  }
-  if (!newPrivileges) setpriv.push('--no-new-privs');
-  // execve(2) gives root all capabilities of the bounding set
-  if (!privileged)
-    setpriv.push('--inh-caps=-all', `--bounding-set=-all${capabilities.map((name) => `,+${name}`).join('')}`);
+  const setpriv = [
+    // with a single user, setgroups(2) is denied, user_namespaces(7)
+    ...(pivots ? userOptions(user, userNamespace?.single === true) : []),
+    ...(newPrivileges ? [] : ['--no-new-privs']),
+    ...(privileged ? [] : boundingOptions(capabilities)),
+  ];
   // the caller, or a shell in the chain, may have these signals ignored, which execve(2) keeps
   const signals = '--default-signal=HUP,INT,QUIT,TERM,USR1,USR2,TSTP,PIPE,XFSZ';
   const lists = [
@@ -66,6 +59,7 @@ export function dropLists(launch: Launch, release = releaseShell): Command[] {
     sh`env -i ${signals} ${environment.filter((variable) => !forLoader(variable))}`,
     [
       ...sh`${shellCommand(shell)} ${release} run ${terminal && pivots ? '/dev/console' : ''} ${pivots ? workdir : ''}`,
+      ...(preserved > 0 ? [`--preserve-fds=${preserved}`] : []),
       ...sh`${environment.filter(forLoader)} --`,
     ],
     pivots ? command : [chroot, rootfs, ...command],
@@ -93,6 +87,8 @@ export function holdLists(
   // a mount namespace is made in any case, so that the host does not see the mounts; the cgroup namespace is made when
   // PID 1 is in its cgroups
   const made = namespaces.filter((name) => name === 'mount' || (isolate.has(name) && name !== 'cgroup'));
+  // slave: a volume with rslave gets the host's later mounts through this namespace's copy of them
+  const propagation = receivesMounts(launch) ? 'slave' : 'private';
   const lists: Command[] = joins ? [sh`nsenter --net=/proc/self/fd/5 sh -c ${startShell} start`] : [];
   const unshare: Command = [];
   if (userNamespace && holder !== undefined) {
@@ -101,12 +97,14 @@ export function holdLists(
     if (!userNamespace.byRoot) lists.push(sh`nsenter --user=${namespace} --preserve-credentials`);
     else {
       // files of the host's root belong to the container's root in an ID-mapped mount
-      lists.push(sh`unshare --mount --propagation private ${idmap ?? []} ${namespace} ${rootfs}`);
+      lists.push(sh`unshare --mount --propagation ${propagation} ${idmap ?? []} ${namespace} ${rootfs}`);
       unshare.push(...sh`nsenter --user=${namespace}`);
     }
   }
   // a change of user clears the death signal, prctl(2), so it is set after nsenter
   unshare.push(...sh`setpriv --pdeathsig=KILL`);
-  unshare.push(...sh`unshare ${made.map((name) => `--${name}`)} --fork --kill-child --propagation private`);
+  unshare.push(
+    ...sh`unshare ${made.map((name) => `--${name}`)} --fork --kill-child --propagation ${propagation}`,
+  );
   return [...lists, unshare, hold, ...drop];
 }

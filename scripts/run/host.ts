@@ -1,7 +1,7 @@
 // Facts about this host that a launch depends on: devices, paths in /proc and /sys, mounts, programs, seccomp loaders.
 import { existsSync, realpathSync, statSync } from 'node:fs';
 import { Failure, UsageError } from '../helpers/cli.ts';
-import { isBelow, mountOf, readMounts } from '../helpers/mounts.ts';
+import { isBelow, type Mount, mountOf } from '../helpers/mounts.ts';
 import { attempt } from '../helpers/pids.ts';
 import { type SeccompLoader, seccompLoader, seccompRules } from '../helpers/seccomp/seccomp.ts';
 import { findInPath, findProgram } from '../helpers/shell.ts';
@@ -21,9 +21,11 @@ const deviceNumbers = { null: 0x103, zero: 0x105, full: 0x107, random: 0x108, ur
 
 const isFolder = (path: string) => statSync(path).isDirectory();
 
-/** Reads facts about this host. Throws Failure if a device in /dev has a wrong number. */
+/** Reads facts about this host, whose mounts are `mounts`. Throws Failure if a device in /dev has a wrong number. */
 export function readHost(
+  mounts: Mount[],
   environment: string[],
+  preserved: number,
 ): Pick<Launch, 'masked' | 'sysMounts' | 'hasIp' | 'chroot' | 'shell'> {
   for (const [name, rdev] of Object.entries(deviceNumbers)) {
     const stat = statSync(`/dev/${name}`, { throwIfNoEntry: false });
@@ -39,15 +41,16 @@ export function readHost(
       folders: there.filter(isFolder),
       readOnly: readOnlyPaths.filter((path) => existsSync(path)),
     },
-    sysMounts: readMounts('self').flatMap(({ mountPoint }) =>
+    sysMounts: mounts.flatMap(({ mountPoint }) =>
       mountPoint.startsWith('/sys/') ? mountPoint.slice('/sys'.length) : [],
     ),
     hasIp: findInPath('ip') !== undefined,
     chroot: findInPath('chroot') ?? '/usr/sbin/chroot',
-    // dash removes variables such as discovery.type, whose names are no identifiers; bash keeps them
-    shell: environment.every((variable) => /^\w+=/.test(variable))
-      ? '/bin/sh'
-      : (findInPath('bash') ?? '/bin/bash'),
+    // dash removes variables such as discovery.type, whose names are no identifiers, and can't move descriptors above 9
+    shell:
+      preserved === 0 && environment.every((variable) => /^\w+=/.test(variable))
+        ? '/bin/sh'
+        : (findInPath('bash') ?? '/bin/bash'),
   };
 }
 
@@ -81,17 +84,19 @@ export function changeMasks(masked: Launch['masked'], mask: string[], unmask: st
 const keptOptions = (options: string[]) =>
   options.filter((option) => ['ro', 'nosuid', 'nodev', 'noexec'].includes(option));
 
-/** Options of the mount on this host that a path lies on. */
-export const mountOptions = (path: string): string[] => mountOf(path, readMounts('self'))?.options ?? [];
+/** Those of the mount that a path lies on. */
+export const mountFlags = (mounts: Mount[], path: string): string[] =>
+  keptOptions(mountOf(path, mounts)?.options ?? []);
 
-/** Those of them that a bind mount has to keep. */
-export const mountFlags = (path: string): string[] => keptOptions(mountOptions(path));
-
-/** Finds the mounts of this host at and below the source of each volume. The source itself is the first. */
-export function findVolumes(volumes: Volume[]): FoundVolume[] {
-  const mounts = volumes.length > 0 ? readMounts('self') : [];
+/** Finds the mounts at and below the source of each volume. The source itself is the first. */
+export function findVolumes(mounts: Mount[], volumes: Volume[]): FoundVolume[] {
   return volumes.map((volume) => {
     const { source } = volume;
+    const around = mountOf(source, mounts);
+    if (volume.receives && !around?.receives)
+      throw new UsageError(
+        `--volume: rslave: ${around?.mountPoint ?? source} is a private mount, so nothing that is mounted below ${source} later can come in: mount --make-rshared ${around?.mountPoint ?? source}`,
+      );
     const submounts = mounts
       .filter(({ mountPoint }) => mountPoint !== source && isBelow(mountPoint, source))
       .map(({ mountPoint, options }) => ({
@@ -101,14 +106,14 @@ export function findVolumes(volumes: Volume[]): FoundVolume[] {
     return {
       ...volume,
       isDirectory: statSync(source).isDirectory(),
-      mountPoints: [{ path: '', options: keptOptions(mountOf(source, mounts)?.options ?? []) }, ...submounts],
+      mountPoints: [{ path: '', options: keptOptions(around?.options ?? []) }, ...submounts],
     };
   });
 }
 
 /** The host's programs that a launch requires. Programs that it uses only if they are present are not in the list. */
 export function launchPrograms(launch: Launch): string[] {
-  const { isolate, limits, userNamespace, cgroups, detached, terminal } = launch;
+  const { isolate, limits, userNamespace, cgroups, detached, terminal, preserved } = launch;
   return [
     'unshare nsenter mount setpriv env',
     detached ? 'mkfifo stdbuf head stat mv rm cat' : terminal ? 'script' : '',
@@ -116,6 +121,7 @@ export function launchPrograms(launch: Launch): string[] {
     userNamespace ? '' : 'cp',
     (cgroups?.lock || needsNotes(launch)) && 'flock',
     limits.length > 0 && 'prlimit',
+    preserved > 0 && 'bash',
   ].flatMap((words) => (words ? words.split(' ') : []));
 }
 

@@ -26,13 +26,39 @@ while read -r message <&4; do
 done
 exec 2>/dev/null
 
-: >log
-while stdbuf -o0 head -c "$bytes" >log 4<&- 7<&-; do
-  [ "$(stat -c %s log)" -ge "$bytes" ] || break
+# Copies standard input, now descriptor 5, to log. Meanwhile head(1) holds a lock on log: flock(1) waits for its end, and in
+# between it is noted how long log is and when it was written to: each second, in a silence up to 8 seconds apart. times.0
+# and times.1 have that for log and log.1 in turns, below the number of files so far.
+exec 5<&0 0</dev/null
+note() {
+  read -r _ size </proc/self/fdinfo/1
+  wait=$((wait < 8 ? wait * 2 : 8))
+  [ "$size" != "$noted" ] || return
+  noted=$size wait=1
+  # many short lines must not make times much longer than log
+  [ "$length" -gt $((size / 2 + bytes / 4)) ] || {
+    line="$size $(stat -c %Y log 6>&-)"
+    echo "$line" >&6
+    length=$((length + ${#line} + 1))
+  }
+}
+count=0
+while {
+  echo "$count" >&6
+  noted=0 length=0 wait=1
+  flock --no-fork /proc/self/fd/1 stdbuf -o0 head -c "$bytes" <&5 4<&- 5<&- 6>&- 7<&- &
+  # flock(1) returns at once while head has no lock yet
+  while read -r _ _ _ parent _ </proc/"$!"/stat && [ "$parent" = $$ ]; do
+    flock --timeout "$wait" 8 8</proc/self/fd/1 4<&- 5<&- 6>&- 7<&- || note
+  done
+  read -r _ size </proc/self/fdinfo/1
+  [ "$size" -ge "$bytes" ]
+} >log 6>"times.$((count % 2))"; do
   mv log log.1
+  count=$((count + 1))
 done
 # if the log could not be written, the rest of the output is discarded, so that COMMAND does not block
-cat 4<&- 7<&-
+cat <&5 4<&- 5<&- 7<&-
 wait "$child"
 code=$?
 # unshare(1) before 2.40 reports an error of its own if SIGKILL ended its child

@@ -1,8 +1,8 @@
 // What the limits of a container have done to its processes: those that the kernel has killed for lack of memory, and
 // those that could not be started.
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
-import { findHierarchy, readHierarchies } from '../helpers/cgroups.ts';
+import { dirname, join } from 'node:path';
+import { cgroupIn, readHierarchies } from '../helpers/cgroups.ts';
 import { Failure } from '../helpers/cli.ts';
 import { parseSize } from '../helpers/units.ts';
 import { readNumber } from '../limit/counters.ts';
@@ -14,9 +14,8 @@ import type { Launch } from './container.ts';
 
 /** A cgroup of a container, in the hierarchy of a controller; undefined if it has none there. */
 function findCgroup({ directories }: CgroupPlan, controller: string) {
-  const hierarchy = findHierarchy(readHierarchies(), controller);
-  const directory = hierarchy && directories.find((one) => one.startsWith(`${hierarchy.mountPoint}/`));
-  return hierarchy && directory !== undefined && existsSync(directory) ? { hierarchy, directory } : undefined;
+  const found = cgroupIn(readHierarchies(), controller, directories);
+  return found && existsSync(found.directory) ? found : undefined;
 }
 
 /** The words of oom-kills.sh for a container: its memory cgroup, the path of that in the kernel's log. */
@@ -68,6 +67,6 @@ export async function limitFailure(launch: Launch, startedBootSeconds: number): 
   return new Failure(
     limit
       ? `${name} could not start: it reached its limit of ${limit} processes: raise it with --pids-limit ${2 * limit}`
-      : `${name} could not start: a limit of processes of a cgroup above ${pids.directory} was reached: limit-pids.ts raises it`,
+      : `${name} could not start: the limit of processes of a cgroup above it is reached: cat ${dirname(pids.directory)}/pids.max`,
   );
 }

@@ -1,6 +1,5 @@
 // The launch of a container. docs/run.md explains its steps: hold, furnish, join cgroups, drop, furnish the rest, shut
 // in, network, late limits, release, wait.
-
 import {
   chownSync,
   closeSync,
@@ -41,7 +40,7 @@ function checkSignal({ ending }: Signals): void {
 /** Launches a container and, unless it is detached, waits for its end. Returns the exit code. */
 export async function launchContainer(launch: Launch): Promise<number> {
   const { cgroups, detached, isolate, connection, userNamespace } = launch;
-  closeInherited();
+  closeInherited(2 + launch.preserved);
   const signals = new Signals();
   const startedBootSeconds = uptime();
   let reserved: ReservedName | undefined;
@@ -59,6 +58,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
     const folder = detached && (reserved?.lockDescriptor ?? openSync(launch.runDirectory, 'r'));
     held = hold(launch, { holder: holder?.child.pid, network, folder });
     if (network !== undefined) closeSync(network);
+    closeInherited(); // no other program of this launch gets those of --preserve-fds
     await zx(); // zx is loaded while the process starts
     const pid = Number(await held.waitForLine(/^\d+$/));
     held.pid = pid;
@@ -77,11 +77,11 @@ export async function launchContainer(launch: Launch): Promise<number> {
     await applySettings(launch, String(pid));
     await furnishing;
 
-    // drop privileges, and meanwhile furnish the rest
+    // drop privileges, and meanwhile furnish the rest; shut in
     held.resume();
     await holder?.abort(); // PID 1 has joined the user namespace
-    furnishing = furnisher.makeFiles();
-    await Promise.all([held.waitForLine(/^ready$/), furnishing]);
+    furnisher.makeFiles();
+    await held.waitForLine(/^ready$/);
     checkSignal(signals);
     await furnisher.mountLate();
     if (isolate.has('mount')) furnisher.makeWorkdir();
@@ -90,8 +90,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
       await (await hostShell())`exec ${enterCommand(launch, String(pid))} ip link set lo up`;
     await giveStreams(launch, pid);
 
-    // shut in, network, late limits
-    if (isolate.has('mount')) await furnisher.pivotRoot();
+    // network, late limits
     furnisher.close();
     disconnect = await connection?.attach(pid);
     if (cgroups) await perform(cgroups.last);

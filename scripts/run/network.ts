@@ -107,7 +107,7 @@ async function planBridged(request: NetworkRequest): Promise<LaunchNetwork> {
   const dns = nameservers.map((line) => line.split(' ')[1] as string);
   const wanted = { bridge: defaultBridge, dns, ports, noFiles: !hasFiles };
   const texts = etcTexts(request, hostsText(request), ''); // attach adds lines
-  const [hosts, resolver] = texts.map(({ text }) => `${text}\n`);
+  const [hosts, resolver] = texts.map(({ text }) => text && `${text}\n`);
   return {
     connection: {
       attach: async (pid) => {

@@ -4,13 +4,26 @@ import { isIP } from 'node:net';
 import { join, posix, resolve } from 'node:path';
 import { isPidName } from '../helpers/cgroups.ts';
 import { kebab, reason, UsageError } from '../helpers/cli.ts';
+import { mountOf, readMounts } from '../helpers/mounts.ts';
 import { quote } from '../helpers/shell.ts';
-import { parseNumber, parseSize } from '../helpers/units.ts';
+import { parseNumber, parseSignal, parseSize } from '../helpers/units.ts';
 import { findDisk } from '../limit/disk.ts';
-import { maxId, parsePath, parseVariable } from './command.ts';
+import { parseCpus, parseList } from '../limit/units.ts';
+import { parsePort } from '../network/addresses.ts';
+import { parseCapabilities } from './capabilities.ts';
+import {
+  maxId,
+  parseDescriptors,
+  parseGroup,
+  parsePath,
+  parseUser,
+  parseVariable,
+  parseWorkdir,
+} from './command.ts';
 import { type Device, defaultDevices, type Tmpfs, type Volume } from './furnish.ts';
 import { namespaces } from './hold.ts';
-import { mountOptions } from './host.ts';
+import type { Pull } from './image-root.ts';
+import { parseNetwork } from './network.ts';
 import type { Sysctl } from './settings.ts';
 import type { Range } from './userns.ts';
 
@@ -41,7 +54,7 @@ export function parseVariableFile(path: string): string[] {
  * words for a label of SELinux, which no container of ours needs: it keeps the label of its caller.
  */
 const accepted = 'rw nodev relatime rbind private rprivate nocopy z Z'.split(' ');
-const volumeOptions = ['ro', 'nosuid', 'noexec', ...accepted];
+const volumeOptions = ['ro', 'nosuid', 'noexec', 'rslave', ...accepted];
 
 /** What to type where a path of a volume has a colon: DST begins at the first slash behind one. */
 function colonAdvice(text: string): string {
@@ -60,7 +73,7 @@ function colonAdvice(text: string): string {
 }
 
 /**
- * `SRC:DST[:OPTIONS]`. Options are ro, nosuid, noexec, and the words in `accepted`, separated by commas. A colon in SRC is
+ * `SRC:DST[:OPTIONS]`. Options are ro, nosuid, noexec, rslave, and the words in `accepted`, separated by commas. A colon in SRC is
  * written as `\:`.
  */
 export function parseVolume(text: string): Volume {
@@ -85,21 +98,25 @@ function makeVolume(option: string, from: string, to: string, options: string[])
   const source = resolve(from);
   if (!existsSync(source))
     throw new UsageError(`${option}: there is no ${source} on this host: mkdir -p ${quote(source)}`);
-  // mounts that come in later would lack nodev, and a container may make device files
-  const propagation = options.find((word) => /^r?(slave|shared)$/.test(word));
+  const propagation = options.find((word) => /^(slave|r?shared)$/.test(word));
   if (propagation)
     throw new UsageError(
-      `${option}: ${propagation} would let the host's later mounts in, without nodev: leave it out, and start the container after the mounts`,
+      propagation === 'slave'
+        ? `${option}: slave is for one mount without those below it, and volumes have all of them: type rslave`
+        : `${option}: ${propagation} would show the container's mounts on the host: rslave shows later mounts of the host in the container`,
     );
   for (const word of options)
     if (!volumeOptions.includes(word))
       throw new UsageError(
-        `${option}: unknown option ${word}: use ro, nosuid or noexec; ${accepted.join(', ')} are accepted, and change nothing`,
+        `${option}: unknown option ${word}: use ro, nosuid, noexec or rslave; ${accepted.join(', ')} are accepted, and change nothing`,
       );
   if (options.includes('rw') && options.includes('ro'))
     throw new UsageError(`${option}: ro and rw exclude each other`);
   // a bind mount keeps the access time option of its source, mount_setattr(2)
-  if (options.includes('relatime') && !mountOptions(realpathSync(source)).includes('relatime'))
+  if (
+    options.includes('relatime') &&
+    !mountOf(realpathSync(source), readMounts('self'))?.options.includes('relatime')
+  )
     throw new UsageError(
       `${option}: ${source} lies on a mount without relatime, which a bind mount keeps: leave out relatime`,
     );
@@ -107,7 +124,8 @@ function makeVolume(option: string, from: string, to: string, options: string[])
     source: realpathSync(source),
     path: parsePath(option.slice(2), to),
     // nodev is kept, since --privileged does not add it
-    options: options.filter((word) => word === 'nodev' || !accepted.includes(word)),
+    options: options.filter((word) => word === 'nodev' || ![...accepted, 'rslave'].includes(word)),
+    ...(options.includes('rslave') && { receives: true }),
     ...(/^z$/im.test(options.join('\n')) && { relabels: true }),
   };
 }
@@ -334,6 +352,12 @@ export function parseSysctl(text: string): Sysctl {
   );
 }
 
+/** When a registry is asked for an image. */
+export function parsePull(text: string): Pull {
+  if (text === 'always' || text === 'missing' || text === 'never') return text;
+  throw new UsageError(`--pull is always, missing or never, not ${text}`);
+}
+
 /** A file mode creation mask in octal, umask(2). */
 export function parseUmask(text: string): string {
   if (/^0?[0-7]{1,3}$/.test(text)) return text;
@@ -375,4 +399,72 @@ export function parseIsolate(text: string): Set<string> {
     if (!known.includes(word))
       throw new UsageError(`--isolate: unknown word ${word}: use ${known.join(', ')}`);
   return new Set(words);
+}
+
+/** All options of run.ts. Its header tells of each, and so must the manifests of pack-rootfs/manifest.ts. */
+export const options = {
+  name: { parse: parseName },
+  hostname: { parse: parseName },
+  detach: { short: 'd' },
+  logSize: { parse: parseSize },
+  entrypoint: { parse: (text: string) => text },
+  env: { short: 'e', parse: parseVariable, many: true },
+  envFile: { parse: parseVariableFile, many: true },
+  workdir: { short: 'w', parse: parseWorkdir },
+  umask: { parse: parseUmask },
+  user: { short: 'u', parse: parseUser },
+  groupAdd: { parse: parseGroup, many: true },
+  label: { short: 'l', parse: parseLabel, many: true },
+  preserveFds: { parse: parseDescriptors },
+  init: {},
+  stopSignal: { parse: parseSignal },
+  volume: { short: 'v', parse: parseVolume, many: true },
+  mount: { parse: parseMount, many: true },
+  tmpfs: { parse: parseTmpfs, many: true },
+  device: { parse: parseDevice, many: true },
+  shmSize: { parse: parseSize },
+  readOnly: {},
+  ephemeral: {},
+  pull: { parse: parsePull },
+  disk: { parse: parseSize },
+  addHost: { parse: parseHost, many: true },
+  dns: { parse: parseNameserver, many: true },
+  interactive: { short: 'i' },
+  tty: { short: 't' },
+  rm: {},
+  memory: { short: 'm', parse: parseSize },
+  memorySwap: { parse: orUnlimited(parseSize) },
+  memoryReservation: { parse: parseSize },
+  cpus: { parse: parseCpus },
+  cpusetCpus: { parse: (text: string) => parseList('--cpuset-cpus', text) },
+  cpusetMems: { parse: (text: string) => parseList('--cpuset-mems', text) },
+  cpuShares: { short: 'c', parse: (text: string) => parseNumber('--cpu-shares', text, 2, 262_144) },
+  blkioWeight: { parse: (text: string) => parseNumber('--blkio-weight', text, 10, 1000) },
+  pidsLimit: { parse: orUnlimited((text) => parseNumber('--pids-limit', text, 1, 4_194_304)) },
+  deviceReadBps: { parse: parseRate('readBps'), many: true },
+  deviceWriteBps: { parse: parseRate('writeBps'), many: true },
+  deviceReadIops: { parse: parseRate('readIops'), many: true },
+  deviceWriteIops: { parse: parseRate('writeIops'), many: true },
+  oomScoreAdj: { parse: parseOomScore },
+  sysctl: { parse: parseSysctl, many: true },
+  ulimit: { parse: parseLimit, many: true },
+  network: { alias: 'net', parse: parseNetwork },
+  publish: { short: 'p', parse: parsePort, many: true },
+  sandbox: {},
+  userns: {},
+  uidmap: { parse: parseRange('--uidmap'), many: true },
+  gidmap: { parse: parseRange('--gidmap'), many: true },
+  capAdd: { parse: parseCapabilities, many: true },
+  capDrop: { parse: parseCapabilities, many: true },
+  securityOpt: { parse: parseSecurity, many: true },
+  privileged: {},
+  isolate: { parse: parseIsolate },
+  dryRun: {},
+  bundle: { parse: (text: string) => resolve(text) },
+} as const;
+
+/** All of --security-opt: the last one of a kind counts, but for paths, which add up. */
+export function mergeSecurity({ securityOpt }: { securityOpt: Security[] }): Security {
+  const paths = (kind: 'mask' | 'unmask') => securityOpt.flatMap((security) => security[kind] ?? []);
+  return Object.assign({}, ...securityOpt, { mask: paths('mask'), unmask: paths('unmask') });
 }

@@ -17,7 +17,7 @@ import {
 import { callTables } from '../helpers/system-calls.ts';
 import { joiningSteps, labelStep, makingSteps, removingSteps } from './cgroups.ts';
 import { enterCommand, type Launch } from './container.ts';
-import { copyCommands, type Mount, planFurnishing } from './furnish.ts';
+import { type Mount, planFurnishing } from './furnish.ts';
 import { dropLists, forLoader, holdLists } from './hold.ts';
 import { idmapPerl, idmapProgram } from './idmap.ts';
 import { settingSteps } from './settings.ts';
@@ -25,7 +25,7 @@ import { mapText, mapWords, type Range, type UserNamespace } from './userns.ts';
 
 const steps = (list: Step[]) => toShell(list, 2).trimEnd();
 
-/** What becomes PID 1, without what makes it careful: see hold.sh. Its words are a host name, if there is one, and a command. */
+/** The first program of PID 1: hold.sh without its checks. Its arguments are a host name, if there is one, and a command. */
 const holdLine = ({ hostname, userNamespace }: Launch) =>
   [
     'cd /',
@@ -35,7 +35,7 @@ const holdLine = ({ hostname, userNamespace }: Launch) =>
     'read -r pid _ </proc/self/stat; echo "$pid" >&4; read -r _ || exit 125; exec "$@"',
   ].join('; ');
 
-/** Its release: see release.sh. Its words are a console, a directory, variables, `--`, a command. */
+/** The last one: release.sh without its checks. Its arguments are a console, a directory, variables, `--`, and a command. */
 const releaseLine = ({ isolate, environment }: Launch) =>
   [
     'echo ready >&4; read -r _ || exit 125; exec <&3 3<&- 4>&-',
@@ -47,8 +47,8 @@ const releaseLine = ({ isolate, environment }: Launch) =>
   ].join('; ');
 
 /**
- * Where files of ours are: beside this script, or beside the folder that it was built into. Elsewhere they have to be made,
- * in `folder`; `lines` do that.
+ * The paths of files of ours: beside this script, or beside the folder that it was built into. If they are not there, `lines`
+ * make them in `folder`.
  */
 function findFiles(
   programs: [path: string, text: string][],
@@ -69,7 +69,7 @@ function findFiles(
   return { paths, lines };
 }
 
-/** How the seccomp filter is loaded: lines before, and the words before a command. */
+/** The seccomp filter: lines that prepare it, and the words of the loader, which come before a command. */
 function printSeccomp({ seccomp, runDirectory }: Launch): { lines: string[]; words: Command | undefined } {
   if (!seccomp) return { lines: [], words: undefined };
   if (seccomp.file)
@@ -97,8 +97,7 @@ function printSeccomp({ seccomp, runDirectory }: Launch): { lines: string[]; wor
   const names = rules.map((rule) => (isOfCall(rule) ? rule.replace(/:\d+/, '') : rule));
   return {
     lines: [
-      '# system calls that the container may not make, and what makes a seccomp filter of them',
-      `denied='${packWords(names, 150).join('\n  ')}'`,
+      `denied='${packWords(names, 170).join('\n  ')}'   # no system calls of the container: the loader makes a filter of them`,
       ...lines,
       `loader=$(cd ${quote(dirname(numbers))} && cat calls.${ending} load.${ending}) numbers=$(cat ${quote(numbers)})`,
     ],
@@ -109,7 +108,7 @@ function printSeccomp({ seccomp, runDirectory }: Launch): { lines: string[]; wor
   };
 }
 
-/** A mount, perhaps on a file that is made for it, or on what must be no link. */
+/** A mount. `makes`: the file that is its mount point is made before. `noLink`: a mount point that is a link is an error. */
 interface Row extends Mount {
   noLink?: boolean;
   makes?: 'file' | 'file unless there';
@@ -120,7 +119,7 @@ const relative = (path: string) => path.replace(/^\.\//, '');
 
 function mountCommand({ source, target, type, options, makes, noLink }: Row): string {
   const [folder, path] = [dirname(target), quote(target)];
-  const isMade = ['.', 'dev', 'store', 'store/dev', 'root', 'root/etc'].includes(folder);
+  const isMade = ['.', 'dev', 'store/etc', 'root', 'root/etc'].includes(folder);
   const make = [
     ...(noLink ? [`[ ! -L ${path} ]; `] : []), // with sh -e
     ...(makes && !isMade ? [`mkdir -p ${quote(folder)}; `] : []),
@@ -152,23 +151,27 @@ function mountLines(rows: Row[]): string[] {
     if (found) {
       const [source = '', target = ''] = found.row;
       lines.push(printLoop(found.values, mountCommand({ ...first, source, target })));
-    } else lines.push(mountCommand(first));
+    } else if (first.options.startsWith('remount') && first.target === rows[at - 1]?.target)
+      lines.push(`${lines.pop()}; ${mountCommand(first)}`);
+    else lines.push(mountCommand(first));
     at += count;
   }
   return lines;
 }
 
-/** What is done to the root, in the namespaces of PID 1, on a stage over ROOTFS; and what is done before. */
+/**
+ * The lines that furnish the root, in the namespaces of PID 1, on a stage over ROOTFS; and mounts that are made before. The
+ * network step writes the files for which `isWritten` is true.
+ */
 function furnishingLines(
   launch: Launch,
   isWritten: (path: string) => boolean,
 ): { before: Mount[]; lines: string[] } {
   const { rootfs, isolate, hasIp, connection, workdir } = launch;
   const root = 'ROOTFS';
-  // what the network writes is only made here
   const texts = launch.texts.map(({ path, text }) => ({ path, text: isWritten(path) ? '' : text }));
   const plan = planFurnishing({ ...launch, texts }, { stage: '.', cwd: root, terminal: undefined });
-  const usesStore = plan.deviceNodes.length + plan.overlayDirectories.length + texts.length > 0;
+  const usesStore = plan.copies.length + plan.overlayDirectories.length + texts.length > 0;
   const written = plan.files.flatMap((file) => ('text' in file && file.text.trim() !== '' ? file : []));
   const empty = plan.files.flatMap((file) => ('text' in file && file.text.trim() === '' ? file.path : []));
   const rows = (mounts: Mount[]): Row[] =>
@@ -202,12 +205,14 @@ function furnishingLines(
       ({ target, options }) =>
         `mount -c -o ${options} . ${quote(join(rootfs, target))}; cd ${quote(rootfs)}   # -c: not what is over it`,
     ),
-    ...(usesStore ? mountLines(rows([plan.store])) : []),
-    ...(directories.length > 0 ? [`mkdir -p ${directories.map(quote).join(' ')}`] : []),
+    [
+      ...(usesStore ? mountLines(rows([plan.store])) : []),
+      ...(directories.length > 0 ? [`mkdir -p ${[...new Set(directories)].map(quote).join(' ')}`] : []),
+    ].join('; '),
     ...(plan.overlayDirectories.length > 0 ? [`chown ${like}; chmod ${like}`] : []),
     ...mountLines(early.filter((row) => row.source !== root && !isOutside(row))),
     ...(links.length > 0 ? [links.join('; ')] : []),
-    ...copyCommands(plan.deviceNodes, 'store').map((command) => printCommand(command)),
+    ...plan.copies.map((command) => printCommand(command.map(relative))),
     ...written.map(({ path, text }) => `cat >${quote(path)} ${hereDocument(text, 'TEXT')}`),
     ...mountLines([...rows(plan.lateMounts), ...bindings, ...rows(plan.finalMounts)]),
     ...(isolate.has('mount') && workdir !== '/' ? [`mkdir -p ${quote(`root${workdir}`)}`] : []),
@@ -215,11 +220,11 @@ function furnishingLines(
     ...(isolate.has('mount')
       ? ['cd root; pivot_root . .   # it is the root now, with that of the host on top']
       : []),
-  ];
+  ].filter(Boolean);
   return { before: early.filter(isOutside), lines };
 }
 
-/** A process that holds the user namespace until PID 1 is in it, and the maps of its IDs, user_namespaces(7). */
+/** The lines that start a holder of the user namespace and write its ID maps, user_namespaces(7). */
 function namespaceLines({ uids, gids, byRoot, single }: UserNamespace): string[] {
   const holder = variable('holder');
   const write = (file: string, ranges: Range[]): Step => ({
@@ -256,6 +261,7 @@ export async function printLaunch(launch: Launch): Promise<string> {
     : undefined;
   const printed: Launch = {
     ...launch,
+    preserved: 0,
     seccomp: seccomp.words && { words: seccomp.words },
     idmap: byPerl ? ['perl', ...byPerl.paths] : idmap,
   };
@@ -274,12 +280,14 @@ export async function printLaunch(launch: Launch): Promise<string> {
   return `${[
     `mkdir -p ${quote(runDirectory)}; mkfifo -m 600 ${ready} ${go}   # for both sides to wait on`,
     labels.length > 0 && steps([labelStep(launch)]),
+    launch.preserved > 0 &&
+      '# left out here: --preserve-fds, for the launch uses descriptors 3, 4 and 5 itself',
     ...seccomp.lines,
     ...(userNamespace ? namespaceLines(userNamespace) : []),
     ...(byPerl?.lines ?? []),
     `( set -e; read -r pid <&8; trap '[ $? = 0 ] || kill -KILL "$pid"' EXIT   # from outside, while PID 1 waits; it ends if this fails`,
     cgroups &&
-      `# its cgroups, and their limits${lock ? '; under a lock, for run.ts removes cgroups that are empty\nflock 7' : ''}`,
+      `${lock ? 'flock 7   ' : ''}# its cgroups, and their limits${lock ? '; under a lock, for run.ts removes cgroups that are empty' : ''}`,
     cgroups && steps([...makingSteps(cgroups), ...joiningSteps(cgroups, pid)]),
     settings.length > 0 && steps(settings),
     ...furnishing.before.map(
@@ -287,14 +295,13 @@ export async function printLaunch(launch: Launch): Promise<string> {
         `${printCommand(sh`${user} mount -o ${options} ${source} ${source}`)}   # nobody inside may write to what it runs`,
     ),
     `${lock ? 'flock --unlock 7; ' : ''}echo go >&9; read -r _ <&8${userNamespace ? '; kill "$holder"' : ''}   # it gives up its privileges`,
-    '# its root is put together on a tmpfs over ROOTFS that nobody else sees',
-    `${enter} sh -e ${hereDocument(furnishing.lines.join('\n'))}`,
+    `${enter} sh -e ${hereDocument(furnishing.lines.join('\n')).replace('\n', '   # its root is put together on a tmpfs over ROOTFS that nobody else sees\n')}`,
     isolate.has('mount') &&
       (userNamespace
         ? `${printCommand(user)} umount --lazy /`
         : `umount --lazy --namespace "/proc/$pid/ns/mnt" /`),
     connection &&
-      `# its network\n${userNamespace ? '' : 'inode=$(stat --dereference --format %i "/proc/$pid/ns/net")\n'}${steps(network)}`,
+      `${userNamespace ? '' : 'inode=$(stat --dereference --format %i "/proc/$pid/ns/net")   # of its network\n'}${steps(network)}`,
     cgroups && cgroups.last.length > 0 && steps(cgroups.last),
     'echo go >&9   # it becomes the command',
     `) 8<${ready} 9>${go}${lock ? ` 7<${quote(lock)}` : ''} &   # and PID 1: each program becomes the next`,

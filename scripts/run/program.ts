@@ -1,5 +1,5 @@
-// The program that a container is going to run: why the kernel can't execute it, execve(2), in words. It is looked at in
-// the furnished root before PID 1 becomes it: the shell that becomes it says less, and could not be kept from saying it.
+// The reason, in words, why the kernel can't execute a container's program, execve(2). The program is examined in the
+// furnished root before the shell of PID 1 tries to execute it, since the shell's own message would say less.
 import { closeSync, openSync, readSync } from 'node:fs';
 import { ofDescriptor, openInRoot, statsInRoot } from '../helpers/in-root.ts';
 
@@ -49,10 +49,10 @@ function interpreterOf(begin: Buffer): { kind: string; path: string } | undefine
   return { kind: 'loader', path };
 }
 
-/** What a look at one path comes to; undefined: it can be executed, as far as this can be told from here. */
+/** The result for one path; undefined: it can be executed, as far as that can be told from outside. */
 type Seen = Obstacle | 'missing' | 'unknown' | undefined;
 
-/** Looks at a path in the container. */
+/** Examines a path in the container. */
 function lookAt(root: number, path: string, workdir: string): Seen {
   const found = openInRoot(root, inDirectory(workdir, path));
   // a link may be one of proc(5) to a file without a path

@@ -1,9 +1,10 @@
 # shellcheck shell=dash
-# CONSOLE WORKDIR VARIABLE... -- COMMAND...: PID 1 after it has dropped privileges. It waits until it is shut in, then
+# CONSOLE WORKDIR [--preserve-fds=N] VARIABLE... -- COMMAND...: PID 1 after it has dropped privileges. It waits until it is shut in, then
 # becomes COMMAND.
 # CONSOLE is the path of its terminal, or empty. Each VARIABLE, KEY=VALUE, is for the dynamic loader, ld.so(8): the
 # host's programs must not see it, as they would load libraries of the container.
-# Descriptors 3 and 4 become standard input and error of COMMAND.
+# Descriptors 3 and 4 become standard input and error of COMMAND, N descriptors from 9 on those from 3 on: then this shell is
+# bash, as others can't redirect descriptors above 9.
 nulls=
 for fd in 3 1 4; do [ ! "/proc/self/fd/$fd" -ef /dev/null ] || nulls="$nulls $fd"; done
 # in a subshell: dash makes descriptor 1 a copy of 2 while it runs echo, and node may change the owner of 1 then
@@ -22,6 +23,15 @@ if [ "$1" ] && ! cd -- "$1" 2>/dev/null; then
   exit 125
 fi
 shift
+case $1 in --preserve-fds=*)
+  fd=3
+  while [ "$fd" -lt $((3 + ${1#*=})) ]; do
+    eval "exec $fd<&$((fd + 6)) $((fd + 6))<&-"
+    fd=$((fd + 1))
+  done
+  shift
+  ;;
+esac
 while [ "$1" != -- ]; do
   export "${1?}"
   shift

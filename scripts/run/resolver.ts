@@ -1,6 +1,6 @@
 // Name servers of the host for a container that shares the host's network, if its own resolv.conf(5) is useless.
-import { readFileSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readFileSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { placeInRoot, readTextInRoot, statsInRoot, withRoot } from '../helpers/in-root.ts';
 import { isBelow } from '../helpers/mounts.ts';
 import { attempt } from '../helpers/pids.ts';
@@ -29,21 +29,25 @@ export function hostResolver(rootfs: string, volumes: Volume[], tmpfs: Tmpfs[]):
 
 /** The name servers in the container's own file. undefined if that file must not be replaced. */
 function ownServers(root: number, volumes: Volume[], tmpfs: Tmpfs[]): string[] | undefined {
-  const folder = placeInRoot(root, '/etc');
   const itself = statsInRoot(root, file, { lastLink: true });
-  if (folder === undefined) return undefined;
-  if (!itself?.isSymbolicLink() && !itself?.isFile()) return undefined;
-  const target = placeInRoot(root, file);
-  const there = statsInRoot(root, file);
-  if (there && !there.isFile()) return undefined;
-
-  for (const { path, source } of [...volumes, ...tmpfs.map(({ path }) => ({ path, source: undefined }))]) {
-    const place = placeInRoot(root, path);
-    if (place === undefined) continue;
-    if (isBelow(join(folder, 'resolv.conf'), place)) return undefined;
-    // the symlink leads into a volume, as with -v /run/systemd/resolve:/run/systemd/resolve
-    if (source && target && isBelow(target, place))
-      if (statSync(source + target.slice(place.length), { throwIfNoEntry: false })) return undefined;
-  }
+  const target = itself?.isSymbolicLink() ? statsInRoot(root, file) : itself;
+  if (!itself || (target && !target.isFile())) return undefined;
+  const mounts = [...volumes, ...tmpfs.map(({ path }) => ({ path, source: undefined }))];
+  if (mounts.some((mount) => isMountedOver(root, mount))) return undefined;
   return serversIn(readTextInRoot(root, file) ?? '');
+}
+
+/** Whether a mount covers the file, or brings the file that it is a symlink to. */
+function isMountedOver(
+  root: number,
+  { path, source }: { path: string; source: string | undefined },
+): boolean {
+  const place = placeInRoot(root, path);
+  const folder = placeInRoot(root, dirname(file));
+  if (place === undefined || folder === undefined) return false;
+  if (isBelow(join(folder, basename(file)), place)) return true;
+  // the symlink leads into a volume, as with -v /run/systemd/resolve:/run/systemd/resolve
+  const target = placeInRoot(root, file);
+  if (source === undefined || target === undefined || !isBelow(target, place)) return false;
+  return existsSync(source + target.slice(place.length));
 }

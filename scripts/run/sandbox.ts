@@ -2,6 +2,7 @@
 import { posix } from 'node:path';
 import { capabilities } from '../helpers/capabilities.ts';
 import { reason, UsageError } from '../helpers/cli.ts';
+import { isBelow } from '../helpers/mounts.ts';
 import { runProgram } from '../helpers/shell.ts';
 import type { Tmpfs, Volume } from './furnish.ts';
 import { holdUserNamespace } from './held.ts';
@@ -36,7 +37,7 @@ export function addSandbox<Options extends Restricted>(given: Options): Options 
   const others = given.mount.map((one) => ('volume' in one ? one.volume : one.tmpfs));
   const mounts = [...given.volume, ...given.tmpfs, ...others].map(({ path }) => posix.resolve('/', path));
   // no mount point is created in a volume, which is a directory of the host
-  const isCovered = (path: string) => mounts.some((mount) => path === mount || path.startsWith(`${mount}/`));
+  const isCovered = (path: string) => mounts.some((mount) => isBelow(path, mount));
   const tmpfs = writable.filter((path) => !isCovered(path));
   const addsAll = capabilities.every((name) => given.capAdd.flat().includes(name));
   return {

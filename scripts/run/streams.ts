@@ -1,4 +1,4 @@
-// Standard streams of the caller that the container's user gets.
+// Ownership of the command's standard streams.
 import { chownSync, constants, fstatSync, type Stats } from 'node:fs';
 import { attempt } from '../helpers/pids.ts';
 import { descriptorFlags } from '../helpers/shell.ts';

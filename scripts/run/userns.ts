@@ -31,6 +31,23 @@ export function hostId(ranges: Range[] | undefined, id: number): number | undefi
   return range && id - range.inside + range.outside;
 }
 
+/** The container's ID of an ID on the host: the inverse of hostId. */
+export const containerId = (ranges: Range[] | undefined, id: number): number | undefined =>
+  hostId(
+    ranges?.map(({ inside, outside, count }) => ({ inside: outside, outside: inside, count })),
+    id,
+  );
+
+/** The ranges in the text of a uid_map or gid_map. */
+export const parseIdMap = (text: string): Range[] =>
+  text
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => {
+      const [inside = 0, outside = 0, count = 0] = line.trim().split(/\s+/).map(Number);
+      return { inside, outside, count };
+    });
+
 /** The ranges as words of newuidmap(1). */
 export const mapWords = (ranges: Range[]): string[] =>
   ranges.flatMap(({ inside, outside, count }) => [inside, outside, count].map(String));
@@ -125,10 +142,8 @@ const [firstBase, lastBase] = [0x80000, 0x6fff0000];
 export function freeNamespace(name: string): UserNamespace {
   const taken: [first: number, end: number][] = [];
   for (const pid of readdirSync('/proc').filter((word) => /^\d+$/.test(word)))
-    for (const line of readText(`/proc/${pid}/uid_map`).trim().split('\n')) {
-      const [, first = 0, count = 0] = line.trim().split(/\s+/).map(Number);
-      if (count < 2 ** 32 - 1) taken.push([first, first + count]);
-    }
+    for (const { outside, count } of parseIdMap(readText(`/proc/${pid}/uid_map`)))
+      if (count < 2 ** 32 - 1) taken.push([outside, outside + count]);
   for (const line of `${readText('/etc/subuid')}\n${readText('/etc/subgid')}`.split('\n').filter(Boolean)) {
     const [, first = 0, count = 0] = line.split(':').map(Number);
     taken.push([first, first + count]);

@@ -1,12 +1,34 @@
-// Cgroups of others, not of barehand, that freeze a container's processes. In v1 a frozen process does not even end by
+// Cgroups that freeze a container's processes: its own, or those of others. In v1 a frozen process does not even end by
 // SIGKILL: the kernel's admin-guide/cgroup-v1/freezer-subsystem. In v2 it does.
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { cgroupDirectory, cgroupPath, type Hierarchy, processesIn } from '../helpers/cgroups.ts';
 import { Failure } from '../helpers/cli.ts';
 import { attempt, commandLine, printable, readProc, readProcess } from '../helpers/pids.ts';
 import { quote } from '../helpers/shell.ts';
 import type { Step } from '../helpers/steps.ts';
+import type { WholeContainer } from '../helpers/target.ts';
+
+type Write = Extract<Step, { write: string }>;
+type Wait = Extract<Step, { until: unknown }>;
+
+/** The steps that freeze or thaw a container, and wait for it. Throws Failure if it has no cgroup with a freezer. */
+export function planFreeze({ cgroups, label }: WholeContainer, frozen: boolean): [Write, Wait] {
+  const v1State = frozen ? 'FROZEN' : 'THAWED';
+  const v2State = frozen ? '1' : '0';
+  const freezers = [
+    { file: 'cgroup.freeze', value: v2State, done: { line: `frozen ${v2State}`, of: 'cgroup.events' } },
+    { file: 'freezer.state', value: v1State, done: { line: v1State, of: 'freezer.state' } },
+  ];
+  for (const { directory } of cgroups)
+    for (const { file, value, done } of freezers)
+      if (existsSync(join(directory, file)))
+        return [
+          { write: value, to: join(directory, file) },
+          { until: { line: done.line, of: join(directory, done.of) }, seconds: 5 },
+        ];
+  throw new Failure(`${label} has no cgroup to itself with a freezer: kill -STOP stops single processes`);
+}
 
 /** The v1 cgroups that freeze a process: its own, or those above it, outer ones first. */
 function freezers(hierarchy: Hierarchy, pid: number): string[] {

@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { cgroupDirectory, cgroupPath, readHierarchies } from '../../scripts/helpers/cgroups.ts';
+import { cgroupDirectory, cgroupPath, cgroupsBelow, readHierarchies } from '../../scripts/helpers/cgroups.ts';
 import { attempt } from '../../scripts/helpers/pids.ts';
 import { findCommand, newSeconds } from './container.ts';
 import { cgroupVersion } from './needs.ts';
@@ -25,25 +25,30 @@ export async function makeBundle(bundle: string, args: string[], linux: object =
   writeFileSync(file, JSON.stringify(config));
 }
 
-/** Runs a bundle, and ends it when `look` has looked at its first process. */
-export async function withRunc(bundle: string, id: string, look: (first: number) => Promise<void>) {
+/** Runs a bundle by runc or crun, and ends it when `look` has looked at its first process. */
+export async function withRunc(
+  bundle: string,
+  id: string,
+  look: (first: number) => Promise<void>,
+  program: 'runc' | 'crun' = 'runc',
+) {
   const { args } = JSON.parse(readFileSync(join(bundle, 'config.json'), 'utf8')).process as {
     args: string[];
   };
-  const run = spawn('runc', ['run', '--bundle', bundle, id], { stdio: 'ignore' });
+  const run = spawn(program, ['run', '--bundle', bundle, id], { stdio: 'ignore' });
   const end = once(run, 'exit');
   try {
     await look(
       await until('its first process', async () => {
-        const { stdout } = await execute(['runc', 'state', id]);
+        const { stdout } = await execute([program, 'state', id]);
         const pid = attempt(() => JSON.parse(stdout).pid as number);
         return pid !== undefined && findCommand(...args)?.pid === pid && pid;
       }),
     );
   } finally {
-    await execute(['runc', 'kill', id, 'KILL']);
+    await execute([program, 'kill', id, 'KILL']);
     await end;
-    await execute(['runc', 'delete', '--force', id]);
+    await execute([program, 'delete', '--force', id]);
   }
 }
 
@@ -80,6 +85,58 @@ export async function withEngine(engine: Engine, name: string, look: (sleep: num
     await until('its end', () => !sleep());
     removeCgroupsOfNspawn();
   }
+}
+
+/** Runs sleep(1) in a container of Podman on an overlay over the rootfs, and ends it when `look` has looked at it. */
+export async function withPodman(name: string, words: string[], look: (sleep: number) => Promise<void>) {
+  const command = ['sleep', newSeconds()];
+  // where root may not raise its limits, Podman's defaults fail
+  const limits = ['--ulimit', 'nofile=1024:1024', '--ulimit', 'nproc=1024:1024'];
+  const podman = ['podman', '--runtime', 'runc', '--cgroup-manager', 'cgroupfs'];
+  // Podman leaves the cgroup that its own are in: one of this name can be removed afterwards
+  const options = [
+    '--rm',
+    '--cgroup-parent',
+    `/${name}`,
+    '--name',
+    name,
+    '--env',
+    mark,
+    '--network',
+    'host',
+    '--log-driver',
+    'none',
+    ...limits,
+    ...words,
+  ];
+  const child = spawn(
+    'podman',
+    [...podman.slice(1), 'run', ...options, '--rootfs', `${rootfs}:O`, ...command],
+    {
+      stdio: 'ignore',
+    },
+  );
+  const end = once(child, 'exit');
+  try {
+    await look(
+      await until('its sleep', () => {
+        if (child.exitCode !== null) throw new Error(`podman ended with ${child.exitCode}`);
+        return findCommand(...command)?.pid;
+      }),
+    );
+  } finally {
+    await execute([...podman, 'kill', '--signal', 'KILL', name]);
+    await end;
+    // conmon(8) ends a moment later
+    const left = () => readHierarchies().filter(({ mountPoint }) => !removeCgroups(join(mountPoint, name)));
+    await until('the end of its cgroups', () => left().length === 0);
+  }
+}
+
+/** Removes a cgroup and those below it, as far as they have no processes. Returns whether it is gone. */
+function removeCgroups(directory: string): boolean {
+  for (const below of [directory, ...cgroupsBelow(directory)].reverse()) attempt(() => rmdirSync(below));
+  return !existsSync(directory);
 }
 
 /** systemd-nspawn --keep-unit leaves these below the cgroup that it was started in. */

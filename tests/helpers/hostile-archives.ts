@@ -32,17 +32,17 @@ export function hostileArchives(outside: string): Hostile[] {
     {
       what: 'a name that starts with ..',
       bytes: archive({ name: '../outside/canary', ...written }),
-      refusal: /leads upwards/,
+      refusal: /has \.\. in it/,
     },
     {
       what: 'a name with .. in it',
       bytes: archive({ name: 'etc/../../outside/canary', ...written }),
-      refusal: /leads upwards/,
+      refusal: /has \.\. in it/,
     },
     {
       what: 'a prefix that leads upwards',
       bytes: archive({ prefix: '../outside', name: 'canary', ...written }),
-      refusal: /leads upwards/,
+      refusal: /has \.\. in it/,
     },
     {
       what: 'an absolute name, which lands inside',
@@ -52,12 +52,12 @@ export function hostileArchives(outside: string): Hostile[] {
     {
       what: 'a pax path upwards',
       bytes: archive({ pax: { path: '../outside/canary' }, ...written }),
-      refusal: /leads upwards/,
+      refusal: /has \.\. in it/,
     },
     {
       what: 'a GNU long name upwards',
       bytes: archive(gnuLong('../outside/canary'), written),
-      refusal: /leads upwards/,
+      refusal: /has \.\. in it/,
     },
     {
       what: 'a GNU sparse name upwards',
@@ -70,7 +70,7 @@ export function hostileArchives(outside: string): Hostile[] {
         },
         data: '0\n',
       }),
-      refusal: /leads upwards/,
+      refusal: /has \.\. in it/,
     },
     {
       what: 'a global pax path',
@@ -139,7 +139,7 @@ export function hostileArchives(outside: string): Hostile[] {
     {
       what: 'a hard link upwards',
       bytes: archive(hardLink('h', '../outside/canary')),
-      refusal: /leads upwards/,
+      refusal: /has \.\. in it/,
     },
     {
       what: 'a hard link to a symlink outside, and a file over it',
@@ -154,9 +154,9 @@ export function hostileArchives(outside: string): Hostile[] {
     {
       what: 'a hard link by a pax linkpath upwards',
       bytes: archive({ ...hardLink('h', 'x'), pax: { linkpath: '../outside/canary' } }),
-      refusal: /leads upwards/,
+      refusal: /has \.\. in it/,
     },
-    { what: 'a link to nothing', bytes: archive(link('l', '')), refusal: /link to nothing/ },
+    { what: 'a link to nothing', bytes: archive(link('l', '')), refusal: /link without a target/ },
     {
       what: 'a FIFO, and a file over it',
       bytes: archive({ name: 'f', type: '6' }, { name: 'f', ...written }),
@@ -214,12 +214,12 @@ export function hostileArchives(outside: string): Hostile[] {
     {
       what: 'a GNU long name with a NUL in it',
       bytes: archive(gnuLong('etc/a\0/../../b'), {}),
-      refusal: /GNU long name that is none/,
+      refusal: /GNU long name that is empty or has a zero byte in it/,
     },
     {
       what: 'a GNU long name of nothing',
       bytes: archive(gnuLong(''), {}),
-      refusal: /GNU long name that is none/,
+      refusal: /GNU long name that is empty or has a zero byte in it/,
     },
     {
       what: 'a GNU long name of 2 MiB',
@@ -229,14 +229,18 @@ export function hostileArchives(outside: string): Hostile[] {
     {
       what: 'a GNU long name for no entry',
       bytes: archive({ name: 'etc/x' }, gnuLong('etc/a')),
-      refusal: /wrong checksum|neither POSIX/,
+      refusal: /wrong checksum|neither the POSIX/,
     },
     {
       what: 'a pax size that disagrees with the header',
       bytes: archive({ name: 'etc/x', size: 512, data: 'x'.repeat(512), pax: { size: '1024' } }),
       refusal: /pax header says 1024 bytes, the header 512/,
     },
-    { what: 'a pax path with a NUL', bytes: archive({ pax: { path: 'etc/a\0b' } }), refusal: /path is none/ },
+    {
+      what: 'a pax path with a NUL',
+      bytes: archive({ pax: { path: 'etc/a\0b' } }),
+      refusal: /path is empty or has a zero byte in it/,
+    },
     {
       what: 'a pax record longer than its header',
       bytes: archive(member({ type: 'x', data: '99 path=etc/x\n' }), {}),
@@ -324,7 +328,7 @@ export function hostileArchives(outside: string): Hostile[] {
     {
       what: 'a size that is no number',
       bytes: archive({ name: 'etc/x', size: '12345678xyz' }),
-      refusal: /size is no number/,
+      refusal: /size is not a number/,
     },
     {
       what: 'a sparse file of a petabyte',
@@ -380,7 +384,7 @@ export function hostileArchives(outside: string): Hostile[] {
     {
       what: 'a header of neither POSIX nor GNU',
       bytes: archive({ name: 'etc/x', magic: 'newtar\0\0' }),
-      refusal: /neither POSIX nor GNU/,
+      refusal: /neither the POSIX nor the GNU format/,
     },
     {
       what: 'a cut in a header',
@@ -401,7 +405,7 @@ export function hostileArchives(outside: string): Hostile[] {
     {
       what: 'a lone block of zeros',
       bytes: Buffer.concat([member({ name: 'etc/x' }), Buffer.alloc(512), good]),
-      refusal: /lone block of zeros/,
+      refusal: /single block of zeros/,
     },
     {
       what: 'a second archive after the end',
@@ -422,7 +426,7 @@ export function hostileArchives(outside: string): Hostile[] {
     {
       what: 'gzip data with zeros and something behind',
       bytes: Buffer.concat([gzipSync(good), Buffer.from('\0\0behind')]),
-      refusal: /something follows the end of the gzip data/,
+      refusal: /other data follow the end of the gzip data/,
     },
     {
       what: 'a second archive in a second gzip member',

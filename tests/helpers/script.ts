@@ -9,6 +9,9 @@ import { fileURLToPath } from 'node:url';
 /** The project's top folder. */
 export const top = fileURLToPath(new URL('../..', import.meta.url));
 
+/** Words that let a node run .ts files; the types of the project's own are stripped already. */
+export const stripTypes = ['--import', join(top, 'tests/strip/stripped.mjs')];
+
 /** A rootfs made of the host's programs, which the test run makes before the tests start. */
 export const rootfs = join(top, 'rootfs/host');
 
@@ -19,13 +22,12 @@ export const rootfs = join(top, 'rootfs/host');
 export const script = (name: string) =>
   join(top, process.env.BAREHAND_SOURCE ? `scripts/${name}.ts` : `dist/${name}.mjs`);
 
+const changed = (path: string) => statSync(join(top, path), { throwIfNoEntry: false })?.mtimeMs ?? 0;
 const newest = (folder: string) =>
   Math.max(
-    ...readdirSync(join(top, folder), { recursive: true }).map(
-      (name) => statSync(join(top, folder, String(name)), { throwIfNoEntry: false })?.mtimeMs ?? 0,
-    ),
+    ...readdirSync(join(top, folder), { recursive: true }).map((name) => changed(join(folder, String(name)))),
   );
-if (!existsSync(script('run')) || newest('scripts') > newest('dist'))
+if (!existsSync(script('run')) || Math.max(newest('scripts'), changed('package.json')) > newest('dist'))
   execFileSync(process.execPath, [join(top, 'scripts/helpers/build.mjs')]);
 
 export interface Result {

@@ -10,5 +10,8 @@ export const test: typeof tests.test = reason
   ? Object.assign((name?: unknown) => tests.test(String(name), { skip: reason }), tests.test)
   : tests.test;
 
+/** Shells that read what --dry-run prints: sh(1) as most hosts have it, and with all tests another. */
+export const shells = reason ? ['dash'] : ['dash', 'bash'];
+
 /** before() of such tests: what prepares them takes its time too. */
 export const before: typeof tests.before = reason ? () => undefined : tests.before;

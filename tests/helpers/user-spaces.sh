@@ -1,10 +1,18 @@
 # shellcheck shell=bash
-# For bare.sh and hosts.sh, which set `cache`: user spaces made by debootstrap, and folders of their runs.
+# For bare.sh and hosts.sh, which set `cache`: user spaces made by debootstrap, and folders and environments of
+# their runs.
 set -eu
 # shellcheck disable=SC2034 # for those
 cache=${BAREHAND_HOSTS_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/barehand-tests}
 mkdir -p "$cache"
 cache=$(readlink -f "$cache")
+
+# All that a command in a user space has of an environment.
+# shellcheck disable=SC2034 # for those
+environment=(
+  PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=dumb
+  "BAREHAND_REQUIRE=root,namespaces,cgroup" ${BAREHAND_CI:+"BAREHAND_CI=$BAREHAND_CI"}
+)
 
 # Makes $cache/NAME, but for what was interrupted: that is not taken for whole.
 make_user_space() { # NAME RELEASE [OPTION OF DEBOOTSTRAP...]
