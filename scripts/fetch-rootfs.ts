@@ -405,7 +405,7 @@ async function fillImage(
   tell(`${showReference(reference)} is ${image.manifestDigest}`);
   const { bavail, bsize } = statfsSync(root);
   const layers = { directory, scratch: dirname(root), progress, limits: limitsOf(values, bavail * bsize) };
-  const applied = await fillFromImage(image, root, layers, tell, interrupted);
+  const applied = await fillFromImage(image, root, layers, tell, interrupted).finally(() => progress?.end());
   remark(root, applied, say);
   return madeOf(image, applied);
 }
