@@ -183,12 +183,19 @@ test(
       const members = () => attempt(() => readFileSync(join(directory, 'cgroup.procs'), 'utf8').trim());
       await until('the shell', () => {
         const pid = members();
-        return pid && commandOf(Number(pid))[2]?.startsWith('read _');
+        return commandOf(Number(pid)).join(' ') === words.slice(-3).join(' ');
       });
+      // and the end of the launch, with which the lock comes free
+      const lockPath = join(directory, '../..');
+      await until(
+        'the lock',
+        async () => (await execute(['flock', '--nonblock', lockPath, 'true'])).code === 0,
+      );
       launcher.kill('SIGSTOP');
       launcher.stdin.end('\n');
       await until('the kill', () => members() === '');
-      assert.equal((await run(rootfs, 'true')).code, 0);
+      const other = await run(rootfs, 'true');
+      assert.equal(other.code, 0, other.stderr);
       const { stdout } = await call('stop', ['--sweep']);
       assert(!stdout.includes(name), stdout);
     } finally {
