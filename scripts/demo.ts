@@ -41,14 +41,7 @@ SEE ALSO
 */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  accessSync,
-  existsSync,
-  constants as fsConstants,
-  readFileSync,
-  realpathSync,
-  rmSync,
-} from 'node:fs';
+import { accessSync, existsSync, constants as fsConstants, readFileSync, realpathSync } from 'node:fs';
 import { constants } from 'node:os';
 import { dirname, extname, join, relative } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -197,7 +190,7 @@ await main(import.meta.url, { options, operands: [0, 0] }, async ({ keep, pause,
   const cleanUp = async () => {
     if (pause && !process.stdin.destroyed) process.stdin.setRawMode(false);
     await shell?.end();
-    if (!keep) rmSync(rootfs, { recursive: true, force: true });
+    if (!keep && existsSync(rootfs)) await capture(script('fetch-rootfs'), 'rm', name);
   };
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
     process.once(signal, () => cleanUp().then(() => process.exit(128 + constants.signals[signal])));

@@ -103,6 +103,7 @@ import {
 } from './limit/oom-kills.ts';
 import type { Cgroup } from './limit/table.ts';
 import {
+  checkDescriptors,
   defaultPath,
   findHome,
   parseDescriptors,
@@ -206,6 +207,7 @@ async function planEntry(
     throw new UsageError(
       '--host-tools keeps the user and privileges of the caller: leave out -u and --privileged',
     );
+  checkDescriptors(preserveFds);
   if (detach && preserveFds > 0)
     throw new UsageError(
       '--preserve-fds does not go with -d: the program that waits for COMMAND would have these descriptors open too: leave out one',

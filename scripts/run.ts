@@ -222,7 +222,7 @@ import { checkMemoryToStart, checkPidsToStart } from './limit/smallest.ts';
 import { type Limits, readBfq } from './limit/table.ts';
 import { keptCapabilities } from './run/capabilities.ts';
 import { findCgroups } from './run/cgroups.ts';
-import { defaultPath, findGroups, findUser } from './run/command.ts';
+import { checkDescriptors, defaultPath, findGroups, findUser } from './run/command.ts';
 import type { Launch } from './run/container.ts';
 import type { Volume } from './run/furnish.ts';
 import { changeMasks, findVolumes, launchPrograms, mountFlags, planSeccomp, readHost } from './run/host.ts';
@@ -257,6 +257,7 @@ function checkOptions(values: Options, isolate: Set<string>): void {
     );
   if (values.hostname && !isolate.has('uts')) throw new UsageError('--hostname needs --isolate uts');
   if (values.detach && !isolate.has('pid')) throw new UsageError('-d needs --isolate pid');
+  checkDescriptors(values.preserveFds ?? 0);
   if (values.detach && values.preserveFds)
     throw new UsageError(
       '--preserve-fds does not go with -d: the shell that keeps the log would have these descriptors open too: leave out one',

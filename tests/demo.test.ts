@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { test } from 'node:test';
 import { parent, readHierarchies } from '../scripts/helpers/cgroups.ts';
@@ -90,7 +90,7 @@ slow(
         assert.match(stdout, /ps aux/);
       }
     } finally {
-      await execute(['rm', '-rf', join(top, kept)]);
+      await call('fetch-rootfs', ['rm', basename(kept)]);
     }
   },
 );

@@ -164,10 +164,10 @@ function hostileImages(outside: string): Hostile[] {
       refusal: /a whiteout that hides nothing/,
     }),
     image('a whiteout that leads upwards', [good, [whiteout('../.wh.outside')]], {
-      refusal: /leads upwards/,
+      refusal: /has \.\. in it/,
     }),
     image('a whiteout that leads upwards in the middle', [good, [whiteout('etc/../../outside/.wh.canary')]], {
-      refusal: /leads upwards/,
+      refusal: /has \.\. in it/,
     }),
     image(
       'an absolute whiteout, which is one in DEST',
@@ -181,10 +181,10 @@ function hostileImages(outside: string): Hostile[] {
     ),
     // entries
     image('an entry upwards', [good, [pwned('../outside/canary')]], {
-      refusal: /layer 2 of 2: entry \S+: its name leads upwards/,
+      refusal: /layer 2 of 2: entry \S+: its name has \.\. in it/,
     }),
     image('an absolute entry, which lands inside', [good, [pwned('/etc/motd')]], { holds: usual }),
-    image('a hard link upwards', [good, [hard('h', '../outside/canary')]], { refusal: /leads upwards/ }),
+    image('a hard link upwards', [good, [hard('h', '../outside/canary')]], { refusal: /has \.\. in it/ }),
     image('a block device', [good, [{ name: 'sda', type: '4', device: [8, 0] }]], {
       refusal: /block device 8:0.*--skip-devices/,
     }),

@@ -27,14 +27,16 @@ export function parsePath(option: string, text: string): string {
 /** The working directory of a command in the container. */
 export const parseWorkdir = (text: string) => parsePath('workdir', text);
 
-/** The number of descriptors, from 3 on, that a command keeps. Throws UsageError if the caller has not opened one of them. */
-export function parseDescriptors(text: string): number {
-  const count = parseNumber('--preserve-fds', text, 0, 100);
+/** The number of descriptors of the caller, from 3 on, that a command keeps. */
+export const parseDescriptors = (text: string) => parseNumber('--preserve-fds', text, 0, 100);
+
+/** Throws UsageError if the caller has not opened one of these descriptors, from 3 on. */
+export function checkDescriptors(count: number): void {
   const missing = 3 + countInherited();
-  if (missing >= 3 + count) return count;
-  throw new UsageError(
-    `--preserve-fds ${count}: descriptor ${missing} is not open: open it in the shell, as by ${missing}<FILE at the end of the line`,
-  );
+  if (missing < 3 + count)
+    throw new UsageError(
+      `--preserve-fds ${count}: descriptor ${missing} is not open: open it in the shell, as by ${missing}<FILE at the end of the line`,
+    );
 }
 
 /** The text of a small file inside `rootfs`; '' if there is none. */
