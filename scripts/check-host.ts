@@ -40,7 +40,7 @@ EXIT CODES
 SEE ALSO
   namespaces(7), cgroups(7), user_namespaces(7), run.ts
 */
-import { existsSync, readFileSync, readlinkSync } from 'node:fs';
+import { existsSync, readlinkSync } from 'node:fs';
 import { release, userInfo } from 'node:os';
 import { checkCgroups, layoutOf } from './check-host/cgroups.ts';
 import { type Check, judge, type Script, scripts, type Verdict } from './check-host/checks.ts';
@@ -51,6 +51,7 @@ import { Failure, main, UsageError } from './helpers/cli.ts';
 import { didYouMean } from './helpers/messages.ts';
 import { print } from './helpers/output.ts';
 import { attempt, groupBy } from './helpers/pids.ts';
+import { readOsRelease } from './helpers/programs.ts';
 import { table } from './helpers/table.ts';
 
 export const options = {
@@ -86,10 +87,9 @@ function containerSign(): string | null {
 }
 
 function readHost(): Host {
-  const osRelease = attempt(() => readFileSync('/etc/os-release', 'utf8')) ?? '';
   const uid = process.getuid?.() ?? 0;
   return {
-    distribution: /^PRETTY_NAME="?([^"\n]*)/m.exec(osRelease)?.[1] ?? 'an unknown distribution',
+    distribution: /^PRETTY_NAME="?([^"\n]*)/m.exec(readOsRelease())?.[1] ?? 'an unknown distribution',
     kernel: release(),
     architecture: process.arch,
     node: process.version,

@@ -121,6 +121,7 @@ import { scriptPath } from './helpers/called.ts';
 import { Failure, HelpNeeded, isGiven, kebab, main, reason, UsageError, type Values } from './helpers/cli.ts';
 import { didYouMean, escapeControls } from './helpers/messages.ts';
 import { toJson } from './helpers/output.ts';
+import { findLeftovers, partialOf, untilInterrupted } from './helpers/partial.ts';
 import { attempt } from './helpers/pids.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
@@ -452,44 +453,29 @@ async function openImage(
   return { source, image: await chooseImage(source, archive.reference ?? '', platform) };
 }
 
-/** Has `dest` made under another name beside it, then renames it: it exists completely or not at all, even after SIGKILL. */
-async function intoPlace(
+/** Has `dest` made under another name, then renames it. */
+const intoPlace = (
   dest: string,
   make: (partial: string, interrupted: Promise<never>) => Promise<Made>,
-): Promise<Made> {
-  const partial = join(dirname(dest), `.${basename(dest)}.partial-${process.pid}`);
-  let interruption: NodeJS.Signals | undefined;
-  const interrupted = new Promise<never>((_, reject) => {
-    const interrupt = (signal: NodeJS.Signals) => {
-      interruption = signal;
-      reject(new Failure('interrupted'));
-    };
-    process.on('SIGINT', interrupt).on('SIGTERM', interrupt);
+): Promise<Made> =>
+  untilInterrupted(async (interrupted) => {
+    const partial = partialOf(dest);
+    mkdirSync(partial, { mode: 0o755 });
+    try {
+      const made = await make(partial, interrupted);
+      await Promise.race([interrupted, made]);
+      renameSync(partial, dest);
+      return made;
+    } finally {
+      await removeTree(partial);
+    }
   });
-  interrupted.catch(() => undefined);
-  mkdirSync(partial, { mode: 0o755 });
-  try {
-    const made = await make(partial, interrupted);
-    await Promise.race([interrupted, made]);
-    renameSync(partial, dest);
-    return made;
-  } finally {
-    await removeTree(partial);
-    // end by the signal: a shell that runs a script ends its script too then
-    process.removeAllListeners('SIGINT').removeAllListeners('SIGTERM');
-    if (interruption) process.kill(process.pid, interruption);
-  }
-}
 
 /** Removes what killed calls have left: those for this DEST, and all in the project's own rootfs/. */
 async function sweep(dest: string): Promise<void> {
   const folder = dirname(dest);
-  for (const entry of readdirSync(folder, { withFileTypes: true })) {
-    const [, name, pid] = /^\.(.+)\.partial-(\d+)$/.exec(entry.name) ?? [];
-    const ours = name === basename(dest) || (name && folder === rootfsFolder);
-    const isDead = Number(pid) === process.pid || !existsSync(`/proc/${pid}`);
-    if (ours && entry.isDirectory() && isDead) await removeTree(join(folder, entry.name));
-  }
+  const isOurs = (name: string) => name === basename(dest) || folder === rootfsFolder;
+  for (const left of findLeftovers(folder, isOurs)) await removeTree(left);
   if (folder === rootfsFolder) sweepNotes();
 }
 

@@ -92,6 +92,7 @@ import { basename, join, resolve } from 'node:path';
 import { Failure, HelpNeeded, isGiven, kebab, main, reason, UsageError, type Values } from './helpers/cli.ts';
 import { escapeControls } from './helpers/messages.ts';
 import { OutputError } from './helpers/output.ts';
+import { untilInterrupted } from './helpers/partial.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { formatSize, parseSignal } from './helpers/units.ts';
 import { parsePlatform } from './images/choose.ts';
@@ -106,7 +107,7 @@ import { parseDirectory, parsePair, parsePort, parseUser, parseWords } from './p
 import { makeImage } from './pack-rootfs/image.ts';
 import { parseManifest, printManifest } from './pack-rootfs/launched.ts';
 import type { LayerCompression } from './pack-rootfs/layers.ts';
-import { checkOut, intoPlace, untilInterrupted, withFolder } from './pack-rootfs/out.ts';
+import { checkOut, intoPlace, withFolder } from './pack-rootfs/out.ts';
 import { whilePaused } from './pack-rootfs/pause.ts';
 import { findRootfs, openContainer, openDirectory, type Source } from './pack-rootfs/source.ts';
 

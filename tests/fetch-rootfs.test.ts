@@ -710,7 +710,7 @@ test('where namespaces are not allowed nothing is unpacked', root, async (t) => 
   );
   assert.match(
     stderr,
-    /^fetch-rootfs: cannot fetch .*unshare: .*not permitted: tar is not run unconfined, which needs CAP_SYS_ADMIN\n$/,
+    /^fetch-rootfs: cannot fetch .*unshare: .*not permitted: tar runs only confined, which needs CAP_SYS_ADMIN\n$/,
   );
   assert.equal(status, 1);
   assert.deepEqual(left(), []);

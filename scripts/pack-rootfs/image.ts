@@ -1,9 +1,9 @@
 // An image of a root file system.
 import { readTextInRoot } from '../helpers/in-root.ts';
 import { hostPlatform } from '../images/choose.ts';
-import type { Platform } from '../images/image.ts';
+import { imageFile, type Platform } from '../images/image.ts';
 import { type Layer, packImage } from '../images/write.ts';
-import { imageFile, type Making } from './archive.ts';
+import type { Making } from './archive.ts';
 import { readBase } from './base.ts';
 import { type ConfigOptions, makeConfig, parseInherited } from './config.ts';
 import type { Entry } from './entries.ts';
