@@ -611,7 +611,7 @@ function rootedIn(directory: string): string[] {
   });
 }
 
-for (const signal of ['SIGINT', 'SIGTERM'] as const)
+for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM'] as const)
   test(`${signal} in mid-extraction leaves nothing, and ends the call by ${signal}`, root, async (t) => {
     const { work, dest, left } = bound(sandbox(t));
     const child = waiting(t, dest);

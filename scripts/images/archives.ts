@@ -4,7 +4,7 @@
 import { createHash } from 'node:crypto';
 import { constants, statSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
-import { join, posix } from 'node:path';
+import { basename, join, posix } from 'node:path';
 import { Failure, reason, UsageError } from '../helpers/cli.ts';
 import { attempt } from '../helpers/pids.ts';
 import { manifestTypes, maxManifestBytes } from './choose.ts';
@@ -40,6 +40,10 @@ export function parseArchiveName(source: string): ArchiveName | undefined {
     reference: rest.slice(end + 1) || undefined,
   };
 }
+
+/** The name of an archive without its format: `web` of `/tmp/web.tar.gz`. */
+export const stemOf = (path: string): string =>
+  basename(path).replace(/\.tar(\.\w+)?$|\.t[gxb]z2?$|\.tzst$/, '');
 
 /** Options of openArchive: where to keep what has to be decompressed, and how much of it. */
 export interface ArchiveOptions {
