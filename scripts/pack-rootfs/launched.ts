@@ -10,7 +10,10 @@ import { readImageConfig } from '../run/image.ts';
 import { options } from '../run/options.ts';
 import { defaultShell, findRootfs } from '../run/rootfs.ts';
 import { addSandbox } from '../run/sandbox.ts';
-import { type Launched, planJob, planPod, toYaml } from './manifest.ts';
+import { planPod } from './kubernetes.ts';
+import type { Launched } from './manifest.ts';
+import { planJob } from './nomad.ts';
+import { toYaml } from './yaml.ts';
 
 /** The words of the container `name`. Its relative paths are those of the directory that it was started in. */
 function recordedWords(name: string): string[] {
