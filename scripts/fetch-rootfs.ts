@@ -300,7 +300,7 @@ function check(dest: string): void {
       dirname(dest) === rootfsFolder
         ? `or: ${scriptPath()} rm ${quote(basename(dest))}`
         : 'or remove it yourself';
-    throw new Failure(`EEXIST: it is there already: choose another DEST, ${remedy}`);
+    throw new Failure(`EEXIST: it already exists: choose another DEST, ${remedy}`);
   }
   if (stat && stat.dev !== statSync(dirname(dest)).dev)
     throw new Failure('EBUSY: it is a mount point: give a new folder in it');

@@ -139,17 +139,19 @@ export const options = {
 
 function parseArchiveName(text: string): string {
   if (text.endsWith('.tar')) return text;
-  throw new UsageError(`an archive of docker load is not compressed: its name ends in .tar, not "${text}"`);
+  throw new UsageError(
+    `docker load takes an archive that is not compressed: its name ends in .tar, not "${text}"`,
+  );
 }
 
 function parsePush(text: string): Reference {
   if (/^docker:\/\//.test(text)) return parseReference(text);
-  throw new UsageError(`"${text}" is no image of a registry: write docker://HOST/NAME[:TAG]`);
+  throw new UsageError(`"${text}" is not an image of a registry: write docker://HOST/NAME[:TAG]`);
 }
 
 function parseCompression(text: string): Compression {
   if (text in compressions) return text as Compression;
-  throw new UsageError(`no compression: "${text}": choose ${Object.keys(compressions).join(', ')}`);
+  throw new UsageError(`unknown compression: "${text}": choose ${Object.keys(compressions).join(', ')}`);
 }
 
 /** What is to be made. */
@@ -186,7 +188,7 @@ export function planOut(values: Values<typeof options>, out: string | undefined)
       throw new UsageError(`OUT ends in .tar, .tar.gz, .tar.zst or .tar.xz, not "${basename(path)}"`);
     return { kind: 'tarball', path: resolve(path), compression: compression ?? (found?.[0] as Compression) };
   }
-  if (compression === 'xz') throw new UsageError('engines take no layers that are compressed with xz');
+  if (compression === 'xz') throw new UsageError('engines accept no layers compressed with xz');
   if (tag?.digest)
     throw new UsageError('--tag is NAME[:TAG]: the digest of an image follows from its content');
   const name = { full: tag && showReference(tag), tag: tag?.tag ?? 'latest' };

@@ -347,7 +347,7 @@ for (const [what, bytes, options] of [
 test('--dry-run refuses an archive that the script refuses', root, async (t) => {
   const { dest, file, left } = bound(sandbox(t));
   for (const [bytes, options, message] of [
-    [Buffer.from(small.subarray(0, -1024)), [], /it is cut/],
+    [Buffer.from(small.subarray(0, -1024)), [], /it is truncated/],
     [archive({ name: '../up' }), [], /has \.\. in it/],
     [small, ['--sha256', '0'.repeat(64)], /its sha256 is/],
     [small, ['--max-entries', '3'], /--max-entries allows more/],
@@ -534,7 +534,7 @@ test('a DEST that is there is refused untouched, and the way out is named', root
     const { code, stdout, stderr } = await run([file('x.tar', small), path], { program });
     assert.equal(
       stderr,
-      `fetch-rootfs: cannot make ${path}: EEXIST: it is there already: choose another DEST, or remove it yourself\n`,
+      `fetch-rootfs: cannot make ${path}: EEXIST: it already exists: choose another DEST, or remove it yourself\n`,
     );
     assert.equal(code, 1);
     assert.equal(stdout, '');

@@ -90,7 +90,7 @@ export async function openImage(
   { platform = hostPlatform() }: Settings,
 ) {
   if (archive.path !== '-') statSource(archive.path);
-  else if (process.stdin.isTTY) throw new UsageError('standard input is a terminal, no image');
+  else if (process.stdin.isTTY) throw new UsageError('standard input is a terminal, not an image');
   const source = await openArchive(archive, { scratch, maxBytes });
   return { source, image: await chooseImage(source, archive.reference ?? '', platform) };
 }

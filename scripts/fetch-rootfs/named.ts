@@ -186,5 +186,5 @@ function findUse(paths: [string, ...string[]]): string | undefined {
   }
   const shown = [...targets.values()].slice(0, 5).join(', ');
   const targetWords = [...targets.keys()].slice(0, 5).map(quote).join(' ');
-  return `${shown}${targets.size > 5 ? ' and others' : ''} ${targets.size === 1 ? 'runs' : 'run'} on it: type ${scriptPath('stop')} ${targetWords}`;
+  return `${shown}${targets.size > 5 ? ' and others' : ''} ${targets.size === 1 ? 'uses' : 'use'} it: type ${scriptPath('stop')} ${targetWords}`;
 }

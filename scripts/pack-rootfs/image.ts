@@ -33,7 +33,7 @@ export async function makeImage(
   const { layer, entries } = await making.still(() =>
     makeLayer(source, making, compression, folder, base && { before: base.entries }),
   );
-  if (!layer) making.say(`it does not differ from ${options.base}`);
+  if (!layer) making.say(`nothing differs from ${options.base}: no layer is added`);
   const layers: Layer[] = [...(base?.layers ?? []), ...(layer ? [layer] : [])];
   const config = makeConfig(own ?? base?.inherited ?? { config: {} }, options);
   const created = new Date((making.latestSeconds ?? newest(entries)) * 1000);

@@ -59,12 +59,13 @@ export function checkOut(
     throw fail(`${reason(error)}: mkdir -p ${quote(dirname(path))}`);
   }
   if (rootfs && isBelow(folder, realpathSync(rootfs)) && statSync(folder).dev === statSync(rootfs).dev)
-    throw fail(`it lies in ${rootfs}, which is to be packed: choose a path outside of it`);
+    throw fail(`it is inside of ${rootfs}, which is to be packed: choose a path outside`);
   const stat = lstatSync(path, { throwIfNoEntry: false });
   if (!stat) return;
-  if (!force) throw fail('EEXIST: it is there already: choose another path, or --force replaces it');
+  if (!force) throw fail('EEXIST: it already exists: choose another path, or replace it with --force');
   const isLayout = stat.isDirectory() && existsSync(join(path, 'oci-layout'));
   if (kind === 'file' && !stat.isFile())
-    throw fail('it is there, and no regular file: nothing else is replaced');
-  if (kind === 'layout' && !isLayout) throw fail('it is there, and no OCI layout: nothing else is replaced');
+    throw fail('it exists and is not a regular file: --force replaces nothing else');
+  if (kind === 'layout' && !isLayout)
+    throw fail('it exists and is not an OCI layout: --force replaces nothing else');
 }
