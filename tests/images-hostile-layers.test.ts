@@ -377,7 +377,7 @@ function hostileImages(outside: string): Hostile[] {
           ],
         },
       },
-      /kept elsewhere/,
+      /stored outside of the registry/,
     ),
     around('layers that are an object', { manifest: { layers: { length: 1 } } }, /no list of/),
     around('an index that is null', { index: null }, /index\.json has no list of manifests/),
@@ -400,12 +400,12 @@ function hostileImages(outside: string): Hostile[] {
     around(
       'a layout of version 2',
       { layout: { imageLayoutVersion: '2.0.0' } },
-      /no OCI image layout of version 1/,
+      /not an OCI image layout of version 1/,
     ),
     around(
       'a layout whose version is a list',
       { layout: { imageLayoutVersion: [] } },
-      /no OCI image layout of version 1/,
+      /not an OCI image layout of version 1/,
     ),
     ...hostileArchives(canary),
   ];

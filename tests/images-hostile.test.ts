@@ -204,7 +204,7 @@ const lies: [what: string, answer: (fake: () => Fake) => Answer, message: RegExp
       response
         .writeHead(200, { 'Content-Type': 'application/vnd.docker.distribution.manifest.v1+prettyjws' })
         .end('{"schemaVersion":1,"fsLayers":[]}'),
-    /its manifest is of schema 1, which Docker gave up/,
+    /its manifest has schema 1, which Docker has given up/,
   ],
   [
     'a manifest with another digest than its header says',
@@ -362,7 +362,7 @@ const manifests: [what: string, change: (manifest: Record<string, unknown>) => u
         },
       ],
     }),
-    /kept elsewhere than in the registry, as those of Windows/,
+    /stored outside of the registry, as for Windows/,
   ],
   [
     'with a layer less than its configuration',
