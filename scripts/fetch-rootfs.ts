@@ -1,7 +1,7 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-fetch-rootfs.ts: get a root file system, which is just a tarball: check, unpack
+fetch-rootfs.ts: fetch a root file system (just a tarball), check it, unpack it
 
 USAGE
   fetch-rootfs.ts [OPTION...] [SOURCE | --article] [DEST]
@@ -10,12 +10,12 @@ USAGE
 
   SOURCE  https://… or http://…: download a tarball
           FILE: a local tarball, plain or compressed with gzip, xz, zstd, bzip2
-          or compress; its content tells which
+          or compress. The content decides, not the name.
           -: a tarball on standard input
-          docker://IMAGE[:TAG][@DIGEST]: an image of a registry, as for docker:
-          docker://alpine is docker://docker.io/library/alpine:latest
+          docker://IMAGE[:TAG][@DIGEST]: an image in a registry. Names are those
+          of Docker: docker://alpine means docker.io/library/alpine:latest.
           docker-archive:FILE[:IMAGE]: an image that docker save or podman save
-          wrote, also compressed
+          wrote; it may be compressed
           oci:DIR[:TAG], oci-archive:FILE[:TAG]: an image in the OCI layout
           FILE is - for standard input
           host:  (default) copy programs of this host and their libraries; needs
@@ -27,9 +27,9 @@ USAGE
 
   Prints the path of the root file system.
 
-  ls lists those in rootfs/: size, age, digest of the manifest or tarball, and
-  SOURCE. rm removes those that no process and no mount uses. A SOURCE of this
-  name is ./ls or ./rm.
+  ls lists the root file systems in rootfs/: size, age, digest of the manifest
+  or tarball, and SOURCE. rm removes them, unless a process or a mount uses
+  them. If SOURCE is a file with the name ls or rm, write ./ls or ./rm.
 
 EXAMPLES
   fetch-rootfs.ts                         programs of this host: rootfs/host
@@ -40,9 +40,8 @@ EXAMPLES
   tar -C debian -c . | fetch-rootfs.ts - debian
 
 OPTIONS
-* --article         get the example root file system of containers-from-scratch
-                    which the article "DIY a Linux container in 5 minutes
-                    without Docker" unpacks
+* --article         fetch the example root file system of the article "DIY a
+                    Linux container in 5 minutes without Docker"
 * --sha256 HEX      refuse SOURCE if its SHA-256 sum differs
   --strip auto|N    remove N leading components from each name
                     auto (default) removes a single top directory such as
@@ -54,14 +53,14 @@ OPTIONS
   --max-entries N   refuse an archive with more entries (default 1000000)
 * --platform NAME   take the image for linux/arm64, linux/arm/v7 and so on
                     (default: for this host)
-  --no-cache        neither use nor keep layers in ~/.cache/barehand
+  --no-cache        do not use ~/.cache/barehand, and keep no layers in it
   --registry-mirror URL
-                    ask it for images of Docker Hub first, in this order if
-                    given several times
+                    try this mirror first for images of Docker Hub; may be
+                    repeated, mirrors are tried in this order
   --insecure-registry HOST[:PORT]
-                    ask this registry by http where it has no https; without
-                    this option fetch-rootfs.ts does so on this host only
-                    (localhost, 127.0.0.1)
+                    use http for this registry if it has no https; without this
+                    option only registries on this host (localhost, 127.0.0.1)
+                    may use http
 * -q, --quiet       print nothing but errors on standard error
 * --dry-run         print the steps as shell, and make nothing
                     A FILE is read and checked
@@ -78,9 +77,9 @@ CHANGES
   extended attributes (file capabilities) are lost.
 
   Keeps the layers of images in $XDG_CACHE_HOME/barehand, or
-  ~/.cache/barehand: up to 10 GB, the least recently used go first. Keeps where
-  rootfs/NAME comes from in rootfs/.NAME.json, and the configuration of an image
-  in DEST/.image.json, for run.ts.
+  ~/.cache/barehand: up to 10 GB; the least recently used are removed first.
+  Writes the source of rootfs/NAME to rootfs/.NAME.json, and the configuration
+  of an image to DEST/.image.json, for run.ts.
 
 UNDO
   fetch-rootfs.ts rm NAME; rm -rf DEST ~/.cache/barehand

@@ -921,7 +921,7 @@ test('the script runs through a symlink, from anywhere, and prints its help', as
   symlinkSync(script, join(top, 'fetch'));
   const { code, stdout } = await run(['--help'], { program: join(top, 'fetch'), cwd: '/' });
   assert.equal(code, 0);
-  assert.match(stdout, /^fetch-rootfs\.ts: get a root file system, which is just a tarball/);
+  assert.match(stdout, /^fetch-rootfs\.ts: fetch a root file system \(just a tarball\)/);
 });
 
 test('a SOURCE that looks like a URL, and is none that can be fetched, is wrong usage with the line to type', async () => {
