@@ -38,7 +38,7 @@ export function runSession(name = 'web') {
 }
 
 const escaped = (text) => text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
-const [column, row, margin, most] = [7.8, 19, 16, 100];
+const [column, row, margin, most] = [7.8, 19, 16, 110];
 
 /** The picture of a terminal with these lines; longer ones are wrapped. It follows the colours of its reader. */
 export function draw(lines) {

@@ -44,8 +44,8 @@ CONTAINER OPTIONS
                         repeated
   -l, --label KEY=VALUE a note about the container, for ps.ts --json; may be
                         repeated
-  --preserve-fds N      keep N descriptors of the caller from 3 on: 3<FILE at the
-                        end of the line opens the first (needs bash)
+  --preserve-fds N      keep N descriptors of the caller, from 3 on: 3<FILE at
+                        the end of the line opens the first (needs bash)
   --init                run a small init as PID 1: it forwards signals to the
                         command's process group, and reaps orphaned processes
   --stop-signal SIGNAL  signal that stop.ts sends first, by name or number: INT,

@@ -931,7 +931,7 @@ test('without root it says what it could not see', container, async () => {
   // what is not known is not denied
   for (const key of ['root directory', 'device', 'socket', 'descriptor', 'writable'])
     assert.match(text.stdout, new RegExp(`^${key}: \\?$`, 'm'));
-  assert.match(text.stdout, /^note: not seen: .*\(run inspect\.ts as root\)$/m);
+  assert.match(text.stdout, /^note: not seen: .*\(run it as root, outside of containers\)$/m);
 });
 
 test('what is wrong with a target, or with options, is said', container, async () => {

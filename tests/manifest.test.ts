@@ -1,6 +1,7 @@
 // pack-rootfs.ts --manifest: every option of run.ts is in the manifest, or told; the manifests are what the engines take.
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, rmdirSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -111,6 +112,46 @@ test('a volume that gets later mounts of the host gets them there too', () => {
   assert.deepEqual(pod.match(/"mountPropagation":"\w+"/g), ['"mountPropagation":"HostToContainer"']);
   const job = JSON.stringify(planWith('nomad', words).manifest);
   assert.deepEqual(job.match(/"propagation":"\w+"/g), ['"propagation":"rslave"']);
+});
+
+/** The npm package kubernetes-models: the schemas of Kubernetes' OpenAPI description, as validators. */
+const models = process.env.BAREHAND_KUBERNETES_MODELS;
+
+test('Pods are valid by the schemas of Kubernetes', {
+  skip: models
+    ? false
+    : 'BAREHAND_KUBERNETES_MODELS does not name the folder of the package kubernetes-models',
+}, async () => {
+  const { Pod } = createRequire(join(models ?? '', 'index.js'))('kubernetes-models/v1/Pod');
+  const errors = (manifest: unknown): string => {
+    try {
+      new Pod(manifest).validate();
+      return '';
+    } catch (error) {
+      return (error as Error).message;
+    }
+  };
+  // those that go together, and each alone
+  const together = Object.entries(samples).flatMap(([option, sample]) =>
+    sample === 'same' || ['network', 'privileged', 'dryRun', 'isolate', 'bundle'].includes(option)
+      ? []
+      : [`--${kebab(option)}`, ...sample],
+  );
+  writeFileSync(join(scratch, 'variables'), 'FROM=file\n');
+  const each = Object.entries(samples).map(([option, sample]) =>
+    sample === 'same' ? [] : [`--${kebab(option)}`, ...sample],
+  );
+  for (const words of [together, ...each]) {
+    const { manifest } = planWith('kubernetes', words, ['httpd', '-f']);
+    assert.equal(errors(manifest), '', words.join(' '));
+  }
+  const wrong = planWith('kubernetes', []).manifest as { spec: { containers: Record<string, unknown>[] } };
+  for (const part of [{ resources: 5 }, { ports: [{ containerPort: '80' }] }, { command: 'sh' }]) {
+    const [container = {}] = wrong.spec.containers;
+    wrong.spec.containers[0] = { ...container, ...part };
+    assert.notEqual(errors(wrong), '', JSON.stringify(part));
+    wrong.spec.containers[0] = container;
+  }
 });
 
 for (const kind of Object.keys(plans))

@@ -197,7 +197,12 @@ test('what a user cannot have is refused in one line', rootless, async () => {
   ];
   const expected =
     /^run: this host forbids user namespaces to .*: as root: sysctl user.max_user_namespaces=10000$/m;
-  await refused(expected, '', { root, launch: lock });
+  await refused(expected, '', { root: rootfs, launch: lock });
+  await refused(
+    /^run: cannot use \S+ as a root file system: EACCES: permission denied: a directory above it is closed to you: namei -l \S+$/m,
+    '',
+    { root, launch: lock },
+  );
   const noFolder = [...words, 'XDG_RUNTIME_DIR=/proc/none', process.execPath, '--', file];
   await refused(/\/proc\/none/, '-d', { root, launch: noFolder });
 });

@@ -170,7 +170,7 @@ for (const [what, { words, terminal, detached, user, skip }] of Object.entries(c
 /** What a user needs for a container: run.ts's single file, and a rootfs of his own. */
 async function makeHome(): Promise<void> {
   if (readdirSync(scratch).includes('home')) return;
-  mkdirSync(home);
+  mkdirSync(home, { mode: 0o700 });
   copyFileSync(join(top, 'dist/run.mjs'), join(home, 'run.mjs'));
   await execute(['cp', '-a', rootfs, join(home, 'root')]);
   await execute(['chown', '-R', `${id}:${id}`, home]);

@@ -449,7 +449,7 @@ test('-d prints the name at once; output and the exit code are kept; no node sta
   const list =
     'cd /proc; for pid in $(grep -lsz "^$1$" */environ); do cat "${pid%environ}comm"; done | sort -u';
   const { stdout } = await execute(['sh', '-c', list, 'sh', mark]);
-  assert.deepEqual(stdout.trim().split('\n'), ['head', 'sh', 'unshare']);
+  assert.deepEqual(stdout.trim().split('\n'), ['flock', 'head', 'sh', 'unshare']);
   await refused(new RegExp(`the name ${name} is in use by PID \\d+`), `-d --name ${name}`);
   writeFileSync(join(source, 'on'), '');
   await ended(name);

@@ -196,7 +196,7 @@ test('in a user namespace, and without root', {
   assert.equal(await shows('--userns'), expected);
   const id = 65533;
   const user = join(scratch, 'user');
-  await execute(['install', '-d', '-o', String(id), '-g', String(id), user]);
+  await execute(['install', '-d', '-m', '700', '-o', String(id), '-g', String(id), user]);
   await execute(['cp', launch[0] as string, join(user, 'run.mjs')]);
   await execute(['chown', '-R', `${id}:${id}`, root, user]);
   const words = [...become(id, user), process.execPath, '--', join(user, 'run.mjs')];

@@ -1,6 +1,6 @@
 // Whose the standard streams are that run.ts hands on: the container's user can open them by their names in /dev.
 import assert from 'node:assert/strict';
-import { chownSync, copyFileSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { chownSync, copyFileSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { detach, ended, kept } from './helpers/background.ts';
 import { container } from './helpers/container.ts';
@@ -88,13 +88,15 @@ test('also where a user without root has other users in his container', {
   await execute(['chown', '-R', `${id}:${id}`, join(scratch, 'root')]);
   await execute(['chmod', '755', scratch]);
   writeFileSync(join(scratch, 'subordinate'), `${id}:300000:65536\n`);
-  chownSync(scratch, id, id);
+  const runtime = join(scratch, 'runtime');
+  mkdirSync(runtime, { mode: 0o700 });
+  for (const path of [scratch, runtime]) chownSync(path, id, id);
   const give = ['uid', 'gid'].map(
     (kind) => `touch /etc/sub${kind}; mount --bind '${scratch}/subordinate' /etc/sub${kind}`,
   );
   const words = [join(scratch, 'run.mjs'), '-u', 'nobody', join(scratch, 'root'), 'sh', '-c', program];
   const { code, stdout, stderr } = await execute(
-    mounted(give.join('\n'), [...become(id, scratch), 'bash', '-c', piped, 'bash', ...words]),
+    mounted(give.join('\n'), [...become(id, runtime), 'bash', '-c', piped, 'bash', ...words]),
   );
   assert.deepEqual([code, lines(stdout), stderr], [0, ['err', 'in', 'out'], '']);
 });

@@ -179,13 +179,13 @@ export function printable(text: string): string {
   });
 }
 
-/** The paths that processes have open, as far as this user may see them: proc_pid_fd(5). */
-export function openPaths(): Set<string> {
+/** A function that tells whether a process has a directory open, or a file in it, as far as this user may see: proc_pid_fd(5). */
+export function openDirectories(): (directory: string) => boolean {
   const links = readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .flatMap((pid) =>
       (attempt(() => readdirSync(`/proc/${pid}/fd`)) ?? []).map((fd) => `/proc/${pid}/fd/${fd}`),
     )
     .flatMap((link) => attempt(() => readlinkSync(link)) ?? []);
-  return new Set(links);
+  return (directory) => links.some((path) => path === directory || path.startsWith(`${directory}/`));
 }

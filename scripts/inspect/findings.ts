@@ -478,7 +478,7 @@ function aboutBarriers(facts: Facts): Finding[] {
 function aboutUnseen({ unseen }: Facts): Finding[] {
   const allows = 'there may be more to find: some facts could not be read, see the lines "not seen"';
   return unseen.length > 0
-    ? [{ weight: 'note', subject: 'not seen', allows, origin: 'run inspect.ts as root' }]
+    ? [{ weight: 'note', subject: 'not seen', allows, origin: 'run it as root, outside of containers' }]
     : [];
 }
 

@@ -190,15 +190,21 @@ const columns: [Column, (row: Live, view: View) => string | Cell][] = [
 
 const isRoomy = ({ width }: View) => width >= 110;
 
-/** The line about the host: `host: CPU 25.0 / 200  memory 1.2G / 23G  swap 0 / 0  pressure: CPU 1.5% memory 0% I/O 0%`. */
+/** The line about the host: `host: CPU 25/200  memory 1.2G/23G  swap 0/0  PSI: CPU 1.5% mem 0% I/O 0%`. */
 export function hostLine({ cpuPercent, cpus, memory, swap, pressure }: Host): string {
-  const part = ({ usedBytes, totalBytes }: Host['memory']) => `${short(usedBytes)} / ${short(totalBytes)}`;
-  const waits = [`CPU ${pressure.cpu}%`, `memory ${pressure.memory}%`, `I/O ${pressure.io}%`];
+  const part = ({ usedBytes, totalBytes }: Host['memory']) => `${short(usedBytes)}/${short(totalBytes)}`;
+  const rounded = (value: number | null) =>
+    value === null ? '-' : value.toFixed(value < 10 ? 1 : 0).replace('.0', '');
+  const waits = [
+    `CPU ${rounded(pressure.cpu)}%`,
+    `mem ${rounded(pressure.memory)}%`,
+    `I/O ${rounded(pressure.io)}%`,
+  ];
   return [
-    `host: CPU ${percent(cpuPercent) ?? '-'} / ${cpus * 100}`,
+    `host: CPU ${rounded(cpuPercent)}/${cpus * 100}`,
     `memory ${part(memory)}`,
     `swap ${part(swap)}`,
-    ...(pressure.cpu === null ? [] : [`pressure: ${waits.join(' ')}`]),
+    ...(pressure.cpu === null ? [] : [`PSI: ${waits.join(' ')}`]),
   ].join('  ');
 }
 

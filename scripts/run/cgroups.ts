@@ -27,7 +27,7 @@ import {
 import { Failure, reason } from '../helpers/cli.ts';
 import { labelFile, notesFolder, writeArgv } from '../helpers/containers.ts';
 import { type Lock, lock } from '../helpers/lock.ts';
-import { attempt, openPaths, readProc } from '../helpers/pids.ts';
+import { attempt, openDirectories, readProc } from '../helpers/pids.ts';
 import { sh } from '../helpers/shell.ts';
 import { makeDirectory, perform, type Step } from '../helpers/steps.ts';
 import { findDelegation, whyNoCgroups } from '../limit/delegation.ts';
@@ -206,13 +206,13 @@ export const removingInner = ({ directories }: CgroupPlan): Step => ({
 function sweep(directories: string[]): void {
   const [first = '', ...others] = directories.map((directory) => dirname(directory));
   const entries = attempt(() => readdirSync(first, { withFileTypes: true })) ?? [];
-  let open: Set<string> | undefined;
+  let isOpen: ((directory: string) => boolean) | undefined;
   for (const { name } of entries.filter((entry) => entry.isDirectory())) {
     // pid-N belongs to limit-*.ts
     if (isPidName(name) || attempt(() => processesIn(join(first, name)).length) !== 0) continue;
     // its launcher, or the keeper of its log, has yet to read what the kernel has killed
-    open ??= openPaths();
-    if (open.has(join(first, name)) || open.has(notesFolder(name))) continue;
+    isOpen ??= openDirectories();
+    if (isOpen(join(first, name)) || isOpen(notesFolder(name))) continue;
     for (const folder of [first, ...others]) removeTree(join(folder, name));
   }
 }

@@ -2,19 +2,31 @@
 import { readdirSync, statSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { scriptPath } from '../helpers/called.ts';
-import { UsageError } from '../helpers/cli.ts';
+import { Failure, reason, UsageError } from '../helpers/cli.ts';
 import { statsInRoot, withRoot } from '../helpers/in-root.ts';
 import { didYouMean } from '../helpers/messages.ts';
 import { attempt } from '../helpers/pids.ts';
 import { rootfsFolder } from '../helpers/rootfs.ts';
 import { quote } from '../helpers/shell.ts';
 
+/** Whether a path is a directory. Throws Failure if this user may not know. */
+function isDirectory(path: string): boolean {
+  try {
+    return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  } catch (error) {
+    const hint =
+      (error as NodeJS.ErrnoException).code === 'EACCES'
+        ? `: a directory above it is closed to you: namei -l ${quote(path)}`
+        : '';
+    throw new Failure(`cannot use ${path} as a root file system: ${reason(error)}${hint}`);
+  }
+}
+
 /** The directory that a ROOTFS operand means: a path, or a name under rootfs/. Throws UsageError if there is none. */
 export function findRootfs(operand: string): string {
   const named = join(rootfsFolder, operand);
-  for (const path of operand.includes('/') ? [operand] : [operand, named]) {
-    if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) return resolve(path);
-  }
+  for (const path of operand.includes('/') ? [operand] : [operand, named])
+    if (isDirectory(path)) return resolve(path);
   throw new UsageError(noRootfs(operand));
 }
 

@@ -6,7 +6,7 @@ import { cgroupsBelow, lockDirectory, parent, processesIn, readHierarchies } fro
 import { Failure, reason } from '../helpers/cli.ts';
 import { notesFolder } from '../helpers/containers.ts';
 import { lock } from '../helpers/lock.ts';
-import { attempt, openPaths } from '../helpers/pids.ts';
+import { attempt, openDirectories } from '../helpers/pids.ts';
 import { requirePrograms } from '../helpers/programs.ts';
 import { sh } from '../helpers/shell.ts';
 import { explain, perform, type Step } from '../helpers/steps.ts';
@@ -88,10 +88,10 @@ function crashedContainers(): WholeContainer[] {
     ({ first, cgroups, label }) => !first && (cgroups.length > 0 || !hasStatus(label)),
   );
   if (ended.length === 0) return [];
-  const open = openPaths();
+  const isOpen = openDirectories();
   return ended.filter(
     ({ cgroups, label }) =>
-      !open.has(notesFolder(label)) && !cgroups.some(({ directory }) => open.has(directory)),
+      !isOpen(notesFolder(label)) && !cgroups.some(({ directory }) => isOpen(directory)),
   );
 }
 
