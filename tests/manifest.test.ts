@@ -557,7 +557,7 @@ test('wrong words are refused', async () => {
   const cases: [words: string[], message: RegExp][] = [
     [['--manifest', 'kubernetes', '--', rootfs], /--manifest needs --image/],
     [['--manifest', 'helm', '--image', 'a', '--', rootfs], /choose kubernetes or nomad/],
-    [['--manifest', 'nomad', '--image', 'a'], /either NAME, or behind --/],
+    [['--manifest', 'nomad', '--image', 'a'], /either NAME, or the arguments of run.ts after --/],
     [['--manifest', 'nomad', '--image', 'a', '--', '--no-such', rootfs], /unknown option --no-such/],
     [['--manifest', 'nomad', '--image', 'a', '--', rootfs, '-m', '64M'], /-m stands after ROOTFS/],
     [['--image', 'a', rootfs, 'out.tar'], /--image is for --manifest/],

@@ -243,11 +243,11 @@ test('OUT is refused where it exists, is no new file, or lies in ROOTFS', root, 
   assert.match(await refused([tree, join(folder, 'no/such/a.tar')]), /ENOENT: .*: mkdir -p /);
   assert.match(await refused([tree, join(folder, 'a.zip')], 2), /\.tar\.gz/);
   mkdirSync(join(folder, 'd.tar'));
-  assert.match(await refused(['--force', tree, join(folder, 'd.tar')]), /no regular file/);
+  assert.match(await refused(['--force', tree, join(folder, 'd.tar')]), /not a regular file/);
   mkdirSync(join(folder, 'precious'));
-  assert.match(await refused(['--force', tree, '--oci', join(folder, 'precious')]), /no OCI layout/);
+  assert.match(await refused(['--force', tree, '--oci', join(folder, 'precious')]), /not an OCI layout/);
   assert.match(await refused([join(folder, 'nothing'), join(folder, 'b.tar')]), /no such directory/);
-  assert.match(await refused([file, join(folder, 'b.tar')]), /no directory/);
+  assert.match(await refused([file, join(folder, 'b.tar')]), /not a directory/);
   assert.match(await refused(['no-such-name-at-all', join(folder, 'b.tar')]), /no container and no folder/);
   assert.deepEqual(readdirSync(folder).sort(), ['a.tar', 'd.tar', 'precious', 'small']);
 });

@@ -33,7 +33,7 @@ export function findRootfs(operand: string): { directory: string } | { container
   const isDirectory = (path: string) => attempt(() => statSync(path).isDirectory());
   if (!isName(operand)) {
     if (isDirectory(operand)) return { directory: resolve(operand) };
-    const what = attempt(() => statSync(operand)) ? 'it is no directory' : 'there is no such directory';
+    const what = attempt(() => statSync(operand)) ? 'it is not a directory' : 'there is no such directory';
     throw new Failure(`cannot pack ${operand}: ${what}`);
   }
   const hierarchies = readHierarchies();
