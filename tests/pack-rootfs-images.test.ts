@@ -20,25 +20,13 @@ import { treeOf } from './helpers/images.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { makeOddTree, oddTreeNeeds, sh } from './helpers/odd-tree.ts';
+import { pack, refused } from './helpers/pack.ts';
 import { startRegistry } from './helpers/registry.ts';
 import { schemaErrors } from './helpers/schema.ts';
 import { call, execute, rootfs, script } from './helpers/script.ts';
 
 const root = { skip: needs('root', 'namespaces') };
 const by = (...programs: string[]) => ({ skip: needs('root', 'namespaces', ...programs) });
-
-async function pack(words: string[], env: NodeJS.ProcessEnv = {}) {
-  const { code, stdout, stderr } = await call('pack-rootfs', words, { env: { ...process.env, ...env } });
-  assert.equal(code, 0, stderr);
-  return { stdout, stderr };
-}
-
-async function refused(words: string[], code = 1): Promise<string> {
-  const result = await call('pack-rootfs', words);
-  assert.equal(result.code, code, result.stderr);
-  assert.match(result.stderr, /^pack-rootfs: [^\n]+\n$/);
-  return result.stderr;
-}
 
 const json = (file: string) => JSON.parse(readFileSync(file, 'utf8'));
 const digestOf = (file: string) => `sha256:${createHash('sha256').update(readFileSync(file)).digest('hex')}`;

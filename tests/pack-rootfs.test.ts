@@ -25,26 +25,11 @@ import { treeOf } from './helpers/images.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { allocated, makeOddTree, oddTreeNeeds, sh } from './helpers/odd-tree.ts';
+import { pack, refused } from './helpers/pack.ts';
 import { become, call, execute, rootfs, script, until } from './helpers/script.ts';
 
 const root = { skip: needs('root', 'namespaces') };
 const odd = { skip: needs('namespaces', ...oddTreeNeeds) };
-
-/** Packs, and expects success. Returns what it says. */
-async function pack(words: string[], env: NodeJS.ProcessEnv = {}) {
-  const { code, stdout, stderr } = await call('pack-rootfs', words, { env: { ...process.env, ...env } });
-  assert.equal(code, 0, stderr);
-  return { stdout, stderr };
-}
-
-/** Packs, and expects that it is refused. Returns the message. */
-async function refused(words: string[], code = 1, env: NodeJS.ProcessEnv = {}): Promise<string> {
-  const result = await call('pack-rootfs', words, { env: { ...process.env, ...env } });
-  assert.equal(result.code, code, result.stderr);
-  assert.equal(result.stdout, '');
-  assert.match(result.stderr, /^pack-rootfs: [^\n]+\n$/);
-  return result.stderr;
-}
 
 const sumOf = (file: string) => createHash('sha256').update(readFileSync(file)).digest('hex');
 

@@ -1,0 +1,19 @@
+// Calls of pack-rootfs.ts.
+import assert from 'node:assert/strict';
+import { call } from './script.ts';
+
+/** Packs, and expects success. Returns what it says. */
+export async function pack(words: string[], env: NodeJS.ProcessEnv = {}) {
+  const { code, stdout, stderr } = await call('pack-rootfs', words, { env: { ...process.env, ...env } });
+  assert.equal(code, 0, stderr);
+  return { stdout, stderr };
+}
+
+/** Packs, and expects that it is refused. Returns the message. */
+export async function refused(words: string[], code = 1, env: NodeJS.ProcessEnv = {}): Promise<string> {
+  const result = await call('pack-rootfs', words, { env: { ...process.env, ...env } });
+  assert.equal(result.code, code, result.stderr);
+  assert.equal(result.stdout, '');
+  assert.match(result.stderr, /^pack-rootfs: [^\n]+\n$/);
+  return result.stderr;
+}
