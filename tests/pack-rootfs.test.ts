@@ -28,6 +28,8 @@ import { allocated, makeOddTree, oddTreeNeeds, sh } from './helpers/odd-tree.ts'
 import { become, call, execute, rootfs, script, until } from './helpers/script.ts';
 import { needsMappedIds } from './helpers/userns.ts';
 
+// before the first test: node:test may see the end of all tests while a file still awaits, and run its hooks
+const mappedIds = await needsMappedIds();
 const root = { skip: needs('root', 'namespaces') };
 const odd = { skip: needs('namespaces', ...oddTreeNeeds) };
 
@@ -316,7 +318,6 @@ const isPaused = (name: string) =>
     ),
   );
 
-const mappedIds = await needsMappedIds();
 const hasFreezer = container.skip || (!existsSync('/sys/fs/cgroup/freezer') && needs('cgroup-v2'));
 
 // two files that are never equal for longer than a moment
