@@ -1,14 +1,14 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-barehand.ts: start any of the scripts: one command for an installed barehand
+barehand.ts: one command that starts each of the scripts
 
 USAGE
   barehand.ts SCRIPT [ARGUMENT...]
   barehand.ts completion bash|zsh|fish
   barehand.ts manual DIR
 
-  SCRIPT  one of these; "barehand.ts SCRIPT --help" tells more:
+  SCRIPT  one of these; for its help type "barehand.ts SCRIPT --help":
           fetch-rootfs pack-rootfs run exec ps inspect logs stop limit-memory
           limit-cpu limit-pids limit-io network check-host demo
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-check-host.ts: tell which scripts work here, and how to get what is missing
+check-host.ts: check which scripts work on this host, and what is missing
 
 USAGE
   check-host.ts [OPTION...] [SCRIPT...]
@@ -9,10 +9,10 @@ USAGE
   SCRIPT  run, exec, network …: check only what these scripts depend on
           Without it, all of them.
 
-  Prints what the host is, each script with one of three words (works, limited,
-  fails), and for each thing that is missing what does not work without it and
-  the command that gets it. In a container without privileges it tells what
-  works there.
+  Prints what the host is, and for each script "works", "limited" (a part does
+  not work) or "fails". For each missing thing it prints what does not work
+  without it, and the command that installs or enables it. In a container it
+  checks what works in that container.
 
 EXAMPLES
   check-host.ts
@@ -21,8 +21,8 @@ EXAMPLES
   check-host.ts --json | jq -r '.checks[] | select(.ok | not) | .remedy'
 
 OPTIONS
-* -a, --all     print what is there too, with versions and places
-* -q, --quiet   print nothing: only the exit code tells
+* -a, --all     print also what is not missing, with versions and paths
+* -q, --quiet   print nothing, only set the exit code
 * --json        print a JSON object
                 host (distribution, kernel, architecture, node, user, cgroups,
                 container), scripts (script, state, because), checks (subject,
@@ -31,16 +31,16 @@ OPTIONS
   --version     print name and version
 
 CHANGES
-  Nothing. What the kernel allows is tried in namespaces of its own, which end
-  with the trial. The kernel may load modules for it (overlay, veth, nf_tables).
+  Nothing. Each test of the kernel runs in new namespaces, which end with it.
+  The kernel may load modules for that (overlay, veth, nf_tables).
 
 EXIT CODES
-  0 each SCRIPT works, perhaps limited; 1 one fails; 2 wrong usage.
+  0 each SCRIPT works or is limited; 1 one fails; 2 wrong usage.
 
 SEE ALSO
   namespaces(7), cgroups(7), user_namespaces(7), run.ts
 */
-import { existsSync, readFileSync, readlinkSync } from 'node:fs';
+import { existsSync, readlinkSync } from 'node:fs';
 import { release, userInfo } from 'node:os';
 import { checkCgroups, layoutOf } from './check-host/cgroups.ts';
 import { type Check, judge, type Script, scripts, type Verdict } from './check-host/checks.ts';
@@ -51,6 +51,7 @@ import { Failure, main, UsageError } from './helpers/cli.ts';
 import { didYouMean } from './helpers/messages.ts';
 import { print } from './helpers/output.ts';
 import { attempt, groupBy } from './helpers/pids.ts';
+import { readOsRelease } from './helpers/programs.ts';
 import { table } from './helpers/table.ts';
 
 export const options = {
@@ -86,10 +87,9 @@ function containerSign(): string | null {
 }
 
 function readHost(): Host {
-  const osRelease = attempt(() => readFileSync('/etc/os-release', 'utf8')) ?? '';
   const uid = process.getuid?.() ?? 0;
   return {
-    distribution: /^PRETTY_NAME="?([^"\n]*)/m.exec(osRelease)?.[1] ?? 'an unknown distribution',
+    distribution: /^PRETTY_NAME="?([^"\n]*)/m.exec(readOsRelease())?.[1] ?? 'an unknown distribution',
     kernel: release(),
     architecture: process.arch,
     node: process.version,

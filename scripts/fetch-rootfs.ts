@@ -1,7 +1,7 @@
 #!/bin/sh
 // 2>/dev/null; self=$(readlink -f "$0"); . "${self%/*}/helpers/node-ts"
 /*
-fetch-rootfs.ts: get a root file system, which is just a tarball: check, unpack
+fetch-rootfs.ts: fetch a root file system (just a tarball), check it, unpack it
 
 USAGE
   fetch-rootfs.ts [OPTION...] [SOURCE | --article] [DEST]
@@ -10,12 +10,12 @@ USAGE
 
   SOURCE  https://… or http://…: download a tarball
           FILE: a local tarball, plain or compressed with gzip, xz, zstd, bzip2
-          or compress; its content tells which
+          or compress. The content decides, not the name.
           -: a tarball on standard input
-          docker://IMAGE[:TAG][@DIGEST]: an image of a registry, as for docker:
-          docker://alpine is docker://docker.io/library/alpine:latest
+          docker://IMAGE[:TAG][@DIGEST]: an image in a registry. Names are those
+          of Docker: docker://alpine means docker.io/library/alpine:latest.
           docker-archive:FILE[:IMAGE]: an image that docker save or podman save
-          wrote, also compressed
+          wrote; it may be compressed
           oci:DIR[:TAG], oci-archive:FILE[:TAG]: an image in the OCI layout
           FILE is - for standard input
           host:  (default) copy programs of this host and their libraries; needs
@@ -27,9 +27,9 @@ USAGE
 
   Prints the path of the root file system.
 
-  ls lists those in rootfs/: size, age, digest of the manifest or tarball, and
-  SOURCE. rm removes those that no process and no mount uses. A SOURCE of this
-  name is ./ls or ./rm.
+  ls lists the root file systems in rootfs/: size, age, digest of the manifest
+  or tarball, and SOURCE. rm removes them, unless a process or a mount uses
+  them. If SOURCE is a file with the name ls or rm, write ./ls or ./rm.
 
 EXAMPLES
   fetch-rootfs.ts                         programs of this host: rootfs/host
@@ -40,9 +40,8 @@ EXAMPLES
   tar -C debian -c . | fetch-rootfs.ts - debian
 
 OPTIONS
-* --article         get the example root file system of containers-from-scratch
-                    which the article "DIY a Linux container in 5 minutes
-                    without Docker" unpacks
+* --article         fetch the example root file system of the article "DIY a
+                    Linux container in 5 minutes without Docker"
 * --sha256 HEX      refuse SOURCE if its SHA-256 sum differs
   --strip auto|N    remove N leading components from each name
                     auto (default) removes a single top directory such as
@@ -54,14 +53,14 @@ OPTIONS
   --max-entries N   refuse an archive with more entries (default 1000000)
 * --platform NAME   take the image for linux/arm64, linux/arm/v7 and so on
                     (default: for this host)
-  --no-cache        neither use nor keep layers in ~/.cache/barehand
+  --no-cache        do not use ~/.cache/barehand, and keep no layers in it
   --registry-mirror URL
-                    ask it for images of Docker Hub first, in this order if
-                    given several times
+                    try this mirror first for images of Docker Hub; may be
+                    repeated, mirrors are tried in this order
   --insecure-registry HOST[:PORT]
-                    ask this registry by http where it has no https; without
-                    this option fetch-rootfs.ts does so on this host only
-                    (localhost, 127.0.0.1)
+                    use http for this registry if it has no https; without this
+                    option only registries on this host (localhost, 127.0.0.1)
+                    may use http
 * -q, --quiet       print nothing but errors on standard error
 * --dry-run         print the steps as shell, and make nothing
                     A FILE is read and checked
@@ -78,9 +77,9 @@ CHANGES
   extended attributes (file capabilities) are lost.
 
   Keeps the layers of images in $XDG_CACHE_HOME/barehand, or
-  ~/.cache/barehand: up to 10 GB, the least recently used go first. Keeps where
-  rootfs/NAME comes from in rootfs/.NAME.json, and the configuration of an image
-  in DEST/.image.json, for run.ts.
+  ~/.cache/barehand: up to 10 GB; the least recently used are removed first.
+  Writes the source of rootfs/NAME to rootfs/.NAME.json, and the configuration
+  of an image to DEST/.image.json, for run.ts.
 
 UNDO
   fetch-rootfs.ts rm NAME; rm -rf DEST ~/.cache/barehand
@@ -91,57 +90,31 @@ EXIT CODES
 SEE ALSO
   tar(1), unshare(1), chroot(1), mount_namespaces(7), debootstrap(8), ldd(1)
 */
-import { createHash } from 'node:crypto';
-import {
-  createReadStream,
-  existsSync,
-  lstatSync,
-  mkdirSync,
-  readdirSync,
-  renameSync,
-  type Stats,
-  statfsSync,
-  statSync,
-} from 'node:fs';
+import { existsSync, lstatSync, mkdirSync, readdirSync, renameSync, statfsSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { planByHand, printArchive, printImage } from './fetch-rootfs/by-hand.ts';
-import { describeImage, refuseOthers } from './fetch-rootfs/formats.ts';
+import { list, remove } from './fetch-rootfs/commands.ts';
 import { planHostRootfs } from './fetch-rootfs/host-rootfs.ts';
-import {
-  findNamed,
-  listNamed,
-  type Named,
-  removeNamed,
-  removeTree,
-  sweepNotes,
-  writeOrigin,
-} from './fetch-rootfs/named.ts';
+import { fillArchive, fillImage, type Made, openImage, registryOptions } from './fetch-rootfs/image.ts';
+import { removeTree, sweepNotes, writeOrigin } from './fetch-rootfs/named.ts';
+import { type Fetch, limitsOf, openTarball } from './fetch-rootfs/source.ts';
 import { scriptPath } from './helpers/called.ts';
 import { Failure, HelpNeeded, isGiven, kebab, main, reason, UsageError, type Values } from './helpers/cli.ts';
-import { didYouMean, escapeControls } from './helpers/messages.ts';
-import { toJson } from './helpers/output.ts';
-import { attempt } from './helpers/pids.ts';
+import { escapeControls } from './helpers/messages.ts';
+import { findLeftovers, partialOf, untilInterrupted } from './helpers/partial.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { rootfsFolder } from './helpers/rootfs.ts';
 import { quote, sh } from './helpers/shell.ts';
 import { makeDirectory, perform, type Step, toShell } from './helpers/steps.ts';
-import { formatDuration, formatSize, parseSize } from './helpers/units.ts';
-import { type ArchiveName, openArchive, parseArchiveName } from './images/archives.ts';
-import { openCache, resolveImage } from './images/cache.ts';
-import { chooseImage, hostPlatform, parsePlatform } from './images/choose.ts';
-import { type Compression, decompress } from './images/compression.ts';
+import { formatSize, parseSize } from './helpers/units.ts';
+import { parseArchiveName, stemOf } from './images/archives.ts';
+import { chooseImage, parsePlatform } from './images/choose.ts';
 import { asRoot, isRoot } from './images/confine.ts';
-import { fillFromImage } from './images/fill.ts';
-import { download, shown } from './images/http.ts';
-import type { Image } from './images/image.ts';
-import { TarInspector } from './images/inspector.ts';
-import { type Applied, applyLayers } from './images/layers.ts';
-import { Progress } from './images/progress.ts';
-import { parseReference, type Reference, showReference, wantedOf } from './images/reference.ts';
+import { shown } from './images/http.ts';
+import { parseReference, wantedOf } from './images/reference.ts';
 import { openRegistry, parseMirror, parseRegistry } from './images/registry.ts';
-import { mayMakeDevices, unpack } from './images/unpack.ts';
-import { shortDigest, verified } from './images/verify.ts';
+import { unpack } from './images/unpack.ts';
 
 const articleUrl =
   'https://github.com/ericchiang/containers-from-scratch/releases/download/v0.1.0/rootfs.tar.gz';
@@ -172,18 +145,6 @@ function parseCount(text: string): number {
   throw new UsageError(`not a number: "${text}"`);
 }
 
-/** Where a root file system comes from, and where it is made. */
-interface Fetch {
-  source: string;
-  dest: string;
-  /** SOURCE, if it is one */
-  url: URL | undefined;
-  image: Reference | undefined;
-  archive: ArchiveName | undefined;
-  /** programs to copy besides the default ones, if SOURCE is this host */
-  programs: string[] | undefined;
-}
-
 /** What the operands mean. Throws UsageError if DEST is missing and the name of SOURCE gives none. */
 export function planFetch(article: boolean, operands: string[], folder: string): Fetch {
   const [source = 'host:', given, excess] = article ? [articleUrl, ...operands] : operands;
@@ -199,12 +160,7 @@ export function planFetch(article: boolean, operands: string[], folder: string):
     ? ['host', ...programs.map((path) => basename(path))]
     : image
       ? [basename(image.repository)]
-      : [
-          basename(url ? decodeURIComponent(url.pathname) : (archive?.path ?? source)).replace(
-            /\.tar(\.\w+)?$|\.t[gxb]z2?$|\.tzst$/,
-            '',
-          ),
-        ];
+      : [stemOf(url ? decodeURIComponent(url.pathname) : (archive?.path ?? source))];
   const dest = given ?? (source === articleUrl ? 'article' : names.join('-'));
   const isPath = dest.includes('/') || /^\.\.?$/.test(dest);
   if (!isPath && !/^\w[\w.+-]*$/.test(dest))
@@ -244,87 +200,6 @@ function refuseOptions({ source, image, archive }: Fetch, values: Values<typeof 
   throw new UsageError(`--${kebab(name)} is for ${what}, not for ${source}`);
 }
 
-/** The status of a file that is SOURCE. Throws a Failure with the nearest name if there is none. */
-function statSource(source: string): Stats {
-  try {
-    return statSync(source);
-  } catch (error) {
-    const folder = source.slice(0, source.lastIndexOf('/') + 1);
-    const names = attempt(() => readdirSync(folder || '.')) ?? [];
-    const near = didYouMean(source.slice(folder.length), folder ? names : ['host:', ...names], folder);
-    throw new Failure(`${reason(error)}${near}`, { cause: error });
-  }
-}
-
-/** The bytes of SOURCE. `total` gets their number as soon as it is known. */
-function openSource(
-  fetch: Fetch,
-  total: { length?: number | undefined },
-  onRetry: (text: string) => void,
-): AsyncIterable<Buffer> {
-  const { source, url, dest } = fetch;
-  if (url) return download(url, { total, onRetry });
-  if (source === '-') {
-    if (process.stdin.isTTY)
-      throw new UsageError(
-        'standard input is a terminal: redirect it, as by <FILE, or give the path of a tarball as SOURCE',
-      );
-    return process.stdin;
-  }
-  const stat = statSource(source);
-  if (stat.isDirectory() && existsSync(join(source, 'oci-layout')))
-    throw new Failure(describeImage('oci', fetch));
-  if (stat.isDirectory())
-    throw new Failure(
-      `EISDIR: it is a directory: pack it: tar -C ${quote(source)} -c . | ${scriptPath()} - ${quote(dest)}`,
-    );
-  if (stat.isFile()) total.length = stat.size;
-  return createReadStream(source, { highWaterMark: 1 << 18 });
-}
-
-/**
- * Reads and checks the archive SOURCE. `checked` is what tar(1) may read of it; it throws at its end if --sha256 is
- * another sum. No archive may unpack to more than `freeBytes`.
- */
-function openTarball(
-  fetch: Fetch,
-  values: Values<typeof options>,
-  freeBytes: number,
-  say: (text: string) => void,
-) {
-  const inspector = new TarInspector({ ...limitsOf(values, freeBytes), strip: values.strip ?? 'auto' });
-  const hash = createHash('sha256');
-  const total = {};
-  async function* read() {
-    for await (const chunk of openSource(fetch, total, say)) {
-      hash.update(chunk);
-      yield chunk;
-    }
-  }
-  const archive = { inspector, sha256: '', checked: check() };
-  const judge = (start: Buffer, outer?: Compression) => refuseOthers(start, fetch, outer);
-  async function* check() {
-    const bytes = values.quiet ? read() : new Progress().show(read(), basename(fetch.source), total);
-    try {
-      for await (const chunk of decompress(bytes, judge)) yield* inspector.push(chunk);
-      inspector.end();
-    } catch (error) {
-      throw inspector.image ? new Failure(describeImage(inspector.image, fetch)) : error;
-    }
-    if (inspector.image) throw new Failure(describeImage(inspector.image, fetch));
-    archive.sha256 = hash.digest('hex');
-    if (values.sha256 && archive.sha256 !== values.sha256)
-      throw new Failure(`its sha256 is ${archive.sha256}, not ${values.sha256}`);
-  }
-  return archive;
-}
-
-/** What was made: a sentence that describes it, and the digest of what it was made of. */
-interface Made {
-  summary: string;
-  digest: string | null;
-}
-
 /** Makes the root file system in the empty directory `root`. */
 async function fill(
   root: string,
@@ -333,13 +208,29 @@ async function fill(
   say: (text: string) => void,
   interrupted: Promise<never>,
 ): Promise<Made> {
-  if (fetch.programs) {
-    const { steps, summary } = await planHostRootfs(root, fetch.programs);
+  const { programs, image, archive } = fetch;
+  if (programs) {
+    const { steps, summary } = await planHostRootfs(root, programs);
     await perform(steps);
-    return { summary, digest: null };
+    return { summary, digest: null, skippedDevices: 0 };
   }
-  if (fetch.image) return fillImage(fetch.image, root, values, say, interrupted);
-  if (fetch.archive) return fillArchive(fetch.archive, root, values, say, interrupted);
+  const made = image
+    ? await fillImage(image, root, values, interrupted)
+    : archive
+      ? await fillArchive(archive, root, values, say, interrupted)
+      : await fillTarball(fetch, root, values, say, interrupted);
+  remark(root, made.skippedDevices, say);
+  return made;
+}
+
+/** Unpacks a tarball into the empty directory `root`. */
+async function fillTarball(
+  fetch: Fetch,
+  root: string,
+  values: Values<typeof options>,
+  say: (text: string) => void,
+  interrupted: Promise<never>,
+): Promise<Made> {
   const { bavail, bsize } = statfsSync(root);
   const archive = openTarball(fetch, values, bavail * bsize, say);
   const { inspector } = archive;
@@ -347,17 +238,15 @@ async function fill(
   if (readdirSync(root).length === 0)
     throw new Failure(`--strip ${inspector.strip} leaves nothing of it: choose a smaller number`);
   for (const warning of warnings) say(warning);
-  remark(root, inspector, say);
-  const summary = `${inspector.entries} entries, ${formatSize(inspector.bytes)}, sha256 ${archive.sha256}`;
-  return { summary, digest: `sha256:${archive.sha256}` };
+  return {
+    summary: `${inspector.entries} entries, ${formatSize(inspector.bytes)}, sha256 ${archive.sha256}`,
+    digest: `sha256:${archive.sha256}`,
+    skippedDevices: inspector.skippedDevices,
+  };
 }
 
 /** Says what is missing in a root file system that was unpacked. */
-function remark(
-  root: string,
-  { skippedDevices }: { skippedDevices: number },
-  say: (text: string) => void,
-): void {
+function remark(root: string, skippedDevices: number, say: (text: string) => void): void {
   if (!isRoot)
     say(
       'without root: every file is yours; set-user-ID bits, extended attributes and device nodes are left out',
@@ -367,129 +256,29 @@ function remark(
     say('warning: neither /bin nor /usr in it: is it a root file system?');
 }
 
-/** What may be unpacked, and no more than `freeBytes`. */
-function limitsOf(
-  { maxSize = parseSize('20G'), maxEntries = 1_000_000, skipDevices }: Values<typeof options>,
-  freeBytes: number,
-) {
-  return {
-    maxBytes: Math.min(maxSize, freeBytes),
-    maxBytesReason:
-      maxSize <= freeBytes ? ': --max-size allows more' : ', and no more is free on this file system',
-    maxEntries,
-    skipDevices: !mayMakeDevices ? ('all' as const) : skipDevices ? ('unusual' as const) : undefined,
-  };
-}
-
-/** How the registry of an image is asked. */
-const registryOptions = (values: Values<typeof options>, say: (text: string) => void) => ({
-  platform: values.platform ?? hostPlatform(),
-  mirrors: values.registryMirror,
-  insecure: values.insecureRegistry,
-  say,
-});
-
-/** Makes the root file system of an image in the empty directory `root`. */
-async function fillImage(
-  reference: Reference,
-  root: string,
-  values: Values<typeof options>,
-  say: (text: string) => void,
-  interrupted: Promise<never>,
-): Promise<Made> {
-  const directory = values.noCache ? undefined : openCache();
-  const progress = values.quiet ? undefined : new Progress();
-  const tell = (text: string) => (progress ? progress.say(text) : undefined);
-  const resolving = resolveImage(reference, { ...registryOptions(values, tell), directory });
-  const image = await Promise.race([resolving, interrupted]);
-  tell(`${showReference(reference)} is ${image.manifestDigest}`);
-  const { bavail, bsize } = statfsSync(root);
-  const layers = { directory, scratch: dirname(root), progress, limits: limitsOf(values, bavail * bsize) };
-  const applied = await fillFromImage(image, root, layers, tell, interrupted).finally(() => progress?.end());
-  remark(root, applied, say);
-  return madeOf(image, applied);
-}
-
-const madeOf = ({ manifest: { layers }, manifestDigest }: Image, { entries, bytes }: Applied): Made => ({
-  summary: `${entries} entries, ${formatSize(bytes)}, ${layers.length} ${layers.length === 1 ? 'layer' : 'layers'}`,
-  digest: manifestDigest,
-});
-
-/** The same for an image in a file. */
-async function fillArchive(
-  archive: ArchiveName,
-  root: string,
-  values: Values<typeof options>,
-  say: (text: string) => void,
-  interrupted: Promise<never>,
-): Promise<Made> {
-  const { bavail, bsize } = statfsSync(root);
-  const limits = limitsOf(values, bavail * bsize);
-  const opening = openImage(archive, `${root}.image`, limits.maxBytes, values);
-  const { source, image } = await Promise.race([opening, interrupted]);
-  const progress = new Progress();
-  const layers = image.manifest.layers.map((layer, index) => () => {
-    const bytes = verified(source.openBlob(layer, 0), layer);
-    const label = `layer ${index + 1} of ${image.manifest.layers.length}`;
-    return values.quiet ? bytes : progress.show(bytes, label, { length: layer.size });
-  });
-  const applied = await applyLayers(image, layers, root, limits, say, interrupted);
-  await source.close();
-  remark(root, applied, say);
-  return madeOf(image, applied);
-}
-
-/** Opens an image in a file. Throws a Failure with the nearest name if there is no such file. */
-async function openImage(
-  archive: ArchiveName,
-  scratch: string,
-  maxBytes: number,
-  { platform = hostPlatform() }: Values<typeof options>,
-) {
-  if (archive.path !== '-') statSource(archive.path);
-  else if (process.stdin.isTTY) throw new UsageError('standard input is a terminal, no image');
-  const source = await openArchive(archive, { scratch, maxBytes });
-  return { source, image: await chooseImage(source, archive.reference ?? '', platform) };
-}
-
-/** Has `dest` made under another name beside it, then renames it: it exists completely or not at all, even after SIGKILL. */
-async function intoPlace(
+/** Has `dest` made under another name, then renames it. */
+const intoPlace = (
   dest: string,
   make: (partial: string, interrupted: Promise<never>) => Promise<Made>,
-): Promise<Made> {
-  const partial = join(dirname(dest), `.${basename(dest)}.partial-${process.pid}`);
-  let interruption: NodeJS.Signals | undefined;
-  const interrupted = new Promise<never>((_, reject) => {
-    const interrupt = (signal: NodeJS.Signals) => {
-      interruption = signal;
-      reject(new Failure('interrupted'));
-    };
-    process.on('SIGINT', interrupt).on('SIGTERM', interrupt);
+): Promise<Made> =>
+  untilInterrupted(async (interrupted) => {
+    const partial = partialOf(dest);
+    mkdirSync(partial, { mode: 0o755 });
+    try {
+      const made = await make(partial, interrupted);
+      await Promise.race([interrupted, made]);
+      renameSync(partial, dest);
+      return made;
+    } finally {
+      await removeTree(partial);
+    }
   });
-  interrupted.catch(() => undefined);
-  mkdirSync(partial, { mode: 0o755 });
-  try {
-    const made = await make(partial, interrupted);
-    await Promise.race([interrupted, made]);
-    renameSync(partial, dest);
-    return made;
-  } finally {
-    await removeTree(partial);
-    // end by the signal: a shell that runs a script ends its script too then
-    process.removeAllListeners('SIGINT').removeAllListeners('SIGTERM');
-    if (interruption) process.kill(process.pid, interruption);
-  }
-}
 
 /** Removes what killed calls have left: those for this DEST, and all in the project's own rootfs/. */
 async function sweep(dest: string): Promise<void> {
   const folder = dirname(dest);
-  for (const entry of readdirSync(folder, { withFileTypes: true })) {
-    const [, name, pid] = /^\.(.+)\.partial-(\d+)$/.exec(entry.name) ?? [];
-    const ours = name === basename(dest) || (name && folder === rootfsFolder);
-    const isDead = Number(pid) === process.pid || !existsSync(`/proc/${pid}`);
-    if (ours && entry.isDirectory() && isDead) await removeTree(join(folder, entry.name));
-  }
+  const isOurs = (name: string) => name === basename(dest) || folder === rootfsFolder;
+  for (const left of findLeftovers(folder, isOurs)) await removeTree(left);
   if (folder === rootfsFolder) sweepNotes();
 }
 
@@ -510,7 +299,7 @@ function check(dest: string): void {
       dirname(dest) === rootfsFolder
         ? `or: ${scriptPath()} rm ${quote(basename(dest))}`
         : 'or remove it yourself';
-    throw new Failure(`EEXIST: it is there already: choose another DEST, ${remedy}`);
+    throw new Failure(`EEXIST: it already exists: choose another DEST, ${remedy}`);
   }
   if (stat && stat.dev !== statSync(dirname(dest)).dev)
     throw new Failure('EBUSY: it is a mount point: give a new folder in it');
@@ -555,60 +344,6 @@ async function printDest(fetch: Fetch, values: Values<typeof options>): Promise<
   const file = url ? `${dest}.tar` : isFile ? resolve(source) : source;
   const steps = planByHand(dest, { file, url: url && source, sha256, strip, inspector }, values.skipDevices);
   return toShell([making, ...steps]);
-}
-
-/** Throws UsageError for an option that `ls` or `rm` does not have. */
-function allowOnly(command: string, allowed: string[], values: Values<typeof options>): void {
-  const [name] =
-    Object.entries(values).find(([key, value]) => !allowed.includes(key) && isGiven(value)) ?? [];
-  if (name) throw new UsageError(`--${kebab(name)} does not go with ${command}`);
-}
-
-/** Prints the root file systems in rootfs/. */
-async function list(values: Values<typeof options>, operands: string[]): Promise<number> {
-  allowOnly('ls', ['json'], values);
-  if (operands.length > 0) throw new HelpNeeded(`one operand too many: ${operands[0]}`);
-  const all = await listNamed();
-  if (values.json) console.log(toJson(all, 2));
-  else if (all.length === 0) console.error(`${rootfsFolder} has no root file system`);
-  else console.log(await listText(all, Date.now()));
-  return 0;
-}
-
-/** The table that ls prints. `now`: milliseconds, as Date.now(). */
-async function listText(all: Named[], now: number): Promise<string> {
-  const { table } = await import('./helpers/table.ts');
-  const rows = all.map(({ name, bytes, source, digest, fetchedAt }) => [
-    name,
-    bytes === null ? '?' : formatSize(bytes),
-    fetchedAt ? formatDuration(Math.max(0, (now - Date.parse(fetchedAt)) / 1000)) : '?',
-    digest ? shortDigest(digest) : '',
-    source ?? '?',
-  ]);
-  return table(
-    ['NAME', 'SIZE', 'AGE', 'DIGEST', 'SOURCE'],
-    rows.map((row) => row.map(escapeControls)),
-    { align: ['left', 'right', 'right'] },
-  );
-}
-
-/** Removes root file systems in rootfs/ that nothing uses. Goes on after a failure. */
-async function remove(values: Values<typeof options>, operands: string[]): Promise<number> {
-  allowOnly('rm', ['dryRun', 'quiet'], values);
-  if (operands.length === 0) throw new HelpNeeded('rm needs a NAME');
-  let failed = false;
-  for (const name of operands)
-    try {
-      if (values.dryRun) process.stdout.write(toShell([{ run: sh`rm -rf -- ${findNamed(name)}` }]));
-      else {
-        await removeNamed(name);
-        if (!values.quiet) console.error(escapeControls(`removed ${join(rootfsFolder, name)}`));
-      }
-    } catch (error) {
-      failed = true;
-      console.error(escapeControls(`fetch-rootfs: cannot remove ${name}: ${reason(error)}`));
-    }
-  return failed ? 1 : 0;
 }
 
 await main(import.meta.url, { options, operands: [0, Infinity] }, async (values, operands) => {

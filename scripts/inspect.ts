@@ -9,19 +9,20 @@ USAGE
   inspect.ts --svg FILE TARGET
   inspect.ts --mermaid TARGET
 
-  TARGET is any PID, in a container or not, or the name of a container, whoever
-  made it, which means its first process.
+  TARGET is a PID of any process, in a container or not; or the name of a
+  container of any engine, which means its first process.
 
-  First come the findings, the weightiest first, as lines "WEIGHT: SUBJECT: what
-  it allows (where it comes from)":
+  First it prints the findings, the most severe first, as lines
+  "WEIGHT: SUBJECT: what it allows (where it comes from)":
   critical  the process can take over the host, or all of its files
   warning   a barrier is missing, and others or the host can suffer from it
   note      good to know
-  Then come the facts, as lines "key: value": container, the chain of processes
-  that started it, mounts of the host, namespaces and who shares them, user and
-  ID maps, capabilities, seccomp, limits and who has set them, devices, sockets
-  of engines, descriptors that lead out, files of the kernel that it can write
-  to. "not seen" is what could not be read, and why.
+  Then it prints the facts, as lines "key: value": container, the chain of
+  processes that started it, mounts of the host, namespaces and who shares them,
+  user and ID maps, capabilities, seccomp, limits and who has set them, devices,
+  sockets of engines, descriptors of files outside of the container, kernel
+  files that the process can write to. "not seen" lists what could not be read,
+  and why.
 
 EXAMPLES
   inspect.ts 4711                               what is this PID?
@@ -35,15 +36,15 @@ OPTIONS
 *     --json        print an object with the facts and `findings`
                     with --diff: an object with targets and differences
 *     --svg FILE    write a picture of processes, namespaces, cgroups and
-                    findings to FILE, - is standard output: SVG, without
-                    scripts, for light and dark backgrounds
+                    findings to FILE as SVG; - is standard output
+                    it has no scripts, and suits light and dark backgrounds
 *     --mermaid     print this picture as a flowchart of Mermaid
 *     --no-trunc    print long commands in full
 * -h, --help        print the usual options; --help all: all of this
       --version     print name and version
 
 CHANGES
-  Nothing, but for FILE of --svg. Without root it says what it could not see.
+  Nothing, except FILE of --svg. Without root it lists what it could not see.
 
 EXIT CODES
   0 done, whatever it has found; 1 failed, as for a process that has ended;

@@ -8,17 +8,18 @@ USAGE
   pack-rootfs.ts [OPTION...] ROOTFS --oci PATH|--docker FILE|--push IMAGE
 
   ROOTFS  a path (with a / in it), or the name of a folder in rootfs/
-          NAME or PID of a container that runs: its root file system as it is
-          now. The container is paused meanwhile. What is mounted in it is left
-          out, such as /proc and volumes.
+          NAME or PID of a running container: its root file system as it is
+          now. The container is paused during that time. Mounts in it, such as
+          /proc and volumes, are left out.
   OUT     a new file: .tar, .tar.gz, .tar.zst or .tar.xz
           -: standard output, not compressed
 
   pack-rootfs.ts --manifest KIND --image IMAGE NAME | -- WORD...
 
   The same content gives the same bytes. Prints the digest of what was made.
-  SOURCE_DATE_EPOCH in the environment, seconds since 1970, is the latest time
-  of a file, and the time of an image, else that of its newest file.
+  If SOURCE_DATE_EPOCH (seconds since 1970) is in the environment, later times
+  of files are set to it, and so is the time of an image. Without it, an image
+  has the time of its newest file.
 
 EXAMPLES
   pack-rootfs.ts alpine alpine.tar.gz
@@ -30,21 +31,21 @@ OPTIONS
                     a PATH that ends in .tar is an archive of that
 * --docker FILE     make an image: an archive for docker load and podman load
                     its name ends in .tar
-* --push IMAGE      make an image, and send it to docker://HOST/NAME[:TAG]
+* --push IMAGE      make an image, and push it to docker://HOST/NAME[:TAG]
                     with the credentials of ~/.docker/config.json
-  --compression gzip|zstd|xz|none  how to compress: layers of an image (default
-                    gzip; not xz), or OUT, whose name tells it otherwise
-  --no-pause        do not pause the container: a file that is written meanwhile
-                    may be packed in part
+  --compression gzip|zstd|xz|none  compression of OUT (default: by its name), or
+                    of the layers of an image (default: gzip; xz is not allowed)
+  --no-pause        do not pause the container: a file that a process writes at
+                    this time may be incomplete
   --force           replace OUT if it exists
 * -q, --quiet       print nothing but errors on standard error
   --json            print digest, size, and more as JSON
 * --dry-run         print the steps as shell, and make nothing
   --manifest KIND   print a manifest, and make nothing: kubernetes or nomad
-                    kubernetes is a Pod in YAML, or JSON with --json; nomad a
-                    job in JSON. It is of the container that run.ts WORD...
-                    would start, or that is NAME, with the same limits. What the
-                    engine has no counterpart for is told on standard error.
+                    kubernetes: a Pod in YAML, or in JSON with --json; nomad: a
+                    job in JSON. It describes the container NAME, or the one
+                    that "run.ts WORD..." would start, with the same limits.
+                    Options that the engine does not have are listed on stderr.
   --image IMAGE     with --manifest: the name of the image in a registry
   -h, --help        print the usual options; --help all prints all of this
   --version         print name and version
@@ -52,29 +53,31 @@ OPTIONS
 IMAGE OPTIONS
 * --tag NAME[:TAG]  name the image (default: no name, and the tag latest)
 * --base BASE       make a layer only of what differs from BASE
-                    BASE becomes the layers below: another ROOTFS, or an image,
-                    whose layers stay as they are: docker://IMAGE, oci:DIR,
+                    BASE becomes the lower layers: another ROOTFS, or an image,
+                    whose layers are not changed: docker://IMAGE, oci:DIR,
                     docker-archive:FILE or oci-archive:FILE
-* --cmd WORD|JSON   what a container starts: one word, or a JSON list of words
-                    after an entrypoint its arguments
-  --entrypoint WORD|JSON  what it starts before that
-                    its arguments are those of --cmd, and no others
+* --cmd WORD|JSON   default command: one word, or a JSON list of words
+                    with an entrypoint: its default arguments
+  --entrypoint WORD|JSON  program that every container of the image starts
+                    its default arguments are only those of --cmd
 * -e, --env KEY=VALUE  set a variable; may be repeated
-  -u, --user USER   start it as this user, USER or USER:GROUP
-  -w, --workdir DIR  start it in this directory
+  -u, --user USER   run the command as this user: USER or USER:GROUP
+  -w, --workdir DIR  working directory of the command
   -l, --label KEY=VALUE  label the image; may be repeated
-  --expose PORT     it listens on this port, 80 or 53/udp; may be repeated
-  --stop-signal NAME  the signal that stops it
-  --platform NAME   what it runs on, such as linux/arm64 (default: this host)
-                    Defaults of all these are in ROOTFS/.image.json, where
-                    fetch-rootfs.ts keeps them, and which is not packed itself
+  --expose PORT     the command listens on this port: 80 or 53/udp; may be
+                    repeated
+  --stop-signal NAME  signal that stops the command
+  --platform NAME   platform of the image, such as linux/arm64 (default: this
+                    host)
+                    Defaults of all these are read from ROOTFS/.image.json,
+                    which fetch-rootfs.ts writes. This file is not packed.
   --insecure-registry HOST[:PORT]  ask this registry by http if it has no https
 
 CHANGES
-  Makes OUT completely or not at all, readable for its owner only: it may hold
-  password hashes and keys. Until OUT is complete, it is in .OUT.partial-PID.
+  Makes OUT completely or not at all. Only its owner can read it: it may hold
+  password hashes and keys. Until OUT is complete, its name is .OUT.partial-PID.
   The next call removes what a killed call has left. tar runs in a mount
-  namespace and a chroot of its own. The container goes on in any case, also
+  namespace and a chroot of its own. A paused container is always resumed, also
   when pack-rootfs.ts is killed.
 
 UNDO
@@ -92,6 +95,7 @@ import { basename, join, resolve } from 'node:path';
 import { Failure, HelpNeeded, isGiven, kebab, main, reason, UsageError, type Values } from './helpers/cli.ts';
 import { escapeControls } from './helpers/messages.ts';
 import { OutputError } from './helpers/output.ts';
+import { untilInterrupted } from './helpers/partial.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { formatSize, parseSignal } from './helpers/units.ts';
 import { parsePlatform } from './images/choose.ts';
@@ -106,7 +110,7 @@ import { parseDirectory, parsePair, parsePort, parseUser, parseWords } from './p
 import { makeImage } from './pack-rootfs/image.ts';
 import { parseManifest, printManifest } from './pack-rootfs/launched.ts';
 import type { LayerCompression } from './pack-rootfs/layers.ts';
-import { checkOut, intoPlace, untilInterrupted, withFolder } from './pack-rootfs/out.ts';
+import { checkOut, intoPlace, withFolder } from './pack-rootfs/out.ts';
 import { whilePaused } from './pack-rootfs/pause.ts';
 import { findRootfs, openContainer, openDirectory, type Source } from './pack-rootfs/source.ts';
 
@@ -138,17 +142,19 @@ export const options = {
 
 function parseArchiveName(text: string): string {
   if (text.endsWith('.tar')) return text;
-  throw new UsageError(`an archive of docker load is not compressed: its name ends in .tar, not "${text}"`);
+  throw new UsageError(
+    `docker load takes an archive that is not compressed: its name ends in .tar, not "${text}"`,
+  );
 }
 
 function parsePush(text: string): Reference {
   if (/^docker:\/\//.test(text)) return parseReference(text);
-  throw new UsageError(`"${text}" is no image of a registry: write docker://HOST/NAME[:TAG]`);
+  throw new UsageError(`"${text}" is not an image of a registry: write docker://HOST/NAME[:TAG]`);
 }
 
 function parseCompression(text: string): Compression {
   if (text in compressions) return text as Compression;
-  throw new UsageError(`no compression: "${text}": choose ${Object.keys(compressions).join(', ')}`);
+  throw new UsageError(`unknown compression: "${text}": choose ${Object.keys(compressions).join(', ')}`);
 }
 
 /** What is to be made. */
@@ -185,7 +191,7 @@ export function planOut(values: Values<typeof options>, out: string | undefined)
       throw new UsageError(`OUT ends in .tar, .tar.gz, .tar.zst or .tar.xz, not "${basename(path)}"`);
     return { kind: 'tarball', path: resolve(path), compression: compression ?? (found?.[0] as Compression) };
   }
-  if (compression === 'xz') throw new UsageError('engines take no layers that are compressed with xz');
+  if (compression === 'xz') throw new UsageError('engines accept no layers compressed with xz');
   if (tag?.digest)
     throw new UsageError('--tag is NAME[:TAG]: the digest of an image follows from its content');
   const name = { full: tag && showReference(tag), tag: tag?.tag ?? 'latest' };

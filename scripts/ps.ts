@@ -372,16 +372,13 @@ function livePage({ pid, ticks }: Live): string[] {
   if (startTicks(pid) !== ticks) return ['it has ended'];
   const reading = containerReader()();
   const found = reading.containers.find(({ shown }) => shown.pid === pid);
-  const pages = [readPage(pid, ticks, reading, readMounts('self'), readCpuSeconds)];
+  const page = readPage(pid, ticks, reading, readMounts('self'), readCpuSeconds);
   const members = [...(found?.container.members ?? [])].flatMap((member) => readProcess(member) ?? []);
   const rows = members
     .sort((one, other) => other.rssBytes - one.rssBytes)
     .map((one) => [one.pid, formatSize(one.rssBytes), printable(commandLine(one))]);
   return [
-    ...pages
-      .map((page) => pageText(page, (text) => text))
-      .join('\n\n')
-      .split('\n'),
+    ...pageText(page, (text) => text).split('\n'),
     '',
     ...table(['PID', 'MEMORY', 'COMMAND'], rows, { align: ['right', 'right'] }).split('\n'),
   ];

@@ -104,7 +104,7 @@ test('a break is mended in mid-extraction: tar goes on with the next byte', root
       ['bytes=200000-', '"a"'],
     ],
   );
-  assert.match(stderr, /going on at byte 100000 \(attempt 2\)\n/);
+  assert.match(stderr, /resuming at byte 100000 \(attempt 2\)\n/);
 });
 
 test('a wrong sha256 leaves nothing', root, async (t) => {
@@ -125,7 +125,7 @@ test('a body that ends too early where no length was told is found out by what i
     response.end(big.subarray(0, 200_000));
   });
   const { code, stderr } = await run([url, made.dest], { program });
-  assert.match(stderr, /it is cut: the gzip data has no end\n$/);
+  assert.match(stderr, /it is truncated: the gzip data has no end\n$/);
   assert.equal(code, 1);
   assert.deepEqual(made.left(), []);
 });

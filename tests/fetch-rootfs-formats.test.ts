@@ -69,7 +69,7 @@ test('an HTML page is named, and how to look at it', root, async (t) => {
   for (const bytes of ['<html>', '\n<!doctype HTML>\n', begin('<!DOCTYPE html>')])
     assert.match(
       await refusal(made, bytes),
-      /: it is no tar archive but an HTML page, such as a login; it begins with ".*<.*: look at it: head '.*a b'\n$/,
+      /: it is not a tar archive but an HTML page, such as a login; it begins with ".*<.*: look at it: head '.*a b'\n$/,
     );
 });
 
@@ -174,7 +174,7 @@ for (const [what, kind, members] of images)
     const message = await refusal(sandbox(t), archive(...members));
     assert.match(
       message,
-      /: it is an image (as docker save makes it|in the OCI layout), layers of a root file system/,
+      /: it is an image (as docker save writes it|in the OCI layout), not a tarball of a root file system: type /,
     );
     assert.match(message, new RegExp(`: type \\S+ '${kind}:\\S+ b' \\S+\n$`));
   });
@@ -227,7 +227,7 @@ test('.tar.Z is unpacked, by gzip(1)', { skip: root.skip || needs('gzip') }, asy
   assert.equal(code, 0, stderr);
   assert.equal(readFileSync(join(made.dest, 'bin/sh'), 'utf8'), '#!');
   const cut = await refusal(sandbox(t), compress(small).subarray(0, -900));
-  assert.match(cut, /it is cut|data is damaged/);
+  assert.match(cut, /it is truncated|data is damaged/);
 });
 
 test('.tar.Z where gzip(1) is missing: the message says so', {

@@ -187,7 +187,7 @@ test('rm refuses what a process or a mount uses, and leaves it as it is', { skip
       assert.match(
         stderr,
         new RegExp(
-          `^fetch-rootfs: cannot remove used: process ${pid} \\(\\w+\\) runs on it: type \\S*stop\\S* ${pid}\n$`,
+          `^fetch-rootfs: cannot remove used: process ${pid} \\(\\w+\\) uses it: type \\S*stop\\S* ${pid}\n$`,
         ),
       );
       assert.equal(code, 1);
@@ -232,7 +232,7 @@ test('rm names the containers that run on it', { skip: skip || needs('cgroup') }
     const { code, stderr } = await fetch('rm', 'used');
     assert.match(
       stderr,
-      new RegExp(`^fetch-rootfs: cannot remove used: ${name} runs on it: type \\S*stop\\S* ${name}\n$`),
+      new RegExp(`^fetch-rootfs: cannot remove used: ${name} uses it: type \\S*stop\\S* ${name}\n$`),
     );
     assert.equal(code, 1);
     assert.equal((await call('stop', ['-t', '0', name])).code, 0);

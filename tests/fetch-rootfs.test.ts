@@ -347,7 +347,7 @@ for (const [what, bytes, options] of [
 test('--dry-run refuses an archive that the script refuses', root, async (t) => {
   const { dest, file, left } = bound(sandbox(t));
   for (const [bytes, options, message] of [
-    [Buffer.from(small.subarray(0, -1024)), [], /it is cut/],
+    [Buffer.from(small.subarray(0, -1024)), [], /it is truncated/],
     [archive({ name: '../up' }), [], /has \.\. in it/],
     [small, ['--sha256', '0'.repeat(64)], /its sha256 is/],
     [small, ['--max-entries', '3'], /--max-entries allows more/],
@@ -534,7 +534,7 @@ test('a DEST that is there is refused untouched, and the way out is named', root
     const { code, stdout, stderr } = await run([file('x.tar', small), path], { program });
     assert.equal(
       stderr,
-      `fetch-rootfs: cannot make ${path}: EEXIST: it is there already: choose another DEST, or remove it yourself\n`,
+      `fetch-rootfs: cannot make ${path}: EEXIST: it already exists: choose another DEST, or remove it yourself\n`,
     );
     assert.equal(code, 1);
     assert.equal(stdout, '');
@@ -611,7 +611,7 @@ function rootedIn(directory: string): string[] {
   });
 }
 
-for (const signal of ['SIGINT', 'SIGTERM'] as const)
+for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM'] as const)
   test(`${signal} in mid-extraction leaves nothing, and ends the call by ${signal}`, root, async (t) => {
     const { work, dest, left } = bound(sandbox(t));
     const child = waiting(t, dest);
@@ -710,7 +710,7 @@ test('where namespaces are not allowed nothing is unpacked', root, async (t) => 
   );
   assert.match(
     stderr,
-    /^fetch-rootfs: cannot fetch .*unshare: .*not permitted: tar is not run unconfined, which needs CAP_SYS_ADMIN\n$/,
+    /^fetch-rootfs: cannot fetch .*unshare: .*not permitted: tar runs only confined, which needs CAP_SYS_ADMIN\n$/,
   );
   assert.equal(status, 1);
   assert.deepEqual(left(), []);
@@ -921,7 +921,7 @@ test('the script runs through a symlink, from anywhere, and prints its help', as
   symlinkSync(script, join(top, 'fetch'));
   const { code, stdout } = await run(['--help'], { program: join(top, 'fetch'), cwd: '/' });
   assert.equal(code, 0);
-  assert.match(stdout, /^fetch-rootfs\.ts: get a root file system, which is just a tarball/);
+  assert.match(stdout, /^fetch-rootfs\.ts: fetch a root file system \(just a tarball\)/);
 });
 
 test('a SOURCE that looks like a URL, and is none that can be fetched, is wrong usage with the line to type', async () => {

@@ -273,13 +273,13 @@ function hostileImages(outside: string): Hostile[] {
     image(
       'a layer that is cut',
       [good],
-      { refusal: /has \d+ of its \d+ bytes|is cut/ },
+      { refusal: /has \d+ of its \d+ bytes|is truncated/ },
       { blobs: ({ layers }) => ({ [layers[0] as string]: layer(good).tar.subarray(0, 1024) }) },
     ),
     {
       what: 'a compressed layer that is cut, with the digest of the cut one',
       files: layoutOf([layer(good), { ...cut, blob: cut.blob.subarray(0, -9) }]),
-      refusal: /layer 2 of 2: it is cut/,
+      refusal: /layer 2 of 2: it is truncated/,
     },
     image(
       'another diff_id',
@@ -377,7 +377,7 @@ function hostileImages(outside: string): Hostile[] {
           ],
         },
       },
-      /kept elsewhere/,
+      /stored outside of the registry/,
     ),
     around('layers that are an object', { manifest: { layers: { length: 1 } } }, /no list of/),
     around('an index that is null', { index: null }, /index\.json has no list of manifests/),
@@ -400,12 +400,12 @@ function hostileImages(outside: string): Hostile[] {
     around(
       'a layout of version 2',
       { layout: { imageLayoutVersion: '2.0.0' } },
-      /no OCI image layout of version 1/,
+      /not an OCI image layout of version 1/,
     ),
     around(
       'a layout whose version is a list',
       { layout: { imageLayoutVersion: [] } },
-      /no OCI image layout of version 1/,
+      /not an OCI image layout of version 1/,
     ),
     ...hostileArchives(canary),
   ];
@@ -439,14 +439,14 @@ function hostileArchives(canary: string): Hostile[] {
     outer('a name with a control character', [pwned('a\x1b[2J')], /no name of a file of an image/),
     outer('two files of one name', [pwned('index.json')], /index\.json.*it is there twice/),
     outer('two names of one file, by ./', [pwned('./index.json')], /it is there twice/),
-    outer('a link', [link('blobs/x', canary)], /SymbolicLink is no regular file/),
-    outer('a device', [{ name: 'x', type: '4', device: [8, 0] }], /BlockDevice is no regular file/),
+    outer('a link', [link('blobs/x', canary)], /SymbolicLink is not a regular file/),
+    outer('a device', [{ name: 'x', type: '4', device: [8, 0] }], /BlockDevice is not a regular file/),
     outer(
       'a negative size',
       [member({ name: 'x', size: base256(-1n).replace(/^./, '\xff') })],
       /"x" has no size/,
     ),
-    outer('a huge size', [member({ name: 'x', size: '77777777777\0' })], /it is cut in/),
+    outer('a huge size', [member({ name: 'x', size: '77777777777\0' })], /it is truncated in/),
     outer('a wrong checksum', [member({ name: 'x', checksum: '000000\0 ' })], /wrong checksum/),
     outer(
       'a pax name upwards',
@@ -456,7 +456,7 @@ function hostileArchives(canary: string): Hostile[] {
     outer(
       'a global pax header',
       [member({ name: 'g', type: 'g', data: '20 path=../outside\n\n' })],
-      /GlobalExtendedHeader is no regular file/,
+      /GlobalExtendedHeader is not a regular file/,
     ),
     {
       what: 'an outer archive of too many entries',
@@ -474,7 +474,7 @@ function hostileArchives(canary: string): Hostile[] {
       what: 'no archive',
       transport: 'docker-archive',
       files: Buffer.from('x'.repeat(2000)),
-      refusal: /it is no tar archive/,
+      refusal: /it is not a tar archive/,
     },
     {
       what: 'an empty file',
@@ -488,15 +488,15 @@ function hostileArchives(canary: string): Hostile[] {
       files: archive(...good),
       refusal: /it has no file "manifest\.json"/,
     },
-    docker('a manifest that is no JSON', '{', /manifest\.json is no JSON/),
-    docker('a manifest that is an object', {}, /no list of images/),
-    docker('a manifest without images', [], /no list of images/),
+    docker('a manifest that is no JSON', '{', /manifest\.json is not JSON/),
+    docker('a manifest that is an object', {}, /not a list of images/),
+    docker('a manifest without images', [], /not a list of images/),
     docker('a manifest of null', [null], /without Config or Layers/),
     docker('layers that are no texts', one([1]), /without Config or Layers/),
     docker(
       'tags that are no texts',
       [{ Config: 'c.json', Layers: [], RepoTags: [1] }],
-      /RepoTags are no list/,
+      /RepoTags are not a list/,
     ),
     docker('a layer outside', one(['../outside/canary']), /it has no file "\.\.\/outside\/canary"/),
     docker('a layer that is a link outside', one(['l']), /it has no file/, link('l', canary)),

@@ -180,12 +180,12 @@ const lies: [what: string, answer: (fake: () => Fake) => Answer, message: RegExp
   [
     'a manifest that is no JSON',
     () => (_, response, path) => path.includes('/manifests/') && response.end('\x1b[2Jhello'),
-    /its manifest is no JSON; it begins with "\\u001b\[2Jhello"$/,
+    /its manifest is not JSON; it begins with "\\u001b\[2Jhello"$/,
   ],
   [
     'a manifest that is null',
     () => (_, response, path) => path.includes('/manifests/') && response.end('null'),
-    /its manifest is no JSON object$/,
+    /its manifest is not a JSON object$/,
   ],
   [
     'a manifest without an end',
@@ -204,7 +204,7 @@ const lies: [what: string, answer: (fake: () => Fake) => Answer, message: RegExp
       response
         .writeHead(200, { 'Content-Type': 'application/vnd.docker.distribution.manifest.v1+prettyjws' })
         .end('{"schemaVersion":1,"fsLayers":[]}'),
-    /its manifest is of schema 1, which Docker gave up/,
+    /its manifest has schema 1, which Docker has given up/,
   ],
   [
     'a manifest with another digest than its header says',
@@ -219,7 +219,7 @@ const lies: [what: string, answer: (fake: () => Fake) => Answer, message: RegExp
     'a server that is no registry',
     () => (_, response) =>
       response.writeHead(404, { 'Content-Type': 'text/html' }).end('<html>nothing here</html>'),
-    /^127\.0\.0\.1:\d+ answers 404 Not Found: it has no 127\.0\.0\.1:\d+\/team\/app:1, or is no registry$/,
+    /^127\.0\.0\.1:\d+ answers 404 Not Found: it has no 127\.0\.0\.1:\d+\/team\/app:1, or is not a registry$/,
   ],
   [
     'no such tag',
@@ -349,7 +349,7 @@ const manifests: [what: string, change: (manifest: Record<string, unknown>) => u
         { ...(one.layers as object[])[0], mediaType: 'application/vnd.cncf.helm.chart.content.v1.tar+gzip' },
       ],
     }),
-    /it is no image of a root file system: a layer is of the type application\/vnd\.cncf\.helm/,
+    /it is not an image of a root file system: a layer is of the type application\/vnd\.cncf\.helm/,
   ],
   [
     'of Windows',
@@ -362,7 +362,7 @@ const manifests: [what: string, change: (manifest: Record<string, unknown>) => u
         },
       ],
     }),
-    /kept elsewhere than in the registry, as those of Windows/,
+    /stored outside of the registry, as for Windows/,
   ],
   [
     'with a layer less than its configuration',
@@ -461,7 +461,7 @@ test('a connection that breaks is mended where it broke', async (t) => {
   assert.deepEqual(await fetchAll(fake.image, settings), [big.blob]);
   assert.equal(fake.requests.filter((line) => line.includes(fake.digests.layers[0] as string)).length, 3);
   assert.equal(settings.said.length, 2, `${settings.said}`);
-  assert.match(settings.said[1] ?? '', /going on at byte 200000 \(attempt 3\)$/);
+  assert.match(settings.said[1] ?? '', /resuming at byte 200000 \(attempt 3\)$/);
 });
 
 test('what an earlier call has read is not read again, and thrown away if it is wrong', async (t) => {
@@ -673,7 +673,7 @@ test('a server that asks for a pause gets it', async (t) => {
   assert.equal(settings.said.length, 2);
   assert.match(
     settings.said[0] ?? '',
-    /is reached: it asks to wait 1 s: going on at byte 0, in 1 s \(attempt 2\)$/,
+    /is reached: it asks to wait 1 s: resuming at byte 0, in 1 s \(attempt 2\)$/,
   );
 });
 
@@ -705,7 +705,7 @@ test('a mirror is asked for images of Docker Hub first, and left when it fails',
   const last = options({ mirrors: [broken, whole].map(({ host }) => new URL(`http://${host}`)) });
   assert.deepEqual(await fetchAll('team/app:1', last), [big.blob]);
   assert(
-    last.said.some((line) => /^the mirror 127\.0\.0\.1:\d+ fails: .*: going on without it$/.test(line)),
+    last.said.some((line) => /^the mirror 127\.0\.0\.1:\d+ fails: .*: continuing without it$/.test(line)),
     `${last.said}`,
   );
 });

@@ -214,7 +214,7 @@ test("podman's file is read too, and $DOCKER_CONFIG is another folder", async ()
 test('a file that is no configuration is an error that quotes nothing of it', async () => {
   for (const text of ['{"auths": {"a.b": {"auth": "c2VjcmV0', '[', 'null', '""'])
     await assert.rejects(found(withConfig(text), 'a.b/x'), (error: Error) => {
-      assert.match(error.message, /^cannot read the credentials in .*config\.json: it is no JSON object$/);
+      assert.match(error.message, /^cannot read the credentials in .*config\.json: it is not a JSON object$/);
       return true;
     });
   await assert.rejects(
@@ -265,7 +265,8 @@ test('credential helpers are asked, by the names that the protocol has', async (
     await assert.rejects(found(env, 'b.b/x'), /docker-credential-broken, .* ends with 3: gpg: no key$/);
     await assert.rejects(found(env, 'o.b/x'), /gives no Username and Secret/);
     await assert.rejects(found(env, 'm.b/x'), /docker-credential-missing, which is not in PATH/);
-    for (const host of ['h.b', 'l.b']) await assert.rejects(found(env, `${host}/x`), /which is no name$/);
+    for (const host of ['h.b', 'l.b'])
+      await assert.rejects(found(env, `${host}/x`), /which is not a valid name$/);
   } finally {
     process.env.PATH = path;
   }

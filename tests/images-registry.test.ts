@@ -300,7 +300,7 @@ test('a call that is killed leaves what it has read, and the next one goes on th
   const { code, stderr } = await fetch(made, words);
   assert.equal(code, 0, stderr);
   assert.deepEqual(ranges, [undefined, 'bytes=1000000-']);
-  assert.match(stderr, /\nlayer \w{12}: going on at 977 KiB\n/);
+  assert.match(stderr, /\nlayer \w{12}: resuming at 977 KiB\n/);
   assert(readFileSync(join(made.dest, 'bin/big')).length === 3_000_000);
   assert.deepEqual(made.left(), ['dest'], 'what the killed call had begun is gone');
 });

@@ -242,7 +242,7 @@ test('OUT is refused where it exists, is no new file, or lies in ROOTFS', root, 
   assert.equal(readFileSync(file, 'utf8'), 'mine');
   await pack(['--force', tree, file]);
   assert.equal(namesIn(file).length, 3);
-  assert.match(await refused([tree, join(tree, 'a.tar')]), /it lies in /);
+  assert.match(await refused([tree, join(tree, 'a.tar')]), /it is inside of /);
   assert.match(await refused([tree, join(folder, 'no/such/a.tar')]), /ENOENT: .*: mkdir -p /);
   assert.match(await refused([tree, join(folder, 'a.zip')], 2), /\.tar\.gz/);
   mkdirSync(join(folder, 'd.tar'));

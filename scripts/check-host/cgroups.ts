@@ -39,7 +39,7 @@ function whyNot(hierarchies: Hierarchy[], hierarchy: Hierarchy, controller: stri
 
 /** Each controller: the scripts that fail without it, and what that costs a container. */
 const controllers: [name: string, needs: Script[], cost: string][] = [
-  ['memory', ['limit-memory'], 'memory cannot be limited, nor its usage be shown'],
+  ['memory', ['limit-memory'], 'memory cannot be limited, and its usage cannot be shown'],
   ['cpu', ['limit-cpu'], 'CPU time cannot be limited'],
   ['cpuset', [], 'a container cannot be bound to certain CPUs'],
   ['pids', ['limit-pids'], 'the number of processes cannot be limited'],
@@ -65,7 +65,7 @@ export function checkCgroups(hierarchies = readHierarchies()): Check[] {
         limits,
       },
       found: hierarchy
-        ? `v${hierarchy.version}, ${hierarchy.mountPoint}${why ? ', not for you' : ''}`
+        ? `v${hierarchy.version}, ${hierarchy.mountPoint}${why ? ', not allowed for this user' : ''}`
         : 'not there',
       remedy: why ?? missing,
     };

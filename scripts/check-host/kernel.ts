@@ -120,7 +120,7 @@ export async function checkKernel(inContainer: boolean): Promise<Check[]> {
         ? 'not in this kernel'
         : loader
           ? 'filters system calls'
-          : 'no program loads a filter',
+          : 'neither perl nor python3 to load a filter',
       cost: 'containers may make all system calls',
       remedy: filtersCalls() ? installCommand(['perl']) : 'a kernel with CONFIG_SECCOMP_FILTER',
       needs: [],

@@ -22,12 +22,17 @@ const programs: Program[] = [
   { anyOf: ['mount'], version: long, cost: 'nothing can be mounted', needs: ['run', 'fetch-rootfs'] },
   { anyOf: ['pivot_root'], cost: 'the root directory cannot be changed', needs: ['run'] },
   { anyOf: ['umount'], cost: "the host's root cannot be unmounted", needs: ['run'] },
-  { anyOf: ['flock'], cost: 'nothing can be locked', needs: ['run', 'stop', 'network'], limits: ['logs'] },
-  { anyOf: ['prlimit'], cost: 'no limits at the start of a container', limits: ['run'] },
-  { anyOf: ['script'], cost: 'no terminal of its own for a container', limits: ['run', 'exec'] },
+  {
+    anyOf: ['flock'],
+    cost: 'two calls at once cannot wait for each other',
+    needs: ['run', 'stop', 'network'],
+    limits: ['logs'],
+  },
+  { anyOf: ['prlimit'], cost: 'no resource limits (--ulimit)', limits: ['run'] },
+  { anyOf: ['script'], cost: 'no terminal for containers (--tty)', limits: ['run', 'exec'] },
   { anyOf: ['env'], version: long, cost: 'no command can be started', needs: ['run', 'exec'] },
   { anyOf: ['chroot'], cost: 'archives cannot be unpacked', needs: ['fetch-rootfs'], limits: ['run'] },
-  { anyOf: ['stdbuf'], cost: 'no container in the background', limits: ['run'] },
+  { anyOf: ['stdbuf'], cost: 'no containers in the background (--detach)', limits: ['run'] },
   {
     anyOf: ['tar'],
     version: long,
@@ -67,7 +72,7 @@ const programs: Program[] = [
 
 /** What only users without root need. */
 const userPrograms: Program[] = [
-  { anyOf: ['newuidmap'], cost: 'containers have one user, root', limits: ['run'] },
+  { anyOf: ['newuidmap'], cost: 'a container has one user only, root', limits: ['run'] },
   {
     anyOf: ['pasta', 'slirp4netns'],
     version: long,

@@ -2,7 +2,7 @@
 // stream, and confines tar(1): that is no short runbook.
 import { type Command, quote, sh } from '../helpers/shell.ts';
 import type { Step } from '../helpers/steps.ts';
-import type { Image } from '../images/image.ts';
+import { type Image, imageFile } from '../images/image.ts';
 import { type TarInspector, usualDevices } from '../images/inspector.ts';
 import type { ByHand } from '../images/registry.ts';
 import { planRoot, tarOptions } from '../images/unpack.ts';
@@ -106,7 +106,7 @@ export function printImage(root: string, image: Image, { blobs, token, user }: B
     ...applyLines(root, file),
     'done',
     '# the configuration, which run.ts reads',
-    fetch(image.manifest.config.digest, quote(`${root}/.image.json`)),
+    fetch(image.manifest.config.digest, quote(`${root}/${imageFile}`)),
     `rm ${file}`,
   ];
   return lines.map((line) => `${line}\n`).join('');
@@ -130,7 +130,7 @@ export function printArchive(
     ...applyLines(root, `${quote(folder)}/"$layer"`),
     'done',
     '# the configuration, which run.ts reads',
-    printed(sh`cp ${folder}/${config} ${root}/.image.json`),
+    printed(sh`cp ${folder}/${config} ${root}/${imageFile}`),
     ...(directory ? [] : [printed(sh`rm -r ${folder}`)]),
   ];
   return lines.map((line) => `${line}\n`).join('');

@@ -75,7 +75,7 @@ export function refuseOthers(start: Buffer, operands: Operands, outer?: Compress
       ? `curl -L ${quote(shown(operands.url))} | head`
       : `head ${quote(operands.source)}`;
     throw new Failure(
-      `it is no tar archive but an HTML page, such as a login; ${begin}: look at it: ${look}`,
+      `it is not a tar archive but an HTML page, such as a login; ${begin}: look at it: ${look}`,
     );
   }
   // too short, or the end marker: the inspector tells
@@ -83,7 +83,7 @@ export function refuseOthers(start: Buffer, operands: Operands, outer?: Compress
   try {
     checkHeader(start.subarray(0, 512));
   } catch (error) {
-    throw new Failure(`it is no tar archive, plain or compressed: ${reason(error)}; ${begin}`);
+    throw new Failure(`it is not a tar archive, plain or compressed: ${reason(error)}; ${begin}`);
   }
 }
 
@@ -92,8 +92,8 @@ export function describeImage(
   transport: 'docker-archive' | 'oci-archive' | 'oci',
   { source, url, dest }: Operands,
 ): string {
-  const what = transport === 'docker-archive' ? 'as docker save makes it' : 'in the OCI layout';
+  const what = transport === 'docker-archive' ? 'as docker save writes it' : 'in the OCI layout';
   const fetch = `${scriptPath()} ${quote(`${transport}:${url ? 'downloaded' : source}`)} ${quote(dest)}`;
   const download = url ? `curl -fLo downloaded ${quote(shown(url))} && ` : '';
-  return `it is an image ${what}, layers of a root file system: type ${download}${fetch}`;
+  return `it is an image ${what}, not a tarball of a root file system: type ${download}${fetch}`;
 }

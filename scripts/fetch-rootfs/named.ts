@@ -17,6 +17,7 @@ import { findContainers, heldContainer, readRoot } from '../helpers/containers.t
 import { identify } from '../helpers/engine.ts';
 import { didYouMean } from '../helpers/messages.ts';
 import { isBelow, type Mount, mountOf, overlayDirectories, readMounts } from '../helpers/mounts.ts';
+import { partialOf } from '../helpers/partial.ts';
 import { attempt, namespaceInode, readProcesses } from '../helpers/pids.ts';
 import { rootfsFolder } from '../helpers/rootfs.ts';
 import { quote, runProgram, sh } from '../helpers/shell.ts';
@@ -114,7 +115,7 @@ export async function removeNamed(name: string): Promise<void> {
   };
   refuse(findUse([path]));
   // no container can begin to use it under this name; what a killed call leaves, the next one removes
-  const hidden = join(rootfsFolder, `.${name}.partial-${process.pid}`);
+  const hidden = partialOf(path);
   renameSync(path, hidden);
   try {
     refuse(findUse([hidden, path]));
@@ -185,5 +186,5 @@ function findUse(paths: [string, ...string[]]): string | undefined {
   }
   const shown = [...targets.values()].slice(0, 5).join(', ');
   const targetWords = [...targets.keys()].slice(0, 5).map(quote).join(' ');
-  return `${shown}${targets.size > 5 ? ' and others' : ''} ${targets.size === 1 ? 'runs' : 'run'} on it: type ${scriptPath('stop')} ${targetWords}`;
+  return `${shown}${targets.size > 5 ? ' and others' : ''} ${targets.size === 1 ? 'uses' : 'use'} it: type ${scriptPath('stop')} ${targetWords}`;
 }

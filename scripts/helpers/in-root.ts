@@ -183,7 +183,7 @@ export const statsInRoot = (root: number, path: string, how: Walk = {}): Stats |
   look(root, path, how, ({ stats }) => stats);
 
 /**
- * The text of a small file in a root. undefined if there is none, or if it is no regular file of 1 to `limitBytes`
+ * The text of a small file in a root. undefined if there is none, or if it is not a regular file of 1 to `limitBytes`
  * bytes: files of proc(5) have size 0, and reading one may never end. Throws Failure if it can't be read.
  */
 export function readTextInRoot(root: number, path: string, limitBytes = 1024 ** 2): string | undefined {

@@ -64,7 +64,7 @@ function distribution(osRelease: string): Family | undefined {
 }
 
 /** The text of this host's os-release(5); '' if it has none. */
-const readOsRelease = () =>
+export const readOsRelease = () =>
   ['/etc/os-release', '/usr/lib/os-release']
     .map((path) => attempt(() => readFileSync(path, 'utf8')))
     .find((text) => text !== undefined) ?? '';

@@ -4,7 +4,7 @@
 import { createHash } from 'node:crypto';
 import { constants, statSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
-import { join, posix } from 'node:path';
+import { basename, join, posix } from 'node:path';
 import { Failure, reason, UsageError } from '../helpers/cli.ts';
 import { attempt } from '../helpers/pids.ts';
 import { manifestTypes, maxManifestBytes } from './choose.ts';
@@ -40,6 +40,10 @@ export function parseArchiveName(source: string): ArchiveName | undefined {
     reference: rest.slice(end + 1) || undefined,
   };
 }
+
+/** The name of an archive without its format: `web` of `/tmp/web.tar.gz`. */
+export const stemOf = (path: string): string =>
+  basename(path).replace(/\.tar(\.\w+)?$|\.t[gxb]z2?$|\.tzst$/, '');
 
 /** Options of openArchive: where to keep what has to be decompressed, and how much of it. */
 export interface ArchiveOptions {
@@ -96,7 +100,7 @@ class Directory implements Files {
     this.#open.push(file);
     const stats = await file.stat();
     // a FIFO would have no end
-    if (!stats.isFile()) throw new Failure(`${path} is no regular file`);
+    if (!stats.isFile()) throw new Failure(`${path} is not a regular file`);
     return { name, file, start: 0, size: stats.size };
   }
 
@@ -152,7 +156,7 @@ class Archive implements Files {
     const { file, size: end } = this.#whole;
     const read = async (start: number, size: number) => {
       const bytes = await collect(readPart({ file, start, size }), size);
-      if (bytes.length < size) throw new Failure('it is cut in a header');
+      if (bytes.length < size) throw new Failure('it is truncated in a header');
       return bytes;
     };
     let pax: InstanceType<typeof Pax> | undefined;
@@ -161,12 +165,13 @@ class Archive implements Files {
       const header = new Header(await read(at, block), 0, pax);
       if (header.nullBlock) break;
       if (!header.cksumValid)
-        throw new Failure(at === 0 ? 'it is no tar archive' : 'a header with a wrong checksum');
-      if (++entries > maxEntries) throw new Failure(`it has more than ${maxEntries} entries: it is no image`);
+        throw new Failure(at === 0 ? 'it is not a tar archive' : 'a header with a wrong checksum');
+      if (++entries > maxEntries)
+        throw new Failure(`it has more than ${maxEntries} entries: it is not an image`);
       const { type, path = '', size = -1, linkpath = '' } = header;
       at += block;
       if (!Number.isSafeInteger(size) || size < 0) throw new Failure(`${show(path)} has no size`);
-      if (at + size > end) throw new Failure(`it is cut in ${show(path)}`);
+      if (at + size > end) throw new Failure(`it is truncated in ${show(path)}`);
       if (type === 'ExtendedHeader') {
         if (pax || size > maxHeaderBytes) throw new Failure('two pax headers for one entry, or a large one');
         pax = Pax.parse((await read(at, size)).toString(), undefined);
@@ -176,7 +181,7 @@ class Archive implements Files {
       }
       at += Math.ceil(size / block) * block;
     }
-    if (this.#files.size === 0) throw new Failure('it is no image: it has no files');
+    if (this.#files.size === 0) throw new Failure('it is not an image: it has no files');
   }
 
   #add(type: string, path: string, part: Part, linkpath: string | undefined): void {
@@ -189,7 +194,7 @@ class Archive implements Files {
     if (['File', 'OldFile', 'ContiguousFile'].includes(type)) this.#files.set(name, { name, ...part });
     else if ((type === 'SymbolicLink' || type === 'Link') && linkpath !== undefined)
       this.#links.set(name, posix.join(type === 'Link' ? '' : posix.dirname(name), linkpath));
-    else throw refuse(`${type} is no regular file`);
+    else throw refuse(`${type} is not a regular file`);
   }
 }
 
@@ -222,7 +227,7 @@ async function readJson(files: Files, name: string): Promise<unknown> {
   try {
     return JSON.parse(bytes.toString());
   } catch {
-    throw new Failure(`${name} is no JSON`);
+    throw new Failure(`${name} is not JSON`);
   }
 }
 
@@ -274,7 +279,7 @@ async function openLayout(name: ArchiveName, files: Files): Promise<ArchiveSourc
   const { imageLayoutVersion: version } = isObject(layout) ? layout : {};
   if (!isText(version) || !(version as string).startsWith('1.'))
     throw new Failure(
-      `it is no OCI image layout of version 1: imageLayoutVersion is ${show(String(version))}`,
+      `it is not an OCI image layout of version 1: imageLayoutVersion is ${show(String(version))}`,
     );
   const index = await readJson(files, 'index.json');
   if (!isObject(index) || !Array.isArray(index.manifests) || !index.manifests.every(isObject))
@@ -336,13 +341,13 @@ interface DockerImage extends Named {
 /** What docker save and podman save write, in either layout: it has no manifest of the OCI, so one is made here. */
 async function openDocker(name: ArchiveName, files: Files): Promise<ArchiveSource> {
   const list = await readJson(files, 'manifest.json');
-  if (!Array.isArray(list) || list.length === 0) throw new Failure('manifest.json is no list of images');
+  if (!Array.isArray(list) || list.length === 0) throw new Failure('manifest.json is not a list of images');
   const images = list.map((value: unknown): DockerImage => {
     const { Config: config, Layers: layers, RepoTags: names } = isObject(value) ? value : {};
     if (typeof config !== 'string' || !Array.isArray(layers) || !layers.every(isText))
       throw new Failure('manifest.json has an image without Config or Layers');
     if (!Array.isArray(names ?? []) || !((names ?? []) as unknown[]).every(isText))
-      throw new Failure('manifest.json has an image whose RepoTags are no list of names');
+      throw new Failure('manifest.json has an image whose RepoTags are not a list of names');
     return { config, layers, names: (names ?? []) as string[] };
   });
   const found = pick(images, name);

@@ -77,7 +77,7 @@ export function openCache(env: NodeJS.ProcessEnv = process.env): string {
   for (const path of new Set([...parentsOf(directory), ...parentsOf(real)]))
     if (!isSafe(lstatSync(path), uid, path === directory || path === real))
       throw new Failure(
-        `another user can change ${path}, so ${directory} is no safe cache: chmod go-w ${quote(path)}, use --no-cache, or set XDG_CACHE_HOME`,
+        `another user can change ${path}, so ${directory} is not a safe cache: chmod go-w ${quote(path)}, use --no-cache, or set XDG_CACHE_HOME`,
       );
   for (const name of ['blobs/sha256', 'references'])
     mkdirSync(join(directory, name), { recursive: true, mode: 0o700 });
@@ -351,7 +351,7 @@ async function fillFile(
     bytes = 0;
   }
   for await (const chunk of readFrom(file)) hash.update(chunk);
-  if (bytes > 0) say(`going on at ${formatSize(bytes)}`);
+  if (bytes > 0) say(`resuming at ${formatSize(bytes)}`);
   // all of it is there if only the rename was missing
   const rest = bytes < layer.size ? source.openBlob(layer, bytes) : readFrom(file, bytes);
   const label = shortDigest(layer.digest); // a line of a terminal is short

@@ -147,13 +147,13 @@ function parseDocument(bytes: Buffer, mediaType: string): Document {
     const isHtml = /^\s*<(!doctype|html|head|body)/i.test(text);
     const begin = JSON.stringify(text.slice(0, 16));
     throw new Failure(
-      `its manifest is ${isHtml ? 'an HTML page, such as a login' : 'no JSON'}; it begins with ${begin}`,
+      `its manifest is ${isHtml ? 'an HTML page, such as a login' : 'not JSON'}; it begins with ${begin}`,
     );
   }
-  if (typeof fields !== 'object' || fields === null) throw new Failure('its manifest is no JSON object');
+  if (typeof fields !== 'object' || fields === null) throw new Failure('its manifest is not a JSON object');
   if (fields.schemaVersion === 1 || 'fsLayers' in fields)
     throw new Failure(
-      'its manifest is of schema 1, which Docker gave up in 2017, and which cannot be verified: push it again with a newer program',
+      'its manifest has schema 1, which Docker has given up and which cannot be verified: push the image again with a newer program',
     );
   const [isIndex, isManifest] = ['manifests' in fields, 'layers' in fields || 'config' in fields];
   const types = [fields.mediaType, mediaType].filter((type): type is string =>
@@ -193,7 +193,7 @@ function missingPlatform(wanted: Platform, offered: string[]): Failure {
 
 /** The manifest of an image, its fields checked. */
 function parseManifest({ fields, isIndex }: Document): Manifest {
-  if (isIndex) throw new Failure('an index is where a manifest should be');
+  if (isIndex) throw new Failure('there is an index instead of a manifest');
   const { layers, annotations } = fields;
   if (!Array.isArray(layers) || layers.length > maxLayers)
     throw new Failure(`its manifest has no list of up to ${maxLayers} layers`);
@@ -202,8 +202,8 @@ function parseManifest({ fields, isIndex }: Document): Manifest {
   if (other)
     throw new Failure(
       /foreign|nondistributable/.test(other.mediaType)
-        ? 'a layer of it is kept elsewhere than in the registry, as those of Windows are'
-        : `it is no image of a root file system: a layer is of the type ${other.mediaType}`,
+        ? 'a layer is stored outside of the registry, as for Windows'
+        : `it is not an image of a root file system: a layer is of the type ${other.mediaType}`,
     );
   return {
     schemaVersion: 2,
@@ -220,7 +220,7 @@ function parseConfig(bytes: Buffer): { diffIds: string[]; platform: Platform } {
   try {
     config = JSON.parse(bytes.toString()) ?? {};
   } catch {
-    throw new Failure('its configuration is no JSON');
+    throw new Failure('its configuration is not JSON');
   }
   const { os, architecture, variant } = config;
   const ids = (config.rootfs as Record<string, unknown> | undefined)?.diff_ids;

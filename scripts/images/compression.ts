@@ -92,7 +92,7 @@ async function* gunzip(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
     yield* unzip as AsyncIterable<Buffer>;
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
-    if (code === 'Z_BUF_ERROR') throw new Failure('it is cut: the gzip data has no end');
+    if (code === 'Z_BUF_ERROR') throw new Failure('it is truncated: the gzip data has no end');
     throw code?.startsWith('Z_') ? new Failure(`the gzip data is damaged: ${message}`) : error;
   }
   // zlib ignores all data after the last member

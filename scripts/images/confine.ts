@@ -95,11 +95,13 @@ function warningsOf({ end, said }: Awaited<ReturnType<typeof outcome>>, { folder
     .filter((line) => !/^xargs: \W?\/dev\/null/.test(line));
   if (end === 0) return lines;
   const why = lines.find((line) => !line.startsWith('tar: Removing')) ?? `tar ended with ${end}`;
-  const needs = isRoot ? 'CAP_SYS_ADMIN' : 'root, or user namespaces';
-  const hint = /^(unshare|mount|chroot):/.test(why)
-    ? `: tar is not run unconfined, which needs ${needs}`
-    : '';
-  throw new Failure(why + hint);
+  throw new Failure(withNeeds(why));
+}
+
+/** What was said why a program failed, and what confining it needs if that failed. */
+export function withNeeds(why: string): string {
+  if (!/^(nsenter|unshare|mount|chroot):/.test(why)) return why;
+  return `${why}: tar runs only confined, which needs ${isRoot ? 'CAP_SYS_ADMIN' : 'root, or user namespaces'}`;
 }
 
 /** Writes all to a child's standard input. That the child does not read on is no error: its end tells why. */

@@ -63,7 +63,7 @@ function readConfig(file: string): Fields | undefined {
     throw wrong(reason(error));
   }
   const config = attempt(() => JSON.parse(text) as unknown);
-  if (typeof config !== 'object' || config === null) throw wrong('it is no JSON object');
+  if (typeof config !== 'object' || config === null) throw wrong('it is not a JSON object');
   return config as Fields;
 }
 
@@ -109,7 +109,7 @@ async function findIn(
  */
 async function askHelper(name: unknown, file: string, registry: string): Promise<Credentials | undefined> {
   if (typeof name !== 'string' || !/^[A-Za-z0-9][\w.-]*$/.test(name))
-    throw new Failure(`${file} names a credential helper ${JSON.stringify(name)}, which is no name`);
+    throw new Failure(`${file} names a credential helper ${JSON.stringify(name)}, which is not a valid name`);
   const program = `docker-credential-${name}`;
   const path = findInPath(program);
   if (!path)

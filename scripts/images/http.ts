@@ -113,7 +113,7 @@ export async function* download(source: URL | Opener, options: DownloadOptions =
       throw new Error(`the connection ended after ${received} of ${total.length ?? 'unknown'} bytes`);
     } catch (error) {
       const isNothing = received === startBytes;
-      await retries.wait(error, received - receivedBefore, isNothing, `going on at byte ${received}`);
+      await retries.wait(error, received - receivedBefore, isNothing, `resuming at byte ${received}`);
     }
   }
 }
@@ -278,7 +278,7 @@ export async function ask(
 
 /** The URL that a Location header leads to. Throws Final for one that is not http(s), or less safe. */
 export function follow(location: string, from: URL): URL {
-  if (!URL.canParse(location, from.href)) throw new Final(`it leads to ${location}, which is no URL`);
+  if (!URL.canParse(location, from.href)) throw new Final(`it leads to ${location}, which is not a URL`);
   const next = new URL(location, from);
   if (from.protocol === 'https:' && next.protocol !== 'https:')
     throw new Final(`it leads from https to ${shown(next)}, which is not safe`);

@@ -2,6 +2,9 @@
 // https://github.com/opencontainers/image-spec
 import { Failure } from '../helpers/cli.ts';
 
+/** The file in a root file system that holds the configuration of its image. It is no part of the content. */
+export const imageFile = '.image.json';
+
 /** What names a blob: its digest, size in bytes and media type (image-spec, descriptor.md). */
 export interface Descriptor {
   mediaType: string;

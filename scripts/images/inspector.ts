@@ -165,13 +165,13 @@ export class TarInspector {
   /** Ends the check after the last chunk. Throws a Failure if the archive is truncated or not an archive. */
   end(): void {
     if (this.#received === 0 && !this.#limits.layer) throw new Failure('it is empty');
-    if (this.#dataLeft > 0) throw new Failure(`it is cut in the data of ${show(this.#current)}`);
+    if (this.#dataLeft > 0) throw new Failure(`it is truncated in the data of ${show(this.#current)}`);
     if (this.#limits.layer && this.#held.length === 0) return;
     if (this.#zeroBlocks < 2)
       throw new Failure(
         this.entries === 0
           ? 'it is too short for a tar archive'
-          : `it is cut: no end marker after ${show(this.#current)}`,
+          : `it is truncated: no end marker after ${show(this.#current)}`,
       );
     if (this.entries === 0) throw new Failure('it is a tar archive without entries');
   }
@@ -246,7 +246,7 @@ export class TarInspector {
     if (usual && this.#limits.skipDevices !== 'all') return false;
     if (!this.#limits.skipDevices)
       throw new Failure(
-        `entry ${show(name)}: a ${type === '3' ? 'character' : 'block'} device ${device}, a way to the host: --skip-devices leaves such out`,
+        `entry ${show(name)}: a ${type === '3' ? 'character' : 'block'} device ${device}, which gives access to the host: --skip-devices leaves such devices out`,
       );
     this.skippedDevices++;
     return true;

@@ -11,13 +11,10 @@ import { sh } from '../helpers/shell.ts';
 import { perform } from '../helpers/steps.ts';
 import { decompress } from './compression.ts';
 import { runConfined, type Tools, toolWords } from './confine.ts';
-import type { Image } from './image.ts';
+import { type Image, imageFile } from './image.ts';
 import { type Limits, show, TarInspector } from './inspector.ts';
 import { type Part, readPart, spool } from './spool.ts';
 import { findTar, unpack } from './unpack.ts';
-
-/** The file in a root file system that holds the configuration of its image. */
-const configFile = '.image.json';
 
 const clear = embedded(import.meta.url, './clear.sh');
 
@@ -66,7 +63,7 @@ class Changes {
 
   /** Notes an entry. false: it is no part of the file system. Throws Failure if it can't be part of a layer. */
   visit(type: string, path: string): boolean {
-    if (path === configFile || path.startsWith(`${configFile}/`)) return false;
+    if (path === imageFile || path.startsWith(`${imageFile}/`)) return false;
     const parts = path.split('/');
     const marked = parts.findIndex((part) => part.startsWith('.wh.'));
     const directories = marked < 0 ? this.#above : this.#marked;
@@ -260,9 +257,9 @@ async function keepTime<Result>(directory: string, work: () => Result): Promise<
 
 function writeConfig(root: string, config: Buffer): void {
   try {
-    writeFileSync(join(root, configFile), config, { flag: 'wx', mode: 0o644 });
+    writeFileSync(join(root, imageFile), config, { flag: 'wx', mode: 0o644 });
   } catch (error) {
-    throw new Failure(`cannot write its configuration to /${configFile}: ${reason(error)}`, { cause: error });
+    throw new Failure(`cannot write its configuration to /${imageFile}: ${reason(error)}`, { cause: error });
   }
 }
 

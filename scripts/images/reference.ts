@@ -47,7 +47,7 @@ export function parseReference(text: string): Reference {
   const path = isHost ? name.slice(slash + 1) : name;
   const repository = registry === 'docker.io' && !path.includes('/') ? `library/${path}` : path;
   if (!registryForm.test(registry) || Number(/:(\d+)$/.exec(registry)?.[1] ?? 1) > 65_535)
-    throw wrong(`${registry} is no HOST[:PORT]`);
+    throw wrong(`${registry} is not HOST[:PORT]`);
   if (path === '') throw wrong('type docker://IMAGE[:TAG]');
   if (/[A-Z]/.test(path)) throw wrong('it has no capital letters');
   if (!repositoryForm.test(repository))

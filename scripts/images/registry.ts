@@ -259,7 +259,9 @@ export class Registry {
     const error = refusal(response, host, said);
     if (statusCode === 404)
       return new Final(
-        isKnown ? `${host} has no ${what}${said}` : `${error.message}: it has no ${what}, or is no registry`,
+        isKnown
+          ? `${host} has no ${what}${said}`
+          : `${error.message}: it has no ${what}, or is not a registry`,
       );
     if (![401, 403, 429].includes(statusCode)) return error;
     const credentials = await this.#findCredentials();
@@ -360,7 +362,7 @@ export function openRegistry(
     if (left[0] !== registry) return; // another blob has met it already
     if (left.length < 2) throw named(error, registry);
     left.shift();
-    options.say?.(`the mirror ${registry.host} fails: ${reason(error)}: going on without it`);
+    options.say?.(`the mirror ${registry.host} fails: ${reason(error)}: continuing without it`);
   };
   return {
     name: showReference(reference),

@@ -116,7 +116,7 @@ function aboutRoot(facts: Facts): Finding[] {
       find(
         'critical',
         'chroot',
-        'leaves its root directory by a second chroot(2), for CAP_SYS_CHROOT lets it: around it is all of its mount namespace',
+        'can leave its root directory by a second chroot(2), which CAP_SYS_CHROOT allows, and reach all of its mount namespace',
         'mnt',
       ),
     ];
@@ -151,7 +151,7 @@ function aboutCapabilities(facts: Facts): Finding[] {
           find(
             'note',
             risky.map(nameOf).join(', '),
-            'holds only in a user namespace of its own, but leads to more code of the kernel: mounts, firewall rules',
+            'holds only in its own user namespace, but lets it attack more code of the kernel: mounts, firewall rules',
             'capability',
             risky[0],
           ),
@@ -229,7 +229,7 @@ function aboutCapabilities(facts: Facts): Finding[] {
       find(
         'note',
         'bounding set',
-        `gets ${latent.map(nameOf).join(', ')} by a set-user-ID program, if there is one that it can subvert`,
+        `gets ${latent.map(nameOf).join(', ')} through a set-user-ID program that has a bug`,
         'noNewPrivileges',
       ),
     );
@@ -411,7 +411,7 @@ function aboutNamespaces(facts: Facts): Finding[] {
       find(
         'warning',
         'network namespace',
-        "reaches all that listens on the host's loopback interface and abstract sockets, and takes its ports",
+        "is the host's: it reaches all that listens on the host's loopback interface and abstract sockets, and can take its ports",
         'net',
       ),
     );
@@ -436,7 +436,7 @@ function aboutNamespaces(facts: Facts): Finding[] {
       find(
         'note',
         'user 0',
-        `is root of the host too: what leaves the container is root there${credentials.uids.real === 0 ? '' : ' (by a set-user-ID program)'}`,
+        `is root on the host too: a process that escapes is root there${credentials.uids.real === 0 ? '' : ' (by a set-user-ID program)'}`,
         'user',
       ),
     );
@@ -453,7 +453,7 @@ function aboutBarriers(facts: Facts): Finding[] {
       find(
         'warning',
         'seccomp',
-        'calls every system call, those for old and rare parts of the kernel too',
+        'no filter: it can make every system call, also those of old and rarely used parts of the kernel',
         'seccomp',
       ),
     );
@@ -487,8 +487,16 @@ function aboutLimits(facts: Facts): Finding[] {
   if (!facts.container || facts.container.role === 'holder') return [];
   const limited = (name: string) => facts.limits.some(({ limit }) => limit === name);
   const found: Finding[] = [];
-  if (!limited('memory')) found.push(find('note', 'memory', 'takes all memory of the host', 'memory'));
+  if (!limited('memory'))
+    found.push(find('note', 'memory', 'has no limit: it can take all memory of the host', 'memory'));
   if (!limited('pids'))
-    found.push(find('note', 'processes', 'starts processes until the host has no more PIDs', 'pids'));
+    found.push(
+      find(
+        'note',
+        'processes',
+        'have no limit: it can start processes until the host has no PIDs left',
+        'pids',
+      ),
+    );
   return found;
 }

@@ -1,7 +1,7 @@
 // Facts as lines of text, a key and a value each.
 import { printable } from '../helpers/pids.ts';
 import { whoseText } from '../ps/namespaces.ts';
-import { limitLines } from '../ps/page.ts';
+import { limitLines, roles } from '../ps/page.ts';
 import type { Facts, Starter } from './facts.ts';
 import { isUsual } from './reach.ts';
 
@@ -50,14 +50,9 @@ export function factLines(facts: Facts, short: (command: string) => string): [ke
     for (const value of values) lines.push([key, value]);
   };
   if (container) {
-    const role = {
-      first: 'its first process',
-      member: 'in its middle',
-      holder: 'holds it, and is not in it',
-    };
     const { name, engine } = container;
     add('container', [
-      `${name ?? 'without a name'}, made by ${engine}; ${facts.pid} is ${role[container.role]}`,
+      `${name ?? 'without a name'}, made by ${engine}; ${facts.pid} is ${roles[container.role]}`,
     ]);
     if (container.role !== 'first') add('first process', [`${container.pid} ${short(container.command)}`]);
   } else add('container', ['none']);

@@ -13,7 +13,8 @@ import { embedded } from '../helpers/embedded.ts';
 import { OutputError } from '../helpers/output.ts';
 import { requirePrograms } from '../helpers/programs.ts';
 import { type Command, pathDirectories, sh } from '../helpers/shell.ts';
-import { asRoot, feed, outcome, type Tools, toolWords } from '../images/confine.ts';
+import { feed, outcome, type Tools, toolWords, withNeeds } from '../images/confine.ts';
+import { imageFile } from '../images/image.ts';
 import { type Entry, readEntries } from './entries.ts';
 import { type Source, workingDirectory } from './source.ts';
 
@@ -34,9 +35,6 @@ export interface Making {
   interrupted: Promise<never>;
   say: (text: string) => void;
 }
-
-/** The file in a root file system that holds the configuration of its image. It is no part of the content. */
-export const imageFile = '.image.json';
 
 /**
  * The options of tar(1) that make an archive: all attributes, and nothing that depends on the host or the moment, as
@@ -115,9 +113,7 @@ function tell(
     return;
   }
   if (end === 1) throw new Failure(`${why}: something writes to ${label}: stop it, or pack it again`);
-  const needs = asRoot.length === 0 ? 'CAP_SYS_ADMIN' : 'root, or user namespaces';
-  const isConfining = /^(nsenter|unshare|mount|chroot):/.test(why);
-  throw new Failure(why + (isConfining ? `: tar is not run unconfined, which needs ${needs}` : ''));
+  throw new Failure(withNeeds(why));
 }
 
 /** How a file is compressed: by a program, by node's zlib, which is faster than gzip(1), or not. */

@@ -100,7 +100,7 @@ function layerOf({ manifest, diffIds, config }: Image, index: number, file: stri
     findCompression(start.subarray(0, readSync(fd, start, 0, startBytes, 0)))?.name ?? 'none';
   closeSync(fd);
   if (!(compression in layerTypes))
-    throw new Failure(`layer ${index + 1} is compressed with ${compression}, which is not for images`);
+    throw new Failure(`layer ${index + 1} is compressed with ${compression}, which images must not use`);
   const mediaType = layerTypes[compression as keyof typeof layerTypes];
   const { history } = JSON.parse(config.toString()) as { history?: { empty_layer?: boolean }[] };
   const own = Array.isArray(history) ? history.filter((one) => one && !one.empty_layer)[index] : undefined;

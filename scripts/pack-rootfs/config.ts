@@ -51,7 +51,7 @@ export function parseInherited(text: string, file: string): Inherited {
   } catch (error) {
     throw wrong((error as Error).message);
   }
-  if (!isObject(image) || !isObject(image.config ?? {})) throw wrong('it is no object');
+  if (!isObject(image) || !isObject(image.config ?? {})) throw wrong('it is not an object');
   const given = (image.config ?? {}) as Record<string, unknown>;
   const config: Record<string, unknown> = {};
   for (const [name, is, what] of fields) {

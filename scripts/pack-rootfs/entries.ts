@@ -103,7 +103,7 @@ function sortRecords(payload: Buffer): Map<string, string> {
   const records: string[] = [];
   for (let at = 0; at < all.length; at += records.at(-1)?.length ?? 0) {
     const length = Number.parseInt(all.slice(at, at + 20), 10);
-    if (!(length > 0)) throw new Failure('tar wrote a pax header that is none');
+    if (!(length > 0)) throw new Failure('tar wrote an invalid pax header');
     records.push(all.slice(at, at + length));
   }
   const attributes = records.filter(isAttribute);

@@ -1,9 +1,9 @@
 // An image of a root file system.
 import { readTextInRoot } from '../helpers/in-root.ts';
 import { hostPlatform } from '../images/choose.ts';
-import type { Platform } from '../images/image.ts';
+import { imageFile, type Platform } from '../images/image.ts';
 import { type Layer, packImage } from '../images/write.ts';
-import { imageFile, type Making } from './archive.ts';
+import type { Making } from './archive.ts';
 import { readBase } from './base.ts';
 import { type ConfigOptions, makeConfig, parseInherited } from './config.ts';
 import type { Entry } from './entries.ts';
@@ -33,7 +33,7 @@ export async function makeImage(
   const { layer, entries } = await making.still(() =>
     makeLayer(source, making, compression, folder, base && { before: base.entries }),
   );
-  if (!layer) making.say(`it does not differ from ${options.base}`);
+  if (!layer) making.say(`nothing differs from ${options.base}: no layer is added`);
   const layers: Layer[] = [...(base?.layers ?? []), ...(layer ? [layer] : [])];
   const config = makeConfig(own ?? base?.inherited ?? { config: {} }, options);
   const created = new Date((making.latestSeconds ?? newest(entries)) * 1000);

@@ -10,19 +10,22 @@ import { readImageConfig } from '../run/image.ts';
 import { options } from '../run/options.ts';
 import { defaultShell, findRootfs } from '../run/rootfs.ts';
 import { addSandbox } from '../run/sandbox.ts';
-import { type Launched, planJob, planPod, toYaml } from './manifest.ts';
+import { planPod } from './kubernetes.ts';
+import type { Launched } from './manifest.ts';
+import { planJob } from './nomad.ts';
+import { toYaml } from './yaml.ts';
 
 /** The words of the container `name`. Its relative paths are those of the directory that it was started in. */
 function recordedWords(name: string): string[] {
   const found = readArgv(name);
   if (!found)
     throw new Failure(
-      `there is no record of how ${name} was started: run.ts keeps one with --detach, --label or --stop-signal; else give its words: ${scriptPath()} --manifest kubernetes --image IMAGE -- [OPTION...] ROOTFS [COMMAND...]`,
+      `there is no record of how ${name} was started: run.ts keeps one with --detach, --label or --stop-signal; without it, repeat the arguments: ${scriptPath()} --manifest kubernetes --image IMAGE -- [OPTION...] ROOTFS [COMMAND...]`,
     );
   try {
     process.chdir(found.directory);
   } catch {
-    throw new Failure(`${name} was started in ${found.directory}, which is not there any more`);
+    throw new Failure(`${name} was started in ${found.directory}, which does not exist any more`);
   }
   return found.words;
 }
@@ -41,7 +44,7 @@ const withoutRootfs = ({ user, group = 0 }: UserChoice): User => ({
  */
 function readLaunched(name: string | undefined, words: string[], image: Reference): Launched {
   if ((name === undefined) === (words.length === 0))
-    throw new UsageError('--manifest takes either NAME, or behind -- the words of run.ts');
+    throw new UsageError('--manifest takes either NAME, or the arguments of run.ts after --');
   const parsed = parseArguments(
     { options, operands: [1, 1], command: true },
     name === undefined ? words : recordedWords(name),
@@ -58,7 +61,7 @@ function readLaunched(name: string | undefined, words: string[], image: Referenc
     throw new Failure(`there is no ROOTFS ${operand} to look up names of users and groups in: give numbers`);
   if (entrypoint === undefined && command[0]?.startsWith('-'))
     throw new UsageError(
-      `${command[0]} stands after ROOTFS, where COMMAND begins: options of run.ts come first`,
+      `${command[0]} stands after ROOTFS, where COMMAND begins: put options of run.ts before ROOTFS`,
     );
   const saysNothing = command.length === 0 && entrypoint === undefined;
   const imageSaysNothing = config && config.entrypoint.length + config.command.length === 0;
@@ -75,7 +78,7 @@ function readLaunched(name: string | undefined, words: string[], image: Referenc
 /** The engine that a manifest is for. Throws UsageError. */
 export function parseManifest(text: string): 'kubernetes' | 'nomad' {
   if (text === 'kubernetes' || text === 'nomad') return text;
-  throw new UsageError(`no kind of manifest: "${text}": choose kubernetes or nomad`);
+  throw new UsageError(`unknown kind of manifest: "${text}": choose kubernetes or nomad`);
 }
 
 /** Prints a manifest, and what it does not hold by `say`. `operands` and `rest` are those of pack-rootfs.ts. */
@@ -90,7 +93,7 @@ export function printManifest(
   if (!image) throw new UsageError('--manifest needs --image, its name in a registry: --image HOST/NAME:TAG');
   const launched = readLaunched(operands[0], rest, image);
   const { manifest, remarks } = kind === 'nomad' ? planJob(launched) : planPod(launched);
-  for (const remark of remarks) say(`not as run.ts has it: ${remark}`);
+  for (const remark of remarks) say(`differs from run.ts: ${remark}`);
   const text = kind === 'nomad' || json ? JSON.stringify(manifest, null, 2) : toYaml(manifest);
   process.stdout.write(`${text}\n`);
   return 0;

@@ -63,7 +63,7 @@ export async function whilePaused<Result>(
     await perform([freeze, frozen]);
     if (!holds(frozen.until))
       throw new Failure(
-        `${label} is not yet paused after 5 s: a process of it waits in the kernel: --no-pause packs it while it runs`,
+        `${label} is still not paused after 5 s: one of its processes is blocked in the kernel: --no-pause packs it while it runs`,
       );
     return await work();
   } finally {

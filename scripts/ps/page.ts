@@ -322,6 +322,13 @@ export function limitLines<Limit extends LimitInForce>(
   return lines;
 }
 
+/** What a process is in its container. */
+export const roles = {
+  first: 'its first process',
+  member: 'one of its processes',
+  holder: 'outside of it, and keeps it running',
+};
+
 /** The page as lines `key: value`, a key of several values in several lines. `short` truncates a long command. */
 export function pageText(page: Page, short: (command: string) => string): string {
   const { pid, container } = page;
@@ -333,13 +340,8 @@ export function pageText(page: Page, short: (command: string) => string): string
     ['command', command(page.command)],
   ];
   if (container) {
-    const role = {
-      first: 'its first process',
-      member: 'in its middle',
-      holder: 'holds it, and is not in it',
-    };
     const name = printable(container.name ?? 'without a name');
-    lines.push(['container', `${name}, made by ${container.engine}; ${pid} is ${role[container.role]}`]);
+    lines.push(['container', `${name}, made by ${container.engine}; ${pid} is ${roles[container.role]}`]);
     if (container.role !== 'first')
       lines.push(['first process', `${container.pid} ${command(container.command)}`]);
     lines.push(['root directory', printable(container.rootfs ?? '?')]);

@@ -9,7 +9,7 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
+import { basename, join } from 'node:path';
 import { scriptPath } from '../helpers/called.ts';
 import { capabilities, hasCapability } from '../helpers/capabilities.ts';
 import { readHierarchies } from '../helpers/cgroups.ts';
@@ -17,6 +17,7 @@ import { Failure, reason, UsageError } from '../helpers/cli.ts';
 import { embedded } from '../helpers/embedded.ts';
 import { statsInRoot, withRoot } from '../helpers/in-root.ts';
 import { isBelow } from '../helpers/mounts.ts';
+import { partialOf } from '../helpers/partial.ts';
 import { attempt, statusField } from '../helpers/pids.ts';
 import { seccompRules } from '../helpers/seccomp/seccomp.ts';
 import { quote, sh } from '../helpers/shell.ts';
@@ -437,7 +438,7 @@ export function writeBundle(launch: Launch, directory: string, ports: Port[]): v
   check(launch, directory);
   const config = planBundle(launch, readFacts(launch));
   // beside it, so that rename(2) puts it in its place at once: an empty directory is replaced
-  const partial = join(dirname(directory), `.${basename(directory)}.partial-${process.pid}`);
+  const partial = partialOf(directory);
   try {
     mkdirSync(partial);
     chmodSync(partial, 0o755);

@@ -19,7 +19,7 @@ import { requirePrograms } from '../helpers/programs.ts';
 import { sh } from '../helpers/shell.ts';
 import { perform } from '../helpers/steps.ts';
 import { formatSize, parseSize } from '../helpers/units.ts';
-import { openArchive, parseArchiveName } from '../images/archives.ts';
+import { openArchive, parseArchiveName, stemOf } from '../images/archives.ts';
 import { openCache, resolveImage } from '../images/cache.ts';
 import { chooseImage, hostPlatform } from '../images/choose.ts';
 import { asRoot } from '../images/confine.ts';
@@ -64,7 +64,7 @@ async function findImage(operand: string, pull: Pull, directory: string, scratch
     );
   const source = await openArchive(archive, { scratch, maxBytes: parseSize('20G') });
   const image = await chooseImage(source, archive.reference ?? '', platform);
-  return { image, name: basename(archive.path).replace(/\.(tar|tar\.\w+|tgz)$/, ''), layers: undefined };
+  return { image, name: stemOf(archive.path), layers: undefined };
 }
 
 /** Unpacks an image into the directory `partial`, which is then renamed: another call may have done so meanwhile. */

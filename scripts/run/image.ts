@@ -1,9 +1,7 @@
 // Defaults from an image for command, environment, user, working directory and stop signal: OCI image-spec, config.md.
 import { Failure } from '../helpers/cli.ts';
+import { imageFile } from '../images/image.ts';
 import { parseUser, readInRoot, type UserChoice } from './command.ts';
-
-/** The file in a root file system that holds the configuration of its image. */
-const imageFile = '/.image.json';
 
 /** The values of an image configuration that a launch uses. A missing list is empty. */
 export interface ImageConfig {
@@ -20,9 +18,9 @@ export interface ImageConfig {
  * if the file does not follow the specification: a container may have written it.
  */
 export function readImageConfig(rootfs: string): ImageConfig {
-  const text = readInRoot(rootfs, imageFile);
+  const text = readInRoot(rootfs, `/${imageFile}`);
   const wrong = (what: string) =>
-    new Failure(`${rootfs}${imageFile} is not an OCI image configuration: ${what}`);
+    new Failure(`${rootfs}/${imageFile} is not an OCI image configuration: ${what}`);
   let config: Record<string, unknown> = {};
   if (text) {
     try {
@@ -57,6 +55,6 @@ export function imageUser(rootfs: string, text = '0'): UserChoice {
   try {
     return parseUser(text);
   } catch (error) {
-    throw new Failure(`User in ${rootfs}${imageFile} is ${(error as Error).message}: choose one with -u`);
+    throw new Failure(`User in ${rootfs}/${imageFile} is ${(error as Error).message}: choose one with -u`);
   }
 }

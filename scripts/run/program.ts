@@ -62,7 +62,7 @@ function lookAt(root: number, path: string, workdir: string): Seen {
     const { stats } = found;
     const refuse = (what: string): Obstacle => ({ exitCode: 126, text: `${path} ${what}` });
     if (stats.isDirectory()) return refuse('is a directory');
-    if (!stats.isFile()) return refuse('is no regular file');
+    if (!stats.isFile()) return refuse('is not a regular file');
     if ((stats.mode & 0o111) === 0)
       return refuse(`is not executable: its mode is ${(stats.mode & 0o7777).toString(8)}`);
     const interpreter = interpreterOf(readBegin(ofDescriptor(found.fd)));
