@@ -32,7 +32,7 @@ const tableOf = async (name: string): Promise<Record<string, Option>> =>
 test('its help names every script', async () => {
   const { code, stdout } = await barehand('--help', 'all');
   assert.equal(code, 0);
-  const [, list = ''] = /tells more:\n(.*?)\n\n/s.exec(stdout) ?? [];
+  const [, list = ''] = /--help":\n(.*?)\n\n/s.exec(stdout) ?? [];
   assert.deepEqual(list.trim().split(/\s+/).sort(), scripts.toSorted());
   assert.equal((await barehand()).code, 0);
 });

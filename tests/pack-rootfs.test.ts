@@ -27,7 +27,10 @@ import { needs } from './helpers/needs.ts';
 import { allocated, makeOddTree, oddTreeNeeds, sh } from './helpers/odd-tree.ts';
 import { pack, refused } from './helpers/pack.ts';
 import { become, call, execute, rootfs, script, until } from './helpers/script.ts';
+import { needsMappedIds } from './helpers/userns.ts';
 
+// before the first test: node:test may see the end of all tests while a file still awaits, and run its hooks
+const mappedIds = await needsMappedIds();
 const root = { skip: needs('root', 'namespaces') };
 const odd = { skip: needs('namespaces', ...oddTreeNeeds) };
 
@@ -305,12 +308,12 @@ const hasFreezer = container.skip || (!existsSync('/sys/fs/cgroup/freezer') && n
 // two files that are never equal for longer than a moment
 const writing = 'n=0; while :; do n=$((n + 1)); echo $n >/tmp/one; echo $n >/tmp/other; done';
 
-for (const [what, options] of [
-  ['--ephemeral', ['--ephemeral']],
-  ['--ephemeral --userns', ['--ephemeral', '--userns']],
+for (const [what, options, missing] of [
+  ['--ephemeral', ['--ephemeral'], false],
+  ['--ephemeral --userns', ['--ephemeral', '--userns'], mappedIds],
 ] as const)
   test(`a container (${what}) that writes all the time is packed as of one moment, and goes on`, {
-    skip: hasFreezer,
+    skip: hasFreezer || missing,
   }, async () => {
     const folder = scratchFolder('pack', 0o755);
     writeFileSync(join(folder, 'secret'), 'of the host');
@@ -363,7 +366,7 @@ for (const [what, options] of [
 test('--dry-run for a container pauses it, and makes the same tarball', { skip: hasFreezer }, async () => {
   const folder = scratchFolder('pack');
   const { name } = await start(
-    ['--ephemeral', '--userns'],
+    ['--ephemeral', ...(mappedIds ? [] : ['--userns'])],
     ['/bin/sh', '-c', 'echo mine >/root/mine; sleep 100; true'],
   );
   const [file, byHand] = [join(folder, 'a.tar'), join(folder, 'b.tar')];

@@ -373,7 +373,7 @@ export function hostileArchives(outside: string): Hostile[] {
     {
       what: 'a web page',
       bytes: Buffer.from(`<!DOCTYPE html>${' '.repeat(600)}`),
-      refusal: /no tar archive.*begins with "<!DOCTYPE html>/,
+      refusal: /not a tar archive.*begins with "<!DOCTYPE html>/,
     },
     { what: 'a few bytes', bytes: Buffer.from('hello'), refusal: /too short/ },
     {
@@ -389,19 +389,19 @@ export function hostileArchives(outside: string): Hostile[] {
     {
       what: 'a cut in a header',
       bytes: archive({ name: 'etc/x' }, { name: 'etc/y' }).subarray(0, 700),
-      refusal: /cut: no end marker after etc\/x/,
+      refusal: /truncated: no end marker after etc\/x/,
     },
     {
       what: 'a cut in data',
       bytes: archive({ name: 'etc/x', data: 'x'.repeat(5000) }).subarray(0, 2048),
-      refusal: /cut in the data of etc\/x/,
+      refusal: /truncated in the data of etc\/x/,
     },
     {
       what: 'a cut between entries',
       bytes: archive({ name: 'etc/x' }, { name: 'etc/y' }).subarray(0, 512),
-      refusal: /cut: no end marker after etc\/x/,
+      refusal: /truncated: no end marker after etc\/x/,
     },
-    { what: 'half an end marker', bytes: good.subarray(0, -512), refusal: /cut: no end marker/ },
+    { what: 'half an end marker', bytes: good.subarray(0, -512), refusal: /truncated: no end marker/ },
     {
       what: 'a lone block of zeros',
       bytes: Buffer.concat([member({ name: 'etc/x' }), Buffer.alloc(512), good]),
@@ -412,7 +412,11 @@ export function hostileArchives(outside: string): Hostile[] {
       bytes: Buffer.concat([good, archive({ name: 'etc/late', ...written })]),
       refusal: /data follow the end marker/,
     },
-    { what: 'gzip data that are cut', bytes: gzipSync(good).subarray(0, -12), refusal: /cut: the gzip data/ },
+    {
+      what: 'gzip data that are cut',
+      bytes: gzipSync(good).subarray(0, -12),
+      refusal: /truncated: the gzip data/,
+    },
     {
       what: 'gzip data with a wrong CRC',
       bytes: Buffer.concat([gzipSync(good).subarray(0, -8), Buffer.from('\0\0\0\0\0\x06\0\0')]),
