@@ -1,10 +1,10 @@
 // pack-rootfs.ts --manifest: every option of run.ts is in the manifest, or told; the manifests are what the engines take.
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, rmdirSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { pathToFileURL } from 'node:url';
 import { readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { kebab, parseArguments } from '../scripts/helpers/cli.ts';
 import { attempt } from '../scripts/helpers/pids.ts';
@@ -122,7 +122,7 @@ test('Pods are valid by the schemas of Kubernetes', {
     ? false
     : 'BAREHAND_KUBERNETES_MODELS does not name the folder of the package kubernetes-models',
 }, async () => {
-  const { Pod } = createRequire(join(models ?? '', 'index.js'))('kubernetes-models/v1/Pod');
+  const { Pod } = await import(pathToFileURL(join(models ?? '', 'kubernetes-models/v1/Pod.js')).href);
   const errors = (manifest: unknown): string => {
     try {
       new Pod(manifest).validate();
