@@ -3,12 +3,12 @@
 import assert from 'node:assert/strict';
 import { readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { archive, base256, type Member, member } from './helpers/archives.ts';
 import { loneBundle, run, sandbox } from './helpers/fetch.ts';
 import { archiveOf, type Changes, digestOf, layer, layoutOf, writeFiles } from './helpers/images.ts';
 import { needs } from './helpers/needs.ts';
+import { test } from './helpers/slow.ts';
 
 const program = loneBundle();
 const root = { skip: needs('root', 'namespaces') };

@@ -16,7 +16,6 @@ import {
 } from 'node:fs';
 import { createServer, type IncomingMessage } from 'node:http';
 import { join } from 'node:path';
-import { test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import {
   cacheDirectory,
@@ -32,6 +31,7 @@ import { digestOf, layer } from './helpers/images.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { type Answer, type Fake, fakeRegistry, send } from './helpers/registry.ts';
+import { test } from './helpers/slow.ts';
 
 const folder = scratchFolder('hostile-registry');
 const compress = (tar: Buffer) => gzipSync(tar);

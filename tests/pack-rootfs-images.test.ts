@@ -14,7 +14,6 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { test } from 'node:test';
 import { findDifference } from '../scripts/pack-rootfs/difference.ts';
 import { treeOf } from './helpers/images.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
@@ -24,6 +23,7 @@ import { pack, refused } from './helpers/pack.ts';
 import { startRegistry } from './helpers/registry.ts';
 import { schemaErrors } from './helpers/schema.ts';
 import { call, execute, rootfs, script } from './helpers/script.ts';
+import { test } from './helpers/slow.ts';
 
 const root = { skip: needs('root', 'namespaces') };
 const by = (...programs: string[]) => ({ skip: needs('root', 'namespaces', ...programs) });
