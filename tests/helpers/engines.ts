@@ -1,8 +1,10 @@
 // Containers of other engines, which last as long as a test looks at them.
+
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { cgroupDirectory, cgroupPath, cgroupsBelow, readHierarchies } from '../../scripts/helpers/cgroups.ts';
 import { attempt } from '../../scripts/helpers/pids.ts';
 import { findCommand, newSeconds } from './container.ts';
@@ -69,7 +71,9 @@ export const programOf = (engine: Engine) => commands[engine]('')[0] as string;
 /** Runs sleep(1) in a container of an engine, and ends it when `look` has looked at it. */
 export async function withEngine(engine: Engine, name: string, look: (sleep: number) => Promise<void>) {
   const command = ['sleep', newSeconds()];
-  const [program = '', ...words] = [...commands[engine](name), ...command];
+  // systemd-nspawn refuses a directory that another one uses, as in a test file that runs at the same time
+  const alone = engine === 'systemd-nspawn' ? ['flock', '--no-fork', fileURLToPath(import.meta.url)] : [];
+  const [program = '', ...words] = [...alone, ...commands[engine](name), ...command];
   // systemd-nspawn guesses from the rootfs which cgroup version the container needs, and misses the host's
   const env = { ...process.env, ...(cgroupVersion === 2 && { SYSTEMD_NSPAWN_UNIFIED_HIERARCHY: '1' }) };
   const child = spawn(program, words, { stdio: 'ignore', detached: true, env });
