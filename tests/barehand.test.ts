@@ -37,7 +37,7 @@ test('its help names every script', async () => {
   assert.equal((await barehand()).code, 0);
 });
 
-test('it starts each script, whose help then names it as it was typed', async () => {
+slowTest('it starts each script, whose help then names it as it was typed', async () => {
   for (const name of scripts) {
     const { code, stdout, stderr } = await barehand(name, '--help');
     assert.deepEqual([code, stderr], [0, ''], name);

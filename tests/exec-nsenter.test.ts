@@ -1,13 +1,13 @@
 // exec.ts on a host without perl and python3, where nsenter(1) enters: what holds there too, and what it says does not.
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
-import { before, test } from 'node:test';
 import { statusField } from '../scripts/helpers/pids.ts';
 import { alive, container, namespace, type Running, start } from './helpers/container.ts';
 import { enter, paste, signalArrives } from './helpers/enter.ts';
 import { hiding } from './helpers/inside.ts';
 import { needs } from './helpers/needs.ts';
 import { execute, script, until } from './helpers/script.ts';
+import { before, test } from './helpers/slow.ts';
 
 const launch = hiding(['perl', 'python3'], [script('exec')]);
 const warning =

@@ -3,12 +3,12 @@ import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import type { Member } from './helpers/archives.ts';
 import { loneBundle, run, Sandbox } from './helpers/fetch.ts';
 import { archiveOf, digestOf, type Layer, layer, layoutOf, treeOf, writeFiles } from './helpers/images.ts';
 import { needs } from './helpers/needs.ts';
+import { test } from './helpers/slow.ts';
 
 const program = loneBundle();
 const skip = needs('root', 'namespaces', 'getfattr');

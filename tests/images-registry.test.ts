@@ -4,7 +4,6 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { before, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { hostPlatform } from '../scripts/images/choose.ts';
 import { pushImage } from '../scripts/images/push.ts';
@@ -15,6 +14,7 @@ import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { fakeRegistry, password, push, send, startRegistry, user } from './helpers/registry.ts';
 import { until } from './helpers/script.ts';
+import { before, test } from './helpers/slow.ts';
 
 const skip = { skip: needs('root', 'namespaces', 'docker-registry', 'skopeo') };
 const program = loneBundle();

@@ -41,6 +41,7 @@ import { engines, makeBundle, programOf, withEngine, withPodman, withRunc } from
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { become, call, execute, onTerminal, rootfs, top, until } from './helpers/script.ts';
+import { test as slow } from './helpers/slow.ts';
 
 const scratch = scratchFolder('inspect', 0o755);
 
@@ -747,88 +748,102 @@ test('descriptors that lead out are found, and a namespace that another holds', 
 });
 
 for (const engine of engines)
-  test(`a container of ${engine}: its facts are those of /proc, lsns and capsh`, {
-    skip: container.skip || needs(programOf(engine), 'lsns', 'capsh'),
-  }, async () => {
-    const name = newName();
-    await withEngine(engine, name, async (sleep) => {
-      const facts = await inspect(sleep);
-      await compare(facts);
-      assert.equal(facts.container?.engine, engine);
-      assert.equal(facts.container?.rootfs, rootfs);
-      assert.equal(whose(facts).pid, 'own');
-      assert.equal(whose(facts).net, 'host');
-      assert.equal(subjects(facts).includes('seccomp'), statusField(sleep, 'Seccomp') === '0');
-      assert.ok(subjects(facts, 'warning').includes('network namespace'));
-      assert.deepEqual(facts.reach.descriptors, []);
-    });
-  });
+  slow(
+    `a container of ${engine}: its facts are those of /proc, lsns and capsh`,
+    {
+      skip: container.skip || needs(programOf(engine), 'lsns', 'capsh'),
+    },
+    async () => {
+      const name = newName();
+      await withEngine(engine, name, async (sleep) => {
+        const facts = await inspect(sleep);
+        await compare(facts);
+        assert.equal(facts.container?.engine, engine);
+        assert.equal(facts.container?.rootfs, rootfs);
+        assert.equal(whose(facts).pid, 'own');
+        assert.equal(whose(facts).net, 'host');
+        assert.equal(subjects(facts).includes('seccomp'), statusField(sleep, 'Seccomp') === '0');
+        assert.ok(subjects(facts, 'warning').includes('network namespace'));
+        assert.deepEqual(facts.reach.descriptors, []);
+      });
+    },
+  );
 
 const isHybrid = statSync('/sys/fs/cgroup/unified', { throwIfNoEntry: false }) !== undefined;
 
 for (const runtime of ['runc', 'crun'] as const)
-  test(`a container of ${runtime}: its facts are those of its bundle and its state`, {
-    skip:
-      container.skip ||
-      needs('runc', runtime, 'lsns', 'capsh') ||
-      (runtime === 'crun' && isHybrid && 'crun refuses hybrid cgroups'),
-  }, async () => {
-    const bundle = join(scratch, `bundle-${runtime}`);
-    const id = newName();
-    await makeBundle(bundle, ['sleep', newSeconds()], { resources: { memory: { limit: 77 * 1024 * 1024 } } });
-    const file = join(bundle, 'config.json');
-    const config = JSON.parse(readFileSync(file, 'utf8'));
-    config.mounts.push({ destination: '/opt', type: 'bind', source: '/etc', options: ['rbind', 'rw'] });
-    writeFileSync(file, JSON.stringify(config));
-    await withRunc(
-      bundle,
-      id,
-      async (first) => {
-        const state = JSON.parse((await execute([runtime, 'state', id])).stdout);
-        const facts = await inspect(id);
-        await compare(facts);
-        assert.deepEqual([facts.pid, facts.pid], [state.pid, first]);
-        assert.deepEqual([facts.container?.name, facts.container?.engine], [id, runtime]);
-        const wanted = config.process.capabilities.bounding.map((name: string) =>
-          name.toLowerCase().replace('cap_', ''),
-        );
-        assert.deepEqual(facts.capabilities.bounding.toSorted(), wanted.toSorted());
-        assert.equal(facts.noNewPrivileges, config.process.noNewPrivileges);
-        const isolated = config.linux.namespaces.map(({ type }: { type: string }) => type);
-        assert.equal(whose(facts).net, isolated.includes('network') ? 'own' : 'host');
-        const own = facts.limits.find(({ limit }) => limit === 'memory');
-        assert.deepEqual([own?.value, own?.setBy], [77 * 1024 * 1024, runtime]);
-        // runc's default is a read-only root; the mount that was added leads to the host
-        const opt = facts.reach.mounts.find(({ mountPoint }) => mountPoint === '/opt');
-        assert.deepEqual([opt?.hostPath, opt?.readOnly], ['/etc', false]);
-        assert.deepEqual(subjects(facts, 'critical'), ['/opt']);
-        assert.deepEqual(subjects(facts, 'warning'), ['seccomp']);
-      },
-      runtime,
-    );
-  });
+  slow(
+    `a container of ${runtime}: its facts are those of its bundle and its state`,
+    {
+      skip:
+        container.skip ||
+        needs('runc', runtime, 'lsns', 'capsh') ||
+        (runtime === 'crun' && isHybrid && 'crun refuses hybrid cgroups'),
+    },
+    async () => {
+      const bundle = join(scratch, `bundle-${runtime}`);
+      const id = newName();
+      await makeBundle(bundle, ['sleep', newSeconds()], {
+        resources: { memory: { limit: 77 * 1024 * 1024 } },
+      });
+      const file = join(bundle, 'config.json');
+      const config = JSON.parse(readFileSync(file, 'utf8'));
+      config.mounts.push({ destination: '/opt', type: 'bind', source: '/etc', options: ['rbind', 'rw'] });
+      writeFileSync(file, JSON.stringify(config));
+      await withRunc(
+        bundle,
+        id,
+        async (first) => {
+          const state = JSON.parse((await execute([runtime, 'state', id])).stdout);
+          const facts = await inspect(id);
+          await compare(facts);
+          assert.deepEqual([facts.pid, facts.pid], [state.pid, first]);
+          assert.deepEqual([facts.container?.name, facts.container?.engine], [id, runtime]);
+          const wanted = config.process.capabilities.bounding.map((name: string) =>
+            name.toLowerCase().replace('cap_', ''),
+          );
+          assert.deepEqual(facts.capabilities.bounding.toSorted(), wanted.toSorted());
+          assert.equal(facts.noNewPrivileges, config.process.noNewPrivileges);
+          const isolated = config.linux.namespaces.map(({ type }: { type: string }) => type);
+          assert.equal(whose(facts).net, isolated.includes('network') ? 'own' : 'host');
+          const own = facts.limits.find(({ limit }) => limit === 'memory');
+          assert.deepEqual([own?.value, own?.setBy], [77 * 1024 * 1024, runtime]);
+          // runc's default is a read-only root; the mount that was added leads to the host
+          const opt = facts.reach.mounts.find(({ mountPoint }) => mountPoint === '/opt');
+          assert.deepEqual([opt?.hostPath, opt?.readOnly], ['/etc', false]);
+          assert.deepEqual(subjects(facts, 'critical'), ['/opt']);
+          assert.deepEqual(subjects(facts, 'warning'), ['seccomp']);
+        },
+        runtime,
+      );
+    },
+  );
 
-test('a container of Podman: its facts are those of /proc, lsns and capsh', {
-  skip: container.skip || needs('podman', 'runc', 'lsns', 'capsh'),
-}, async (context) => {
-  const name = newName();
-  try {
-    await withPodman(name, ['--memory', '99m', '--cap-add', 'SYS_TIME', '--pid', 'host'], async (sleep) => {
-      const facts = await inspect(sleep);
-      await compare(facts);
-      assert.equal(facts.container?.engine, 'podman');
-      const own = facts.limits.find(({ limit }) => limit === 'memory');
-      assert.deepEqual([own?.value, own?.setBy], [99 * 1024 * 1024, 'podman']);
-      assert.deepEqual(subjects(facts, 'critical'), []);
-      assert.deepEqual(subjects(facts, 'warning'), ['CAP_SYS_TIME', 'PID namespace', 'network namespace']);
-      const time = facts.findings.find(({ subject }) => subject === 'CAP_SYS_TIME');
-      assert.equal(time?.origin, 'run without --cap-add SYS_TIME');
-    });
-  } catch (error) {
-    if (!/podman ended/.test(String(error))) throw error;
-    context.skip('Podman starts no container on this host');
-  }
-});
+slow(
+  'a container of Podman: its facts are those of /proc, lsns and capsh',
+  {
+    skip: container.skip || needs('podman', 'runc', 'lsns', 'capsh'),
+  },
+  async (context) => {
+    const name = newName();
+    try {
+      await withPodman(name, ['--memory', '99m', '--cap-add', 'SYS_TIME', '--pid', 'host'], async (sleep) => {
+        const facts = await inspect(sleep);
+        await compare(facts);
+        assert.equal(facts.container?.engine, 'podman');
+        const own = facts.limits.find(({ limit }) => limit === 'memory');
+        assert.deepEqual([own?.value, own?.setBy], [99 * 1024 * 1024, 'podman']);
+        assert.deepEqual(subjects(facts, 'critical'), []);
+        assert.deepEqual(subjects(facts, 'warning'), ['CAP_SYS_TIME', 'PID namespace', 'network namespace']);
+        const time = facts.findings.find(({ subject }) => subject === 'CAP_SYS_TIME');
+        assert.equal(time?.origin, 'run without --cap-add SYS_TIME');
+      });
+    } catch (error) {
+      if (!/podman ended/.test(String(error))) throw error;
+      context.skip('Podman starts no container on this host');
+    }
+  },
+);
 
 test('a process of the host: nothing separates it, and its limits are those of its cgroup', {
   skip: needs('root', 'lsns', 'capsh', 'cgroup'),
@@ -1121,33 +1136,37 @@ function firstPixel(png: Buffer): number[] {
   return [...inflateSync(Buffer.concat(parts)).subarray(1, 4)];
 }
 
-test('Chromium shows the picture, in the light and in the dark', {
-  skip: needs('root', 'chromium', 'speed'),
-}, async () => {
-  const file = join(scratch, 'picture.svg');
-  writeFileSync(file, toSvg(pictureOf(hostile, findingsOf(hostile))));
-  const chromium = async (...words: string[]) => {
-    const home = join(scratch, 'chromium');
-    const flags = [
-      '--headless',
-      '--no-sandbox',
-      '--disable-gpu',
-      `--user-data-dir=${home}`,
-      '--window-size=1040,900',
-    ];
-    const result = await execute(['chromium', ...flags, ...words, `file://${file}`], {
-      env: { ...process.env, HOME: home },
-    });
-    assert.equal(result.code, 0, result.stderr);
-    return result.stdout;
-  };
-  const dom = await chromium('--dump-dom');
-  assert.doesNotMatch(dom, /parsererror/);
-  assert.match(dom, /^<svg /);
-  assert.equal(dom.match(/<text /g)?.length, readFileSync(file, 'utf8').match(/<text /g)?.length);
-  const shot = join(scratch, 'picture.png');
-  await chromium(`--screenshot=${shot}`, '--hide-scrollbars');
-  assert.deepEqual(firstPixel(readFileSync(shot)), [255, 255, 255]);
-  await chromium(`--screenshot=${shot}`, '--hide-scrollbars', '--blink-settings=preferredColorScheme=0');
-  assert.deepEqual(firstPixel(readFileSync(shot)), [0x0d, 0x11, 0x17]);
-});
+slow(
+  'Chromium shows the picture, in the light and in the dark',
+  {
+    skip: needs('root', 'chromium', 'speed'),
+  },
+  async () => {
+    const file = join(scratch, 'picture.svg');
+    writeFileSync(file, toSvg(pictureOf(hostile, findingsOf(hostile))));
+    const chromium = async (...words: string[]) => {
+      const home = join(scratch, 'chromium');
+      const flags = [
+        '--headless',
+        '--no-sandbox',
+        '--disable-gpu',
+        `--user-data-dir=${home}`,
+        '--window-size=1040,900',
+      ];
+      const result = await execute(['chromium', ...flags, ...words, `file://${file}`], {
+        env: { ...process.env, HOME: home },
+      });
+      assert.equal(result.code, 0, result.stderr);
+      return result.stdout;
+    };
+    const dom = await chromium('--dump-dom');
+    assert.doesNotMatch(dom, /parsererror/);
+    assert.match(dom, /^<svg /);
+    assert.equal(dom.match(/<text /g)?.length, readFileSync(file, 'utf8').match(/<text /g)?.length);
+    const shot = join(scratch, 'picture.png');
+    await chromium(`--screenshot=${shot}`, '--hide-scrollbars');
+    assert.deepEqual(firstPixel(readFileSync(shot)), [255, 255, 255]);
+    await chromium(`--screenshot=${shot}`, '--hide-scrollbars', '--blink-settings=preferredColorScheme=0');
+    assert.deepEqual(firstPixel(readFileSync(shot)), [0x0d, 0x11, 0x17]);
+  },
+);

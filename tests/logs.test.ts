@@ -10,6 +10,7 @@ import { container, newName } from './helpers/container.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { call, execute, rootfs, script, until } from './helpers/script.ts';
+import { test as slow } from './helpers/slow.ts';
 
 const names: string[] = [];
 after(async () => {
@@ -91,7 +92,7 @@ test('a TIME is an age, a date, a clock or a number of seconds', () => {
     assert.throws(() => parse(typed), /--since is 10m/, typed);
 });
 
-test('--timestamps prints when each line was written, --since and --until choose', container, async () => {
+slow('--timestamps prints when each line was written, --since and --until choose', container, async () => {
   const before = Math.floor(Date.now() / 1000);
   const name = await detach('echo one; echo two; sleep 4; printf half; sleep 2; echo line; exec sleep 600');
   const read = async (...words: string[]) => (await call('logs', [...words, name])).stdout;
@@ -111,13 +112,13 @@ test('--timestamps prints when each line was written, --since and --until choose
   assert.equal(await read('--since', String(after + 60)), '');
 });
 
-test('--follow --timestamps stamps a line when it is complete', container, async () => {
+slow('--follow --timestamps stamps a line when it is complete', container, async () => {
   const name = await detach('printf be; sleep 1; echo gun; sleep 1; printf end');
   const { stdout } = await call('logs', ['-ft', name]);
   assert.match(stdout, /^\S+T\S+Z begun\n\S+T\S+Z end$/);
 });
 
-test('both files of a long log have their times', container, async () => {
+slow('both files of a long log have their times', container, async () => {
   const name = await detach('seq 3000; sleep 3; seq 3000; echo end; exec sleep 600', '--log-size', '32k');
   const folder = `/run/barehand/${name}`;
   await until('all output', async () => (await call('logs', ['-n', '1', name])).stdout === 'end\n');

@@ -27,6 +27,7 @@ import { needs } from './helpers/needs.ts';
 import { allocated, makeOddTree, oddTreeNeeds, sh } from './helpers/odd-tree.ts';
 import { pack, refused } from './helpers/pack.ts';
 import { become, call, execute, rootfs, script, until } from './helpers/script.ts';
+import { test as slow } from './helpers/slow.ts';
 import { needsMappedIds } from './helpers/userns.ts';
 
 // before the first test: node:test may see the end of all tests while a file still awaits, and run its hooks
@@ -152,7 +153,7 @@ test('SOURCE_DATE_EPOCH is the latest time in a tarball', root, async () => {
   assert.match(await refused([tree, join(folder, 'x.tar')], 2, { SOURCE_DATE_EPOCH: 'now' }), /"now"/);
 });
 
-test('--dry-run prints commands that make the same tarball', root, async () => {
+slow('--dry-run prints commands that make the same tarball', root, async () => {
   const folder = scratchFolder('pack');
   const tree = small(folder);
   mkdirSync(join(tree, 'mnt'));
@@ -218,7 +219,7 @@ test('sockets are left out, which is said', root, async () => {
   assert.deepEqual(namesIn(join(folder, 'a.tar')), ['./', './etc/', './etc/motd']);
 });
 
-test('OUT is refused where it exists, is no new file, or lies in ROOTFS', root, async () => {
+slow('OUT is refused where it exists, is no new file, or lies in ROOTFS', root, async () => {
   const folder = scratchFolder('pack');
   const tree = small(folder);
   const file = join(folder, 'a.tar');
@@ -312,58 +313,62 @@ for (const [what, options, missing] of [
   ['--ephemeral', ['--ephemeral'], false],
   ['--ephemeral --userns', ['--ephemeral', '--userns'], mappedIds],
 ] as const)
-  test(`a container (${what}) that writes all the time is packed as of one moment, and goes on`, {
-    skip: hasFreezer || missing,
-  }, async () => {
-    const folder = scratchFolder('pack', 0o755);
-    writeFileSync(join(folder, 'secret'), 'of the host');
-    const { name } = await start(
-      [...options, '-v', `${folder}/secret:/srv/secret`, '-v', `${folder}:/mnt`],
-      ['/bin/sh', '-c', writing],
-    );
-    await until(
-      'its first file',
-      async () => (await call('exec', [name, 'cat', '/tmp/other'])).stdout !== '',
-    );
-    for (let round = 0; round < 3; round++) {
-      const file = join(folder, `${round}.tar`);
-      await pack([name, file]);
-      assert(!isPaused(name));
-      const [one, other] = [textIn(file, './tmp/one'), textIn(file, './tmp/other')].map(Number) as [
-        number,
-        number,
-      ];
-      assert(
-        one === other ||
-          one === other + 1 ||
-          textIn(file, './tmp/one') === '' ||
-          textIn(file, './tmp/other') === '',
-        `${one} ${other}`,
+  slow(
+    `a container (${what}) that writes all the time is packed as of one moment, and goes on`,
+    {
+      skip: hasFreezer || missing,
+    },
+    async () => {
+      const folder = scratchFolder('pack', 0o755);
+      writeFileSync(join(folder, 'secret'), 'of the host');
+      const { name } = await start(
+        [...options, '-v', `${folder}/secret:/srv/secret`, '-v', `${folder}:/mnt`],
+        ['/bin/sh', '-c', writing],
       );
-      const names = namesIn(file);
-      for (const left of ['./proc/1/', './dev/pts/', './sys/kernel/', './mnt/secret'])
-        assert(!names.includes(left), left);
-      for (const there of ['./proc/', './dev/', './sys/', './mnt/', './etc/passwd', './srv/secret'])
-        assert(names.includes(there), there);
-      assert.equal(textIn(file, './srv/secret'), '');
-      assert.match(sh('tar --numeric-owner -tvf "$1" ./etc/passwd', file), / 0\/0 /);
-    }
-    const before = (await call('exec', [name, 'cat', '/tmp/other'])).stdout;
-    await until(
-      'its next file',
-      async () => (await call('exec', [name, 'cat', '/tmp/other'])).stdout !== before,
-    );
-    // the same content: what it is made of
-    await call('stop', ['--pause', name]);
-    const [one, again] = [join(folder, 'one.tar'), join(folder, 'again.tar')];
-    await pack([name, one]);
-    assert(isPaused(name), 'it was paused by somebody else, and stays so');
-    await pack([name, again]);
-    assert.equal(sumOf(one), sumOf(again));
-    await call('stop', ['--resume', name]);
-  });
+      await until(
+        'its first file',
+        async () => (await call('exec', [name, 'cat', '/tmp/other'])).stdout !== '',
+      );
+      for (let round = 0; round < 3; round++) {
+        const file = join(folder, `${round}.tar`);
+        await pack([name, file]);
+        assert(!isPaused(name));
+        const [one, other] = [textIn(file, './tmp/one'), textIn(file, './tmp/other')].map(Number) as [
+          number,
+          number,
+        ];
+        assert(
+          one === other ||
+            one === other + 1 ||
+            textIn(file, './tmp/one') === '' ||
+            textIn(file, './tmp/other') === '',
+          `${one} ${other}`,
+        );
+        const names = namesIn(file);
+        for (const left of ['./proc/1/', './dev/pts/', './sys/kernel/', './mnt/secret'])
+          assert(!names.includes(left), left);
+        for (const there of ['./proc/', './dev/', './sys/', './mnt/', './etc/passwd', './srv/secret'])
+          assert(names.includes(there), there);
+        assert.equal(textIn(file, './srv/secret'), '');
+        assert.match(sh('tar --numeric-owner -tvf "$1" ./etc/passwd', file), / 0\/0 /);
+      }
+      const before = (await call('exec', [name, 'cat', '/tmp/other'])).stdout;
+      await until(
+        'its next file',
+        async () => (await call('exec', [name, 'cat', '/tmp/other'])).stdout !== before,
+      );
+      // the same content: what it is made of
+      await call('stop', ['--pause', name]);
+      const [one, again] = [join(folder, 'one.tar'), join(folder, 'again.tar')];
+      await pack([name, one]);
+      assert(isPaused(name), 'it was paused by somebody else, and stays so');
+      await pack([name, again]);
+      assert.equal(sumOf(one), sumOf(again));
+      await call('stop', ['--resume', name]);
+    },
+  );
 
-test('--dry-run for a container pauses it, and makes the same tarball', { skip: hasFreezer }, async () => {
+slow('--dry-run for a container pauses it, and makes the same tarball', { skip: hasFreezer }, async () => {
   const folder = scratchFolder('pack');
   const { name } = await start(
     ['--ephemeral', ...(mappedIds ? [] : ['--userns'])],
@@ -398,7 +403,7 @@ test('a container goes on after SIGKILL of pack-rootfs.ts, and after each other 
   }
 });
 
-test('two at once pack a container one after the other', { skip: hasFreezer }, async () => {
+slow('two at once pack a container one after the other', { skip: hasFreezer }, async () => {
   const folder = scratchFolder('pack');
   const { name } = await start(['--ephemeral'], ['sleep', '1000']);
   const stuck = spawn(script('pack-rootfs'), [name, '-'], { stdio: ['ignore', 'pipe', 'ignore'] });
@@ -428,7 +433,7 @@ test(
   },
 );
 
-test("runc's, bubblewrap's and systemd-nspawn's containers are packed by a PID", container, async (t) => {
+slow("runc's, bubblewrap's and systemd-nspawn's containers are packed by a PID", container, async (t) => {
   const folder = scratchFolder('pack');
   const check = async (pid: number, name: string) => {
     const file = join(folder, `${name}.tar`);
