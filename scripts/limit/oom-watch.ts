@@ -94,10 +94,13 @@ export async function* watchKills(target: Target, text: string): AsyncGenerator<
     const membersNow = readMembers();
     const kills = parseKills(records, path).filter(({ pid }) => !isShared || members.has(pid ?? 0));
     const vanished = [...members].filter(([pid]) => !membersNow.has(pid));
+    const size = ([, process]: (typeof vanished)[number]) => process?.rssBytes ?? 0;
+    // the kernel mostly kills the largest: one that has ended by itself meanwhile must not be taken for it
+    const hasLargest = Math.max(0, ...vanished.map(size)) >= Math.max(0, ...[...members].map(size));
     const untold = countNow - told - kills.length;
     const missing = isShared ? Math.min(untold, readLog ? 0 : vanished.length) : untold;
     // the counter changes before the log does, and before the process has ended
-    if (missing > 0 && (readLog || vanished.length < missing) && late++ < 5 && !hasEnded) {
+    if (missing > 0 && (readLog || vanished.length < missing || !hasLargest) && late++ < 5 && !hasEnded) {
       await sleep(20);
       continue;
     }
