@@ -5,10 +5,10 @@ barehand.ts: one command that starts each of the scripts
 
 USAGE
   barehand.ts SCRIPT [ARGUMENT...]
+  barehand.ts SCRIPT --help
   barehand.ts completion bash|zsh|fish
   barehand.ts manual DIR
-
-  SCRIPT  one of these; for its help type "barehand.ts SCRIPT --help":
+  SCRIPT is one of these:
           fetch-rootfs pack-rootfs run exec ps inspect logs stop limit-memory
           limit-cpu limit-pids limit-io network check-host demo
 

@@ -202,7 +202,7 @@ await main(import.meta.url, { options, operands: [0, 0] }, async ({ keep, pause,
       'curl -L https://github.com/ericchiang/containers-from-scratch/releases/download/v0.1.0/rootfs.tar.gz | tar -xz',
     );
     await step(script('fetch-rootfs'), 'host:', rootfs);
-    show(await step('ls', '-C', '-w', String(columns() - 5), rootfs));
+    show(await step('ls', '-C', '-T', '0', '-w', String(columns() - 5), rootfs));
 
     await next();
     chapter(t.chroot, t.byHand, `mount -t proc proc ${shown(rootfs)}/proc; chroot ${shown(rootfs)} ps aux`);
@@ -269,9 +269,10 @@ ${shown(script('run'))} --dry-run ${shown(rootfs)}   # ${t.allSteps}`,
   if (left.length > 0) throw new Failure(`cgroups or processes are left: ${left.join(', ')}`);
   say(`   ${t.left}${keep ? t.kept(shown(rootfs)) : ''}`);
   say(bold(`\n${t.end}`));
-  const { shell: tryShell, limits, net, inspect, runbook } = t.tries;
+  const { fetch, shell: tryShell, limits, net, inspect, runbook } = t.tries;
   say(`\n${t.next}`);
   for (const [remark, command] of [
+    [fetch, `[ -d ${quote(shown(join(rootfsFolder, 'host')))} ] || ${shown(script('fetch-rootfs'))}`],
     [tryShell, `${shown(script('run'))} -m 100M --cpus 0.5 host`],
     [limits, `${shown(script('limit-pids'))} $$ 500`],
     [net, `${shown(script('run'))} --network bridge -p 8080:80 host`],

@@ -40,8 +40,8 @@ EXAMPLES
   tar -C debian -c . | fetch-rootfs.ts - debian
 
 OPTIONS
-* --article         fetch the example root file system of the article "DIY a
-                    Linux container in 5 minutes without Docker"
+* --article         fetch the example root file system of the article
+                    "DIY a Linux container in 5 minutes without Docker"
 * --sha256 HEX      refuse SOURCE if its SHA-256 sum differs
   --strip auto|N    remove N leading components from each name
                     auto (default) removes a single top directory such as

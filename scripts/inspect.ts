@@ -35,9 +35,10 @@ OPTIONS
                     PIDs, times, inode numbers and usage are not compared
 *     --json        print an object with the facts and `findings`
                     with --diff: an object with targets and differences
-*     --svg FILE    write a picture of processes, namespaces, cgroups and
-                    findings to FILE as SVG; - is standard output
-                    it has no scripts, and suits light and dark backgrounds
+*     --svg FILE    write a picture for a post-mortem to FILE, as SVG
+                    processes, namespaces, cgroups and findings; without
+                    scripts, for light and dark backgrounds; - is standard
+                    output
 *     --mermaid     print this picture as a flowchart of Mermaid
 *     --no-trunc    print long commands in full
 * -h, --help        print the usual options; --help all: all of this

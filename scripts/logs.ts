@@ -18,11 +18,11 @@ EXAMPLES
 
 OPTIONS
 * -f, --follow    print new output too, until the container ends
-* -n, --tail N    print the last N lines only, also --lines; all: every line
-                  new output follows them with --follow
-*     --since TIME  print lines from then on: 10m (ago), 1h30m, 03:15,
-                  2026-01-31, 2026-01-31T12:34:56Z, or seconds since 1970;
-                  local time, unless it ends in Z or an offset, +01:00
+* -n, --tail N    print the last N lines only; all: every line
+                  also --lines; new output follows them with --follow
+*     --since TIME  print lines from then on: 10m (ago), 1h30m or 03:15
+                  also 2026-01-31, 2026-01-31T12:34:56Z, or seconds since
+                  1970; local time, unless it ends in Z or an offset, +01:00
       --until TIME  print lines up to then
 * -t, --timestamps  print in front of each line when it was written, in UTC
                   to the second; after a silence up to 8 seconds late

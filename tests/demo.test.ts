@@ -57,7 +57,7 @@ test('the walk shows each step, kills at the limit, and leaves the host as it wa
   assert.match(eater as string, /counts [1-9]\d* oom_kill more/);
   assert.match(eater as string, /lives on: its shell is still PID 1/);
   assert.match(back as string, /by hand: {2}[\s\S]*\brmdir "?\/sys\/fs\/cgroup\//);
-  assert.match(back as string, /The host is as it was\.\n\nWhat to try next:\n( {3}# .*\n {3}\S.*\n){5}$/);
+  assert.match(back as string, /The host is as it was\.\n\nWhat to try next:\n( {3}# .*\n {3}\S.*\n){6}$/);
 
   assert.equal(readFileSync('/proc/self/mountinfo', 'utf8'), mounts);
   assert.equal(existsSync(`/proc/${pid}`), false);

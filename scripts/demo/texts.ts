@@ -27,7 +27,7 @@ export interface Texts {
   end: string;
   next: string;
   /** what to try: a remark for each command */
-  tries: { shell: string; limits: string; net: string; inspect: string; runbook: string };
+  tries: { fetch: string; shell: string; limits: string; net: string; inspect: string; runbook: string };
 }
 
 const en: Texts = {
@@ -77,6 +77,7 @@ const en: Texts = {
   end: 'The host is as it was.',
   next: 'What to try next:',
   tries: {
+    fetch: 'a root file system for what follows, of programs of this host',
     shell: 'a shell in a container with 100 MB and half a CPU',
     limits: 'limit a process that runs already, here this shell, and all that it starts',
     net: 'a network of its own, and a port of the host that leads to it',
@@ -119,6 +120,7 @@ const zh: Texts = {
   end: '主机和原来一样。',
   next: '接下来可以试试：',
   tries: {
+    fetch: '供下面使用的根文件系统，由本机的程序组成',
     shell: '限制为 100 MB 内存、半个 CPU 的容器里的 shell',
     limits: '限制一个已经在运行的进程（这里是当前 shell）和它启动的一切',
     net: '容器自己的网络，以及通向它的主机端口',
