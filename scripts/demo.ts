@@ -187,10 +187,15 @@ await main(import.meta.url, { options, operands: [0, 0] }, async ({ keep, pause,
   const mounts = readMounts();
   let shell: ReturnType<typeof startShell> | undefined;
   let pids: number[] = [];
-  const cleanUp = async () => {
-    if (pause && !process.stdin.destroyed) process.stdin.setRawMode(false);
-    await shell?.end();
-    if (!keep && existsSync(rootfs)) await capture(script('fetch-rootfs'), 'rm', name);
+  // a signal and the end of the demo come together where the terminal goes: the second waits for the first
+  let cleaning: Promise<void> | undefined;
+  const cleanUp = () => {
+    cleaning ??= (async () => {
+      if (pause && !process.stdin.destroyed) process.stdin.setRawMode(false);
+      await shell?.end();
+      if (!keep && existsSync(rootfs)) await capture(script('fetch-rootfs'), 'rm', name);
+    })();
+    return cleaning;
   };
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
     process.once(signal, () => cleanUp().then(() => process.exit(128 + constants.signals[signal])));
