@@ -14,8 +14,11 @@ async function readTree(): Promise<Branch[]> {
   return JSON.parse(stdout) as Branch[];
 }
 
+/** The branches of a tree, however deep: this machine may be a container itself. */
+const all = (branches: Branch[]): Branch[] => branches.flatMap((branch) => [branch, ...all(branch.inside)]);
+
 const find = (branches: Branch[], pid: number) => {
-  const found = branches.find((branch) => branch.pid === pid);
+  const found = all(branches).find((branch) => branch.pid === pid);
   assert.ok(found, `no container ${pid} here`);
   return found;
 };
