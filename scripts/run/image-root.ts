@@ -38,7 +38,7 @@ const maxRootBytes = 20e9;
 const recentMilliseconds = 3600 * 1000;
 
 /** The root file system of an image. */
-export interface ImageRoot {
+interface ImageRoot {
   /** its path in the cache: nobody may write there */
   rootfs: string;
   /** what a container of it is called by default */
