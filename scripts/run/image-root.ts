@@ -14,7 +14,7 @@ import {
 import { basename, dirname, join } from 'node:path';
 import { Failure, reason, UsageError } from '../helpers/cli.ts';
 import { escapeControls } from '../helpers/messages.ts';
-import { attempt, readProc } from '../helpers/pids.ts';
+import { attempt, readPids, readProc } from '../helpers/pids.ts';
 import { requirePrograms } from '../helpers/programs.ts';
 import { sh } from '../helpers/shell.ts';
 import { perform } from '../helpers/steps.ts';
@@ -111,10 +111,7 @@ async function unpackImage(
 const remove = (path: string) => perform([{ run: sh`${asRoot} rm -rf -- ${path}` }]);
 
 /** Whether a process has a mount of a root file system of the cache: its overlay names the path. */
-const isMounted = (digits: string) =>
-  readdirSync('/proc').some(
-    (pid) => /^\d+$/.test(pid) && readProc(Number(pid), 'mountinfo')?.includes(digits),
-  );
+const isMounted = (digits: string) => readPids().some((pid) => readProc(pid, 'mountinfo')?.includes(digits));
 
 /** Removes what killed calls have left, and the least recently used roots while all are larger than the cache may be. */
 export async function trim(roots: string, maxBytes = maxRootBytes): Promise<void> {
