@@ -124,7 +124,7 @@ function makeVolume(option: string, from: string, to: string, options: string[])
     source: realpathSync(source),
     path: parsePath(option.slice(2), to),
     // nodev is kept, since --privileged does not add it
-    options: options.filter((word) => word === 'nodev' || ![...accepted, 'rslave'].includes(word)),
+    options: options.filter((word) => /^(ro|nosuid|nodev|noexec)$/.test(word)),
     ...(options.includes('rslave') && { receives: true }),
     ...(/^z$/im.test(options.join('\n')) && { relabels: true }),
   };
