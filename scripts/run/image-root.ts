@@ -20,7 +20,7 @@ import { sh } from '../helpers/shell.ts';
 import { perform } from '../helpers/steps.ts';
 import { formatSize, parseSize } from '../helpers/units.ts';
 import { openArchive, parseArchiveName, stemOf } from '../images/archives.ts';
-import { openCache, resolveImage } from '../images/cache.ts';
+import { openCache, type ResolveOptions, resolveImage } from '../images/cache.ts';
 import { chooseImage, hostPlatform } from '../images/choose.ts';
 import { asRoot } from '../images/confine.ts';
 import { fillFromImage } from '../images/fill.ts';
@@ -29,8 +29,8 @@ import { Progress } from '../images/progress.ts';
 import { parseReference, showReference } from '../images/reference.ts';
 import { mayMakeDevices } from '../images/unpack.ts';
 
-/** When a registry is asked: always, if the image is not in the cache, or never. As in Docker. */
-export type Pull = 'always' | 'missing' | 'never';
+/** When a registry is asked, as --pull says. */
+export type Pull = NonNullable<ResolveOptions['pull']>;
 
 /** The least recently used root file systems go when all are larger than this. */
 const maxRootBytes = 20e9;
