@@ -292,8 +292,11 @@ function holdOn({ pid, startTicks: started }: Entry): void {
 }
 
 /** The limited memory cgroup that COMMAND joins; undefined if there is none, and no limit that could be exceeded. */
-function findMemory({ cgroups }: Entry): { place: Cgroup; hierarchy: Hierarchy } | undefined {
-  const found = cgroupIn(readHierarchies(), 'memory', cgroups);
+function findMemory(
+  hierarchies: Hierarchy[],
+  { cgroups }: Entry,
+): { place: Cgroup; hierarchy: Hierarchy } | undefined {
+  const found = cgroupIn(hierarchies, 'memory', cgroups);
   if (!found) return undefined;
   const { hierarchy, directory } = found;
   const place = { version: hierarchy.version, directory };
@@ -352,7 +355,8 @@ await main(
       process.stdout.write(enterRunbook(entry, tool));
       return 0;
     }
-    checkRoom(entry.cgroups, target);
+    const hierarchies = readHierarchies();
+    checkRoom(hierarchies, entry.cgroups, target);
     holdOn(entry);
     const { PATH } = process.env;
     const env = entry.inside ? { ...process.env, PATH: `${systemPath}:${PATH}` } : process.env;
@@ -360,7 +364,7 @@ await main(
     const passesKeys = (entry.inside && tool.name !== 'nsenter' && isatty(0) && isatty(1)) || !isatty(0);
     if (entry.detach) return startDetached(enterCommand(entry, tool), env);
     // node stays where a limit of memory can be exceeded: what the kernel kills is told when COMMAND has ended
-    const memory = findMemory(entry);
+    const memory = findMemory(hierarchies, entry);
     const killsBefore = (memory && countKills(memory.place)) ?? 0;
     // execve(2) closes descriptors above 2, which node has marked
     const waits = memory !== undefined || !canBecome || entry.preserved > 0;

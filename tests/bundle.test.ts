@@ -176,7 +176,7 @@ test('what no bundle can be made of is refused, and nothing is written', {
   const cases: [words: string[], message: RegExp][] = [
     [
       ['--bundle', missing, '--ephemeral', rootfs],
-      /--ephemeral does: leave it out, .* type?|take a copy: cp -a /,
+      /--ephemeral does: leave it out, choose --read-only, or take a copy: cp -a /,
     ],
     [['--bundle', missing, '--isolate', 'chroot', rootfs], /needs --isolate mount/],
     [['--bundle', missing, '--dry-run', rootfs], /choose one/],

@@ -17,6 +17,7 @@ import {
 import { join } from 'node:path';
 import { before, test as quick } from 'node:test';
 import { checkRoom } from '../scripts/exec/room.ts';
+import { readHierarchies } from '../scripts/helpers/cgroups.ts';
 import { attempt, readProcesses, statusField } from '../scripts/helpers/pids.ts';
 import { findProgram, quote } from '../scripts/helpers/shell.ts';
 import {
@@ -174,7 +175,7 @@ test('a container without room for another process is named, with what makes roo
   try {
     writeFileSync(join(pids, 'pids.max'), '2');
     assert.throws(
-      () => checkRoom([inner], 'web'),
+      () => checkRoom(readHierarchies(), [inner], 'web'),
       (error: Error) =>
         error.message.includes(`the cgroup ${pids}, around web, has 1 of at most 2 processes`),
     );

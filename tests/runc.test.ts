@@ -105,9 +105,9 @@ async function facts(argv: string[]): Promise<Map<string, string>> {
 const compare = (one: Map<string, string>, other: Map<string, string>): string[] =>
   [...new Set([...one.keys(), ...other.keys()])]
     .filter((name) => one.get(name) !== other.get(name))
-    // what is mounted in one of them only has no flags to compare
     // each has keys of its own, where these are shown
     .filter((name) => name !== 'masked /proc/keys' || !one.get(name) !== !other.get(name))
+    // what is mounted in one of them only has no flags to compare
     .filter((name) => !name.endsWith(' flags') || (one.has(name) && other.has(name)))
     .map((name) => `${name}: ${one.get(name) ?? 'none'}, ${other.get(name) ?? 'none'}`);
 

@@ -54,7 +54,7 @@ const embedding = {
 const lateBuiltins = {
   name: 'late',
   setup({ onResolve, onLoad }) {
-    const filter = /^node:(crypto|fs\/promises|https?|stream\/promises|tls|zlib)$/;
+    const filter = /^node:(crypto|fs\/promises|https?|stream\/promises|tls|v8|zlib)$/;
     onResolve({ filter }, ({ path, importer }) =>
       importer.startsWith(join(top, 'scripts/images/')) ? { path, namespace: 'late' } : undefined,
     );

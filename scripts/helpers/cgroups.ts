@@ -12,7 +12,7 @@ import {
 } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { isBelow, parseMounts } from './mounts.ts';
-import { attempt, groupBy, readProc, readStat, type Stat } from './pids.ts';
+import { attempt, groupBy, readPids, readProc, readStat, type Stat } from './pids.ts';
 
 /** A mounted cgroup hierarchy. `controllers`: in v1 its controllers, or `name=…`; empty in v2. */
 export interface Hierarchy {
@@ -234,10 +234,9 @@ const ticksNow = () => Math.floor(Number(readFileSync('/proc/uptime', 'utf8').sp
 
 /** /proc/PID/stat of all processes except those in `skip`. */
 function readStats(skip: Set<number>): Map<number, Stat> {
-  const pids = readdirSync('/proc').map(Number);
   return new Map(
-    pids.flatMap((pid): [number, Stat][] => {
-      const stat = !pid || skip.has(pid) ? undefined : readStat(pid);
+    readPids().flatMap((pid): [number, Stat][] => {
+      const stat = skip.has(pid) ? undefined : readStat(pid);
       return stat ? [[pid, stat]] : [];
     }),
   );

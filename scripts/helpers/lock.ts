@@ -2,7 +2,7 @@
 // releases the lock when the process ends.
 import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import { Failure, reason, scriptName } from './cli.ts';
-import { attempt, commandLine, printable, readProcess } from './pids.ts';
+import { attempt, commandLine, printable, readPids, readProcess } from './pids.ts';
 import { installCommand } from './programs.ts';
 import { zx } from './shell.ts';
 
@@ -85,16 +85,16 @@ const isSame = (descriptor: number, path: string) => {
 function holder(descriptor: number): string | undefined {
   const { ino, dev } = fstatSync(descriptor);
   const lockLine = new RegExp(`^lock:.* FLOCK .*:${ino} `, 'm');
-  const isHeldBy = (pid: string) =>
+  const isHeldBy = (pid: number) =>
     (attempt(() => readdirSync(`/proc/${pid}/fdinfo`)) ?? []).some(
       (name) =>
         lockLine.test(attempt(() => readFileSync(`/proc/${pid}/fdinfo/${name}`, 'utf8')) ?? '') &&
         attempt(() => statSync(`/proc/${pid}/fd/${name}`))?.dev === dev,
     );
-  const own = readlinkSync('/proc/self');
-  const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name) && name !== own && isHeldBy(name));
+  const own = Number(readlinkSync('/proc/self'));
+  const pids = readPids().filter((pid) => pid !== own && isHeldBy(pid));
   const named = pids.map((pid) => {
-    const process_ = readProcess(Number(pid));
+    const process_ = readProcess(pid);
     return `PID ${pid}${process_ ? ` (${printable(commandLine(process_))})` : ''}`;
   });
   if (named.length > 0) return named.join(' and ');

@@ -71,11 +71,17 @@ export function readProcess(pid: number): Process | undefined {
   };
 }
 
+/** The PIDs of all processes that this user can see. */
+export const readPids = (): number[] =>
+  readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number);
+
 /** Reads all processes that this user can see. Processes that end meanwhile are left out. */
 export function readProcesses(): Table {
   const table: Table = new Map();
-  for (const name of readdirSync('/proc')) {
-    const process = /^\d/.test(name) ? readProcess(Number(name)) : undefined;
+  for (const pid of readPids()) {
+    const process = readProcess(pid);
     if (process) table.set(process.pid, process);
   }
   return table;
@@ -181,8 +187,7 @@ export function printable(text: string): string {
 
 /** A function that tells whether a process has a directory open, or a file in it, as far as this user may see: proc_pid_fd(5). */
 export function openDirectories(): (directory: string) => boolean {
-  const links = readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name))
+  const links = readPids()
     .flatMap((pid) =>
       (attempt(() => readdirSync(`/proc/${pid}/fd`)) ?? []).map((fd) => `/proc/${pid}/fd/${fd}`),
     )

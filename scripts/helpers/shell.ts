@@ -47,10 +47,8 @@ export function closeInherited(last = 2): void {
   for (const fd of readdirSync('/proc/self/fd')
     .map(Number)
     .filter((fd) => fd > last)) {
-    let flags = O_CLOEXEC;
-    try {
-      flags = descriptorFlags(fd);
-    } catch {} // readdir(3) had it open, and it is closed by now
+    // what readdir(3) had open is closed by now
+    const flags = attempt(() => descriptorFlags(fd)) ?? O_CLOEXEC;
     if ((flags & O_CLOEXEC) === 0) closeSync(fd);
   }
 }

@@ -29,7 +29,7 @@ import { defaultDevices, planFurnishing } from './furnish.ts';
 import { mapWords, type Range, unreachable } from './userns.ts';
 
 /** What the plan of a bundle depends on, besides the launch. */
-export interface BundleFacts {
+interface BundleFacts {
   /** process.arch */
   architecture: string;
   /** umask(2) of the caller, in octal */
@@ -274,7 +274,7 @@ function filled<Fields extends object>(fields: Fields): Fields | undefined {
 }
 
 /** config.json of the container that this launch would start, config.md and config-linux.md. Pure. */
-export function planBundle(launch: Launch, facts: BundleFacts) {
+function planBundle(launch: Launch, facts: BundleFacts) {
   const { isolate, userNamespace, user, joins, privileged, masked, hostname, labels, stopSignal } = launch;
   const { devices, sysctls, isFiltered, limits } = launch;
   const given = launch.capabilities.filter((name) => facts.bounding.includes(name));

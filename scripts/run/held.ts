@@ -218,11 +218,13 @@ export async function holdUserNamespace({ uids, gids, byRoot, single }: UserName
   }
 }
 
+/** What hostShell returns. */
+export type HostShell = Awaited<ReturnType<typeof hostShell>>;
+
 /**
  * zx's `$` for the host's programs. A command that fails throws Failure with the program's messages. The program gets
  * `input` as its descriptor 0, and `descriptors` from 3 on.
  */
-export type HostShell = Awaited<ReturnType<typeof hostShell>>;
 export async function hostShell({
   input,
   descriptors = [],

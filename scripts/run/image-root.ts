@@ -14,13 +14,13 @@ import {
 import { basename, dirname, join } from 'node:path';
 import { Failure, reason, UsageError } from '../helpers/cli.ts';
 import { escapeControls } from '../helpers/messages.ts';
-import { attempt, readProc } from '../helpers/pids.ts';
+import { attempt, readPids, readProc } from '../helpers/pids.ts';
 import { requirePrograms } from '../helpers/programs.ts';
 import { sh } from '../helpers/shell.ts';
 import { perform } from '../helpers/steps.ts';
 import { formatSize, parseSize } from '../helpers/units.ts';
 import { openArchive, parseArchiveName, stemOf } from '../images/archives.ts';
-import { openCache, resolveImage } from '../images/cache.ts';
+import { openCache, type ResolveOptions, resolveImage } from '../images/cache.ts';
 import { chooseImage, hostPlatform } from '../images/choose.ts';
 import { asRoot } from '../images/confine.ts';
 import { fillFromImage } from '../images/fill.ts';
@@ -29,8 +29,8 @@ import { Progress } from '../images/progress.ts';
 import { parseReference, showReference } from '../images/reference.ts';
 import { mayMakeDevices } from '../images/unpack.ts';
 
-/** When a registry is asked: always, if the image is not in the cache, or never. As in Docker. */
-export type Pull = 'always' | 'missing' | 'never';
+/** When a registry is asked, as --pull says. */
+export type Pull = NonNullable<ResolveOptions['pull']>;
 
 /** The least recently used root file systems go when all are larger than this. */
 const maxRootBytes = 20e9;
@@ -38,7 +38,7 @@ const maxRootBytes = 20e9;
 const recentMilliseconds = 3600 * 1000;
 
 /** The root file system of an image. */
-export interface ImageRoot {
+interface ImageRoot {
   /** its path in the cache: nobody may write there */
   rootfs: string;
   /** what a container of it is called by default */
@@ -111,10 +111,7 @@ async function unpackImage(
 const remove = (path: string) => perform([{ run: sh`${asRoot} rm -rf -- ${path}` }]);
 
 /** Whether a process has a mount of a root file system of the cache: its overlay names the path. */
-const isMounted = (digits: string) =>
-  readdirSync('/proc').some(
-    (pid) => /^\d+$/.test(pid) && readProc(Number(pid), 'mountinfo')?.includes(digits),
-  );
+const isMounted = (digits: string) => readPids().some((pid) => readProc(pid, 'mountinfo')?.includes(digits));
 
 /** Removes what killed calls have left, and the least recently used roots while all are larger than the cache may be. */
 export async function trim(roots: string, maxBytes = maxRootBytes): Promise<void> {

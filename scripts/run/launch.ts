@@ -58,7 +58,7 @@ export async function launchContainer(launch: Launch): Promise<number> {
     const folder = detached && (reserved?.lockDescriptor ?? openSync(launch.runDirectory, 'r'));
     held = hold(launch, { holder: holder?.child.pid, network, folder });
     if (network !== undefined) closeSync(network);
-    closeInherited(); // no other program of this launch gets those of --preserve-fds
+    if (launch.preserved > 0) closeInherited(); // no other program of this launch gets them
     await zx(); // zx is loaded while the process starts
     const pid = Number(await held.waitForLine(/^\d+$/));
     held.pid = pid;

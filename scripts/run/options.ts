@@ -124,7 +124,7 @@ function makeVolume(option: string, from: string, to: string, options: string[])
     source: realpathSync(source),
     path: parsePath(option.slice(2), to),
     // nodev is kept, since --privileged does not add it
-    options: options.filter((word) => word === 'nodev' || ![...accepted, 'rslave'].includes(word)),
+    options: options.filter((word) => /^(ro|nosuid|nodev|noexec)$/.test(word)),
     ...(options.includes('rslave') && { receives: true }),
     ...(/^z$/im.test(options.join('\n')) && { relabels: true }),
   };
@@ -142,7 +142,7 @@ const mountKeys: Record<string, string> = {
  * `type=bind,source=SRC,target=DST[,readonly]` or `type=tmpfs,target=DST[,tmpfs-size=SIZE][,tmpfs-mode=MODE]`, as in
  * Docker.
  */
-export function parseMount(text: string): { volume: Volume } | { tmpfs: Tmpfs } {
+function parseMount(text: string): { volume: Volume } | { tmpfs: Tmpfs } {
   const given = new Map<string, string>();
   for (const word of text.split(',')) {
     const [, key = '', value = 'true'] = /^([\w-]+)(?:=(.*))?$/s.exec(word) ?? [];
@@ -256,7 +256,7 @@ export function checkTargets(mounts: [option: string, targets: { path: string }[
 }
 
 /** A parser that also accepts -1, which means unlimited, as in Docker. */
-export const orUnlimited =
+const orUnlimited =
   (parse: (text: string) => number) =>
   (text: string): number =>
     text === '-1' ? Infinity : parse(text);
@@ -339,7 +339,7 @@ const ofIpc = /^kernel\/(shm\w+|msg\w+|sem)$|^fs\/mqueue\/\w+$/;
  * `NAME=VALUE`, with dots or slashes in NAME as in sysctl(8). Only sysctls of an IPC or a network namespace: all others
  * are the host's too.
  */
-export function parseSysctl(text: string): Sysctl {
+function parseSysctl(text: string): Sysctl {
   const [, name = '', value = ''] = /^([\w./:-]+)=([^\0\n]+)$/.exec(text) ?? [];
   const words = name.split(name.includes('/') ? '/' : '.');
   if (name === '' || words.some((word) => /^\.*$/.test(word)))
@@ -353,26 +353,26 @@ export function parseSysctl(text: string): Sysctl {
 }
 
 /** When a registry is asked for an image. */
-export function parsePull(text: string): Pull {
+function parsePull(text: string): Pull {
   if (text === 'always' || text === 'missing' || text === 'never') return text;
   throw new UsageError(`--pull is always, missing or never, not ${text}`);
 }
 
 /** A file mode creation mask in octal, umask(2). */
-export function parseUmask(text: string): string {
+function parseUmask(text: string): string {
   if (/^0?[0-7]{1,3}$/.test(text)) return text;
   throw new UsageError(`--umask is an octal number from 0 to 777, not ${text}`);
 }
 
 /** A whole number from -1000, never killed, to 1000, proc_pid_oom_score_adj(5). */
-export function parseOomScore(text: string): number {
+function parseOomScore(text: string): number {
   const number = /^-?\d{1,4}$/.test(text) ? Number(text) : Number.NaN;
   if (Math.abs(number) <= 1000) return number;
   throw new UsageError(`--oom-score-adj is a whole number from -1000 to 1000, not ${text}`);
 }
 
 /** `CONTAINER:HOST[:COUNT]`: a line of uid_map, user_namespaces(7). */
-export const parseRange =
+const parseRange =
   (option: string) =>
   (text: string): Range => {
     const [inside, outside, count = 1] = /^\d{1,10}:\d{1,10}(:\d{1,10})?$/.test(text)
@@ -386,13 +386,13 @@ export const parseRange =
   };
 
 /** `KEY[=VALUE]`. */
-export function parseLabel(text: string): string {
+function parseLabel(text: string): string {
   if (/^[^=\0\n]+(=[^\0\n]*)?$/.test(text)) return text.includes('=') ? text : `${text}=`;
   throw new UsageError(`--label is KEY=VALUE without a newline, not ${JSON.stringify(text)}`);
 }
 
 /** A list such as `mount,pid`: `chroot`, and words for namespaces. */
-export function parseIsolate(text: string): Set<string> {
+function parseIsolate(text: string): Set<string> {
   const known = ['chroot', ...namespaces];
   const words = text.split(',');
   for (const word of words)

@@ -1,9 +1,9 @@
 // User namespaces: maps from a container's user and group IDs to those of the host, user_namespaces(7), subuid(5).
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { dirname } from 'node:path';
 import { Failure, UsageError } from '../helpers/cli.ts';
-import { attempt } from '../helpers/pids.ts';
+import { attempt, readPids } from '../helpers/pids.ts';
 import { findProgram, quote } from '../helpers/shell.ts';
 import type { User } from './command.ts';
 
@@ -141,7 +141,7 @@ const [firstBase, lastBase] = [0x80000, 0x6fff0000];
  */
 export function freeNamespace(name: string): UserNamespace {
   const taken: [first: number, end: number][] = [];
-  for (const pid of readdirSync('/proc').filter((word) => /^\d+$/.test(word)))
+  for (const pid of readPids())
     for (const { outside, count } of parseIdMap(readText(`/proc/${pid}/uid_map`)))
       if (count < 2 ** 32 - 1) taken.push([outside, outside + count]);
   for (const line of `${readText('/etc/subuid')}\n${readText('/etc/subgid')}`.split('\n').filter(Boolean)) {

@@ -1,5 +1,4 @@
 // Containers of other engines, which last as long as a test looks at them.
-
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
@@ -96,30 +95,13 @@ export async function withPodman(name: string, words: string[], look: (sleep: nu
   const command = ['sleep', newSeconds()];
   // where root may not raise its limits, Podman's defaults fail
   const limits = ['--ulimit', 'nofile=1024:1024', '--ulimit', 'nproc=1024:1024'];
-  const podman = ['podman', '--runtime', 'runc', '--cgroup-manager', 'cgroupfs'];
-  // Podman leaves the cgroup that its own are in: one of this name can be removed afterwards
+  const podman = ['--runtime', 'runc', '--cgroup-manager', 'cgroupfs'];
   const options = [
-    '--rm',
-    '--cgroup-parent',
-    `/${name}`,
-    '--name',
-    name,
-    '--env',
-    mark,
-    '--network',
-    'host',
-    '--log-driver',
-    'none',
-    ...limits,
-    ...words,
+    // Podman leaves the cgroup that its own are in: one of this name can be removed afterwards
+    ...['--rm', '--cgroup-parent', `/${name}`, '--name', name, '--env', mark, '--network', 'host'],
+    ...['--log-driver', 'none', ...limits, ...words, '--rootfs', `${rootfs}:O`],
   ];
-  const child = spawn(
-    'podman',
-    [...podman.slice(1), 'run', ...options, '--rootfs', `${rootfs}:O`, ...command],
-    {
-      stdio: 'ignore',
-    },
-  );
+  const child = spawn('podman', [...podman, 'run', ...options, ...command], { stdio: 'ignore' });
   const end = once(child, 'exit');
   try {
     await look(
@@ -129,7 +111,7 @@ export async function withPodman(name: string, words: string[], look: (sleep: nu
       }),
     );
   } finally {
-    await execute([...podman, 'kill', '--signal', 'KILL', name]);
+    await execute(['podman', ...podman, 'kill', '--signal', 'KILL', name]);
     await end;
     // conmon(8) ends a moment later
     const left = () => readHierarchies().filter(({ mountPoint }) => !removeCgroups(join(mountPoint, name)));
