@@ -10,7 +10,7 @@ import { attempt } from '../helpers/pids.ts';
 import { manifestTypes, maxManifestBytes } from './choose.ts';
 import { decompress, findCompression, isTar, startBytes } from './compression.ts';
 import { collect } from './http.ts';
-import { checkDigest, type Descriptor, type ImageSource, type Manifest } from './image.ts';
+import { checkDigest, type Descriptor, type ImageSource, isObject, isText, type Manifest } from './image.ts';
 import { type Part, readPart, spool } from './spool.ts';
 import { digestOf, readBlob } from './verify.ts';
 
@@ -231,10 +231,6 @@ async function readJson(files: Files, name: string): Promise<unknown> {
   }
 }
 
-const isText = (value: unknown) => typeof value === 'string';
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
-
 /** An image of an archive: the names that it has there. */
 interface Named {
   names: string[];
@@ -277,7 +273,7 @@ const ambiguous = (images: Named[], { transport, path }: ArchiveName) => {
 async function openLayout(name: ArchiveName, files: Files): Promise<ArchiveSource> {
   const layout = await readJson(files, 'oci-layout');
   const { imageLayoutVersion: version } = isObject(layout) ? layout : {};
-  if (!isText(version) || !(version as string).startsWith('1.'))
+  if (!isText(version) || !version.startsWith('1.'))
     throw new Failure(
       `it is not an OCI image layout of version 1: imageLayoutVersion is ${show(String(version))}`,
     );
@@ -289,7 +285,7 @@ async function openLayout(name: ArchiveName, files: Files): Promise<ArchiveSourc
     const values = isObject(annotations)
       ? ['org.opencontainers.image.ref.name', 'io.containerd.image.name'].map((key) => annotations[key])
       : [];
-    return { manifest, names: values.filter((value): value is string => typeof value === 'string') };
+    return { manifest, names: values.filter(isText) };
   });
   const blobPart = (digest: unknown) =>
     files.find(`blobs/sha256/${checkDigest(digest).slice('sha256:'.length)}`);
@@ -314,7 +310,7 @@ async function openLayout(name: ArchiveName, files: Files): Promise<ArchiveSourc
       if (!Number.isSafeInteger(size) || (size as number) < 0)
         throw new Failure('index.json has an image without a size');
       const blob = {
-        mediaType: isText(mediaType) ? (mediaType as string) : '',
+        mediaType: isText(mediaType) ? mediaType : '',
         digest: checkDigest(digest),
         size: size as number,
       };
@@ -344,7 +340,7 @@ async function openDocker(name: ArchiveName, files: Files): Promise<ArchiveSourc
   if (!Array.isArray(list) || list.length === 0) throw new Failure('manifest.json is not a list of images');
   const images = list.map((value: unknown): DockerImage => {
     const { Config: config, Layers: layers, RepoTags: names } = isObject(value) ? value : {};
-    if (typeof config !== 'string' || !Array.isArray(layers) || !layers.every(isText))
+    if (!isText(config) || !Array.isArray(layers) || !layers.every(isText))
       throw new Failure('manifest.json has an image without Config or Layers');
     if (!Array.isArray(names ?? []) || !((names ?? []) as unknown[]).every(isText))
       throw new Failure('manifest.json has an image whose RepoTags are not a list of names');

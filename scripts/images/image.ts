@@ -55,6 +55,11 @@ export interface Image {
   diffIds: string[];
 }
 
+/** What JSON of others holds, before it is used. */
+export const isText = (value: unknown): value is string => typeof value === 'string';
+export const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+
 /** Throws Failure for what is no digest that can be verified here. A digest is also a file name: it has no slash. */
 export function checkDigest(text: unknown): string {
   if (typeof text === 'string' && /^sha256:[0-9a-f]{64}$/.test(text)) return text;
