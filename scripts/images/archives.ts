@@ -10,7 +10,15 @@ import { attempt } from '../helpers/pids.ts';
 import { manifestTypes, maxManifestBytes } from './choose.ts';
 import { decompress, findCompression, isTar, startBytes } from './compression.ts';
 import { collect } from './http.ts';
-import { checkDigest, type Descriptor, type ImageSource, isObject, isText, type Manifest } from './image.ts';
+import {
+  blobName,
+  checkDigest,
+  type Descriptor,
+  type ImageSource,
+  isObject,
+  isText,
+  type Manifest,
+} from './image.ts';
 import { type Part, readPart, spool } from './spool.ts';
 import { digestOf, readBlob } from './verify.ts';
 
@@ -287,8 +295,7 @@ async function openLayout(name: ArchiveName, files: Files): Promise<ArchiveSourc
       : [];
     return { manifest, names: values.filter(isText) };
   });
-  const blobPart = (digest: unknown) =>
-    files.find(`blobs/sha256/${checkDigest(digest).slice('sha256:'.length)}`);
+  const blobPart = (digest: string) => files.find(blobName(digest));
   const source: ArchiveSource = {
     name: showName(name),
     async openManifest(reference) {

@@ -65,3 +65,6 @@ export function checkDigest(text: unknown): string {
   if (typeof text === 'string' && /^sha256:[0-9a-f]{64}$/.test(text)) return text;
   throw new Failure(`not a sha256 digest: ${JSON.stringify(text)}`);
 }
+
+/** The name of a blob's file in an OCI layout, image-layout.md. Throws Failure as checkDigest. */
+export const blobName = (digest: unknown) => `blobs/${checkDigest(digest).replace(':', '/')}`;
