@@ -244,13 +244,16 @@ interface Named {
   names: string[];
 }
 
+/** Images by their first names, or by their numbers, for a message. */
+const firstNames = (images: Named[]) => images.map(({ names: [first] }, index) => first ?? `@${index}`);
+const showNames = (names: string[]) =>
+  `${names.slice(0, 10).map(show).join(', ')}${names.length > 10 ? ' …' : ''}`;
+
 /**
  * The images that a reference names: by a whole name, by its end after a slash, without `:latest`, or `@N` by number.
  * Without a reference they are all images. Throws a Failure with the names if there is none.
  */
 function pick<Image extends Named>(images: Image[], { transport, path, reference }: ArchiveName): Image[] {
-  const names = images.flatMap((image, index) => image.names[0] ?? `@${index}`);
-  const hint = `${names.slice(0, 10).map(show).join(', ')}${names.length > 10 ? ' …' : ''}`;
   if (reference === undefined) return images;
   const number = /^@(\d{1,9})$/.exec(reference)?.[1];
   const isNamed = (form: (name: string) => boolean) => images.filter((image) => image.names.some(form));
@@ -264,16 +267,17 @@ function pick<Image extends Named>(images: Image[], { transport, path, reference
       ? forms.map(isNamed).find((list) => list.length > 0)
       : images.slice(Number(number), Number(number) + 1);
   if (!found || found.length === 0)
-    throw new Failure(`it has no image ${show(reference)}, but ${hint}: type ${transport}:${path}:REFERENCE`);
+    throw new Failure(
+      `it has no image ${show(reference)}, but ${showNames(firstNames(images))}: type ${transport}:${path}:REFERENCE`,
+    );
   return found;
 }
 
 /** The error for several images of which none was chosen. */
 const ambiguous = (images: Named[], { transport, path }: ArchiveName) => {
-  const names = images.map((image, index) => image.names[0] ?? `@${index}`);
-  const [first = ''] = names;
+  const names = firstNames(images);
   return new Failure(
-    `it has ${images.length} images, ${names.slice(0, 10).map(show).join(', ')}${names.length > 10 ? ' …' : ''}: choose one, such as ${transport}:${path}:${first}`,
+    `it has ${images.length} images, ${showNames(names)}: choose one, such as ${transport}:${path}:${names[0]}`,
   );
 };
 
