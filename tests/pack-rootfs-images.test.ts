@@ -1,6 +1,8 @@
 // pack-rootfs.ts: images, as other programs read them: skopeo, umoci, podman, docker-registry, and fetch-rootfs.ts.
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import {
   existsSync,
   mkdirSync,
@@ -15,14 +17,14 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { findDifference } from '../scripts/pack-rootfs/difference.ts';
-import { treeOf } from './helpers/images.ts';
+import { layer, treeOf } from './helpers/images.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { makeOddTree, oddTreeNeeds, sh } from './helpers/odd-tree.ts';
 import { pack, refused } from './helpers/pack.ts';
-import { startRegistry } from './helpers/registry.ts';
+import { fakeRegistry, startRegistry } from './helpers/registry.ts';
 import { schemaErrors } from './helpers/schema.ts';
-import { call, execute, rootfs, script } from './helpers/script.ts';
+import { call, execute, rootfs, script, until } from './helpers/script.ts';
 import { test } from './helpers/slow.ts';
 
 const root = { skip: needs('root', 'namespaces') };
@@ -471,6 +473,36 @@ test('what a difference consists of', () => {
     [],
   );
 });
+
+test(
+  'the layers of --base are read at the same time, and neither a signal nor an error waits for them',
+  root,
+  async (t) => {
+    const folder = scratchFolder('pack-image');
+    const tree = small(folder);
+    const layers = ['a', 'b'].map((name) => layer([{ name }]));
+    let fails = false;
+    const registry = await fakeRegistry(t, layers, (_, response, path) => {
+      const [first, second] = registry.digests.layers as [string, string];
+      if (path.endsWith(first) && fails) return response.writeHead(404).end();
+      return path.endsWith(first) || path.endsWith(second) ? undefined : false; // without an answer
+    });
+    for (const signal of ['SIGINT', undefined] as const) {
+      registry.requests.length = 0;
+      const words = [tree, '--base', `docker://${registry.image}`, '--oci', join(folder, 'layout')];
+      const env = { ...process.env, XDG_CACHE_HOME: join(folder, 'cache') };
+      fails = signal === undefined;
+      const child = spawn(script('pack-rootfs'), words, { env, stdio: 'ignore' });
+      const ended = once(child, 'close');
+      const isAsked = () =>
+        registry.digests.layers.every((digest) => registry.requests.some((one) => one.endsWith(digest)));
+      await until('both layers are asked for', isAsked);
+      if (signal) child.kill(signal);
+      assert.deepEqual(await ended, signal ? [null, signal] : [1, null]);
+      assert.deepEqual(readdirSync(folder).sort(), ['cache', 'small']);
+    }
+  },
+);
 
 test(
   '--push sends to a registry, what skopeo and fetch-rootfs.ts get from it',
