@@ -21,8 +21,7 @@ import { partialOf } from '../helpers/partial.ts';
 import { attempt, namespaceInode, readProcesses } from '../helpers/pids.ts';
 import { rootfsFolder } from '../helpers/rootfs.ts';
 import { quote, runProgram, sh } from '../helpers/shell.ts';
-import { perform } from '../helpers/steps.ts';
-import { asRoot } from '../images/confine.ts';
+import { removeTree } from '../images/confine.ts';
 
 /** Where a root file system comes from. */
 export interface Origin {
@@ -87,11 +86,6 @@ export async function listNamed(): Promise<Named[]> {
     list.push({ name, path, bytes: kibibytes ? Number(kibibytes) * 1024 : null, ...readOrigin(path) });
   }
   return list;
-}
-
-/** Removes a tree with rm(1), which takes paths of any depth; root of a user namespace may remove read-only directories. */
-export async function removeTree(path: string): Promise<void> {
-  if (existsSync(path)) await perform([{ run: sh`${asRoot} rm -rf --one-file-system -- ${path}` }]);
 }
 
 /** The path of a directory in rootfs/. Throws a Failure if there is none of this name. */
