@@ -21,7 +21,7 @@ import { layer, treeOf } from './helpers/images.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { makeOddTree, oddTreeNeeds, sh } from './helpers/odd-tree.ts';
-import { pack, refused } from './helpers/pack.ts';
+import { small as fresh, pack, pathsIn, refused } from './helpers/pack.ts';
 import { fakeRegistry, startRegistry } from './helpers/registry.ts';
 import { schemaErrors } from './helpers/schema.ts';
 import { call, execute, rootfs, script, until } from './helpers/script.ts';
@@ -62,11 +62,9 @@ function unpack(layout: string, into: string, tag = 'latest'): string {
   return join(into, 'rootfs');
 }
 
-/** A small root file system, in a new directory. */
-function small(folder: string, name = 'small'): string {
-  const tree = join(folder, name);
-  mkdirSync(join(tree, 'etc'), { recursive: true });
-  writeFileSync(join(tree, 'etc/motd'), 'hello\n');
+/** A small root file system, with times that are always the same. */
+function small(folder: string, name?: string): string {
+  const tree = fresh(folder, name);
   utimesSync(join(tree, 'etc/motd'), 1_600_000_000, 1_600_000_000);
   for (const path of ['etc', '.']) utimesSync(join(tree, path), 1_500_000_000, 1_500_000_000);
   return tree;
@@ -110,11 +108,7 @@ test('an OCI layout is what the specification says, and always the same bytes', 
   assert.equal(sh('tar -tzf "$1"', layer), './\n./etc/\n./etc/motd\n');
   assert.equal(statSync(layout).mode & 0o777, 0o700, 'it may hold password hashes');
 
-  const [again, masked, epoch] = ['again', 'masked', 'epoch'].map((name) => join(folder, name)) as [
-    string,
-    string,
-    string,
-  ];
+  const [again, masked, epoch] = pathsIn(folder, 'again', 'masked', 'epoch');
   await pack([tree, '--oci', again, ...configOptions]);
   sh('umask 077; "$@"', script('pack-rootfs'), '--quiet', tree, '--oci', masked, ...configOptions);
   for (const other of [again, masked]) assert.equal(sh('diff -r "$1" "$2"', layout, other), '');
@@ -231,11 +225,7 @@ test(
   async () => {
     const folder = scratchFolder('pack-image');
     const tree = makeOddTree(join(folder, 'tree'));
-    const [file, back, again] = ['a.tar', 'back', 'again.tar'].map((name) => join(folder, name)) as [
-      string,
-      string,
-      string,
-    ];
+    const [file, back, again] = pathsIn(folder, 'a.tar', 'back', 'again.tar');
     await pack([tree, '--docker', file, ...configOptions]);
     const fetched = await call('fetch-rootfs', ['--platform', 'linux/arm64', `docker-archive:${file}`, back]);
     assert.equal(fetched.code, 0, fetched.stderr);
