@@ -19,6 +19,7 @@ import {
   isText,
   type Manifest,
 } from './image.ts';
+import { block } from './inspector.ts';
 import { type Part, readPart, spool } from './spool.ts';
 import { digestOf, readBlob } from './verify.ts';
 
@@ -117,7 +118,6 @@ class Directory implements Files {
   }
 }
 
-const block = 512;
 const maxEntries = 10_000;
 const maxHeaderBytes = 1 << 20;
 /** each layer of an old docker archive may be a link to another, and that one again */
