@@ -11,6 +11,7 @@ rootfs=${1:+$(realpath "$1")}
 cd "$(dirname "$(readlink -f "$0")")/.."
 rounds=${2:-10}
 node=${NODE:-$(command -v node)}
+. bench/helpers/peak.sh
 
 npm run --silent build
 scratch=$(mktemp -d -p "$([ "$(stat -f -c %T /dev/shm)" = tmpfs ] && echo /dev/shm || echo "${TMPDIR:-/tmp}")")
@@ -43,22 +44,9 @@ run() {
   esac >/dev/null
 }
 
-# the most that the processes of a command ever had in memory together, sampled: they are a session of their own
 export -f run
 export out rootfs node
 export EXACT="${exact[*]}"
-peak() {
-  local most=0 now
-  # shellcheck disable=SC2016 # the shell that is started expands it
-  setsid bash -c 'read -ra exact <<<"$EXACT"; run "$1"' peak "$1" &
-  while kill -0 $! 2>/dev/null; do
-    now=$(ps -o rss= -s $! | awk '{ sum += $1 } END { print sum + 0 }')
-    [ "$now" -le "$most" ] || most=$now
-    sleep 0.02
-  done
-  wait $!
-  echo $((most / 1024))
-}
 
 times=()
 for ((round = 0; round <= rounds; round++)); do
@@ -70,7 +58,12 @@ for ((round = 0; round <= rounds; round++)); do
   done
 done
 peaks=()
-for index in "${!names[@]}"; do peaks+=("$(peak "$index")"); done
+for index in "${!names[@]}"; do
+  # shellcheck disable=SC2016 # the shell that is started expands it
+  setsid bash -c 'read -ra exact <<<"$EXACT"; run "$1"' run "$index" &
+  peak $!
+  peaks+=("$((kibibytes / 1024))")
+done
 
 "$node" -e '
   const lists = process.argv[1].split("\n").filter(Boolean).map((line) => line.trim().split(" ").map((ns) => ns / 1e9).sort((a, b) => a - b));

@@ -11,6 +11,7 @@ unset NODE_EXTRA_CA_CERTS
 cd "$(dirname "$(readlink -f "$0")")/.."
 runs=${1:-5}
 node=${NODE:-$(command -v node)}
+. bench/helpers/peak.sh
 for program in docker-registry skopeo umoci; do
   command -v $program >/dev/null || { echo "bench: $program is missing: apt-get install $program" >&2; exit 1; }
 done
@@ -60,13 +61,8 @@ for ((run = 0; run < runs; run++)); do
     how=$(turn "$index")
     start=$(date +%s%N)
     setsid bash -c "$how" &
-    # the most that the processes of a session ever have in memory together, sampled
-    while kill -0 $! 2>/dev/null; do
-      now=$(ps -o rss=,args= -s $! | awk '!/^ *[0-9]+ bash -c/ { sum += $1 } END { print sum + 0 }')
-      [ "$now" -le "${peaks[index]}" ] || peaks[index]=$now
-      sleep 0.05
-    done
-    wait $!
+    peak $!
+    [ "$kibibytes" -le "${peaks[index]}" ] || peaks[index]=$kibibytes
     times[index]+=" $((($(date +%s%N) - start) / 1000000))"
   done
 done

@@ -11,6 +11,7 @@ tarball=${1:+$(realpath "$1")}
 cd "$(dirname "$(readlink -f "$0")")/.."
 runs=${2:-10}
 node=${NODE:-$(command -v node)}
+. bench/helpers/peak.sh
 
 command -v hyperfine >/dev/null || { echo "bench: hyperfine is missing: apt-get install hyperfine" >&2; exit 1; }
 npm run --silent build
@@ -44,23 +45,13 @@ hyperfine --shell=none --warmup 1 --runs "$runs" --prepare "sh -c 'rm -rf $into;
   --export-json "$scratch/result" "${commands[@]}" >/dev/null 2>&1 ||
   { echo "bench: one of the commands failed: ${commands[*]}" >&2; exit 1; }
 
-# the most that the processes of a command ever had in memory together, sampled: they are a session of their own
-peak() {
-  local most=0 now
-  rm -rf "$into" && mkdir "$into"
-  setsid "$@" >/dev/null &
-  while kill -0 $! 2>/dev/null; do
-    now=$(ps -o rss= -s $! | awk '{ sum += $1 } END { print sum + 0 }')
-    [ "$now" -le "$most" ] || most=$now
-    sleep 0.02
-  done
-  wait $!
-  echo $((most / 1024))
-}
 peaks=()
 for index in "${!commands[@]}"; do
   read -ra words <<<"${commands[index]}"
-  peaks+=("$(set -f && peak "${words[@]}")")
+  rm -rf "$into" && mkdir "$into"
+  setsid "${words[@]}" >/dev/null &
+  peak $!
+  peaks+=("$((kibibytes / 1024))")
 done
 
 "$node" -e '

@@ -97,7 +97,7 @@ import { planByHand, printArchive, printImage } from './fetch-rootfs/by-hand.ts'
 import { list, remove } from './fetch-rootfs/commands.ts';
 import { planHostRootfs } from './fetch-rootfs/host-rootfs.ts';
 import { fillArchive, fillImage, type Made, openImage, registryOptions } from './fetch-rootfs/image.ts';
-import { removeTree, sweepNotes, writeOrigin } from './fetch-rootfs/named.ts';
+import { sweepNotes, writeOrigin } from './fetch-rootfs/named.ts';
 import { type Fetch, limitsOf, openTarball } from './fetch-rootfs/source.ts';
 import { scriptPath } from './helpers/called.ts';
 import { Failure, HelpNeeded, isGiven, kebab, main, reason, UsageError, type Values } from './helpers/cli.ts';
@@ -110,7 +110,7 @@ import { makeDirectory, perform, type Step, toShell } from './helpers/steps.ts';
 import { formatSize, parseSize } from './helpers/units.ts';
 import { parseArchiveName, stemOf } from './images/archives.ts';
 import { chooseImage, parsePlatform } from './images/choose.ts';
-import { asRoot, isRoot } from './images/confine.ts';
+import { asRoot, isRoot, removeTree } from './images/confine.ts';
 import { shown } from './images/http.ts';
 import { parseReference, wantedOf } from './images/reference.ts';
 import { openRegistry, parseMirror, parseRegistry } from './images/registry.ts';

@@ -313,6 +313,8 @@ await main(import.meta.url, { options, operands: [0, 2], rest: true }, async (va
     console.log(values.json ? JSON.stringify(made, null, 2) : made.digest);
     return 0;
   } catch (error) {
+    // layers of a base that are still read would keep this process alive
+    setImmediate(() => process.exit());
     if (error instanceof UsageError || error instanceof OutputError) throw error;
     throw new Failure(`cannot pack ${operand}: ${reason(error)}`, { cause: error });
   }

@@ -1,6 +1,8 @@
 // pack-rootfs.ts: images, as other programs read them: skopeo, umoci, podman, docker-registry, and fetch-rootfs.ts.
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import {
   existsSync,
   mkdirSync,
@@ -15,14 +17,14 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { findDifference } from '../scripts/pack-rootfs/difference.ts';
-import { treeOf } from './helpers/images.ts';
+import { layer, treeOf } from './helpers/images.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { makeOddTree, oddTreeNeeds, sh } from './helpers/odd-tree.ts';
-import { pack, refused } from './helpers/pack.ts';
-import { startRegistry } from './helpers/registry.ts';
+import { small as fresh, pack, pathsIn, refused } from './helpers/pack.ts';
+import { fakeRegistry, startRegistry } from './helpers/registry.ts';
 import { schemaErrors } from './helpers/schema.ts';
-import { call, execute, rootfs, script } from './helpers/script.ts';
+import { call, execute, rootfs, script, until } from './helpers/script.ts';
 import { test } from './helpers/slow.ts';
 
 const root = { skip: needs('root', 'namespaces') };
@@ -60,11 +62,9 @@ function unpack(layout: string, into: string, tag = 'latest'): string {
   return join(into, 'rootfs');
 }
 
-/** A small root file system, in a new directory. */
-function small(folder: string, name = 'small'): string {
-  const tree = join(folder, name);
-  mkdirSync(join(tree, 'etc'), { recursive: true });
-  writeFileSync(join(tree, 'etc/motd'), 'hello\n');
+/** A small root file system, with times that are always the same. */
+function small(folder: string, name?: string): string {
+  const tree = fresh(folder, name);
   utimesSync(join(tree, 'etc/motd'), 1_600_000_000, 1_600_000_000);
   for (const path of ['etc', '.']) utimesSync(join(tree, path), 1_500_000_000, 1_500_000_000);
   return tree;
@@ -108,11 +108,7 @@ test('an OCI layout is what the specification says, and always the same bytes', 
   assert.equal(sh('tar -tzf "$1"', layer), './\n./etc/\n./etc/motd\n');
   assert.equal(statSync(layout).mode & 0o777, 0o700, 'it may hold password hashes');
 
-  const [again, masked, epoch] = ['again', 'masked', 'epoch'].map((name) => join(folder, name)) as [
-    string,
-    string,
-    string,
-  ];
+  const [again, masked, epoch] = pathsIn(folder, 'again', 'masked', 'epoch');
   await pack([tree, '--oci', again, ...configOptions]);
   sh('umask 077; "$@"', script('pack-rootfs'), '--quiet', tree, '--oci', masked, ...configOptions);
   for (const other of [again, masked]) assert.equal(sh('diff -r "$1" "$2"', layout, other), '');
@@ -229,11 +225,7 @@ test(
   async () => {
     const folder = scratchFolder('pack-image');
     const tree = makeOddTree(join(folder, 'tree'));
-    const [file, back, again] = ['a.tar', 'back', 'again.tar'].map((name) => join(folder, name)) as [
-      string,
-      string,
-      string,
-    ];
+    const [file, back, again] = pathsIn(folder, 'a.tar', 'back', 'again.tar');
     await pack([tree, '--docker', file, ...configOptions]);
     const fetched = await call('fetch-rootfs', ['--platform', 'linux/arm64', `docker-archive:${file}`, back]);
     assert.equal(fetched.code, 0, fetched.stderr);
@@ -471,6 +463,36 @@ test('what a difference consists of', () => {
     [],
   );
 });
+
+test(
+  'the layers of --base are read at the same time, and neither a signal nor an error waits for them',
+  root,
+  async (t) => {
+    const folder = scratchFolder('pack-image');
+    const tree = small(folder);
+    const layers = ['a', 'b'].map((name) => layer([{ name }]));
+    let fails = false;
+    const registry = await fakeRegistry(t, layers, (_, response, path) => {
+      const [first, second] = registry.digests.layers as [string, string];
+      if (path.endsWith(first) && fails) return response.writeHead(404).end();
+      return path.endsWith(first) || path.endsWith(second) ? undefined : false; // without an answer
+    });
+    for (const signal of ['SIGINT', undefined] as const) {
+      registry.requests.length = 0;
+      const words = [tree, '--base', `docker://${registry.image}`, '--oci', join(folder, 'layout')];
+      const env = { ...process.env, XDG_CACHE_HOME: join(folder, 'cache') };
+      fails = signal === undefined;
+      const child = spawn(script('pack-rootfs'), words, { env, stdio: 'ignore' });
+      const ended = once(child, 'close');
+      const isAsked = () =>
+        registry.digests.layers.every((digest) => registry.requests.some((one) => one.endsWith(digest)));
+      await until('both layers are asked for', isAsked);
+      if (signal) child.kill(signal);
+      assert.deepEqual(await ended, signal ? [null, signal] : [1, null]);
+      assert.deepEqual(readdirSync(folder).sort(), ['cache', 'small']);
+    }
+  },
+);
 
 test(
   '--push sends to a registry, what skopeo and fetch-rootfs.ts get from it',

@@ -25,7 +25,7 @@ import { treeOf } from './helpers/images.ts';
 import { scratchFolder } from './helpers/leftovers.ts';
 import { needs } from './helpers/needs.ts';
 import { allocated, makeOddTree, oddTreeNeeds, sh } from './helpers/odd-tree.ts';
-import { pack, refused } from './helpers/pack.ts';
+import { pack, pathsIn, refused, small } from './helpers/pack.ts';
 import { become, call, execute, rootfs, script, until } from './helpers/script.ts';
 import { test as slow } from './helpers/slow.ts';
 import { needsMappedIds } from './helpers/userns.ts';
@@ -43,25 +43,13 @@ const namesIn = (file: string) => sh('tar -tf "$1"', file).trim().split('\n').so
 /** The text of a file in a tarball. */
 const textIn = (file: string, name: string) => sh('tar -xOf "$1" "$2"', file, name);
 
-/** A small root file system, in a new directory. */
-function small(folder: string): string {
-  const tree = join(folder, 'small');
-  mkdirSync(join(tree, 'etc'), { recursive: true });
-  writeFileSync(join(tree, 'etc/motd'), 'hello\n');
-  return tree;
-}
-
 test(
   'the same content gives the same bytes: again, and from a copy with inodes and attributes in another order',
   odd,
   async () => {
     const folder = scratchFolder('pack');
     const tree = makeOddTree(join(folder, 'tree'));
-    const [one, again, other] = ['one.tar', 'again.tar', 'other.tar'].map((name) => join(folder, name)) as [
-      string,
-      string,
-      string,
-    ];
+    const [one, again, other] = pathsIn(folder, 'one.tar', 'again.tar', 'other.tar');
     const copy = join(folder, 'copy');
     sh(
       `mkdir "$2" && tar -C "$1" --xattrs --xattrs-include='*' --numeric-owner --sparse --format=posix -c . >"$2.tar"
@@ -141,7 +129,7 @@ test('SOURCE_DATE_EPOCH is the latest time in a tarball', root, async () => {
   const tree = small(folder);
   utimesSync(join(tree, 'etc/motd'), 1_000_000_000, 1_000_000_000);
   utimesSync(join(tree, 'etc'), 1_600_000_000, 1_600_000_000);
-  const [one, other] = [join(folder, 'one.tar'), join(folder, 'other.tar')];
+  const [one, other] = pathsIn(folder, 'one.tar', 'other.tar');
   const env = { SOURCE_DATE_EPOCH: '1500000000' };
   await pack([tree, one], env);
   const times = sh('tar --utc --full-time -tvf "$1"', one);
@@ -157,7 +145,7 @@ slow('--dry-run prints commands that make the same tarball', root, async () => {
   const folder = scratchFolder('pack');
   const tree = small(folder);
   mkdirSync(join(tree, 'mnt'));
-  const [file, byHand] = [join(folder, 'it is.tar'), join(folder, 'by hand.tar')];
+  const [file, byHand] = pathsIn(folder, 'it is.tar', 'by hand.tar');
   await pack([tree, file]);
   const { stdout } = await pack(['--dry-run', tree, byHand]);
   assert(!existsSync(byHand), 'nothing is made');

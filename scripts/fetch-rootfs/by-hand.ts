@@ -1,7 +1,7 @@
 // How an engineer would unpack an archive by hand, for --dry-run. fetch-rootfs.ts itself checks the archive in the
 // stream, and confines tar(1): that is no short runbook.
-import { type Command, quote, sh } from '../helpers/shell.ts';
-import type { Step } from '../helpers/steps.ts';
+import { quote, sh } from '../helpers/shell.ts';
+import { printCommand, type Step } from '../helpers/steps.ts';
 import { type Image, imageFile } from '../images/image.ts';
 import { type TarInspector, usualDevices } from '../images/inspector.ts';
 import type { ByHand } from '../images/registry.ts';
@@ -124,16 +124,17 @@ export function printArchive(
   const lines = [
     ...(directory
       ? []
-      : [sh`mkdir ${folder}`, sh`tar --extract --file=${file} --directory=${folder}`].map(printed)),
+      : [
+          printCommand(sh`mkdir ${folder}`),
+          printCommand(sh`tar --extract --file=${file} --directory=${folder}`),
+        ]),
     ...layersRemark,
     `for layer in ${layers.map(quote).join(' \\\n  ')}; do`,
     ...applyLines(root, `${quote(folder)}/"$layer"`),
     'done',
     '# the configuration, which run.ts reads',
-    printed(sh`cp ${folder}/${config} ${root}/${imageFile}`),
-    ...(directory ? [] : [printed(sh`rm -r ${folder}`)]),
+    printCommand(sh`cp ${folder}/${config} ${root}/${imageFile}`),
+    ...(directory ? [] : [printCommand(sh`rm -r ${folder}`)]),
   ];
   return lines.map((line) => `${line}\n`).join('');
 }
-
-const printed = (command: Command) => command.map(quote).join(' ');

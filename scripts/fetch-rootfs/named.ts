@@ -19,10 +19,9 @@ import { didYouMean } from '../helpers/messages.ts';
 import { isBelow, type Mount, mountOf, overlayDirectories, readMounts } from '../helpers/mounts.ts';
 import { partialOf } from '../helpers/partial.ts';
 import { attempt, namespaceInode, readProcesses } from '../helpers/pids.ts';
-import { rootfsFolder } from '../helpers/rootfs.ts';
+import { rootfsFolder, rootfsNames } from '../helpers/rootfs.ts';
 import { quote, runProgram, sh } from '../helpers/shell.ts';
-import { perform } from '../helpers/steps.ts';
-import { asRoot } from '../images/confine.ts';
+import { removeTree } from '../images/confine.ts';
 
 /** Where a root file system comes from. */
 export interface Origin {
@@ -69,17 +68,10 @@ function readOrigin(path: string): Pick<Named, 'source' | 'digest' | 'fetchedAt'
   return { source: text(note.source), digest: text(note.digest), fetchedAt: text(note.fetchedAt) };
 }
 
-/** The names of the directories in rootfs/. */
-const names = () =>
-  (attempt(() => readdirSync(rootfsFolder, { withFileTypes: true })) ?? [])
-    .filter((entry) => entry.isDirectory() && !entry.name.startsWith('.'))
-    .map(({ name }) => name)
-    .sort();
-
 /** The root file systems in rootfs/, by name. */
 export async function listNamed(): Promise<Named[]> {
   const list: Named[] = [];
-  for (const name of names()) {
+  for (const name of rootfsNames()) {
     const path = join(rootfsFolder, name);
     // of one file system, and hard links once, du(1); directories that this user may not read are left out
     const { stdout } = await runProgram(sh`du -skx -- ${path}`);
@@ -89,18 +81,13 @@ export async function listNamed(): Promise<Named[]> {
   return list;
 }
 
-/** Removes a tree with rm(1), which takes paths of any depth; root of a user namespace may remove read-only directories. */
-export async function removeTree(path: string): Promise<void> {
-  if (existsSync(path)) await perform([{ run: sh`${asRoot} rm -rf --one-file-system -- ${path}` }]);
-}
-
 /** The path of a directory in rootfs/. Throws a Failure if there is none of this name. */
 export function findNamed(name: string): string {
   const path = join(rootfsFolder, name);
   const stats = name.includes('/') ? undefined : attempt(() => lstatSync(path));
-  if (stats?.isDirectory() && names().includes(name)) return path;
+  if (stats?.isDirectory() && rootfsNames().includes(name)) return path;
   if (stats?.isSymbolicLink()) throw new Failure(`${path} is a symlink: type rm ${quote(path)}`);
-  const hint = didYouMean(name, names()) || `: type ${scriptPath()} ls`;
+  const hint = didYouMean(name, rootfsNames()) || `: type ${scriptPath()} ls`;
   throw new Failure(`there is no root file system ${quote(name)} in ${rootfsFolder}${hint}`);
 }
 

@@ -1,7 +1,8 @@
 // The directory of named root file systems.
-import { realpathSync } from 'node:fs';
+import { readdirSync, realpathSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
+import { attempt } from './pids.ts';
 
 const scriptFolder = dirname(realpathSync(process.argv[1] ?? '.'));
 
@@ -20,3 +21,10 @@ export const rootfsFolder = scriptFolder.endsWith('/node_modules/barehand/dist')
   : /\/(scripts|dist)$/.test(scriptFolder)
     ? join(scriptFolder, '..', 'rootfs')
     : resolve('rootfs');
+
+/** The names of the directories in it; none if there is no such directory. */
+export const rootfsNames = (): string[] =>
+  (attempt(() => readdirSync(rootfsFolder, { withFileTypes: true })) ?? [])
+    .filter((entry) => entry.isDirectory() && !entry.name.startsWith('.'))
+    .map(({ name }) => name)
+    .sort();

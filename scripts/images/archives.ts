@@ -10,7 +10,16 @@ import { attempt } from '../helpers/pids.ts';
 import { manifestTypes, maxManifestBytes } from './choose.ts';
 import { decompress, findCompression, isTar, startBytes } from './compression.ts';
 import { collect } from './http.ts';
-import { checkDigest, type Descriptor, type ImageSource, type Manifest } from './image.ts';
+import {
+  blobName,
+  checkDigest,
+  type Descriptor,
+  type ImageSource,
+  isObject,
+  isText,
+  type Manifest,
+} from './image.ts';
+import { block } from './inspector.ts';
 import { type Part, readPart, spool } from './spool.ts';
 import { digestOf, readBlob } from './verify.ts';
 
@@ -109,7 +118,6 @@ class Directory implements Files {
   }
 }
 
-const block = 512;
 const maxEntries = 10_000;
 const maxHeaderBytes = 1 << 20;
 /** each layer of an old docker archive may be a link to another, and that one again */
@@ -231,22 +239,21 @@ async function readJson(files: Files, name: string): Promise<unknown> {
   }
 }
 
-const isText = (value: unknown) => typeof value === 'string';
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
-
 /** An image of an archive: the names that it has there. */
 interface Named {
   names: string[];
 }
+
+/** Images by their first names, or by their numbers, for a message. */
+const firstNames = (images: Named[]) => images.map(({ names: [first] }, index) => first ?? `@${index}`);
+const showNames = (names: string[]) =>
+  `${names.slice(0, 10).map(show).join(', ')}${names.length > 10 ? ' …' : ''}`;
 
 /**
  * The images that a reference names: by a whole name, by its end after a slash, without `:latest`, or `@N` by number.
  * Without a reference they are all images. Throws a Failure with the names if there is none.
  */
 function pick<Image extends Named>(images: Image[], { transport, path, reference }: ArchiveName): Image[] {
-  const names = images.flatMap((image, index) => image.names[0] ?? `@${index}`);
-  const hint = `${names.slice(0, 10).map(show).join(', ')}${names.length > 10 ? ' …' : ''}`;
   if (reference === undefined) return images;
   const number = /^@(\d{1,9})$/.exec(reference)?.[1];
   const isNamed = (form: (name: string) => boolean) => images.filter((image) => image.names.some(form));
@@ -260,16 +267,17 @@ function pick<Image extends Named>(images: Image[], { transport, path, reference
       ? forms.map(isNamed).find((list) => list.length > 0)
       : images.slice(Number(number), Number(number) + 1);
   if (!found || found.length === 0)
-    throw new Failure(`it has no image ${show(reference)}, but ${hint}: type ${transport}:${path}:REFERENCE`);
+    throw new Failure(
+      `it has no image ${show(reference)}, but ${showNames(firstNames(images))}: type ${transport}:${path}:REFERENCE`,
+    );
   return found;
 }
 
 /** The error for several images of which none was chosen. */
 const ambiguous = (images: Named[], { transport, path }: ArchiveName) => {
-  const names = images.map((image, index) => image.names[0] ?? `@${index}`);
-  const [first = ''] = names;
+  const names = firstNames(images);
   return new Failure(
-    `it has ${images.length} images, ${names.slice(0, 10).map(show).join(', ')}${names.length > 10 ? ' …' : ''}: choose one, such as ${transport}:${path}:${first}`,
+    `it has ${images.length} images, ${showNames(names)}: choose one, such as ${transport}:${path}:${names[0]}`,
   );
 };
 
@@ -277,7 +285,7 @@ const ambiguous = (images: Named[], { transport, path }: ArchiveName) => {
 async function openLayout(name: ArchiveName, files: Files): Promise<ArchiveSource> {
   const layout = await readJson(files, 'oci-layout');
   const { imageLayoutVersion: version } = isObject(layout) ? layout : {};
-  if (!isText(version) || !(version as string).startsWith('1.'))
+  if (!isText(version) || !version.startsWith('1.'))
     throw new Failure(
       `it is not an OCI image layout of version 1: imageLayoutVersion is ${show(String(version))}`,
     );
@@ -289,10 +297,9 @@ async function openLayout(name: ArchiveName, files: Files): Promise<ArchiveSourc
     const values = isObject(annotations)
       ? ['org.opencontainers.image.ref.name', 'io.containerd.image.name'].map((key) => annotations[key])
       : [];
-    return { manifest, names: values.filter((value): value is string => typeof value === 'string') };
+    return { manifest, names: values.filter(isText) };
   });
-  const blobPart = (digest: unknown) =>
-    files.find(`blobs/sha256/${checkDigest(digest).slice('sha256:'.length)}`);
+  const blobPart = (digest: string) => files.find(blobName(digest));
   const source: ArchiveSource = {
     name: showName(name),
     async openManifest(reference) {
@@ -314,7 +321,7 @@ async function openLayout(name: ArchiveName, files: Files): Promise<ArchiveSourc
       if (!Number.isSafeInteger(size) || (size as number) < 0)
         throw new Failure('index.json has an image without a size');
       const blob = {
-        mediaType: isText(mediaType) ? (mediaType as string) : '',
+        mediaType: isText(mediaType) ? mediaType : '',
         digest: checkDigest(digest),
         size: size as number,
       };
@@ -344,7 +351,7 @@ async function openDocker(name: ArchiveName, files: Files): Promise<ArchiveSourc
   if (!Array.isArray(list) || list.length === 0) throw new Failure('manifest.json is not a list of images');
   const images = list.map((value: unknown): DockerImage => {
     const { Config: config, Layers: layers, RepoTags: names } = isObject(value) ? value : {};
-    if (typeof config !== 'string' || !Array.isArray(layers) || !layers.every(isText))
+    if (!isText(config) || !Array.isArray(layers) || !layers.every(isText))
       throw new Failure('manifest.json has an image without Config or Layers');
     if (!Array.isArray(names ?? []) || !((names ?? []) as unknown[]).every(isText))
       throw new Failure('manifest.json has an image whose RepoTags are not a list of names');

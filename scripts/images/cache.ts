@@ -32,7 +32,14 @@ import { quote } from '../helpers/shell.ts';
 import { formatSize } from '../helpers/units.ts';
 import { chooseImage, maxManifestBytes, showPlatform } from './choose.ts';
 import { collect } from './http.ts';
-import { checkDigest, type Descriptor, type Image, type ImageSource, type Platform } from './image.ts';
+import {
+  blobName,
+  checkDigest,
+  type Descriptor,
+  type Image,
+  type ImageSource,
+  type Platform,
+} from './image.ts';
 import type { Progress } from './progress.ts';
 import { type Reference, showReference, wantedOf } from './reference.ts';
 import { openRegistry, type RegistryOptions } from './registry.ts';
@@ -95,8 +102,7 @@ function isSafe(stats: Stats, uid: number, isCache: boolean): boolean {
   return stats.isSymbolicLink() || isSticky || (stats.mode & others) === 0;
 }
 
-const blobPath = (directory: string, digest: string) =>
-  join(directory, 'blobs/sha256', checkDigest(digest).slice('sha256:'.length));
+const blobPath = (directory: string, digest: string) => join(directory, blobName(digest));
 
 /** Writes a small file, as a whole or not at all. */
 function writeWhole(path: string, bytes: Buffer | string): void {

@@ -6,6 +6,7 @@ import {
   type Descriptor,
   type Image,
   type ImageSource,
+  isText,
   type Manifest,
   type Platform,
 } from './image.ts';
@@ -101,13 +102,13 @@ function rank(wanted: Platform, offered: Platform): number | undefined {
   return architecture === 'arm' && older && newer && older < newer ? newer - older : undefined;
 }
 
-const word = (text: unknown) => (typeof text === 'string' ? text : '');
+const word = (text: unknown) => (isText(text) ? text : '');
 
 /** The descriptors of an index or a manifest are text of others: one that is whole, or a Failure. */
 function checkDescriptor(value: unknown, what: string): Descriptor {
   const { mediaType, digest, size, platform, annotations } = (value ?? {}) as Record<string, unknown>;
   const { os, architecture, variant } = (platform ?? {}) as Record<string, unknown>;
-  if (typeof mediaType !== 'string') throw new Failure(`${what} has no mediaType`);
+  if (!isText(mediaType)) throw new Failure(`${what} has no mediaType`);
   if (!Number.isSafeInteger(size) || (size as number) < 0) throw new Failure(`${what} has no size`);
   return {
     mediaType,
@@ -207,7 +208,7 @@ function parseManifest({ fields, isIndex }: Document): Manifest {
     );
   return {
     schemaVersion: 2,
-    mediaType: typeof fields.mediaType === 'string' ? fields.mediaType : manifestTypes[1],
+    mediaType: isText(fields.mediaType) ? fields.mediaType : manifestTypes[1],
     config: checkDescriptor(fields.config, 'the configuration'),
     layers: checked,
     ...(annotations !== undefined && { annotations: annotations as Record<string, string> }),

@@ -3,6 +3,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { Failure, reason } from '../helpers/cli.ts';
@@ -15,6 +16,11 @@ export const isRoot = process.getuid?.() === 0;
 
 /** What makes a user root of a namespace, in which unshare(1), mount(8) and chroot(1) are allowed. */
 export const asRoot = isRoot ? [] : ['unshare', '--user', '--map-root-user'];
+
+/** Removes a tree with rm(1), which takes paths of any depth; root of a user namespace may remove read-only directories. */
+export async function removeTree(path: string): Promise<void> {
+  if (existsSync(path)) await perform([{ run: sh`${asRoot} rm -rf --one-file-system -- ${path}` }]);
+}
 
 const confine = embedded(import.meta.url, './confine.sh');
 

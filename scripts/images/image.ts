@@ -55,8 +55,16 @@ export interface Image {
   diffIds: string[];
 }
 
+/** What JSON of others holds, before it is used. */
+export const isText = (value: unknown): value is string => typeof value === 'string';
+export const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+
 /** Throws Failure for what is no digest that can be verified here. A digest is also a file name: it has no slash. */
 export function checkDigest(text: unknown): string {
   if (typeof text === 'string' && /^sha256:[0-9a-f]{64}$/.test(text)) return text;
   throw new Failure(`not a sha256 digest: ${JSON.stringify(text)}`);
 }
+
+/** The name of a blob's file in an OCI layout, image-layout.md. Throws Failure as checkDigest. */
+export const blobName = (digest: unknown) => `blobs/${checkDigest(digest).replace(':', '/')}`;

@@ -3,7 +3,8 @@
 import { Failure, reason } from '../helpers/cli.ts';
 import { formatSize } from '../helpers/units.ts';
 
-const block = 512;
+/** the size of a header, and what data are padded to */
+export const block = 512;
 const none = Buffer.alloc(0);
 const noMagic = '\0'.repeat(8);
 /** longest payload of a pax header: file systems end extended attributes at 64 KiB */
@@ -366,7 +367,7 @@ export function checkHeader(header: Buffer): void {
 const isOld = (header: Buffer) => header[257] === 0;
 
 /** Octal digits, or where these are too few GNU's base 256: the highest bit set, then a two's complement number. */
-function parseNumber(header: Buffer, offset: number, length: number, what: string): number {
+export function parseNumber(header: Buffer, offset: number, length: number, what: string): number {
   const field = header.subarray(offset, offset + length);
   let value: number;
   if ((field[0] as number) & 0x80) {
@@ -421,7 +422,8 @@ function paxNumber(pax: Map<string, string>, key: string): number | undefined {
   return inRange(number, key, `a pax header whose ${key}`);
 }
 
-const text = (header: Buffer, offset: number, length: number) =>
+/** A field of a header up to its first NUL, as bytes in latin1. */
+export const text = (header: Buffer, offset: number, length: number) =>
   header.toString('latin1', offset, offset + length).replace(/\0.*/s, '');
 
 export const isZero = (bytes: Buffer) => bytes.every((byte) => byte === 0);

@@ -4,20 +4,15 @@ import { createReadStream } from 'node:fs';
 import { Failure } from '../helpers/cli.ts';
 import { formatSize } from '../helpers/units.ts';
 import { Final, follow, Retries } from './http.ts';
-import type { Descriptor, Manifest } from './image.ts';
+import type { Descriptor } from './image.ts';
 import type { Progress } from './progress.ts';
 import { type Reference, showReference } from './reference.ts';
 import { named, Registry, type RegistryOptions } from './registry.ts';
 import { shortDigest, verified } from './verify.ts';
+import type { PackedImage } from './write.ts';
 
-/** An image to push: `blobs` are the files of its layers by digest. */
-export interface Pushed {
-  manifest: Manifest;
-  manifestBytes: Buffer;
-  manifestDigest: string;
-  config: Buffer;
-  blobs: ReadonlyMap<string, string>;
-}
+/** An image to push. */
+export type Pushed = Omit<PackedImage, 'platform'>;
 
 /** How an image is pushed. */
 export interface PushOptions extends Omit<RegistryOptions, 'mirrors'> {

@@ -2,7 +2,7 @@
 // https://github.com/opencontainers/image-spec: config.md, manifest.md, image-layout.md
 import { closeSync, constants, copyFileSync, linkSync, mkdirSync, openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Descriptor, Manifest, Platform } from './image.ts';
+import { blobName, type Descriptor, type Manifest, type Platform } from './image.ts';
 import { digestOf } from './verify.ts';
 
 /** An image that was made here, for a registry or an archive. */
@@ -84,7 +84,7 @@ export interface ImageName {
 /** Makes the directory of an OCI image layout with one image. Throws the kernel's error. */
 export function writeOciLayout(image: PackedImage, name: ImageName, directory: string): void {
   const { manifest, manifestBytes, manifestDigest, platform, config, blobs } = image;
-  const blobFile = (digest: string) => join(directory, 'blobs', digest.replace(':', '/'));
+  const blobFile = (digest: string) => join(directory, blobName(digest));
   mkdirSync(directory, { mode: 0o700 }); // layers may hold password hashes and keys
   mkdirSync(join(directory, 'blobs/sha256'), { recursive: true });
   for (const [digest, file] of blobs) linkOrCopy(file, blobFile(digest));
@@ -143,9 +143,7 @@ async function writeArchive(directory: string, names: string[], file: string): P
 const filesOf = ({ manifest, manifestDigest, blobs }: PackedImage) => [
   'oci-layout',
   'index.json',
-  ...[...new Set([manifestDigest, manifest.config.digest, ...blobs.keys()])]
-    .sort()
-    .map((digest) => `blobs/${digest.replace(':', '/')}`),
+  ...[...new Set([manifestDigest, manifest.config.digest, ...blobs.keys()])].sort().map(blobName),
 ];
 
 /** Makes an archive of an OCI layout. `scratch` is a directory that it makes, on the same file system. */
@@ -160,11 +158,10 @@ export async function writeOciArchive(image: PackedImage, name: ImageName, file:
  */
 export async function writeDockerArchive(image: PackedImage, name: ImageName, file: string, scratch: string) {
   writeOciLayout(image, name, scratch);
-  const blob = (digest: string) => `blobs/${digest.replace(':', '/')}`;
   const described = {
-    Config: blob(image.manifest.config.digest),
+    Config: blobName(image.manifest.config.digest),
     RepoTags: name.full ? [name.full] : null,
-    Layers: image.manifest.layers.map(({ digest }) => blob(digest)),
+    Layers: image.manifest.layers.map(({ digest }) => blobName(digest)),
   };
   writeFileSync(join(scratch, 'manifest.json'), toBytes([described]));
   await writeArchive(scratch, ['manifest.json', ...filesOf(image)], file);

@@ -1,16 +1,17 @@
 // What an image is built upon: the layers of another image as they are, and the root file system that they make.
-import { closeSync, constants, copyFileSync, createReadStream, mkdirSync, openSync, readSync } from 'node:fs';
+import { closeSync, createReadStream, createWriteStream, mkdirSync, openSync, readSync } from 'node:fs';
 import { join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
 import { Failure, UsageError } from '../helpers/cli.ts';
-import { ofDescriptor } from '../helpers/in-root.ts';
 import { openArchive, parseArchiveName } from '../images/archives.ts';
-import { cached, openCache, resolveImage } from '../images/cache.ts';
+import { fetchLayers, openCache, resolveImage } from '../images/cache.ts';
 import { chooseImage } from '../images/choose.ts';
 import { findCompression, startBytes } from '../images/compression.ts';
-import type { Image, Platform } from '../images/image.ts';
+import { type Image, isObject, type Platform } from '../images/image.ts';
 import { applyLayers } from '../images/layers.ts';
 import { parseReference } from '../images/reference.ts';
 import { mayMakeDevices } from '../images/unpack.ts';
+import { verified } from '../images/verify.ts';
 import { type Layer, layerTypes } from '../images/write.ts';
 import type { Making } from './archive.ts';
 import { type Inherited, parseInherited } from './config.ts';
@@ -65,12 +66,14 @@ async function readImage(
   const image = name
     ? await chooseImage(await openArchive(name, scratch), name.reference ?? 'latest', platform)
     : await resolveImage(parseReference(text), { platform, directory, insecure, say });
+  const blobs = name
+    ? image.manifest.layers.map((layer) => () => verified(image.source.openBlob(layer, 0), layer))
+    : fetchLayers(image, { directory, scratch: folder });
   const files: string[] = [];
-  for (const layer of image.manifest.layers) {
-    const blob = await cached(image, layer, { directory, scratch: folder });
-    const file = join(folder, layer.digest.slice('sha256:'.length));
-    copyFileSync(ofDescriptor(blob.fd), file, constants.COPYFILE_FICLONE);
-    await blob.close();
+  for (const [index, read] of blobs.entries()) {
+    const file = join(folder, `base-${index + 1}`);
+    const copying = pipeline(read(), createWriteStream(file, { flags: 'wx', mode: 0o600 }));
+    await Promise.race([copying, interrupted]);
     files.push(file);
   }
   const root = join(folder, 'base');
@@ -84,15 +87,22 @@ async function readImage(
     skipDevices: mayMakeDevices ? undefined : ('all' as const),
   };
   await applyLayers(image, open, root, limits, say, interrupted);
+  const history = historyOf(image);
   return {
-    layers: files.map((file, index) => layerOf(image, index, file)),
+    layers: files.map((file, index) => layerOf(image, index, file, history[index])),
     entries: await readEntriesOf(openDirectory(root), making),
     inherited: parseInherited(image.config.toString(), text),
   };
 }
 
+/** What the configuration of an image tells of each of its layers, as far as it does. */
+function historyOf({ config }: Image): unknown[] {
+  const { history } = JSON.parse(config.toString());
+  return Array.isArray(history) ? history.filter((one) => one && !one.empty_layer) : [];
+}
+
 /** A layer of another image. Its media type follows from its bytes: that of Docker's types is none of OCI's. */
-function layerOf({ manifest, diffIds, config }: Image, index: number, file: string): Layer {
+function layerOf({ manifest, diffIds }: Image, index: number, file: string, history: unknown): Layer {
   const { digest, size } = manifest.layers[index] as { digest: string; size: number };
   const start = Buffer.alloc(startBytes);
   const fd = openSync(file, 'r');
@@ -102,12 +112,10 @@ function layerOf({ manifest, diffIds, config }: Image, index: number, file: stri
   if (!(compression in layerTypes))
     throw new Failure(`layer ${index + 1} is compressed with ${compression}, which images must not use`);
   const mediaType = layerTypes[compression as keyof typeof layerTypes];
-  const { history } = JSON.parse(config.toString()) as { history?: { empty_layer?: boolean }[] };
-  const own = Array.isArray(history) ? history.filter((one) => one && !one.empty_layer)[index] : undefined;
   return {
     descriptor: { mediaType, digest, size },
     diffId: diffIds[index] as string,
     file,
-    history: typeof own === 'object' ? own : {},
+    history: isObject(history) ? history : {},
   };
 }

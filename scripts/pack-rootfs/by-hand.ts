@@ -3,10 +3,9 @@
 import { type Command, quote, sh } from '../helpers/shell.ts';
 import { explain, printCommand, type Step, toShell } from '../helpers/steps.ts';
 import type { WholeContainer } from '../helpers/target.ts';
-import type { Platform } from '../images/image.ts';
 import type { ImageName } from '../images/write.ts';
 import { type Compression, compressions, tarOptions } from './archive.ts';
-import type { ConfigOptions } from './config.ts';
+import type { ImageOptions } from './image.ts';
 import { pauseSteps } from './pause.ts';
 import type { Source } from './source.ts';
 
@@ -23,7 +22,7 @@ export function planByHand(
   source: Source,
   container: WholeContainer | undefined,
   out: Out,
-  config: ConfigOptions & { base: string | undefined; platform: Platform | undefined },
+  config: ImageOptions,
   latestSeconds: number | undefined,
 ): string {
   const isTarball = out.kind === 'tarball';
@@ -68,11 +67,7 @@ function binding({ printed: { directory, enter } }: Source): Command {
 }
 
 /** The steps that make an image of a layer, by umoci(1) and skopeo(1). */
-function planImage(
-  out: Out,
-  layer: string,
-  config: ConfigOptions & { base: string | undefined; platform: Platform | undefined },
-): Step[] {
+function planImage(out: Out, layer: string, config: ImageOptions): Step[] {
   const { kind, path, name } = out;
   const layout = kind === 'layout' ? path : `${stemOf(out)}.layout`;
   const image = `${layout}:${name?.tag ?? 'latest'}`;

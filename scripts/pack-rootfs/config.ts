@@ -2,7 +2,7 @@
 import { Failure, UsageError } from '../helpers/cli.ts';
 import { attempt } from '../helpers/pids.ts';
 import { parsePlatform } from '../images/choose.ts';
-import type { Platform } from '../images/image.ts';
+import { isObject, isText, type Platform } from '../images/image.ts';
 
 /** What the options say of it. undefined, or an empty list: nothing. */
 export interface ConfigOptions {
@@ -23,9 +23,6 @@ export interface Inherited {
   platform: Platform | undefined;
 }
 
-const isText = (value: unknown): value is string => typeof value === 'string';
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
 const isList = (value: unknown) => Array.isArray(value) && value.every(isText);
 
 /** The fields that are kept, in the order in which they are written, and what they hold. */

@@ -2,8 +2,7 @@
 // it that depends on the file system, the order of extended attributes.
 import { createHash, type Hash } from 'node:crypto';
 import { Failure } from '../helpers/cli.ts';
-
-const block = 512;
+import { block, parseNumber, text } from '../images/inspector.ts';
 
 /** An entry of an archive. Names are bytes, one for each character (latin1): they need not be UTF-8. */
 export interface Entry {
@@ -45,7 +44,7 @@ export async function* readEntries(
         const header = buffer.subarray(at, at + block);
         if (header.length < block) break;
         const type = header.toString('latin1', 156, 157);
-        const size = octal(header, 124, 12);
+        const size = parseNumber(header, 124, 12, 'size');
         const next = type === 'x' ? at + block + padded(size) : at + block;
         if (next > buffer.length) break;
         if (sums) hash ??= createHash('sha256');
@@ -74,15 +73,6 @@ export async function* readEntries(
 
 const padded = (size: number) => Math.ceil(size / block) * block;
 
-/** The text of a field of a header, up to its first NUL. */
-function text(header: Buffer, offset: number, length: number): string {
-  const end = header.indexOf(0, offset);
-  return header.toString('latin1', offset, end >= 0 && end < offset + length ? end : offset + length);
-}
-
-const octal = (header: Buffer, offset: number, length: number) =>
-  Number.parseInt(text(header, offset, length).trim() || '0', 8);
-
 function readEntry(header: Buffer, pax: Map<string, string>): Entry {
   const prefix = text(header, 345, 155);
   const name = text(header, 0, 100);
@@ -90,7 +80,7 @@ function readEntry(header: Buffer, pax: Map<string, string>): Entry {
     name: pax.get('path') ?? (prefix ? `${prefix}/${name}` : name),
     type: header.toString('latin1', 156, 157),
     link: pax.get('linkpath') ?? text(header, 157, 100),
-    mtimeSeconds: Number(pax.get('mtime') ?? octal(header, 136, 12)),
+    mtimeSeconds: Number(pax.get('mtime') ?? parseNumber(header, 136, 12, 'mtime')),
     sha256: '',
   };
 }

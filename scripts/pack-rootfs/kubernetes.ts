@@ -1,19 +1,15 @@
 // A manifest for Kubernetes: https://kubernetes.io/docs/reference/generated/kubernetes-api/
-import { mergeSecurity } from '../run/options.ts';
 import {
   capabilityNames,
   dnsLabel,
   type Launched,
   type Manifest,
-  mountsOf,
-  nameOf,
   noHost,
-  pair,
+  prepare,
   readTmpfs,
   type Table,
   tidy,
-  untold,
-  variables,
+  volumeRemarks,
 } from './manifest.ts';
 
 const noDisk = 'disk I/O is not limited there';
@@ -110,13 +106,10 @@ const isLabel = ([key, value]: [string, string]) =>
 
 /** A Pod of Kubernetes, API version v1. Pure. */
 export function planPod(launched: Launched): Manifest {
-  const { values, image, command, user, groups } = launched;
-  const { network, privileged, memory, memoryReservation, cpus, cpuShares } = values;
-  const remarks = untold(values, ofKubernetes);
-  const name = nameOf(launched);
-  const security = mergeSecurity(values);
-  const { volumes, tmpfs } = mountsOf(values);
-  const labels = values.label.map(pair);
+  const { values, image, command, user } = launched;
+  const { network, privileged, memory, memoryReservation, cpuShares } = values;
+  const prepared = prepare(launched, ofKubernetes);
+  const { remarks, name, labels, sysctls, cpuLimit, mask, unmask, masksNothing } = prepared;
   const added = capabilityNames(values.capAdd);
 
   const mounts: { volume: Record<string, unknown>; mount: Record<string, unknown> }[] = [];
@@ -136,14 +129,13 @@ export function planPod(launched: Launched): Manifest {
       },
     });
   };
-  for (const { source, path, options, receives } of volumes) {
+  for (const one of prepared.volumes) {
+    const { source, path, options, receives } = one;
     const propagation = receives ? 'HostToContainer' : undefined;
     addMount('host', path, { hostPath: { path: source } }, options.includes('ro'), propagation);
-    remarks.push(`--volume ${path}: hostPath ${source} is on whichever node the pod is placed`);
-    const others = options.filter((word) => /^no(suid|exec)$/.test(word));
-    if (others.length > 0) remarks.push(`--volume ${path}: no counterpart for ${others}`);
+    remarks.push(...volumeRemarks(one, `hostPath ${source} is on whichever node the pod is placed`));
   }
-  for (const one of tmpfs) {
+  for (const one of prepared.tmpfs) {
     const { sizeBytes, mode, others } = readTmpfs(one);
     // emptyDir is writable by all, with exec and suid
     addMount(
@@ -161,11 +153,10 @@ export function planPod(launched: Launched): Manifest {
   if (values.shmSize !== undefined)
     addMount('shm', '/dev/shm', { emptyDir: { medium: 'Memory', sizeLimit: quantity(values.shmSize) } });
 
-  const limit = cpus !== undefined && Number.isFinite(cpus) ? cpus : undefined;
   // the kubelet makes 1024 shares of a whole CPU
   const share = cpuShares === undefined ? undefined : cpuShares / 1024;
-  if (share !== undefined && limit !== undefined && share > limit)
-    remarks.push(`--cpu-shares ${cpuShares}: a request must not be more than the limit of ${limit} CPUs`);
+  if (share !== undefined && cpuLimit !== undefined && share > cpuLimit)
+    remarks.push(`--cpu-shares ${cpuShares}: a request must not be more than the limit of ${cpuLimit} CPUs`);
   const hostname = values.hostname ?? values.name;
   if (values.hostname !== undefined && values.hostname !== dnsLabel(values.hostname))
     remarks.push(`--hostname ${values.hostname}: a pod has a DNS label, here ${dnsLabel(values.hostname)}`);
@@ -176,26 +167,20 @@ export function planPod(launched: Launched): Manifest {
     remarks.push(
       `--network container:${network.target}: put both containers into one pod, which share a network`,
     );
-  const unsafe = values.sysctl
-    .map((one) => one.name.replaceAll('/', '.'))
-    .filter((one) => !safeSysctls.test(one));
+  const unsafe = sysctls.map((one) => one.name).filter((one) => !safeSysctls.test(one));
   if (unsafe.length > 0)
     remarks.push(`--sysctl: the kubelet has to allow ${unsafe.join(', ')}: allowedUnsafeSysctls`);
   if (values.dns.length > 0) remarks.push('--dns: names of the cluster are not found then');
   if (values.disk !== undefined && !values.ephemeral)
     remarks.push('--disk: it limits all that the container writes');
-  const { mask = [], unmask = [] } = security;
   if (mask.length > 0)
     remarks.push(`--security-opt mask=${mask.join(':')}: the runtime of the node chooses what is masked`);
-  const masksNothing = unmask.includes('ALL');
   if (unmask.length > 0 && !masksNothing)
     remarks.push(`--security-opt unmask=${unmask.join(':')}: only all or nothing: procMount: Unmasked`);
   // the API server refuses it otherwise
   const mayGain =
-    privileged ||
-    security.newPrivileges === true ||
-    added.some((one) => one === 'ALL' || one === 'SYS_ADMIN');
-  if (mayGain && !privileged && security.newPrivileges !== true)
+    privileged || prepared.mayGainPrivileges || added.some((one) => one === 'ALL' || one === 'SYS_ADMIN');
+  if (mayGain && !privileged && !prepared.mayGainPrivileges)
     remarks.push('--cap-add: with CAP_SYS_ADMIN a container may always gain privileges there');
   if (values.userns || masksNothing)
     remarks.push('--userns: hostUsers: false needs Kubernetes 1.33, or the feature UserNamespacesSupport');
@@ -220,10 +205,10 @@ export function planPod(launched: Launched): Manifest {
         return { ip, hostnames };
       }),
       dnsPolicy: values.dns.length > 0 ? 'None' : undefined,
-      dnsConfig: { nameservers: values.dns.map((line) => line.replace(/^nameserver /, '')) },
+      dnsConfig: { nameservers: prepared.nameservers },
       securityContext: {
-        supplementalGroups: [...new Set([...(user?.groups ?? []), ...groups])],
-        sysctls: values.sysctl.map((one) => ({ name: one.name.replaceAll('/', '.'), value: one.value })),
+        supplementalGroups: prepared.groups,
+        sysctls,
       },
       containers: [
         {
@@ -234,7 +219,7 @@ export function planPod(launched: Launched): Manifest {
           command: values.entrypoint === undefined ? undefined : [literal(values.entrypoint)],
           args: command.map(literal),
           workingDir: values.workdir,
-          env: variables(values).map(([key, value]) => ({ name: key, value: literal(value) })),
+          env: prepared.env.map(([key, value]) => ({ name: key, value: literal(value) })),
           ports: values.publish.map(({ host, hostPort, port, protocol }) => ({
             containerPort: port,
             hostPort,
@@ -244,14 +229,14 @@ export function planPod(launched: Launched): Manifest {
           resources: {
             limits: {
               memory: quantity(memory),
-              cpu: limit === undefined ? undefined : cpuQuantity(limit),
+              cpu: cpuLimit === undefined ? undefined : cpuQuantity(cpuLimit),
               'ephemeral-storage': quantity(values.disk),
             },
             requests: {
               memory: quantity(
                 memoryReservation === undefined ? undefined : Math.min(memoryReservation, memory ?? Infinity),
               ),
-              cpu: share === undefined ? undefined : cpuQuantity(Math.min(share, limit ?? Infinity)),
+              cpu: share === undefined ? undefined : cpuQuantity(Math.min(share, cpuLimit ?? Infinity)),
             },
           },
           securityContext: {
@@ -264,7 +249,7 @@ export function planPod(launched: Launched): Manifest {
             capabilities: { add: added, drop: capabilityNames(values.capDrop) },
             seccompProfile: privileged
               ? undefined
-              : { type: security.seccomp === false ? 'Unconfined' : 'RuntimeDefault' },
+              : { type: prepared.hasSeccomp ? 'RuntimeDefault' : 'Unconfined' },
           },
           volumeMounts: mounts.map(({ mount }) => mount),
         },

@@ -4,7 +4,7 @@ import { capabilities } from '../helpers/capabilities.ts';
 import { isGiven, kebab, type Values } from '../helpers/cli.ts';
 import type { User } from '../run/command.ts';
 import type { Tmpfs, Volume } from '../run/furnish.ts';
-import type { options } from '../run/options.ts';
+import { mergeSecurity, type options } from '../run/options.ts';
 
 /** The options of run.ts, with what --sandbox means. */
 export type RunOptions = Values<typeof options>;
@@ -32,7 +32,7 @@ export interface Manifest {
 export type Table = Record<keyof RunOptions, true | string>;
 
 /** What is told of options that a table has no counterpart for. */
-export const untold = (values: RunOptions, table: Table): string[] =>
+const untold = (values: RunOptions, table: Table): string[] =>
   (Object.keys(table) as (keyof RunOptions)[]).flatMap((option) => {
     const instead = table[option];
     return instead !== true && isGiven(values[option]) ? `--${kebab(option)}: ${instead}` : [];
@@ -57,7 +57,7 @@ export const dnsLabel = (text: string) =>
     .replace(/-+$/, '') || 'container';
 
 /** The name of a container: --name, or the last component of the image's. */
-export const nameOf = ({ values: { name }, image }: Launched) =>
+const nameOf = ({ values: { name }, image }: Launched) =>
   dnsLabel(
     name ??
       image
@@ -73,15 +73,43 @@ export const pair = (text: string): [string, string] => [
 ];
 
 /** The variables that options set; of several values for a key, the last one counts. */
-export const variables = ({ env, envFile }: RunOptions) => [
+const variables = ({ env, envFile }: RunOptions) => [
   ...new Map([...envFile.flat(), ...env].filter(Boolean).map(pair)),
 ];
 
-/** Volumes and tmpfs mounts of all options. */
-export const mountsOf = ({ volume, mount, tmpfs }: RunOptions): { volumes: Volume[]; tmpfs: Tmpfs[] } => ({
-  volumes: [...volume, ...mount.flatMap((one) => ('volume' in one ? one.volume : []))],
-  tmpfs: [...tmpfs, ...mount.flatMap((one) => ('tmpfs' in one ? one.tmpfs : []))],
-});
+/** What all manifests are made of; `table` is that of the engine. A manifest adds its own remarks. */
+export function prepare(launched: Launched, table: Table) {
+  const { values, user, groups } = launched;
+  const { cpus, volume, mount, tmpfs } = values;
+  const { mask = [], unmask = [], seccomp, newPrivileges } = mergeSecurity(values);
+  return {
+    remarks: untold(values, table),
+    name: nameOf(launched),
+    volumes: [...volume, ...mount.flatMap((one) => ('volume' in one ? one.volume : []))],
+    tmpfs: [...tmpfs, ...mount.flatMap((one) => ('tmpfs' in one ? one.tmpfs : []))],
+    labels: values.label.map(pair),
+    env: variables(values),
+    groups: [...new Set([...(user?.groups ?? []), ...groups])],
+    nameservers: values.dns.map((line) => line.replace(/^nameserver /, '')),
+    sysctls: values.sysctl.map(({ name, value }) => ({ name: name.replaceAll('/', '.'), value })),
+    /** --cpus, if it is a limit */
+    cpuLimit: cpus !== undefined && Number.isFinite(cpus) ? cpus : undefined,
+    mask,
+    unmask,
+    masksNothing: unmask.includes('ALL'),
+    hasSeccomp: seccomp !== false,
+    mayGainPrivileges: newPrivileges === true,
+  };
+}
+
+/** What is told of a volume: where it is, and its options that no engine has. */
+export function volumeRemarks({ path, options: words }: Volume, where: string): string[] {
+  const others = words.filter((word) => /^no(suid|exec)$/.test(word));
+  return [
+    `--volume ${path}: ${where}`,
+    ...(others.length > 0 ? [`--volume ${path}: no counterpart for ${others}`] : []),
+  ];
+}
 
 /** The size of a tmpfs in bytes, and its mode; and those of its options that only run.ts knows. */
 export function readTmpfs({ options: words }: Tmpfs) {

@@ -1,19 +1,16 @@
 // A manifest for Nomad: https://developer.hashicorp.com/nomad/api-docs/json-jobs
-import { mergeSecurity } from '../run/options.ts';
 import { ofKubernetes } from './kubernetes.ts';
 import {
   capabilityNames,
   type Launched,
   type Manifest,
-  mountsOf,
-  nameOf,
   noHost,
   pair,
+  prepare,
   readTmpfs,
   type Table,
   tidy,
-  untold,
-  variables,
+  volumeRemarks,
 } from './manifest.ts';
 
 /** The options in a job of Nomad's docker driver, as far as they differ from those in a Pod. */
@@ -37,24 +34,21 @@ const ofNomad: Table = {
 
 /** A job of Nomad for its docker driver, as `nomad job run -json` takes it. Pure. */
 export function planJob(launched: Launched): Manifest {
-  const { values, image, command, user, groups } = launched;
-  const { network, privileged, memory, memoryReservation, cpus, cpuShares } = values;
-  const remarks = untold(values, ofNomad);
-  const name = nameOf(launched);
-  const security = mergeSecurity(values);
-  const { volumes, tmpfs } = mountsOf(values);
+  const { values, image, command, user } = launched;
+  const { network, privileged, memory, memoryReservation, cpuShares } = values;
+  const prepared = prepare(launched, ofNomad);
+  const { remarks, name, volumes, labels, env, sysctls, cpuLimit, mask, unmask, masksNothing } = prepared;
   const mebibytes = (bytes: number | undefined) =>
     bytes === undefined ? undefined : Math.ceil(bytes / 1024 ** 2);
-  const limit = cpus !== undefined && Number.isFinite(cpus) ? cpus : undefined;
 
-  for (const { path, options } of volumes) {
+  for (const one of volumes)
     remarks.push(
-      `--volume ${path}: it is on whichever client the job is placed, where volumes of the docker driver have to be enabled`,
+      ...volumeRemarks(
+        one,
+        'it is on whichever client the job is placed, where volumes of the docker driver have to be enabled',
+      ),
     );
-    const others = options.filter((word) => /^no(suid|exec)$/.test(word));
-    if (others.length > 0) remarks.push(`--volume ${path}: no counterpart for ${others}`);
-  }
-  const memoryMounts = tmpfs.map((one) => {
+  const memoryMounts = prepared.tmpfs.map((one) => {
     const { sizeBytes, mode, others } = readTmpfs(one);
     const lost = others.filter((word) => !/^ro$/i.test(word));
     if (lost.length > 0) remarks.push(`--tmpfs ${one.path}: the docker driver has no ${lost.join(', ')}`);
@@ -65,11 +59,11 @@ export function planJob(launched: Launched): Manifest {
       tmpfs_options: { size: sizeBytes, mode },
     };
   });
-  if (limit !== undefined)
+  if (cpuLimit !== undefined)
     remarks.push(
-      `--cpus ${limit}: CPU is counted in MHz, here 1000 for each: multiply by the GHz of the clients`,
+      `--cpus ${cpuLimit}: CPU is counted in MHz, here 1000 for each: multiply by the GHz of the clients`,
     );
-  if (limit !== undefined && cpuShares !== undefined)
+  if (cpuLimit !== undefined && cpuShares !== undefined)
     remarks.push(`--cpu-shares ${cpuShares}: CPU is both limit and weight`);
   if (memory === undefined)
     remarks.push('--memory: there is always a limit: without one of run.ts, 300 MiB, as MemoryMB');
@@ -86,20 +80,15 @@ export function planJob(launched: Launched): Manifest {
   if (privileged)
     remarks.push('--privileged: allow_privileged of the docker driver has to allow it on the clients');
   if (values.disk !== undefined) remarks.push('--disk: it needs Docker on xfs with project quotas');
-  const { mask = [], unmask = [] } = security;
   if (mask.length > 0) remarks.push(`--security-opt mask=${mask.join(':')}: Docker chooses what is masked`);
-  const masksNothing = unmask.includes('ALL');
   if (unmask.length > 0 && !masksNothing)
     remarks.push(`--security-opt unmask=${unmask.join(':')}: only all or nothing: systempaths=unconfined`);
-  const replaced = [
-    ...command,
-    values.entrypoint ?? '',
-    ...variables(values).map(([, value]) => value),
-  ].filter((text) => text.includes('${'));
+  const replaced = [...command, values.entrypoint ?? '', ...env.map(([, value]) => value)].filter((text) =>
+    text.includes('${'),
+  );
   if (replaced.length > 0)
     remarks.push(`Nomad replaces \${NAME} in ${replaced.map((text) => JSON.stringify(text)).join(', ')}`);
 
-  const labels = values.label.map(pair);
   const isShared = network?.kind === 'host' || network?.kind === 'none';
   const ports = values.publish.map(({ hostPort, port }) => ({
     Label: `port-${hostPort}`,
@@ -124,7 +113,7 @@ export function planJob(launched: Launched): Manifest {
               Name: name,
               Driver: 'docker',
               User: user && `${user.uid}:${user.gid}`,
-              Env: Object.fromEntries(variables(values)),
+              Env: Object.fromEntries(env),
               KillSignal: values.stopSignal && `SIG${values.stopSignal}`,
               LogConfig:
                 values.logSize === undefined
@@ -140,7 +129,7 @@ export function planJob(launched: Launched): Manifest {
                 init: values.init || undefined,
                 network_mode: isShared ? network.kind : undefined,
                 ports: ports.map(({ Label }) => Label),
-                group_add: [...new Set([...(user?.groups ?? []), ...groups])].map(String),
+                group_add: prepared.groups.map(String),
                 labels: labels.length > 0 ? [Object.fromEntries(labels)] : undefined,
                 mount: [
                   ...volumes.map(({ source, path, options, receives }) => ({
@@ -161,18 +150,14 @@ export function planJob(launched: Launched): Manifest {
                 readonly_rootfs: values.readOnly || undefined,
                 storage_opt: values.disk === undefined ? undefined : { size: String(values.disk) },
                 extra_hosts: values.addHost.map((line) => line.split('\t').reverse().join(':')),
-                dns_servers: values.dns.map((line) => line.replace(/^nameserver /, '')),
+                dns_servers: prepared.nameservers,
                 memory_hard_limit: memoryReservation === undefined ? undefined : mebibytes(memory),
-                cpu_hard_limit: limit === undefined ? undefined : true,
+                cpu_hard_limit: cpuLimit === undefined ? undefined : true,
                 cpuset_cpus: values.cpusetCpus,
                 pids_limit: values.pidsLimit === Infinity ? -1 : values.pidsLimit,
                 sysctl:
-                  values.sysctl.length > 0
-                    ? [
-                        Object.fromEntries(
-                          values.sysctl.map((one) => [one.name.replaceAll('/', '.'), one.value]),
-                        ),
-                      ]
+                  sysctls.length > 0
+                    ? [Object.fromEntries(sysctls.map((one) => [one.name, one.value]))]
                     : undefined,
                 ulimit:
                   values.ulimit.length > 0
@@ -186,13 +171,13 @@ export function planJob(launched: Launched): Manifest {
                 cap_drop: capabilityNames(values.capDrop),
                 privileged: privileged || undefined,
                 security_opt: [
-                  ...(privileged || security.newPrivileges ? [] : ['no-new-privileges']),
-                  ...(security.seccomp === false ? ['seccomp=unconfined'] : []),
+                  ...(privileged || prepared.mayGainPrivileges ? [] : ['no-new-privileges']),
+                  ...(prepared.hasSeccomp ? [] : ['seccomp=unconfined']),
                   ...(masksNothing ? ['systempaths=unconfined'] : []),
                 ],
               },
               Resources: {
-                CPU: limit === undefined ? cpuShares : Math.round(limit * 1000),
+                CPU: cpuLimit === undefined ? cpuShares : Math.round(cpuLimit * 1000),
                 MemoryMB: mebibytes(memoryReservation ?? memory),
               },
             },

@@ -5,9 +5,8 @@ import { Failure, reason } from '../helpers/cli.ts';
 import { isBelow } from '../helpers/mounts.ts';
 import { findLeftovers, partialOf } from '../helpers/partial.ts';
 import { attempt } from '../helpers/pids.ts';
-import { quote, sh } from '../helpers/shell.ts';
-import { perform } from '../helpers/steps.ts';
-import { asRoot } from '../images/confine.ts';
+import { quote } from '../helpers/shell.ts';
+import { removeTree } from '../images/confine.ts';
 
 /**
  * Calls `make` with a new directory beside `path`, for what is needed meanwhile. Removes what killed calls of this user for
@@ -19,12 +18,12 @@ export async function withFolder<Result>(
 ): Promise<Result> {
   const folder = partialOf(path);
   for (const left of findLeftovers(dirname(path), (name) => name === basename(path)))
-    if (attempt(() => lstatSync(left).uid) === process.geteuid?.()) await remove(left);
+    if (attempt(() => lstatSync(left).uid) === process.geteuid?.()) await removeTree(left);
   mkdirSync(folder, { mode: 0o700 });
   try {
     return await make(folder);
   } finally {
-    await remove(folder);
+    await removeTree(folder);
   }
 }
 
@@ -41,8 +40,6 @@ export const intoPlace = <Result>(
     renameSync(out, path);
     return result;
   });
-
-const remove = (path: string) => perform([{ run: sh`${asRoot} rm -rf -- ${path}` }]);
 
 /** Throws a Failure where OUT can't be made: it exists, unless `force`, or lies in ROOTFS and would be packed itself. */
 export function checkOut(

@@ -1,5 +1,5 @@
 // What is packed: a directory, or the root directory of a container as it is now.
-import { closeSync, openSync, readdirSync, readlinkSync, statSync } from 'node:fs';
+import { closeSync, openSync, readlinkSync, statSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { scriptPath } from '../helpers/called.ts';
 import { readHierarchies } from '../helpers/cgroups.ts';
@@ -7,7 +7,7 @@ import { Failure, reason } from '../helpers/cli.ts';
 import { ofDescriptor, openRoot } from '../helpers/in-root.ts';
 import { didYouMean } from '../helpers/messages.ts';
 import { attempt, namespaceInode, startTicks } from '../helpers/pids.ts';
-import { rootfsFolder } from '../helpers/rootfs.ts';
+import { rootfsFolder, rootfsNames } from '../helpers/rootfs.ts';
 import { type Command, sh } from '../helpers/shell.ts';
 import { findContainer, isName, ownContainers, type WholeContainer } from '../helpers/target.ts';
 import { asRoot, isRoot } from '../images/confine.ts';
@@ -48,9 +48,7 @@ export function findRootfs(operand: string): { directory: string } | { container
   }
   if (isDirectory(directory)) return { directory };
   if (isContainer) return { container: findContainer(hierarchies, operand) };
-  const folders = attempt(() => readdirSync(rootfsFolder, { withFileTypes: true })) ?? [];
-  const names = folders.filter((entry) => entry.isDirectory()).map(({ name }) => name);
-  const near = didYouMean(operand, [...names, ...ownContainers(hierarchies)]);
+  const near = didYouMean(operand, [...rootfsNames(), ...ownContainers(hierarchies)]);
   throw new Failure(
     `there is no container and no folder in rootfs/ with the name ${operand}${near || `: ${scriptPath('ps')} shows containers; a path has a / in it: ./${operand}`}`,
   );

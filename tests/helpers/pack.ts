@@ -1,6 +1,20 @@
 // Calls of pack-rootfs.ts.
 import assert from 'node:assert/strict';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { call } from './script.ts';
+
+/** The paths of names in a folder. */
+export const pathsIn = <Names extends string[]>(folder: string, ...names: Names) =>
+  names.map((name) => join(folder, name)) as { [Index in keyof Names]: string };
+
+/** A small root file system, in a new directory. */
+export function small(folder: string, name = 'small'): string {
+  const tree = join(folder, name);
+  mkdirSync(join(tree, 'etc'), { recursive: true });
+  writeFileSync(join(tree, 'etc/motd'), 'hello\n');
+  return tree;
+}
 
 /** Packs, and expects success. Returns what it says. */
 export async function pack(words: string[], env: NodeJS.ProcessEnv = {}) {
