@@ -139,11 +139,8 @@ await main(import.meta.url, { options, operands: [0, scripts.length] }, async (v
   const wanted = names.length > 0 ? names : scripts;
   const concerns = ({ needs, limits }: Check) =>
     wanted.some((name) => needs.includes(name) || limits.includes(name));
-  const all = [
-    ...(await checkKernel(host.container !== null)),
-    ...checkCgroups(),
-    ...(await checkPrograms()),
-  ];
+  const [kernel, programs] = await Promise.all([checkKernel(host.container !== null), checkPrograms()]);
+  const all = [...kernel, ...checkCgroups(), ...programs];
   const checks = all.filter(concerns);
   const verdicts = judge(checks, wanted);
   if (values.json) print(`${JSON.stringify({ host, scripts: verdicts, checks }, null, 2)}\n`);
