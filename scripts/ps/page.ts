@@ -301,7 +301,7 @@ export function limitLines<Limit extends LimitInForce>(
       const { used, text, device, limit } = one;
       const what = device ? `${device} ${limits[limit].label} ` : '';
       const value = used === null ? text : `${format(used)} / ${text}`;
-      lines.push([key, `${what}${value} (${printable(whose(one))})`]);
+      lines.push([key, `${what}${value} (${whose(one)})`]);
     }
     if (its.length === 0 && none) lines.push([key, none]);
   };
@@ -332,29 +332,26 @@ export const roles = {
 /** The page as lines `key: value`, a key of several values in several lines. `short` truncates a long command. */
 export function pageText(page: Page, short: (command: string) => string): string {
   const { pid, container } = page;
-  const command = (text: string) => printable(short(text));
   const one = (ancestor: Ancestor) =>
-    `${ancestor.pid} ${command(ancestor.command)}${ancestor.unit ? ` (${ancestor.unit})` : ''}`;
+    `${ancestor.pid} ${short(ancestor.command)}${ancestor.unit ? ` (${ancestor.unit})` : ''}`;
   const lines: [key: string, value: string][] = [
     ['pid', `${pid}`],
-    ['command', command(page.command)],
+    ['command', short(page.command)],
   ];
   if (container) {
-    const name = printable(container.name ?? 'without a name');
+    const name = container.name ?? 'without a name';
     lines.push(['container', `${name}, made by ${container.engine}; ${pid} is ${roles[container.role]}`]);
     if (container.role !== 'first')
-      lines.push(['first process', `${container.pid} ${command(container.command)}`]);
-    lines.push(['root directory', printable(container.rootfs ?? '?')]);
-    for (const [key, value] of Object.entries(page.labels))
-      lines.push(['label', printable(`${key}=${value}`)]);
+      lines.push(['first process', `${container.pid} ${short(container.command)}`]);
+    lines.push(['root directory', container.rootfs ?? '?']);
+    for (const [key, value] of Object.entries(page.labels)) lines.push(['label', `${key}=${value}`]);
   } else lines.push(['container', 'none']);
   lines.push(...page.parents.map((parent): [string, string] => ['parent', one(parent)]));
   lines.push(...page.startedBy.map((parent): [string, string] => ['started by', one(parent)]));
   if (page.unit) lines.push(['unit', page.unit]);
   for (const { controllers, path } of page.cgroups)
-    lines.push(['cgroup', printable(path) + (controllers.length > 0 ? ` (${controllers.join(', ')})` : '')]);
-
+    lines.push(['cgroup', path + (controllers.length > 0 ? ` (${controllers.join(', ')})` : '')]);
   lines.push(...limitLines(page));
-  // a cgroup, and so a unit, may have any name
+  // names, commands and paths of others may hold anything
   return lines.map(([key, value]) => `${key}: ${printable(value)}`).join('\n');
 }
