@@ -338,7 +338,7 @@ function readPages(words: string[]): { pages: Page[]; failed: boolean } {
   const pages = words.flatMap((word) => {
     try {
       return processesOf(word, ticks.get(word), reading).map(({ pid, started }) =>
-        readPage(pid, started, reading, mounts, readCpuSeconds),
+        readPage(pid, started, reading, mounts),
       );
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
@@ -372,7 +372,7 @@ function livePage({ pid, ticks }: Live): string[] {
   if (startTicks(pid) !== ticks) return ['it has ended'];
   const reading = containerReader()();
   const found = reading.containers.find(({ shown }) => shown.pid === pid);
-  const page = readPage(pid, ticks, reading, readMounts('self'), readCpuSeconds);
+  const page = readPage(pid, ticks, reading, readMounts('self'));
   const members = [...(found?.container.members ?? [])].flatMap((member) => readProcess(member) ?? []);
   const rows = members
     .sort((one, other) => other.rssBytes - one.rssBytes)

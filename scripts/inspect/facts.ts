@@ -12,7 +12,6 @@ import { limits } from '../limit/table.ts';
 import type { containerReader } from '../ps/containers.ts';
 import { type Namespace, namespaceReader } from '../ps/namespaces.ts';
 import { type Ancestor, type LimitInForce, type Page, readPage } from '../ps/page.ts';
-import { readCpuSeconds } from '../ps/usage.ts';
 import { type Reach, readReach } from './reach.ts';
 
 /** Collects what could not be read, and why. */
@@ -165,7 +164,7 @@ export function readFacts(
   namespacesOf = namespaceReader(reading.containers),
 ): Facts {
   const hostMounts = readMounts('self');
-  const page = readPage(pid, started, reading, hostMounts, readCpuSeconds);
+  const page = readPage(pid, started, reading, hostMounts);
   const unseen: string[] = [];
   const cannot: Unseen = (what, error) => unseen.push(`${what}: ${reason(error)}`);
   const see = <Value>(what: string, read: () => Value): Value | null => {

@@ -27,7 +27,7 @@ import { showLimit } from '../limit/perform.ts';
 import { amount, type LimitName, limits, memoryFiles, readBytes, readLimit } from '../limit/table.ts';
 import type { containerReader } from './containers.ts';
 import { rootfsPath } from './rootfs.ts';
-import type { Places } from './usage.ts';
+import { type Places, readCpuSeconds } from './usage.ts';
 
 /** A process that has started another. */
 export interface Ancestor {
@@ -209,7 +209,7 @@ function ownIn(
 }
 
 /**
- * Makes the page of a process. `cpuSecondsOf` reads the CPU time of a cgroup. Throws Failure if there is no such process,
+ * Makes the page of a process. Throws Failure if there is no such process,
  * or if it ends meanwhile: another may have its PID.
  */
 export function readPage(
@@ -217,7 +217,6 @@ export function readPage(
   started: number | undefined,
   reading: Reading,
   hostMounts: Mount[],
-  cpuSecondsOf: (place: Places['time']) => number | null,
 ): Page {
   const process_ = readProcess(pid);
   if (started === undefined || !process_ || process_.zombie) throw noProcess(pid);
@@ -278,7 +277,7 @@ export function readPage(
     usage: {
       memoryBytes: memory.used ?? found?.shown.memory.usedBytes ?? process_.rssBytes,
       pids: pids.used ?? found?.shown.pids ?? process_.threads,
-      cpuSeconds: found ? cpuSecondsOf(found.places.time) : (readStat(pid)?.cpuTicks ?? 0) / 100,
+      cpuSeconds: found ? readCpuSeconds(found.places.time) : (readStat(pid)?.cpuTicks ?? 0) / 100,
       memoryCgroup: memory.used === null ? null : memory.own,
       pidsCgroup: pids.used === null ? null : pids.own,
     },
