@@ -131,7 +131,7 @@ import { runProgram } from './helpers/shell.ts';
 import { cut, gap, table } from './helpers/table.ts';
 import { formatDuration, formatSize, parseNumber } from './helpers/units.ts';
 import { formatPort, type Port } from './network/addresses.ts';
-import { containerReader, type Shown } from './ps/containers.ts';
+import { containerReader, type Reading, type Shown } from './ps/containers.ts';
 import { killsText, readAllEnded, statusText } from './ps/ended.ts';
 import { type Page, pageText, readPage } from './ps/page.ts';
 import { readPorts } from './ps/ports.ts';
@@ -352,10 +352,7 @@ function readPages(words: string[]): { pages: Page[]; failed: boolean } {
 
 const nothing = 'ps: no containers: nothing here runs in a PID namespace or root directory of its own';
 
-function listContainers(
-  { containers }: ReturnType<ReturnType<typeof containerReader>>,
-  portsOf: Awaited<ReturnType<typeof readPorts>>,
-): TableRow[] {
+function listContainers({ containers }: Reading, portsOf: Awaited<ReturnType<typeof readPorts>>): TableRow[] {
   const mounts = readMounts('self');
   return containers.map(({ container, places, shown: { ticks, ...shown } }) => ({
     ...shown,

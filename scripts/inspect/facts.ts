@@ -9,7 +9,7 @@ import { attempt, descendants, readProcesses, readStat, startTicks, timeOf } fro
 import { deviceNumber } from '../limit/disk.ts';
 import { notesAbout } from '../limit/notes.ts';
 import { limits } from '../limit/table.ts';
-import type { containerReader } from '../ps/containers.ts';
+import type { Reading } from '../ps/containers.ts';
 import { type Namespace, namespaceReader } from '../ps/namespaces.ts';
 import { type Ancestor, type LimitInForce, type Page, readPage } from '../ps/page.ts';
 import { type Reach, readReach } from './reach.ts';
@@ -160,7 +160,7 @@ export function holdsOnHost({
 export function readFacts(
   pid: number,
   started: number,
-  reading: ReturnType<ReturnType<typeof containerReader>>,
+  reading: Reading,
   namespacesOf = namespaceReader(reading.containers),
 ): Facts {
   const hostMounts = readMounts('self');

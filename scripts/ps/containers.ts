@@ -33,10 +33,10 @@ function readAll(accounting: Accounting) {
   return { table, found, hidden, atBootSeconds };
 }
 
-type Reading = ReturnType<typeof readAll>;
+type All = ReturnType<typeof readAll>;
 
 /** A container as it is now; undefined if it has ended. null: a value does not exist or cannot be read. */
-function readShown(accounting: Accounting, { table }: Reading, known: Reading['found'][number]) {
+function readShown(accounting: Accounting, { table }: All, known: All['found'][number]) {
   const { container, places, name, command, engine } = known;
   const { pid } = container.first;
   // start time of its first process: with the PID it identifies the process
@@ -54,7 +54,7 @@ export type Shown = NonNullable<ReturnType<typeof readShown>>;
  */
 export function containerReader() {
   const accounting = readAccounting();
-  let reading: Reading | undefined;
+  let reading: All | undefined;
   let pids = '';
   return () => {
     const now = readdirSync('/proc').join();
@@ -63,15 +63,18 @@ export function containerReader() {
     pids = now;
     const { found, hidden } = reading;
     const containers = found.flatMap((known) => {
-      const shown = readShown(accounting, reading as Reading, known);
+      const shown = readShown(accounting, reading as All, known);
       return shown ? { shown, container: known.container, places: known.places } : [];
     });
     return { containers, hidden };
   };
 }
 
+/** All containers as they are now. */
+export type Reading = ReturnType<ReturnType<typeof containerReader>>;
+
 /** Reads processes again whose container has no cgroup of its own. */
-function refresh({ table, found }: Reading): void {
+function refresh({ table, found }: All): void {
   for (const { container, places } of found)
     for (const pid of places.memory && places.pids ? [] : container.members) {
       const process = readProcess(pid);

@@ -2,7 +2,7 @@
 import { readdirSync } from 'node:fs';
 import { type Container, heldContainer } from '../helpers/containers.ts';
 import { namespaceInode } from '../helpers/pids.ts';
-import type { containerReader } from './containers.ts';
+import type { Reading } from './containers.ts';
 
 export const namespaceTypes = ['mnt', 'pid', 'net', 'ipc', 'uts', 'user', 'cgroup', 'time'] as const;
 
@@ -44,13 +44,11 @@ export const whoseText = ({ whose, sharedWith }: Namespace): string =>
       ? "the host's"
       : (whose ?? '?');
 
-type Found = ReturnType<ReturnType<typeof containerReader>>['containers'];
-
 /**
  * Reads the namespaces of all processes. Returns a function that tells about those of one process; `own` has the PIDs of
  * its container or process tree.
  */
-export function namespaceReader(found: Found) {
+export function namespaceReader(found: Reading['containers']) {
   const containers = found.map(({ container }) => container);
   const pids = readdirSync('/proc').filter((name) => /^\d/.test(name));
   const members = new Map<string, number[]>();

@@ -25,7 +25,7 @@ import { formatSize } from '../helpers/units.ts';
 import { pathOf } from '../limit/oom.ts';
 import { showLimit } from '../limit/perform.ts';
 import { amount, type LimitName, limits, memoryFiles, readBytes, readLimit } from '../limit/table.ts';
-import type { containerReader } from './containers.ts';
+import type { Reading } from './containers.ts';
 import { rootfsPath } from './rootfs.ts';
 import { type Places, readCpuSeconds } from './usage.ts';
 
@@ -91,8 +91,6 @@ export interface Page {
     pidsCgroup: string | null;
   };
 }
-
-type Reading = ReturnType<ReturnType<typeof containerReader>>;
 
 /** The limits on the page. A weight is none, nor is a soft limit. */
 const shown: LimitName[] = [
