@@ -3,7 +3,7 @@ import { readdirSync } from 'node:fs';
 import { uptime } from 'node:os';
 import { type Container, findContainers } from '../helpers/containers.ts';
 import { identify } from '../helpers/engine.ts';
-import { commandLine, readProc, readProcess, readProcesses, startTicks } from '../helpers/pids.ts';
+import { commandLine, readProc, readProcess, readProcesses, readStat } from '../helpers/pids.ts';
 import { readOomKills } from '../limit/oom-kills.ts';
 import { type Accounting, findPlaces, readAccounting, readUsage } from './usage.ts';
 
@@ -39,9 +39,10 @@ type All = ReturnType<typeof readAll>;
 function readShown(accounting: Accounting, { table }: All, known: All['found'][number]) {
   const { container, places, name, command, engine } = known;
   const { pid } = container.first;
+  const stat = readStat(pid);
+  if (!stat || stat.zombie) return undefined;
   // start time of its first process: with the PID it identifies the process
-  const ticks = startTicks(pid);
-  if (ticks === undefined) return undefined;
+  const ticks = stat.startTicks;
   const oomKills = readOomKills(places.memory, accounting.memory, ticks / 100);
   return { name, pid, ticks, command, ...readUsage(places, table, container), oomKills, engine };
 }
