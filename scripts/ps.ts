@@ -365,11 +365,15 @@ function listContainers({ containers }: Reading, portsOf: Awaited<ReturnType<typ
 }
 
 /** The page of a container in the live table: what PID prints, and its processes, the largest first. */
-function livePage({ pid, ticks }: Live): string[] {
-  if (startTicks(pid) !== ticks) return ['it has ended'];
-  const reading = containerReader()();
+function livePage({ pid, ticks }: Live, reading: Reading): string[] {
+  let page: Page;
+  try {
+    page = readPage(pid, ticks, reading, readMounts('self'));
+  } catch (error) {
+    if (error instanceof Failure) return ['it has ended'];
+    throw error;
+  }
   const found = reading.containers.find(({ shown }) => shown.pid === pid);
-  const page = readPage(pid, ticks, reading, readMounts('self'));
   const members = [...(found?.container.members ?? [])].flatMap((member) => readProcess(member) ?? []);
   const rows = members
     .sort((one, other) => other.rssBytes - one.rssBytes)
@@ -422,7 +426,8 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, 
         ...shown,
         counters: readCounters(places, container),
       }));
-    await watch({ look, page: livePage, stop: stopContainer }, { intervalSeconds, count, json });
+    const page = (row: Live) => livePage(row, read());
+    await watch({ look, page, stop: stopContainer }, { intervalSeconds, count, json });
     return 0;
   }
   const terminal = process.stdout.isTTY === true;
