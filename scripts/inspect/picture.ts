@@ -2,7 +2,7 @@
 // of Mermaid. Pure functions.
 import { isBelow } from '../helpers/mounts.ts';
 import { printable } from '../helpers/pids.ts';
-import { cut, widthOf } from '../helpers/table.ts';
+import { cut, widthOf, wrap } from '../helpers/table.ts';
 import { whoseText } from '../ps/namespaces.ts';
 import type { Facts, Starter } from './facts.ts';
 import type { Finding } from './findings.ts';
@@ -93,7 +93,7 @@ export function pictureOf(facts: Facts, findings: Finding[]): Picture {
 }
 
 /** Text for XML: what has a meaning there is escaped, and what XML 1.0 forbids is replaced. */
-export const xmlText = (text: string): string =>
+const xmlText = (text: string): string =>
   printable(text)
     .replace(/[\ufffe\uffff]|\p{Cs}/gu, '\ufffd')
     .replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
@@ -148,16 +148,8 @@ function label(x: number, y: number, text: string, room: number, kind = ''): str
 }
 
 /** A text in lines that fit the room, in pixels. */
-function wrapped(text: string, room: number): string[] {
-  const lines: string[] = [];
-  for (const word of printable(text).split(' ')) {
-    const line = lines.at(-1);
-    if (line !== undefined && (widthOf(line) + 1 + widthOf(word)) * characterWidth <= room)
-      lines[lines.length - 1] = `${line} ${word}`;
-    else lines.push(word);
-  }
-  return lines;
-}
+const wrapped = (text: string, room: number) =>
+  wrap(printable(text), Math.floor(room / characterWidth)).split('\n');
 
 const rectangle = (x: number, y: number, wide: number, high: number, kind: string) =>
   `<rect x="${x}" y="${y}" width="${wide}" height="${high}" rx="6" class="${kind}"/>`;
