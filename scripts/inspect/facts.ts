@@ -5,7 +5,15 @@ import { capabilitiesIn } from '../helpers/capabilities.ts';
 import { cgroupDirectory, cgroupPath, isPidName, parent, readHierarchies } from '../helpers/cgroups.ts';
 import { Failure, reason } from '../helpers/cli.ts';
 import { readMounts } from '../helpers/mounts.ts';
-import { attempt, descendants, readProcesses, readStat, startTicks, timeOf } from '../helpers/pids.ts';
+import {
+  attempt,
+  descendants,
+  fieldOf,
+  readProcesses,
+  readStat,
+  startTicks,
+  timeOf,
+} from '../helpers/pids.ts';
 import { deviceNumber } from '../limit/disk.ts';
 import { notesAbout } from '../limit/notes.ts';
 import { limits } from '../limit/table.ts';
@@ -177,7 +185,7 @@ export function readFacts(
   };
   const readFile = (file: string) => see(file, () => readFileSync(`/proc/${pid}/${file}`, 'utf8')) ?? '';
   const status = readFile('status');
-  const field = (name: string) => new RegExp(`^${name}:[ \t]*(.*)$`, 'm').exec(status)?.[1] ?? '';
+  const field = (name: string) => fieldOf(status, name);
   const ids = (name: string) => {
     const [real = 0, effective = 0, saved = 0, files = 0] = field(name).split('\t').map(Number);
     return { real, effective, saved, files };
@@ -251,7 +259,7 @@ export function readFacts(
       cannot,
     }),
     host: {
-      capabilities: capabilitiesIn(/^CapBnd:\t(\w+)$/m.exec(hostText('/proc/1/status') ?? '')?.[1] ?? ''),
+      capabilities: capabilitiesIn(fieldOf(hostText('/proc/1/status') ?? '', 'CapBnd')),
       corePattern: hostText('/proc/sys/kernel/core_pattern'),
       ptraceScope: scope === null ? null : Number(scope),
     },
