@@ -5,20 +5,12 @@ import { capabilitiesIn } from '../helpers/capabilities.ts';
 import { cgroupDirectory, cgroupPath, isPidName, parent, readHierarchies } from '../helpers/cgroups.ts';
 import { Failure, reason } from '../helpers/cli.ts';
 import { readMounts } from '../helpers/mounts.ts';
-import {
-  attempt,
-  descendants,
-  fieldOf,
-  readProcesses,
-  readStat,
-  startTicks,
-  timeOf,
-} from '../helpers/pids.ts';
+import { attempt, descendants, fieldOf, readStat, startTicks, timeOf } from '../helpers/pids.ts';
 import { deviceNumber } from '../limit/disk.ts';
 import { notesAbout } from '../limit/notes.ts';
 import { limits } from '../limit/table.ts';
 import type { Reading } from '../ps/containers.ts';
-import { type Namespace, namespaceReader } from '../ps/namespaces.ts';
+import type { Namespace, namespaceReader } from '../ps/namespaces.ts';
 import { type Ancestor, type LimitInForce, type Page, readPage } from '../ps/page.ts';
 import { type Reach, readReach } from './reach.ts';
 
@@ -169,7 +161,7 @@ export function readFacts(
   pid: number,
   started: number,
   reading: Reading,
-  namespacesOf = namespaceReader(reading.containers),
+  namespacesOf: ReturnType<typeof namespaceReader>,
 ): Facts {
   const hostMounts = readMounts('self');
   const page = readPage(pid, started, reading, hostMounts);
@@ -200,7 +192,7 @@ export function readFacts(
   const own =
     around && isInside
       ? around.container.members
-      : new Set(descendants(readProcesses(), [pid]).map((process_) => process_.pid));
+      : new Set(descendants(reading.table, [pid]).map((process_) => process_.pid));
   const namespaces = namespacesOf(pid, own);
   for (const { type, inode } of namespaces)
     if (inode === null) see(`namespace ${type}`, () => readlinkSync(`/proc/${pid}/ns/${type}`));

@@ -50,8 +50,9 @@ function readShown(accounting: Accounting, { table }: All, known: All['found'][n
 export type Shown = NonNullable<ReturnType<typeof readShown>>;
 
 /**
- * A function that reads all containers, and how many processes this user may not look into. Finding containers takes most
- * of the time, and is repeated only if the list of PIDs has changed, and every 5 s, since chroot(2) changes no PID.
+ * A function that reads all processes and containers, and how many processes this user may not look into. Finding
+ * containers takes most of the time, and is repeated only if the list of PIDs has changed, and every 5 s, since
+ * chroot(2) changes no PID.
  */
 export function containerReader() {
   const accounting = readAccounting();
@@ -62,16 +63,16 @@ export function containerReader() {
     if (!reading || now !== pids || uptime() - reading.atBootSeconds > 5) reading = readAll(accounting);
     else refresh(reading);
     pids = now;
-    const { found, hidden } = reading;
+    const { table, found, hidden } = reading;
     const containers = found.flatMap((known) => {
       const shown = readShown(accounting, reading as All, known);
       return shown ? { shown, container: known.container, places: known.places } : [];
     });
-    return { containers, hidden };
+    return { table, containers, hidden };
   };
 }
 
-/** All containers as they are now. */
+/** All processes, and all containers as they are now. */
 export type Reading = ReturnType<ReturnType<typeof containerReader>>;
 
 /** Reads processes again whose container has no cgroup of its own. */

@@ -18,9 +18,9 @@ export interface Branch {
 }
 
 /** The containers that are in no other one, each with those inside. */
-export function toTree({ containers }: Reading): Branch[] {
-  const namespacesOf = namespaceReader(containers);
-  const byEnclosing = groupBy(containers, ({ container }) => container.enclosing);
+export function toTree(reading: Reading): Branch[] {
+  const namespacesOf = namespaceReader(reading);
+  const byEnclosing = groupBy(reading.containers, ({ container }) => container.enclosing);
   const inside = (enclosing: Container | undefined): Branch[] =>
     (byEnclosing.get(enclosing) ?? []).map(({ container, shown: { name, pid, engine, command } }) => ({
       name,
