@@ -44,7 +44,7 @@ import { completions, type Shell, type Subcommand } from './barehand/completion.
 import { parseHeader } from './barehand/header.ts';
 import { manualPage } from './barehand/manual.ts';
 import { readHierarchies } from './helpers/cgroups.ts';
-import { HelpNeeded, main, type Option, tableOf, UsageError } from './helpers/cli.ts';
+import { HelpNeeded, kebab, main, type Option, tableOf, UsageError } from './helpers/cli.ts';
 import { headerOf, shortHelp } from './helpers/help.ts';
 import { didYouMean } from './helpers/messages.ts';
 import { print } from './helpers/output.ts';
@@ -90,12 +90,11 @@ async function readSubcommand(name: string): Promise<Subcommand> {
   return {
     name,
     purpose,
-    options: tableOf(table).map(([long, { short, parse }]) => ({
-      long,
-      short,
-      value: parse && (described.get(long)?.value || 'VALUE'),
-      text: described.get(long)?.text ?? '',
-    })),
+    options: tableOf(table).map(([key, { short, parse }]) => {
+      const long = kebab(key);
+      const { value, text = '' } = described.get(long) ?? {};
+      return { long, short, value: parse && (value || 'VALUE'), text };
+    }),
   };
 }
 
