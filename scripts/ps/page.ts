@@ -320,11 +320,25 @@ export function limitLines<Limit extends LimitInForce>(
 }
 
 /** What a process is in its container. */
-export const roles = {
+const roles = {
   first: 'its first process',
   member: 'one of its processes',
   holder: 'outside of it, and keeps it running',
 };
+
+/** The container of a process and its first process, as keys and values. `short` truncates a long command. */
+export function containerLines(
+  { pid, container }: Pick<Page, 'pid' | 'container'>,
+  short: (command: string) => string,
+): [key: string, value: string][] {
+  if (!container) return [['container', 'none']];
+  const { name, engine, role } = container;
+  const lines: [string, string][] = [
+    ['container', `${name ?? 'without a name'}, made by ${engine}; ${pid} is ${roles[role]}`],
+  ];
+  if (role !== 'first') lines.push(['first process', `${container.pid} ${short(container.command)}`]);
+  return lines;
+}
 
 /** The page as lines `key: value`, a key of several values in several lines. `short` truncates a long command. */
 export function pageText(page: Page, short: (command: string) => string): string {
@@ -334,15 +348,10 @@ export function pageText(page: Page, short: (command: string) => string): string
   const lines: [key: string, value: string][] = [
     ['pid', `${pid}`],
     ['command', short(page.command)],
+    ...containerLines(page, short),
   ];
-  if (container) {
-    const name = container.name ?? 'without a name';
-    lines.push(['container', `${name}, made by ${container.engine}; ${pid} is ${roles[container.role]}`]);
-    if (container.role !== 'first')
-      lines.push(['first process', `${container.pid} ${short(container.command)}`]);
-    lines.push(['root directory', container.rootfs ?? '?']);
-    for (const [key, value] of Object.entries(page.labels)) lines.push(['label', `${key}=${value}`]);
-  } else lines.push(['container', 'none']);
+  if (container) lines.push(['root directory', container.rootfs ?? '?']);
+  for (const [key, value] of Object.entries(page.labels)) lines.push(['label', `${key}=${value}`]);
   lines.push(...page.parents.map((parent): [string, string] => ['parent', one(parent)]));
   lines.push(...page.startedBy.map((parent): [string, string] => ['started by', one(parent)]));
   if (page.unit) lines.push(['unit', page.unit]);
