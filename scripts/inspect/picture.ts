@@ -43,7 +43,7 @@ export function pictureOf(facts: Facts, findings: Finding[]): Picture {
     detail: [one.unit, one.terminal, one.startedAt].filter(Boolean).join(', '),
     isTarget: one.pid === facts.pid,
   });
-  const target = box({ ...facts, unit: facts.unit });
+  const target = box(facts);
   const first =
     container &&
     (container.role === 'first'
@@ -55,7 +55,9 @@ export function pictureOf(facts: Facts, findings: Finding[]): Picture {
           isTarget: false,
         });
   const isHolder = container?.role === 'holder';
-  const kept = startedBy.filter(({ pid }) => pid !== facts.pid).slice(0, mostAncestors);
+  // one that holds a container has started it
+  const others = startedBy.filter(({ pid }) => pid !== facts.pid);
+  const kept = others.slice(0, mostAncestors);
   const outside = kept.map(box).reverse();
   const inside =
     first && container.role === 'member'
@@ -67,7 +69,7 @@ export function pictureOf(facts: Facts, findings: Finding[]): Picture {
   return {
     title: `PID ${facts.pid}: ${facts.command}`,
     outside: container && !isHolder ? outside : [...outside, target],
-    omitted: startedBy.length - kept.length - (startedBy.length > kept.length && isHolder ? 1 : 0),
+    omitted: others.length - kept.length,
     container: container && `container ${container.name ?? 'without a name'}, made by ${container.engine}`,
     inside,
     namespaces: facts.namespaces.map((namespace) => ({
