@@ -41,11 +41,12 @@ SEE ALSO
 */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { accessSync, existsSync, constants as fsConstants, readFileSync, realpathSync } from 'node:fs';
+import { accessSync, existsSync, constants as fsConstants, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
-import { dirname, extname, join, relative } from 'node:path';
+import { join, relative } from 'node:path';
 import { createInterface } from 'node:readline';
 import { type Language, texts } from './demo/texts.ts';
+import { scriptFile as script } from './helpers/called.ts';
 import { findHierarchy, type Hierarchy, parent, processesIn, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
 import { missingPrograms } from './helpers/programs.ts';
@@ -65,8 +66,6 @@ function parseLanguage(text: string): Language {
 
 const name = `demo-${process.pid}`;
 const rootfs = join(rootfsFolder, name);
-const here = realpathSync(process.argv[1] ?? '.');
-const script = (step: string) => join(dirname(here), step + extname(here));
 const shown = (path: string) => (relative('.', path).startsWith('..') ? path : relative('.', path));
 
 const bold = (text: string) => (process.stdout.isTTY ? `\x1b[1m${text}\x1b[0m` : text);

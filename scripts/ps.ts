@@ -119,8 +119,7 @@ SEE ALSO
   admin-guide/cgroup-v1
 */
 
-import { realpathSync } from 'node:fs';
-import { dirname, extname, join } from 'node:path';
+import { scriptFile } from './helpers/called.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { readLabels } from './helpers/containers.ts';
 import { escapeControls } from './helpers/messages.ts';
@@ -389,8 +388,7 @@ function livePage({ pid, ticks }: Live, reading: Reading): string[] {
 async function stopContainer({ pid, ticks }: Live): Promise<string> {
   // another process may have its PID by now
   if (startTicks(pid) !== ticks) return 'it has ended already';
-  const self = realpathSync(process.argv[1] ?? '.');
-  const { stdout, stderr } = await runProgram([join(dirname(self), `stop${extname(self)}`), String(pid)]);
+  const { stdout, stderr } = await runProgram([scriptFile('stop'), String(pid)]);
   return `${stdout}${stderr}`.trim().split('\n').at(-1) ?? '';
 }
 
