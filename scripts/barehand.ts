@@ -42,7 +42,7 @@ import { dirname, extname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { completions, type Shell, type Subcommand } from './barehand/completion.ts';
 import { parseHeader } from './barehand/header.ts';
-import { manualPage } from './barehand/manual.ts';
+import { manualPage, pageName } from './barehand/manual.ts';
 import { scriptFile } from './helpers/called.ts';
 import { readHierarchies } from './helpers/cgroups.ts';
 import { HelpNeeded, kebab, main, type Option, tableOf, UsageError } from './helpers/cli.ts';
@@ -120,10 +120,8 @@ const commands: Record<string, (words: string[]) => Promise<void> | void> = {
   manual: ([folder, ...more]) => {
     if (!folder || more.length > 0) throw new UsageError('manual takes one directory');
     mkdirSync(folder, { recursive: true });
-    for (const name of [...scriptNames(), 'barehand']) {
-      const page = name === 'barehand' ? 'barehand.1' : `barehand-${name}.1`;
-      writeFileSync(join(folder, page), manualPage(name, headerText(name)));
-    }
+    for (const name of [...scriptNames(), 'barehand'])
+      writeFileSync(join(folder, `${pageName(name)}.1`), manualPage(name, headerText(name)));
   },
 };
 
