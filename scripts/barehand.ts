@@ -42,9 +42,10 @@ import { dirname, extname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { completions, type Shell, type Subcommand } from './barehand/completion.ts';
 import { parseHeader } from './barehand/header.ts';
-import { manualPage } from './barehand/manual.ts';
+import { manualPage, pageName } from './barehand/manual.ts';
+import { scriptFile } from './helpers/called.ts';
 import { readHierarchies } from './helpers/cgroups.ts';
-import { HelpNeeded, main, type Option, tableOf, UsageError } from './helpers/cli.ts';
+import { HelpNeeded, kebab, main, type Option, tableOf, UsageError } from './helpers/cli.ts';
 import { headerOf, shortHelp } from './helpers/help.ts';
 import { didYouMean } from './helpers/messages.ts';
 import { print } from './helpers/output.ts';
@@ -56,8 +57,7 @@ export const options = {} as const;
 
 const self = realpathSync(process.argv[1] ?? '.');
 const ending = extname(self);
-const pathOf = (name: string) => join(dirname(self), name + ending);
-const headerText = (name: string) => headerOf(readFileSync(pathOf(name), 'utf8'));
+const headerText = (name: string) => headerOf(readFileSync(scriptFile(name), 'utf8'));
 
 /** The names of the scripts beside this one. */
 const scriptNames = () =>
@@ -69,7 +69,7 @@ const scriptNames = () =>
 /** Has this process become a script: its main() sees the arguments that follow the name of the script. */
 async function become(name: string, words: string[]): Promise<void> {
   const [node = ''] = process.argv;
-  const path = pathOf(name);
+  const path = scriptFile(name);
   if (ending === '.mjs') {
     process.argv = [node, path, ...words];
     await import(pathToFileURL(path).href);
@@ -84,18 +84,17 @@ async function become(name: string, words: string[]): Promise<void> {
 /** What a shell can complete of each script: the options from its table, their descriptions from its header. */
 async function readSubcommand(name: string): Promise<Subcommand> {
   const { purpose, options: described } = parseHeader(headerText(name));
-  const { options: table } = (await import(pathToFileURL(pathOf(name)).href)) as {
+  const { options: table } = (await import(pathToFileURL(scriptFile(name)).href)) as {
     options: Record<string, Option>;
   };
   return {
     name,
     purpose,
-    options: tableOf(table).map(([long, { short, parse }]) => ({
-      long,
-      short,
-      value: parse && (described.get(long)?.value || 'VALUE'),
-      text: described.get(long)?.text ?? '',
-    })),
+    options: tableOf(table).map(([key, { short, parse }]) => {
+      const long = kebab(key);
+      const { value, text = '' } = described.get(long) ?? {};
+      return { long, short, value: parse && (value || 'VALUE'), text };
+    }),
   };
 }
 
@@ -121,10 +120,8 @@ const commands: Record<string, (words: string[]) => Promise<void> | void> = {
   manual: ([folder, ...more]) => {
     if (!folder || more.length > 0) throw new UsageError('manual takes one directory');
     mkdirSync(folder, { recursive: true });
-    for (const name of [...scriptNames(), 'barehand']) {
-      const page = name === 'barehand' ? 'barehand.1' : `barehand-${name}.1`;
-      writeFileSync(join(folder, page), manualPage(name, headerText(name)));
-    }
+    for (const name of [...scriptNames(), 'barehand'])
+      writeFileSync(join(folder, `${pageName(name)}.1`), manualPage(name, headerText(name)));
   },
 };
 

@@ -49,7 +49,7 @@ import { checkPrograms } from './check-host/programs.ts';
 import { readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { didYouMean } from './helpers/messages.ts';
-import { print } from './helpers/output.ts';
+import { print, toJson } from './helpers/output.ts';
 import { attempt, groupBy } from './helpers/pids.ts';
 import { readOsRelease } from './helpers/programs.ts';
 import { table } from './helpers/table.ts';
@@ -139,14 +139,11 @@ await main(import.meta.url, { options, operands: [0, scripts.length] }, async (v
   const wanted = names.length > 0 ? names : scripts;
   const concerns = ({ needs, limits }: Check) =>
     wanted.some((name) => needs.includes(name) || limits.includes(name));
-  const all = [
-    ...(await checkKernel(host.container !== null)),
-    ...checkCgroups(),
-    ...(await checkPrograms()),
-  ];
+  const [kernel, programs] = await Promise.all([checkKernel(host.container !== null), checkPrograms()]);
+  const all = [...kernel, ...checkCgroups(), ...programs];
   const checks = all.filter(concerns);
   const verdicts = judge(checks, wanted);
-  if (values.json) print(`${JSON.stringify({ host, scripts: verdicts, checks }, null, 2)}\n`);
+  if (values.json) print(`${toJson({ host, scripts: verdicts, checks }, 2)}\n`);
   else if (!values.quiet) print(describe(host, verdicts, checks, values.all));
   return verdicts.some(({ state }) => state === 'fails') ? 1 : 0;
 });

@@ -41,11 +41,12 @@ SEE ALSO
 */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { accessSync, existsSync, constants as fsConstants, readFileSync, realpathSync } from 'node:fs';
+import { accessSync, existsSync, constants as fsConstants, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
-import { dirname, extname, join, relative } from 'node:path';
+import { join, relative } from 'node:path';
 import { createInterface } from 'node:readline';
 import { type Language, texts } from './demo/texts.ts';
+import { scriptFile as script } from './helpers/called.ts';
 import { findHierarchy, type Hierarchy, parent, processesIn, readHierarchies } from './helpers/cgroups.ts';
 import { Failure, main, reason, UsageError } from './helpers/cli.ts';
 import { missingPrograms } from './helpers/programs.ts';
@@ -65,19 +66,19 @@ function parseLanguage(text: string): Language {
 
 const name = `demo-${process.pid}`;
 const rootfs = join(rootfsFolder, name);
-const here = realpathSync(process.argv[1] ?? '.');
-const script = (step: string) => join(dirname(here), step + extname(here));
 const shown = (path: string) => (relative('.', path).startsWith('..') ? path : relative('.', path));
 
 const bold = (text: string) => (process.stdout.isTTY ? `\x1b[1m${text}\x1b[0m` : text);
 const say = (text: string) => console.log(text);
 /** The columns for text: those of the terminal, 100 for a file. */
 const columns = () => (process.stdout.isTTY ? process.stdout.columns || 80 : 100);
+/** A text in lines that fit, below a heading. */
+const paragraph = (text: string) => wrap(text, columns() - 3).replace(/^/gm, '   ');
 let chapters = 0;
 
 /** Prints the heading of a chapter, an explanation, and the commands that do the same by hand. */
 function chapter([title, text]: [title: string, text: string], label: string, byHand: string): void {
-  say(`\n${bold(`${++chapters}. ${title}`)}\n${wrap(text, columns() - 3).replace(/^/gm, '   ')}`);
+  say(`\n${bold(`${++chapters}. ${title}`)}\n${paragraph(text)}`);
   const indent = ' '.repeat(3 + widthOf(label));
   say(`   ${label}${byHand.trimEnd().replaceAll('\n', `\n${indent}`)}`);
 }
@@ -257,7 +258,7 @@ ${shown(script('run'))} --dry-run ${shown(rootfs)}   # ${t.allSteps}`,
     const kills = countKills() - killsBefore;
     if (!isKilled || kills < 1)
       throw new Failure(`the program was not killed for its memory: ${lines.slice(-3).join(' | ')}`);
-    say(wrap(t.kills(oomKills, kills), columns() - 3).replace(/^/gm, '   '));
+    say(paragraph(t.kills(oomKills, kills)));
     show(await shell.run(`echo "${t.livesOn}"`));
 
     await next();

@@ -84,7 +84,7 @@ function readAll(words: string[]): Facts[] {
   // read before all else: it tells a process from a later one with its PID
   const ticks = words.map((word) => startTicks(Number(word)));
   const reading = containerReader()();
-  const namespacesOf = namespaceReader(reading.containers);
+  const namespacesOf = namespaceReader(reading);
   return words.map((word, index) => {
     const [first, ...others] = processesOf(word, ticks[index], reading);
     if (others.length > 0)

@@ -119,8 +119,7 @@ SEE ALSO
   admin-guide/cgroup-v1
 */
 
-import { realpathSync } from 'node:fs';
-import { dirname, extname, join } from 'node:path';
+import { scriptFile } from './helpers/called.ts';
 import { Failure, main, UsageError } from './helpers/cli.ts';
 import { readLabels } from './helpers/containers.ts';
 import { escapeControls } from './helpers/messages.ts';
@@ -131,7 +130,7 @@ import { runProgram } from './helpers/shell.ts';
 import { cut, gap, table } from './helpers/table.ts';
 import { formatDuration, formatSize, parseNumber } from './helpers/units.ts';
 import { formatPort, type Port } from './network/addresses.ts';
-import { containerReader, type Shown } from './ps/containers.ts';
+import { containerReader, type Reading, type Shown } from './ps/containers.ts';
 import { killsText, readAllEnded, statusText } from './ps/ended.ts';
 import { type Page, pageText, readPage } from './ps/page.ts';
 import { readPorts } from './ps/ports.ts';
@@ -338,7 +337,7 @@ function readPages(words: string[]): { pages: Page[]; failed: boolean } {
   const pages = words.flatMap((word) => {
     try {
       return processesOf(word, ticks.get(word), reading).map(({ pid, started }) =>
-        readPage(pid, started, reading, mounts, readCpuSeconds),
+        readPage(pid, started, reading, mounts),
       );
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
@@ -352,10 +351,7 @@ function readPages(words: string[]): { pages: Page[]; failed: boolean } {
 
 const nothing = 'ps: no containers: nothing here runs in a PID namespace or root directory of its own';
 
-function listContainers(
-  { containers }: ReturnType<ReturnType<typeof containerReader>>,
-  portsOf: Awaited<ReturnType<typeof readPorts>>,
-): TableRow[] {
+function listContainers({ containers }: Reading, portsOf: Awaited<ReturnType<typeof readPorts>>): TableRow[] {
   const mounts = readMounts('self');
   return containers.map(({ container, places, shown: { ticks, ...shown } }) => ({
     ...shown,
@@ -368,11 +364,15 @@ function listContainers(
 }
 
 /** The page of a container in the live table: what PID prints, and its processes, the largest first. */
-function livePage({ pid, ticks }: Live): string[] {
-  if (startTicks(pid) !== ticks) return ['it has ended'];
-  const reading = containerReader()();
+function livePage({ pid, ticks }: Live, reading: Reading): string[] {
+  let page: Page;
+  try {
+    page = readPage(pid, ticks, reading, readMounts('self'));
+  } catch (error) {
+    if (error instanceof Failure) return ['it has ended'];
+    throw error;
+  }
   const found = reading.containers.find(({ shown }) => shown.pid === pid);
-  const page = readPage(pid, ticks, reading, readMounts('self'), readCpuSeconds);
   const members = [...(found?.container.members ?? [])].flatMap((member) => readProcess(member) ?? []);
   const rows = members
     .sort((one, other) => other.rssBytes - one.rssBytes)
@@ -388,8 +388,7 @@ function livePage({ pid, ticks }: Live): string[] {
 async function stopContainer({ pid, ticks }: Live): Promise<string> {
   // another process may have its PID by now
   if (startTicks(pid) !== ticks) return 'it has ended already';
-  const self = realpathSync(process.argv[1] ?? '.');
-  const { stdout, stderr } = await runProgram([join(dirname(self), `stop${extname(self)}`), String(pid)]);
+  const { stdout, stderr } = await runProgram([scriptFile('stop'), String(pid)]);
   return `${stdout}${stderr}`.trim().split('\n').at(-1) ?? '';
 }
 
@@ -425,7 +424,8 @@ await main(import.meta.url, { options, operands: [0, Infinity] }, async (given, 
         ...shown,
         counters: readCounters(places, container),
       }));
-    await watch({ look, page: livePage, stop: stopContainer }, { intervalSeconds, count, json });
+    const page = (row: Live) => livePage(row, read());
+    await watch({ look, page, stop: stopContainer }, { intervalSeconds, count, json });
     return 0;
   }
   const terminal = process.stdout.isTTY === true;

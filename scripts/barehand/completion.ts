@@ -1,5 +1,4 @@
 // Completion of the command for shells: a file in the language of each shell, and data that this module puts before it.
-import { kebab } from '../helpers/cli.ts';
 import { embedded } from '../helpers/embedded.ts';
 import { quote } from '../helpers/shell.ts';
 
@@ -8,7 +7,7 @@ export interface Subcommand {
   name: string;
   purpose: string;
   options: {
-    /** as in the table of options: `dryRun` */
+    /** the word on the command line: `dry-run` */
     long: string;
     short: string | undefined;
     /** what its value is called; undefined for a flag */
@@ -25,7 +24,7 @@ const fishCode = embedded(import.meta.url, './completion.fish');
 const words = ({ options }: Subcommand, only: (value: string | undefined) => boolean) =>
   options
     .filter(({ value }) => only(value))
-    .flatMap(({ long, short }) => [...(short ? [`-${short}`] : []), `--${kebab(long)}`])
+    .flatMap(({ long, short }) => [...(short ? [`-${short}`] : []), `--${long}`])
     .join(' ');
 
 /** Bash: arrays of words by script. */
@@ -45,7 +44,7 @@ function zsh(all: Subcommand[]): string {
     options.flatMap(({ long, short, value, text }) => {
       const end = `[${inBrackets(text)}]${value === undefined ? '' : `:${value.replace(/[:\\]/g, '\\$&')}:_files`}`;
       const mark = value === undefined ? '' : '=';
-      return [...(short ? [`*-${short}${end}`] : []), `*--${kebab(long)}${mark}${end}`].map(quote);
+      return [...(short ? [`*-${short}${end}`] : []), `*--${long}${mark}${end}`].map(quote);
     });
   const described = all.map(({ name, purpose }) => quote(`${name}:${purpose.replace(/[:\\]/g, '\\$&')}`));
   const arrays = all.map(
@@ -66,7 +65,7 @@ function fish(all: Subcommand[]): string {
   const options = all.flatMap(({ name, options }) =>
     options.map(({ long, short, value, text }) => {
       const takes = value === undefined ? '' : ' -r';
-      return `complete -c barehand -n '__barehand_uses ${name}' -l ${kebab(long)}${short ? ` -s ${short}` : ''}${takes} -d ${quote(text)}\n`;
+      return `complete -c barehand -n '__barehand_uses ${name}' -l ${long}${short ? ` -s ${short}` : ''}${takes} -d ${quote(text)}\n`;
     }),
   );
   return `${fishCode}${scripts.join('')}${options.join('')}`;

@@ -14,11 +14,9 @@ export interface Header {
   purpose: string;
   /** the sections in their order: heading, and text */
   sections: [heading: string, text: string][];
-  /** by the name in the table of options: `dryRun` */
+  /** by the word on the command line: `dry-run` */
   options: Map<string, Described>;
 }
-
-const camel = (name: string) => name.replace(/-(\w)/g, (_, letter: string) => letter.toUpperCase());
 
 /**
  * The line of an option: `* -m, --memory SIZE   memory limit`. What a value is called has a capital or a `|`. An asterisk
@@ -37,7 +35,7 @@ export function parseHeader(header: string): Header {
     if (/\bOPTIONS$/.test(heading))
       for (const line of text.split('\n')) {
         const { long, value = '', text: described = '' } = optionLine.exec(line)?.groups ?? {};
-        if (long) options.set(camel(long), { value, text: described });
+        if (long) options.set(long, { value, text: described });
       }
   return { purpose: first.trim().replace(/^\S+: /, ''), sections, options };
 }

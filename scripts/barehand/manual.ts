@@ -8,14 +8,13 @@ const plain = (text: string) =>
     .replace(/-/g, '\\-')
     .replace(/^([.'])/gm, '\\&$1');
 
+/** The name of the manual page of a script. */
+export const pageName = (name: string) => (name === 'barehand' ? name : `barehand-${name}`);
+
 /** The names of scripts as a reader of man(1) types them. `within`: as references to other pages. */
 const named = (text: string, within: boolean) =>
   text.replace(/\b([a-z]+(?:-[a-z]+)?)\.ts\b/g, (_, name: string) =>
-    within
-      ? name === 'barehand'
-        ? 'barehand(1)'
-        : `barehand-${name}(1)`
-      : `barehand ${name}`.replace('barehand barehand', 'barehand'),
+    within ? `${pageName(name)}(1)` : `barehand ${name}`.replace('barehand barehand', 'barehand'),
   );
 
 /** Lines as they are, in a fixed layout. */
@@ -44,7 +43,7 @@ function optionItems(text: string): string {
 /** The manual page of a script. */
 export function manualPage(name: string, header: string): string {
   const { purpose, sections } = parseHeader(header);
-  const title = name === 'barehand' ? name : `barehand-${name}`;
+  const title = pageName(name);
   const parts = sections.map(([heading, text]) => {
     if (heading === 'USAGE') {
       const [usage = '', ...rest] = named(text, false).split(/\n{2,}/);

@@ -59,13 +59,14 @@ export async function checkKernel(inContainer: boolean): Promise<Check[]> {
     needs: isRoot ? (['network'] as const) : [],
     limits: isRoot ? (['run'] as const) : [],
   };
-  return [
-    await trial(
+  // each is in namespaces of its own, so they need not wait for each other
+  const trials = await Promise.all([
+    trial(
       { name: 'namespaces', cost: 'no container can be started', needs: ['run'], limits: [] },
       'mount, UTS, IPC, network, PID and cgroup',
       sh`unshare ${asUser} --mount --uts --ipc --net --pid --cgroup --fork true`,
     ),
-    await trial(
+    trial(
       {
         name: 'new /proc',
         cost: 'no container can be started: it would show the processes of others',
@@ -75,7 +76,7 @@ export async function checkKernel(inContainer: boolean): Promise<Check[]> {
       'can be mounted in a PID namespace',
       sh`unshare ${asUser} --mount --pid --fork mount -t proc proc /proc`,
     ),
-    await trial(
+    trial(
       {
         name: 'user namespaces',
         cost: isRoot
@@ -88,7 +89,7 @@ export async function checkKernel(inContainer: boolean): Promise<Check[]> {
       'can be made',
       sh`unshare --user --map-root-user true`,
     ),
-    await trial(
+    trial(
       { name: 'overlay', cost: 'no --ephemeral', remedy: 'modprobe overlay', needs: [], limits: ['run'] },
       'can be mounted',
       // nothing is written to it, and only the trial sees it
@@ -96,7 +97,7 @@ export async function checkKernel(inContainer: boolean): Promise<Check[]> {
     ),
     ...(findInPath('ip')
       ? [
-          await trial(
+          trial(
             { name: 'bridge and veth', ...network, remedy: 'modprobe -a bridge veth' },
             'can be made',
             sh`unshare ${asUser} --net ip link add type veth`,
@@ -105,13 +106,16 @@ export async function checkKernel(inContainer: boolean): Promise<Check[]> {
       : []),
     ...(firewall
       ? [
-          await trial(
+          trial(
             { name: 'firewall', ...network, remedy: 'modprobe nf_tables' },
             `can be changed by ${firewall}(8)`,
             sh`unshare ${asUser} --net ${addRule}`,
           ),
         ]
       : []),
+  ]);
+  return [
+    ...trials,
     {
       subject: 'kernel',
       name: 'seccomp',

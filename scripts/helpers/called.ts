@@ -12,6 +12,9 @@ const startDirectory = attempt(() => process.cwd()) ?? '/proc/self/cwd';
 /** The file of this script; of a test that imports this module, the test's. */
 const file = attempt(() => realpathSync(process.argv[1] ?? '/')) ?? '/';
 
+/** The file of another script, beside this one, to be started or read. */
+export const scriptFile = (name: string) => join(dirname(file), name + extname(file));
+
 /** The words by which a script is called: its path as its caller typed it, or `barehand` and its name. */
 interface Call {
   path: string;

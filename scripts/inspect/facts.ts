@@ -5,14 +5,13 @@ import { capabilitiesIn } from '../helpers/capabilities.ts';
 import { cgroupDirectory, cgroupPath, isPidName, parent, readHierarchies } from '../helpers/cgroups.ts';
 import { Failure, reason } from '../helpers/cli.ts';
 import { readMounts } from '../helpers/mounts.ts';
-import { attempt, descendants, readProcesses, readStat, startTicks, timeOf } from '../helpers/pids.ts';
+import { attempt, descendants, fieldOf, readStat, startTicks, timeOf } from '../helpers/pids.ts';
 import { deviceNumber } from '../limit/disk.ts';
 import { notesAbout } from '../limit/notes.ts';
 import { limits } from '../limit/table.ts';
-import type { containerReader } from '../ps/containers.ts';
-import { type Namespace, namespaceReader } from '../ps/namespaces.ts';
+import type { Reading } from '../ps/containers.ts';
+import type { Namespace, namespaceReader } from '../ps/namespaces.ts';
 import { type Ancestor, type LimitInForce, type Page, readPage } from '../ps/page.ts';
-import { readCpuSeconds } from '../ps/usage.ts';
 import { type Reach, readReach } from './reach.ts';
 
 /** Collects what could not be read, and why. */
@@ -161,11 +160,11 @@ export function holdsOnHost({
 export function readFacts(
   pid: number,
   started: number,
-  reading: ReturnType<ReturnType<typeof containerReader>>,
-  namespacesOf = namespaceReader(reading.containers),
+  reading: Reading,
+  namespacesOf: ReturnType<typeof namespaceReader>,
 ): Facts {
   const hostMounts = readMounts('self');
-  const page = readPage(pid, started, reading, hostMounts, readCpuSeconds);
+  const page = readPage(pid, started, reading, hostMounts);
   const unseen: string[] = [];
   const cannot: Unseen = (what, error) => unseen.push(`${what}: ${reason(error)}`);
   const see = <Value>(what: string, read: () => Value): Value | null => {
@@ -178,7 +177,7 @@ export function readFacts(
   };
   const readFile = (file: string) => see(file, () => readFileSync(`/proc/${pid}/${file}`, 'utf8')) ?? '';
   const status = readFile('status');
-  const field = (name: string) => new RegExp(`^${name}:[ \t]*(.*)$`, 'm').exec(status)?.[1] ?? '';
+  const field = (name: string) => fieldOf(status, name);
   const ids = (name: string) => {
     const [real = 0, effective = 0, saved = 0, files = 0] = field(name).split('\t').map(Number);
     return { real, effective, saved, files };
@@ -193,7 +192,7 @@ export function readFacts(
   const own =
     around && isInside
       ? around.container.members
-      : new Set(descendants(readProcesses(), [pid]).map((process_) => process_.pid));
+      : new Set(descendants(reading.table, [pid]).map((process_) => process_.pid));
   const namespaces = namespacesOf(pid, own);
   for (const { type, inode } of namespaces)
     if (inode === null) see(`namespace ${type}`, () => readlinkSync(`/proc/${pid}/ns/${type}`));
@@ -252,7 +251,7 @@ export function readFacts(
       cannot,
     }),
     host: {
-      capabilities: capabilitiesIn(/^CapBnd:\t(\w+)$/m.exec(hostText('/proc/1/status') ?? '')?.[1] ?? ''),
+      capabilities: capabilitiesIn(fieldOf(hostText('/proc/1/status') ?? '', 'CapBnd')),
       corePattern: hostText('/proc/sys/kernel/core_pattern'),
       ptraceScope: scope === null ? null : Number(scope),
     },

@@ -167,60 +167,34 @@ function aboutCapabilities(facts: Facts): Finding[] {
         'allCapabilities',
       ),
     ];
+  const about = (name: string, weight: Weight, allows: string) =>
+    find(weight, nameOf(name), allows, 'capability', name);
   const found = effective.flatMap((name) => {
     const [weight, allows] = dangerous[name] ?? [];
-    return weight && allows ? find(weight, nameOf(name), allows, 'capability', name) : [];
+    return weight && allows ? about(name, weight, allows) : [];
   });
   const has = (name: string) => effective.includes(name);
   const sharesNet = whoseIs(facts, 'net') === 'host';
   if (has('net_admin'))
     found.push(
       sharesNet
-        ? find(
-            'critical',
-            nameOf('net_admin'),
-            "changes the host's addresses, routes and firewall",
-            'capability',
-            'net_admin',
-          )
-        : find(
-            'note',
-            nameOf('net_admin'),
-            'changes the network of its own network namespace',
-            'capability',
-            'net_admin',
-          ),
+        ? about('net_admin', 'critical', "changes the host's addresses, routes and firewall")
+        : about('net_admin', 'note', 'changes the network of its own network namespace'),
     );
   if (has('net_raw') && sharesNet)
-    found.push(
-      find('warning', nameOf('net_raw'), 'reads and forges all packets of the host', 'capability', 'net_raw'),
-    );
+    found.push(about('net_raw', 'warning', 'reads and forges all packets of the host'));
   if (has('sys_ptrace'))
     found.push(
       whoseIs(facts, 'pid') === 'host'
-        ? find(
-            'critical',
-            nameOf('sys_ptrace'),
-            'changes the memory of every process of the host, ptrace(2)',
-            'capability',
-            'sys_ptrace',
-          )
-        : find(
-            'note',
-            nameOf('sys_ptrace'),
-            'traces the processes of its PID namespace',
-            'capability',
-            'sys_ptrace',
-          ),
+        ? about('sys_ptrace', 'critical', 'changes the memory of every process of the host, ptrace(2)')
+        : about('sys_ptrace', 'note', 'traces the processes of its PID namespace'),
     );
   if (has('mknod') && reach.deviceMount !== null && opensDisks(reach.deviceRules))
     found.push(
-      find(
-        'critical',
-        nameOf('mknod'),
-        `makes a node of any disk on ${reach.deviceMount}, and reads it: the device cgroup allows all`,
-        'capability',
+      about(
         'mknod',
+        'critical',
+        `makes a node of any disk on ${reach.deviceMount}, and reads it: the device cgroup allows all`,
       ),
     );
   const latent = bounding.filter((name) => dangerous[name]?.[0] === 'critical' && !effective.includes(name));

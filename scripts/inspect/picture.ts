@@ -2,7 +2,7 @@
 // of Mermaid. Pure functions.
 import { isBelow } from '../helpers/mounts.ts';
 import { printable } from '../helpers/pids.ts';
-import { cut, widthOf } from '../helpers/table.ts';
+import { cut, widthOf, wrap } from '../helpers/table.ts';
 import { whoseText } from '../ps/namespaces.ts';
 import type { Facts, Starter } from './facts.ts';
 import type { Finding } from './findings.ts';
@@ -43,7 +43,7 @@ export function pictureOf(facts: Facts, findings: Finding[]): Picture {
     detail: [one.unit, one.terminal, one.startedAt].filter(Boolean).join(', '),
     isTarget: one.pid === facts.pid,
   });
-  const target = box({ ...facts, unit: facts.unit });
+  const target = box(facts);
   const first =
     container &&
     (container.role === 'first'
@@ -55,7 +55,9 @@ export function pictureOf(facts: Facts, findings: Finding[]): Picture {
           isTarget: false,
         });
   const isHolder = container?.role === 'holder';
-  const kept = startedBy.filter(({ pid }) => pid !== facts.pid).slice(0, mostAncestors);
+  // one that holds a container has started it
+  const others = startedBy.filter(({ pid }) => pid !== facts.pid);
+  const kept = others.slice(0, mostAncestors);
   const outside = kept.map(box).reverse();
   const inside =
     first && container.role === 'member'
@@ -67,7 +69,7 @@ export function pictureOf(facts: Facts, findings: Finding[]): Picture {
   return {
     title: `PID ${facts.pid}: ${facts.command}`,
     outside: container && !isHolder ? outside : [...outside, target],
-    omitted: startedBy.length - kept.length - (startedBy.length > kept.length && isHolder ? 1 : 0),
+    omitted: others.length - kept.length,
     container: container && `container ${container.name ?? 'without a name'}, made by ${container.engine}`,
     inside,
     namespaces: facts.namespaces.map((namespace) => ({
@@ -93,7 +95,7 @@ export function pictureOf(facts: Facts, findings: Finding[]): Picture {
 }
 
 /** Text for XML: what has a meaning there is escaped, and what XML 1.0 forbids is replaced. */
-export const xmlText = (text: string): string =>
+const xmlText = (text: string): string =>
   printable(text)
     .replace(/[\ufffe\uffff]|\p{Cs}/gu, '\ufffd')
     .replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
@@ -148,16 +150,8 @@ function label(x: number, y: number, text: string, room: number, kind = ''): str
 }
 
 /** A text in lines that fit the room, in pixels. */
-function wrapped(text: string, room: number): string[] {
-  const lines: string[] = [];
-  for (const word of printable(text).split(' ')) {
-    const line = lines.at(-1);
-    if (line !== undefined && (widthOf(line) + 1 + widthOf(word)) * characterWidth <= room)
-      lines[lines.length - 1] = `${line} ${word}`;
-    else lines.push(word);
-  }
-  return lines;
-}
+const wrapped = (text: string, room: number) =>
+  wrap(printable(text), Math.floor(room / characterWidth)).split('\n');
 
 const rectangle = (x: number, y: number, wide: number, high: number, kind: string) =>
   `<rect x="${x}" y="${y}" width="${wide}" height="${high}" rx="6" class="${kind}"/>`;

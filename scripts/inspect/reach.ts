@@ -225,11 +225,13 @@ export function readReach(pid: number, known: Known): Reach {
   }
 }
 
+/** Whether a mount or its file system is read-only. */
+const isReadOnly = ({ options, superOptions }: Mount) =>
+  options.includes('ro') || superOptions.split(',').includes('ro');
+
 /** The mounts of a process without those that the host has in the same way at the same path. */
 export function mountsInside(mounts: Mount[], hostMounts: Mount[], isChroot: boolean): MountInside[] {
   const hosts = new Map(hostMounts.map((mount) => [mount.id, mount]));
-  const isReadOnly = ({ options, superOptions }: Mount) =>
-    options.includes('ro') || superOptions.split(',').includes('ro');
   return mounts.flatMap((mount) => {
     // the same mount namespace: after chroot(2), paths are those below the root
     if (hosts.has(mount.id) && !isChroot) return [];
@@ -421,9 +423,7 @@ function readWritable(root: number, mounts: Mount[], known: Known): Writable[] {
   const found: Writable[] = [];
   const isWritable = (path: string, type: string) => {
     const mount = mountOf(path, mounts);
-    return (
-      mount?.type === type && mount.options.includes('rw') && !mount.superOptions.split(',').includes('ro')
-    );
+    return mount?.type === type && !isReadOnly(mount);
   };
   for (const mount of mounts) {
     const { type, mountPoint, root: shown } = mount;

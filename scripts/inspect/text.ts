@@ -1,7 +1,7 @@
 // Facts as lines of text, a key and a value each.
 import { printable } from '../helpers/pids.ts';
 import { whoseText } from '../ps/namespaces.ts';
-import { limitLines, roles } from '../ps/page.ts';
+import { containerLines, limitLines } from '../ps/page.ts';
 import type { Facts, Starter } from './facts.ts';
 import { isUsual } from './reach.ts';
 
@@ -49,13 +49,7 @@ export function factLines(facts: Facts, short: (command: string) => string): [ke
     if (values.length === 0 && none !== undefined) lines.push([key, none]);
     for (const value of values) lines.push([key, value]);
   };
-  if (container) {
-    const { name, engine } = container;
-    add('container', [
-      `${name ?? 'without a name'}, made by ${engine}; ${facts.pid} is ${roles[container.role]}`,
-    ]);
-    if (container.role !== 'first') add('first process', [`${container.pid} ${short(container.command)}`]);
-  } else add('container', ['none']);
+  lines.push(...containerLines(facts, short));
   add(
     'label',
     Object.entries(facts.labels).map(([key, value]) => `${key}=${value}`),

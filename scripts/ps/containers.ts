@@ -3,7 +3,7 @@ import { readdirSync } from 'node:fs';
 import { uptime } from 'node:os';
 import { type Container, findContainers } from '../helpers/containers.ts';
 import { identify } from '../helpers/engine.ts';
-import { commandLine, readProc, readProcess, readProcesses, startTicks } from '../helpers/pids.ts';
+import { commandLine, readProc, readProcess, readProcesses, readStat } from '../helpers/pids.ts';
 import { readOomKills } from '../limit/oom-kills.ts';
 import { type Accounting, findPlaces, readAccounting, readUsage } from './usage.ts';
 
@@ -33,15 +33,16 @@ function readAll(accounting: Accounting) {
   return { table, found, hidden, atBootSeconds };
 }
 
-type Reading = ReturnType<typeof readAll>;
+type All = ReturnType<typeof readAll>;
 
 /** A container as it is now; undefined if it has ended. null: a value does not exist or cannot be read. */
-function readShown(accounting: Accounting, { table }: Reading, known: Reading['found'][number]) {
+function readShown(accounting: Accounting, { table }: All, known: All['found'][number]) {
   const { container, places, name, command, engine } = known;
   const { pid } = container.first;
+  const stat = readStat(pid);
+  if (!stat || stat.zombie) return undefined;
   // start time of its first process: with the PID it identifies the process
-  const ticks = startTicks(pid);
-  if (ticks === undefined) return undefined;
+  const ticks = stat.startTicks;
   const oomKills = readOomKills(places.memory, accounting.memory, ticks / 100);
   return { name, pid, ticks, command, ...readUsage(places, table, container), oomKills, engine };
 }
@@ -49,29 +50,33 @@ function readShown(accounting: Accounting, { table }: Reading, known: Reading['f
 export type Shown = NonNullable<ReturnType<typeof readShown>>;
 
 /**
- * A function that reads all containers, and how many processes this user may not look into. Finding containers takes most
- * of the time, and is repeated only if the list of PIDs has changed, and every 5 s, since chroot(2) changes no PID.
+ * A function that reads all processes and containers, and how many processes this user may not look into. Finding
+ * containers takes most of the time, and is repeated only if the list of PIDs has changed, and every 5 s, since
+ * chroot(2) changes no PID.
  */
 export function containerReader() {
   const accounting = readAccounting();
-  let reading: Reading | undefined;
+  let reading: All | undefined;
   let pids = '';
   return () => {
     const now = readdirSync('/proc').join();
     if (!reading || now !== pids || uptime() - reading.atBootSeconds > 5) reading = readAll(accounting);
     else refresh(reading);
     pids = now;
-    const { found, hidden } = reading;
+    const { table, found, hidden } = reading;
     const containers = found.flatMap((known) => {
-      const shown = readShown(accounting, reading as Reading, known);
+      const shown = readShown(accounting, reading as All, known);
       return shown ? { shown, container: known.container, places: known.places } : [];
     });
-    return { containers, hidden };
+    return { table, containers, hidden };
   };
 }
 
+/** All processes, and all containers as they are now. */
+export type Reading = ReturnType<ReturnType<typeof containerReader>>;
+
 /** Reads processes again whose container has no cgroup of its own. */
-function refresh({ table, found }: Reading): void {
+function refresh({ table, found }: All): void {
   for (const { container, places } of found)
     for (const pid of places.memory && places.pids ? [] : container.members) {
       const process = readProcess(pid);

@@ -1,8 +1,7 @@
 // Namespaces of processes: whose they are, and who shares them. See namespaces(7).
-import { readdirSync } from 'node:fs';
 import { type Container, heldContainer } from '../helpers/containers.ts';
 import { namespaceInode } from '../helpers/pids.ts';
-import type { containerReader } from './containers.ts';
+import type { Reading } from './containers.ts';
 
 export const namespaceTypes = ['mnt', 'pid', 'net', 'ipc', 'uts', 'user', 'cgroup', 'time'] as const;
 
@@ -44,17 +43,14 @@ export const whoseText = ({ whose, sharedWith }: Namespace): string =>
       ? "the host's"
       : (whose ?? '?');
 
-type Found = ReturnType<ReturnType<typeof containerReader>>['containers'];
-
 /**
  * Reads the namespaces of all processes. Returns a function that tells about those of one process; `own` has the PIDs of
  * its container or process tree.
  */
-export function namespaceReader(found: Found) {
+export function namespaceReader({ table, containers: found }: Reading) {
   const containers = found.map(({ container }) => container);
-  const pids = readdirSync('/proc').filter((name) => /^\d/.test(name));
   const members = new Map<string, number[]>();
-  for (const pid of pids.map(Number))
+  for (const pid of table.keys())
     for (const type of namespaceTypes) {
       const inode = namespaceInode(pid, type);
       if (inode === undefined) continue;

@@ -25,9 +25,9 @@ import { formatSize } from '../helpers/units.ts';
 import { pathOf } from '../limit/oom.ts';
 import { showLimit } from '../limit/perform.ts';
 import { amount, type LimitName, limits, memoryFiles, readBytes, readLimit } from '../limit/table.ts';
-import type { containerReader } from './containers.ts';
+import type { Reading } from './containers.ts';
 import { rootfsPath } from './rootfs.ts';
-import type { Places } from './usage.ts';
+import { type Places, readCpuSeconds } from './usage.ts';
 
 /** A process that has started another. */
 export interface Ancestor {
@@ -91,8 +91,6 @@ export interface Page {
     pidsCgroup: string | null;
   };
 }
-
-type Reading = ReturnType<ReturnType<typeof containerReader>>;
 
 /** The limits on the page. A weight is none, nor is a soft limit. */
 const shown: LimitName[] = [
@@ -209,7 +207,7 @@ function ownIn(
 }
 
 /**
- * Makes the page of a process. `cpuSecondsOf` reads the CPU time of a cgroup. Throws Failure if there is no such process,
+ * Makes the page of a process. Throws Failure if there is no such process,
  * or if it ends meanwhile: another may have its PID.
  */
 export function readPage(
@@ -217,7 +215,6 @@ export function readPage(
   started: number | undefined,
   reading: Reading,
   hostMounts: Mount[],
-  cpuSecondsOf: (place: Places['time']) => number | null,
 ): Page {
   const process_ = readProcess(pid);
   if (started === undefined || !process_ || process_.zombie) throw noProcess(pid);
@@ -278,7 +275,7 @@ export function readPage(
     usage: {
       memoryBytes: memory.used ?? found?.shown.memory.usedBytes ?? process_.rssBytes,
       pids: pids.used ?? found?.shown.pids ?? process_.threads,
-      cpuSeconds: found ? cpuSecondsOf(found.places.time) : (readStat(pid)?.cpuTicks ?? 0) / 100,
+      cpuSeconds: found ? readCpuSeconds(found.places.time) : (readStat(pid)?.cpuTicks ?? 0) / 100,
       memoryCgroup: memory.used === null ? null : memory.own,
       pidsCgroup: pids.used === null ? null : pids.own,
     },
@@ -301,7 +298,7 @@ export function limitLines<Limit extends LimitInForce>(
       const { used, text, device, limit } = one;
       const what = device ? `${device} ${limits[limit].label} ` : '';
       const value = used === null ? text : `${format(used)} / ${text}`;
-      lines.push([key, `${what}${value} (${printable(whose(one))})`]);
+      lines.push([key, `${what}${value} (${whose(one)})`]);
     }
     if (its.length === 0 && none) lines.push([key, none]);
   };
@@ -323,38 +320,44 @@ export function limitLines<Limit extends LimitInForce>(
 }
 
 /** What a process is in its container. */
-export const roles = {
+const roles = {
   first: 'its first process',
   member: 'one of its processes',
   holder: 'outside of it, and keeps it running',
 };
 
+/** The container of a process and its first process, as keys and values. `short` truncates a long command. */
+export function containerLines(
+  { pid, container }: Pick<Page, 'pid' | 'container'>,
+  short: (command: string) => string,
+): [key: string, value: string][] {
+  if (!container) return [['container', 'none']];
+  const { name, engine, role } = container;
+  const lines: [string, string][] = [
+    ['container', `${name ?? 'without a name'}, made by ${engine}; ${pid} is ${roles[role]}`],
+  ];
+  if (role !== 'first') lines.push(['first process', `${container.pid} ${short(container.command)}`]);
+  return lines;
+}
+
 /** The page as lines `key: value`, a key of several values in several lines. `short` truncates a long command. */
 export function pageText(page: Page, short: (command: string) => string): string {
   const { pid, container } = page;
-  const command = (text: string) => printable(short(text));
   const one = (ancestor: Ancestor) =>
-    `${ancestor.pid} ${command(ancestor.command)}${ancestor.unit ? ` (${ancestor.unit})` : ''}`;
+    `${ancestor.pid} ${short(ancestor.command)}${ancestor.unit ? ` (${ancestor.unit})` : ''}`;
   const lines: [key: string, value: string][] = [
     ['pid', `${pid}`],
-    ['command', command(page.command)],
+    ['command', short(page.command)],
+    ...containerLines(page, short),
   ];
-  if (container) {
-    const name = printable(container.name ?? 'without a name');
-    lines.push(['container', `${name}, made by ${container.engine}; ${pid} is ${roles[container.role]}`]);
-    if (container.role !== 'first')
-      lines.push(['first process', `${container.pid} ${command(container.command)}`]);
-    lines.push(['root directory', printable(container.rootfs ?? '?')]);
-    for (const [key, value] of Object.entries(page.labels))
-      lines.push(['label', printable(`${key}=${value}`)]);
-  } else lines.push(['container', 'none']);
+  if (container) lines.push(['root directory', container.rootfs ?? '?']);
+  for (const [key, value] of Object.entries(page.labels)) lines.push(['label', `${key}=${value}`]);
   lines.push(...page.parents.map((parent): [string, string] => ['parent', one(parent)]));
   lines.push(...page.startedBy.map((parent): [string, string] => ['started by', one(parent)]));
   if (page.unit) lines.push(['unit', page.unit]);
   for (const { controllers, path } of page.cgroups)
-    lines.push(['cgroup', printable(path) + (controllers.length > 0 ? ` (${controllers.join(', ')})` : '')]);
-
+    lines.push(['cgroup', path + (controllers.length > 0 ? ` (${controllers.join(', ')})` : '')]);
   lines.push(...limitLines(page));
-  // a cgroup, and so a unit, may have any name
+  // names, commands and paths of others may hold anything
   return lines.map(([key, value]) => `${key}: ${printable(value)}`).join('\n');
 }

@@ -3,7 +3,7 @@ import { scriptPath } from '../helpers/called.ts';
 import { Failure } from '../helpers/cli.ts';
 import { didYouMean } from '../helpers/messages.ts';
 import { checkName, noProcess } from '../helpers/target.ts';
-import type { containerReader } from './containers.ts';
+import type { Reading } from './containers.ts';
 import { killsText, readEnded, statusText } from './ended.ts';
 
 /** Throws UsageError for the first word that is neither a name nor a PID. */
@@ -18,7 +18,7 @@ export function checkTargets(words: string[]): void {
 export function processesOf(
   word: string,
   started: number | undefined,
-  { containers }: ReturnType<ReturnType<typeof containerReader>>,
+  { containers }: Reading,
 ): { pid: number; started: number }[] {
   if (started !== undefined) return [{ pid: Number(word), started }];
   const named = containers.filter(({ shown }) => shown.name === word);

@@ -1,7 +1,7 @@
 // Containers inside containers, and which of them share namespaces, as a tree.
 import type { Container } from '../helpers/containers.ts';
 import { groupBy, printable } from '../helpers/pids.ts';
-import type { containerReader } from './containers.ts';
+import type { Reading } from './containers.ts';
 import { type Namespace, namespaceReader, sharersText } from './namespaces.ts';
 import { type Column, layout } from './screen.ts';
 
@@ -18,9 +18,9 @@ export interface Branch {
 }
 
 /** The containers that are in no other one, each with those inside. */
-export function toTree({ containers }: ReturnType<ReturnType<typeof containerReader>>): Branch[] {
-  const namespacesOf = namespaceReader(containers);
-  const byEnclosing = groupBy(containers, ({ container }) => container.enclosing);
+export function toTree(reading: Reading): Branch[] {
+  const namespacesOf = namespaceReader(reading);
+  const byEnclosing = groupBy(reading.containers, ({ container }) => container.enclosing);
   const inside = (enclosing: Container | undefined): Branch[] =>
     (byEnclosing.get(enclosing) ?? []).map(({ container, shown: { name, pid, engine, command } }) => ({
       name,

@@ -209,7 +209,7 @@ export function hostLine({ cpuPercent, cpus, memory, swap, pressure }: Host): st
 }
 
 /** The containers that a view shows, in its order. */
-export const shownRows = (
+const shownRows = (
   rows: Live[],
   { filter = '', order, reversed }: Pick<View, 'filter' | 'order' | 'reversed'>,
 ) =>
@@ -342,12 +342,11 @@ export async function watch(
     if (!quit.signal.aborted) show();
   };
   const onKey = (key: string) => {
-    const before = state;
-    const result = press(state, key, shownRows([...tracks.values()], state));
-    state = result.state;
-    if (result.action === 'quit') return quit.abort();
-    const row = tracks.get(before.selected ?? '');
-    if (result.action === 'stop' && row) {
+    const { action, state: next } = press(state, key, shownRows([...tracks.values()], state));
+    state = next;
+    if (action === 'quit') return quit.abort();
+    const row = tracks.get(state.selected ?? '');
+    if (action === 'stop' && row) {
       tell(`stopping ${callIt(row)}`);
       stop(row).then(tell, (error) => tell(String(error.message)));
     }
