@@ -94,7 +94,7 @@ import { tmpdir } from 'node:os';
 import { basename, join, resolve } from 'node:path';
 import { Failure, HelpNeeded, isGiven, kebab, main, reason, UsageError, type Values } from './helpers/cli.ts';
 import { escapeControls } from './helpers/messages.ts';
-import { OutputError } from './helpers/output.ts';
+import { OutputError, toJson } from './helpers/output.ts';
 import { untilInterrupted } from './helpers/partial.ts';
 import { requirePrograms } from './helpers/programs.ts';
 import { formatSize, parseSignal } from './helpers/units.ts';
@@ -310,7 +310,7 @@ await main(import.meta.url, { options, operands: [0, 2], rest: true }, async (va
     });
     say(`${made.entries} entries, ${formatSize(made.size)}, ${made.digest}`);
     if (out.path === '-') return 0;
-    console.log(values.json ? JSON.stringify(made, null, 2) : made.digest);
+    console.log(values.json ? toJson(made, 2) : made.digest);
     return 0;
   } catch (error) {
     // layers of a base that are still read would keep this process alive

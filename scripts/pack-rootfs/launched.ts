@@ -3,6 +3,7 @@ import { realpathSync } from 'node:fs';
 import { scriptPath } from '../helpers/called.ts';
 import { Failure, HelpNeeded, parseArguments, UsageError } from '../helpers/cli.ts';
 import { readArgv } from '../helpers/containers.ts';
+import { toJson } from '../helpers/output.ts';
 import { attempt } from '../helpers/pids.ts';
 import { type Reference, showReference } from '../images/reference.ts';
 import { findGroups, findUser, type User, type UserChoice } from '../run/command.ts';
@@ -94,7 +95,7 @@ export function printManifest(
   const launched = readLaunched(operands[0], rest, image);
   const { manifest, remarks } = kind === 'nomad' ? planJob(launched) : planPod(launched);
   for (const remark of remarks) say(`differs from run.ts: ${remark}`);
-  const text = kind === 'nomad' || json ? JSON.stringify(manifest, null, 2) : toYaml(manifest);
+  const text = kind === 'nomad' || json ? toJson(manifest, 2) : toYaml(manifest);
   process.stdout.write(`${text}\n`);
   return 0;
 }

@@ -1,7 +1,7 @@
 // The network of a container that run.ts starts: that of the host, none, that of another container, or an interface of
 // its own: for root on a bridge, for other users by pasta(1) or slirp4netns(1).
-import { existsSync, realpathSync } from 'node:fs';
-import { dirname, extname, join } from 'node:path';
+import { existsSync } from 'node:fs';
+import { scriptFile } from '../helpers/called.ts';
 import { Failure, UsageError } from '../helpers/cli.ts';
 import { didYouMean } from '../helpers/messages.ts';
 import { namespaceInode } from '../helpers/pids.ts';
@@ -158,7 +158,6 @@ async function planCarried(request: NetworkRequest): Promise<LaunchNetwork> {
  * beside this script.
  */
 function sweeper(inode: number | undefined): Command {
-  const script = realpathSync(process.argv[1] ?? '.');
-  const network = join(dirname(script), `network${extname(script)}`);
+  const network = scriptFile('network');
   return existsSync(network) && inode !== undefined ? [network, 'sweep', String(inode)] : [];
 }
